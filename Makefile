@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 to 3.13 and PyPI.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test soak lint types check demo-model clean
+
+demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
+	$(BIN)/gpt2rt export demo --int8 --force
+	$(BIN)/gpt2rt generate --model demo-int8 --temperature 0.6 --seed 1
+
+test: $(INSTALLED)  ## every test
+	$(BIN)/python -m pytest
+
+soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
+	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests $(BIN)/python $$script; done
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint types test  ## what has to pass before a change lands
+
+demo-model: $(INSTALLED)  ## train the demo model anew (about 20 minutes) and renew its bundle
+	$(BIN)/python export/demo/train.py
+	$(BIN)/gpt2rt export demo --int8 --force --output gpt2rt/demo/bundle
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[export,bench,constrain,eval]' --group dev
+	touch $@
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,103 @@
+"""What is measured: a subject under one configuration, a prompt length, a batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.hparams import HParams
+from gpt2rt_bench.protocol import Tokens
+
+OURS = "gpt2rt"
+PROVIDERS = ("cpu", "cuda", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A model in a library on a provider with so many threads: what one process holds."""
+
+    model: str
+    provider: str
+    threads: int
+    library: str = OURS
+
+    @property
+    def name(self) -> str:
+        """As errors call it."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.model} ({self.library}, {self.provider}, {threads})"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`batch` prompts of `prompt` tokens, then `steps` tokens after each: one by the prefill, the
+    others step by step.
+    """
+
+    configuration: Configuration
+    prompt: int
+    batch: int
+    steps: int
+
+    @property
+    def positions(self) -> int:
+        """Positions of keys and values at the end; the last token is never fed back."""
+        return self.prompt + self.steps - 1
+
+    @property
+    def past(self) -> float:
+        """Positions that a decode step attends to, its own included, in the mean of the steps."""
+        return self.prompt + self.steps / 2
+
+    def fits(self, hparams: HParams) -> bool:
+        return self.positions <= hparams.n_ctx
+
+    def prompts(self, n_vocab: int) -> list[Tokens]:
+        """Random tokens, the same for every subject."""
+        rng = np.random.default_rng(0)
+        found: list[Tokens] = rng.integers(0, n_vocab, (self.batch, self.prompt)).tolist()
+        return found
+
+
+def configurations(
+    models: Sequence[str], providers: Sequence[str], threads: Sequence[int]
+) -> list[Configuration]:
+    """Every combination, each once. Raises `InvalidSetting` for a provider that there is not."""
+    if odd := [provider for provider in providers if provider not in PROVIDERS]:
+        raise InvalidSetting(f"unknown provider {odd[0]!r}: there are {', '.join(PROVIDERS)}")
+    found = [Configuration(m, p, t) for t, p, m in product(threads, providers, models)]
+    return list(dict.fromkeys(found))
+
+
+def matrix(
+    subjects: Sequence[Configuration], prompts: Sequence[int], batches: Sequence[int], steps: int
+) -> list[Case]:
+    """Every combination, each once; those that belong side by side follow each other.
+
+    Raises `InvalidSetting` for numbers that mean nothing.
+    """
+    for what, values in (("prompt", prompts), ("batch", batches)):
+        if low := [value for value in values if value < 1]:
+            raise InvalidSetting(f"{what} must be 1 or more, not {low[0]}")
+    if steps < 2:
+        raise InvalidSetting(f"steps must be 2 or more, so that one is decoded, not {steps}")
+    found = [
+        Case(s, p, b, steps) for p, b, s in product(sorted(prompts), sorted(batches), subjects)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def with_others(ours: Sequence[Case], others: Sequence[Configuration]) -> list[Case]:
+    """Each case, and behind it the same in the other libraries that have the same model."""
+
+    def beside(case: Case) -> Iterator[Case]:
+        own = case.configuration
+        for other in others:
+            if (other.model, other.threads) == (own.model, own.threads):
+                yield replace(case, configuration=other)
+
+    return list(dict.fromkeys(each for case in ours for each in (case, *beside(case))))

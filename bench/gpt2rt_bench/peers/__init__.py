@@ -1,0 +1,126 @@
+"""Other libraries side by side with gpt2rt: the same weights, prompts and threads.
+
+A peer runs under a Python of its own (`environment`) as a worker (`workers/run.py`) that answers
+the requests which gpt2rt's own worker answers, too. `weights` gives it a bundle's very weights,
+which its own converter turns into its own format, once; they are kept in the cache directory.
+`table` says which precision stands beside which.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2rt.bundle import Bundle
+from gpt2rt.errors import Gpt2rtError
+from gpt2rt_bench.peers import environment, weights
+from gpt2rt_bench.peers.table import PEERS, Peer
+from gpt2rt_export.origin import checkpoint_of
+
+RUN = Path(__file__).parent / "workers" / "run.py"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSubject:
+    """A peer ready to be measured: the bundle beside which it stands, its own precision and Python,
+    the converted model."""
+
+    peer: str
+    module: str
+    bundle: Bundle
+    precision: str
+    python: Path
+    model: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.peer} {self.precision}"
+
+    def worker(self, threads: int) -> list[str]:
+        """The command of a worker that speaks `gpt2rt_bench.protocol`."""
+        return self._command("serve", str(self.model), self.precision, str(threads))
+
+    def first_token(self, threads: int, prompt: Sequence[int]) -> list[str]:
+        """The command of a program that prints the token after `prompt` and ends."""
+        tokens = map(str, prompt)
+        return self._command("first", str(self.model), self.precision, str(threads), *tokens)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [str(self.python), str(RUN), self.module, *arguments]
+
+
+def subjects(
+    bundles: Iterable[Bundle],
+    python: Path,
+    checkpoint: Path | None = None,
+    stage: Callable[[str], object] = lambda title: None,
+) -> tuple[list[PeerSubject], list[str]]:
+    """The peers that match these bundles, and a line for each that is left out, with its reason.
+
+    Raises `BadCheckpoint` where a bundle's weights are not to be found, `InvalidSetting` where
+    `python` is none.
+    """
+    wanted = {name for peer in PEERS for name in peer.needs}
+    lacking = environment.missing(python, sorted(wanted))
+    found: list[PeerSubject] = []
+    left_out: list[str] = []
+    done: set[tuple[Path, str]] = set()
+    for bundle in bundles:
+        m, place = bundle.manifest, weights.directory_for(bundle)
+        if (place, m.precision) in done:
+            continue
+        done.add((place, m.precision))
+        for peer in PEERS:
+            if reason := _not_for(peer, bundle, lacking, python):
+                left_out.append(f"{peer.name}: {reason}")
+                continue
+            own = peer.precisions[m.precision]
+            model = place / f"{peer.module}-{own}"
+            try:
+                if not model.exists():
+                    source = _checkpoint(bundle, checkpoint, place, stage)
+                    stage(f"Convert to {peer.name} {own}")
+                    _convert(peer, python, source, model, own)
+            except ConversionFailure as error:
+                left_out.append(f"{peer.name}: {error}")
+                continue
+            found.append(PeerSubject(peer.name, peer.module, bundle, own, python, model))
+    return found, list(dict.fromkeys(left_out))
+
+
+class ConversionFailure(Gpt2rtError):
+    """A peer's converter did not make its model."""
+
+
+def _not_for(peer: Peer, bundle: Bundle, lacking: set[str], python: Path) -> str:
+    if absent := [name for name in peer.needs if name in lacking]:
+        return f"{', '.join(absent)} not installed for {python}"
+    if bundle.manifest.precision not in peer.precisions:
+        return f"no {bundle.manifest.precision}"
+    return peer.cannot_run(bundle.manifest.hparams)
+
+
+def _checkpoint(
+    bundle: Bundle, given: Path | None, place: Path, stage: Callable[[str], object]
+) -> Path:
+    """The directory with the bundle's weights, written where it is not there yet."""
+    directory = place / "checkpoint"
+    if not directory.exists():
+        source = checkpoint_of(bundle.manifest, given)
+        stage("Write the checkpoint for the peers")
+        weights.write_checkpoint(bundle, source, directory)
+    return directory
+
+
+def _convert(peer: Peer, python: Path, checkpoint: Path, model: Path, precision: str) -> None:
+    """By the peer's own converter under its own Python; `model` is there whole or not at all."""
+    with weights.working_beside(model) as work:
+        made = work / "model"
+        arguments = ["convert", str(checkpoint), str(made), precision]
+        command = [str(python), str(RUN), peer.module, *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise ConversionFailure(f"cannot convert ({environment.last_error(ended.stderr)})")
+        made.rename(model)

@@ -1,0 +1,84 @@
+"""From the start of a process to the first token: fresh processes, round after round.
+
+The programs are the shortest that a user could write. gpt2rt's reads text; a peer gets the tokens
+of the same text, so that it need not have a tokenizer: to its advantage.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from gpt2rt.bundle import Bundle
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.tokenizer import Tokenizer
+from gpt2rt_bench.subject import SubjectFailed
+
+OURS = """
+import sys
+from gpt2rt import GPT2, SamplingParams, Stopping
+model = GPT2.load(sys.argv[1], threads=int(sys.argv[2]))
+text = model.generate(sys.argv[3], SamplingParams(temperature=0), Stopping(length=1))
+print(*text.tokens, flush=True)
+"""
+
+PAUSE = 0.2  # seconds between two processes
+TEXT = "It was a day like any other, and nobody in the village expected anything of it. "
+
+
+def program(bundle: Bundle, threads: int, text: str) -> list[str]:
+    """gpt2rt's program for `measure`."""
+    return [sys.executable, "-c", OURS, str(bundle.directory), str(threads), text]
+
+
+def prompt(bundle: Bundle, length: int) -> tuple[str, list[int]]:
+    """A text of exactly `length` tokens and its tokens. Raises `InvalidSetting`."""
+    tokenizer = Tokenizer.read(bundle.directory)
+    plain = TEXT * length
+    for end in range(length, len(plain)):
+        tokens = tokenizer.encode(plain[:end])
+        if len(tokens) == length:
+            return plain[:end], list(tokens)
+    raise InvalidSetting(f"{bundle.name}: no text of {length} tokens found; choose another length")
+
+
+def measure(
+    programs: Mapping[str, Sequence[str]],
+    rounds: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[str, list[float]]:
+    """Seconds until each program has printed its first token, a list over `rounds` rounds.
+
+    A round before them, not counted, fills the page cache. Raises `SubjectFailed`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name, command in programs.items():
+            time.sleep(PAUSE)
+            taken = first_token(name, command)
+            if number:
+                seconds[name].append(taken)
+            advance(1)
+    return seconds
+
+
+def first_token(name: str, command: Sequence[str]) -> float:
+    """Seconds from the start of a process to the token it prints. Raises `SubjectFailed`."""
+    began = time.perf_counter()
+    try:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as process:
+            assert process.stdout is not None
+            # Whatever else a library prints goes before.
+            token = next((line for line in process.stdout if line.strip().isdecimal()), "")
+            taken = time.perf_counter() - began
+            _, errors = process.communicate()
+    except OSError as error:
+        raise SubjectFailed(f"{name}: {command[0]}: {error.strerror}") from None
+    if process.returncode or not token:
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise SubjectFailed(f"{name}: no first token ({last[:300]})")
+    return taken

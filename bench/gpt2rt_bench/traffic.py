@@ -1,0 +1,75 @@
+"""Bytes that a decode step really reads: counted in the bundle's graph, whatever its precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from gpt2rt.bundle import GRAPH, Bundle
+
+LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no others
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """`weights` bytes are read once a step, `row` bytes for each sequence of the batch, and `kv`
+    bytes for each position that a sequence attends to.
+    """
+
+    weights: int
+    row: int
+    kv: int
+
+    def step(self, batch: int, past: float) -> float:
+        """Bytes of a step of `batch` sequences that attend to `past` positions each."""
+        return self.weights + batch * (self.row + self.kv * past)
+
+
+def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
+    """Weights and scales, lm_head, keys and values; of the embeddings the rows looked up, unless
+    something else reads the whole of them. `graph` is the file that a step runs.
+
+    Weights that the graph casts count as the cast leaves them: ONNX Runtime does that once, when it
+    loads them.
+    """
+    found = onnx.load(str(bundle.directory / graph), load_external_data=False).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in found.initializer}
+    sizes = {tensor.name: size(tensor) for tensor in found.initializer}
+    whole: set[str] = set()
+    looked_up: list[tuple[str, int]] = []
+    for node in found.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        weights = [name for name in node.input if name in sizes]
+        if node.op_type == "Cast" and weights:
+            (shape,) = (shapes[name] for name in weights)
+            (out,) = node.output
+            width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize
+            shapes[out], sizes[out] = shape, math.prod(shape) * width
+        elif node.op_type in LOOKUPS and node.input[0] in sizes:
+            axis = attributes.get("gather_axis", attributes.get("axis", 0))
+            looked_up.append((node.input[0], shapes[node.input[0]][axis]))
+            whole.update(weights[1:])
+        else:
+            whole.update(weights)
+    rows = sum(sizes[name] // count for name, count in looked_up if name not in whole)
+    return Traffic(sum(sizes[name] for name in whole), rows, _kv(bundle, found))
+
+
+def size(tensor: TensorProto) -> int:
+    """Bytes of an initializer, inside the graph's file or beside it."""
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    return int(place["length"]) if place else int(numpy_helper.to_array(tensor).nbytes)
+
+
+def _kv(bundle: Bundle, graph: onnx.GraphProto) -> int:
+    """Bytes of the keys and values of one position, in every layer."""
+    hparams = bundle.manifest.hparams
+    pasts = [value for value in graph.input if value.name.startswith("past")]
+    (kind,) = {value.type.tensor_type.elem_type for value in pasts}
+    fused = bundle.manifest.graph == "fused"
+    width = hparams.n_head * (hparams.kv_width if fused else hparams.head_width)
+    itemsize = helper.tensor_dtype_to_np_dtype(kind).itemsize
+    return math.prod((hparams.n_layer, 2, width, itemsize))

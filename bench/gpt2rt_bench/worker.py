@@ -1,0 +1,149 @@
+"""gpt2rt itself as a subject: `python -m gpt2rt_bench.worker '{"bundle": ..., ...}'`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2rt_bench.protocol import Answer, Ready, Respond, Tokens, greedy, serve
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from gpt2rt.engine import Engine, Logits
+    from gpt2rt.model import GPT2
+    from gpt2rt.selection import Row
+    from gpt2rt_bench.cases import Configuration
+
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+PROVIDER = "ExecutionProvider"
+
+
+def command(bundle: Path, configuration: Configuration) -> list[str]:
+    """What starts the worker of a configuration."""
+    settings = {
+        "bundle": str(bundle),
+        "provider": configuration.provider,
+        "threads": configuration.threads,
+    }
+    return [sys.executable, "-m", "gpt2rt_bench.worker", json.dumps(settings)]
+
+
+def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
+    """Load a bundle as a user of the library does.
+
+    Raises `ProviderMissing` for a provider that it cannot be run with.
+    """
+    from gpt2rt import GPT2, Bundle, __version__
+    from gpt2rt.providers import Threads
+
+    model = GPT2(Bundle.open(Path(bundle)), Threads(threads), provider, prefix_bytes=0)
+    nodes = assigned(model._session)
+    main = max(nodes, key=nodes.__getitem__)
+    ready = Ready(
+        provider=main,
+        precision=model.bundle.manifest.precision,
+        versions={"gpt2rt": __version__, **runtime_version()},
+    )
+    if len(nodes) > 1:
+        counts = ", ".join(f"{count} on {name}" for name, count in nodes.most_common())
+        ready.notes.append(f"nodes of the graph: {counts}")
+    return ready, Subject(model).respond
+
+
+class Subject:
+    """A loaded model that is asked as the library asks it, its time kept by what it goes into."""
+
+    def __init__(self, model: GPT2) -> None:
+        self._model = model
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    def respond(self, prompts: list[Tokens], steps: int) -> Answer:
+        self._spent.clear()
+        engine = self._model._engine(len(prompts))
+        answer = greedy(
+            prompts,
+            steps,
+            lambda rows: self._prefill(engine, rows),
+            lambda tokens: self._step(engine, tokens),
+        )
+        self._tokenise(prompts, answer.tokens)
+        answer.shares = dict(self._spent)
+        return answer
+
+    def _prefill(self, engine: Engine, prompts: Sequence[Tokens]) -> Tokens:
+        chosen = []
+        for prompt in prompts:
+            with self._timed("session"):
+                _, logits = engine.start(prompt)
+            chosen.append(self._choose(logits))
+        return chosen
+
+    def _step(self, engine: Engine, tokens: Tokens) -> Tokens:
+        with self._timed("session"):
+            logits = engine.step(tokens)
+        return [self._choose(row) for row in logits]
+
+    def _choose(self, logits: Logits | Row) -> int:
+        from gpt2rt.params import SamplingParams
+        from gpt2rt.sampling import choose
+
+        with self._timed("sampling"):
+            return choose(logits, SamplingParams(temperature=0), [])
+
+    def _tokenise(self, prompts: Sequence[Tokens], texts: Sequence[Tokens]) -> None:
+        """What the same request costs as text: read once, and told token by token."""
+        from gpt2rt.tokenizer import TextStream
+
+        tokenizer = self._model.tokenizer
+        for prompt, tokens in zip(prompts, texts, strict=True):
+            text = tokenizer.decode(prompt)
+            with self._timed("tokenising"):
+                tokenizer.encode(text)
+                stream = TextStream(tokenizer)
+                for token in tokens:
+                    stream.push(token)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._spent[what] += (time.perf_counter() - began) * 1e3
+
+
+def assigned(session: ort.InferenceSession) -> Counter[str]:
+    """How many nodes of its graph a session runs on each provider, by their short names.
+
+    Older versions of ONNX Runtime do not tell; with them the session's first provider counts.
+    """
+    tell = getattr(session, "get_provider_graph_assignment_info", list)
+    found: Counter[str] = Counter()
+    for part in tell():
+        found[short(part.ep_name)] += len(part.get_nodes())
+    return found or Counter({short(session.get_providers()[0]): 1})
+
+
+def short(provider: str) -> str:
+    """`CPUExecutionProvider` -> `cpu`."""
+    return provider.removesuffix(PROVIDER).lower()
+
+
+def runtime_version() -> dict[str, str]:
+    """The version of ONNX Runtime, under the name of its package."""
+    for name in RUNTIMES:
+        try:
+            return {name: version(name)}
+        except PackageNotFoundError:
+            continue
+    return {}
+
+
+if __name__ == "__main__":
+    serve(lambda: load(**json.loads(sys.argv[1])))

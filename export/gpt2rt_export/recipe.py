@@ -1,0 +1,97 @@
+"""What to export and how. Checked here, before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2rt import catalog
+from gpt2rt.bundle import MANIFEST, bundle_name, is_name
+from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
+
+GRAPHS = ("fused", "standard")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """An export. Raises `InvalidSetting` for choices that exclude each other.
+
+    `model` is a canonical name of the catalogue, or any other for a `checkpoint` of its own.
+    `checkpoint` is a directory (or an `.npz` file) in any format of `sources`; None looks in the
+    home directory and downloads what is not there. `random_seed` puts random weights in their
+    place. `tokenizer` is a directory to take the tokenizer's files from, of OpenAI's or of Hugging
+    Face's kind.
+    `output` None is the bundle's place in the home directory; `force` lets it replace a bundle.
+    Without `verify` the bundle is not held against its checkpoint and has no `parity.json`.
+    """
+
+    model: str
+    precision: str = "fp32"
+    graph: str = "fused"
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    random_seed: int | None = None
+    output: Path | None = None
+    force: bool = False
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        for what, value, choices in (
+            ("precision", self.precision, catalog.PRECISIONS),
+            ("graph", self.graph, GRAPHS),
+        ):
+            if value not in choices:
+                raise InvalidSetting(f"{what} is {' or '.join(choices)}, not {value}")
+        if not is_name(self.model):
+            raise InvalidSetting(
+                f"a bundle cannot be called {self.model!a:.80}; rename the checkpoint's directory"
+            )
+        if self.graph == "standard" and self.precision != "fp32":
+            raise InvalidSetting(
+                f"the standard graph is plain float32: use it without --{self.precision}"
+            )
+        if self.random_seed is not None and self.checkpoint is not None:
+            raise InvalidSetting("random weights and a checkpoint exclude each other")
+        if self.random_seed is not None and not 0 <= self.random_seed < 1 << 64:
+            raise InvalidSetting(f"seed must be 0 to 2**64 - 1, not {self.random_seed}")
+
+    @property
+    def namesake(self) -> catalog.Release | None:
+        """The release of that name; None for `demo` and for a model of the user's own."""
+        return next((r for r in catalog.RELEASES if r.name == self.model), None)
+
+    @property
+    def destination(self) -> Path:
+        """The directory that becomes the bundle."""
+        name = bundle_name(self.model, self.precision, self.graph)
+        return (self.output or catalog.bundles_directory() / name).resolve()
+
+    def check_sources(self) -> None:
+        """Raises `BadCheckpoint` or `BadTokenizer` where a directory named is none."""
+        if self.checkpoint is not None and not self.checkpoint.exists():
+            raise BadCheckpoint(
+                f"{self.checkpoint}: no such directory; it should hold a checkpoint"
+            )
+        if self.tokenizer is not None and not self.tokenizer.is_dir():
+            raise BadTokenizer(
+                f"{self.tokenizer}: no such directory; it should hold a tokenizer's files"
+            )
+
+    def check_destination(self) -> None:
+        """Raises `BundleExists` where the bundle may not go."""
+        place = self.destination
+        if place in (here := Path.cwd(), *here.parents):
+            raise BundleExists(f"{place}: the working directory lies there; choose another place")
+        if not place.exists():
+            return
+        if (place / MANIFEST).is_file():
+            if not self.force:
+                raise BundleExists(f"{place}: there is a bundle already; replace it with --force")
+        elif place.is_file() or any(place.iterdir()):
+            raise BundleExists(f"{place}: holds something else than a bundle; choose another place")
+
+    @property
+    def release(self) -> catalog.Release | None:
+        """The release whose checkpoint has to be in the home directory; None: none has."""
+        given = self.checkpoint is not None or self.random_seed is not None
+        return None if given else catalog.release(self.model)

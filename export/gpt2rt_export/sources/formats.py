@@ -1,0 +1,85 @@
+"""Which format lies in a place: a table of origins and the files by which each is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2rt.bundle import MANIFEST
+from gpt2rt.errors import BadCheckpoint
+from gpt2rt_export.sources.checkpoint import Checkpoint
+from gpt2rt_export.sources.huggingface import CONFIG, HuggingFaceCheckpoint
+from gpt2rt_export.sources.npz import NpzCheckpoint
+from gpt2rt_export.sources.openai import OpenAICheckpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """An origin: what it is called, the files (patterns) that give it away, and its reader."""
+
+    name: str
+    marks: tuple[str, ...]
+    open: Callable[[Path, bool], Checkpoint]
+
+
+def _npz(place: Path, with_tokenizer: bool) -> Checkpoint:
+    files = [place] if place.is_file() else sorted(place.glob("*.npz"))
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise BadCheckpoint(f"{place}: several checkpoints, {names}; name the file itself")
+    return NpzCheckpoint(files[0])
+
+
+FORMATS = (
+    Format(
+        "OpenAI's TensorFlow checkpoint",
+        ("checkpoint", "*.ckpt*.index", "*.ckpt*.data-*"),
+        lambda place, with_tokenizer: OpenAICheckpoint(place, with_tokenizer=with_tokenizer),
+    ),
+    Format(
+        "Hugging Face",
+        (CONFIG, "*.safetensors", "adapter_config.json", "pytorch_model*.bin"),
+        lambda place, with_tokenizer: HuggingFaceCheckpoint(place),
+    ),
+    Format("NumPy", ("*.npz",), _npz),
+)
+
+# What else people have on their disks.
+OTHERS = {
+    MANIFEST: "a bundle already: run it with `gpt2rt generate --model`",
+    "*.gguf": "a model of llama.cpp",
+    "*.onnx": "an ONNX model",
+    "*.pt": "PyTorch's own format; save it with save_pretrained()",
+    "*.pth": "PyTorch's own format; save it with save_pretrained()",
+    "saved_model.pb": "a TensorFlow SavedModel",
+}
+
+
+def open_checkpoint(place: Path, *, with_tokenizer: bool = True) -> Checkpoint:
+    """The checkpoint in the directory `place`, or in the `.npz` file of that name.
+
+    `with_tokenizer` false: OpenAI's tokenizer files need not be there. Raises `BadCheckpoint`.
+    """
+    if place.is_file():
+        if place.suffix != ".npz":
+            raise BadCheckpoint(f"{place}: a file; name the directory, or an .npz file")
+        return _npz(place, with_tokenizer)
+    if not place.is_dir():
+        raise BadCheckpoint(f"{place}: no such directory; name the one that holds the checkpoint")
+    for known in FORMATS:
+        if _holds(place, known.marks):
+            return known.open(place, with_tokenizer)
+    for mark, what in OTHERS.items():
+        if _holds(place, (mark,)):
+            raise BadCheckpoint(f"{place}: {what}")
+    if _holds(place, ("hparams.json",)):  # a fetched checkpoint without its weights
+        return OpenAICheckpoint(place, with_tokenizer=with_tokenizer)
+    raise BadCheckpoint(
+        f"{place}: no checkpoint there; gpt2rt reads "
+        + ", ".join(f"{known.name} ({known.marks[0]})" for known in FORMATS)
+    )
+
+
+def _holds(place: Path, patterns: tuple[str, ...]) -> bool:
+    return any(next(place.glob(pattern), None) is not None for pattern in patterns)

@@ -1,0 +1,257 @@
+"""A GPT-2 of Hugging Face's Transformers: `config.json` and `model.safetensors`, whole or sharded.
+
+The names and shapes are OpenAI's in another spelling (`transformer.h.0.attn.c_attn.weight`, [in,
+out]); the variants are choices of `GPT2Config`. A safetensors file has no checksums: its header is
+held against its size and against `config.json`, the values must be finite, and `identity` is the
+sha256 that the Hugging Face Hub shows beside each file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.bundle import is_name, sha256
+from gpt2rt.errors import BadCheckpoint
+from gpt2rt.hparams import HParams
+from gpt2rt_export.sources.checkpoint import Array, Shape, differences, family, first_line
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# hparams: names in config.json (the later one is Transformers' general one), default of GPT2Config
+SETTINGS: dict[str, tuple[tuple[str, ...], object]] = {
+    "n_vocab": (("vocab_size",), 50257),
+    "n_ctx": (("n_positions", "max_position_embeddings", "n_ctx"), 1024),
+    "n_embd": (("n_embd", "hidden_size"), 768),
+    "n_head": (("n_head", "num_attention_heads"), 12),
+    "n_layer": (("n_layer", "num_hidden_layers"), 12),
+    "n_inner": (("n_inner",), None),
+    "epsilon": (("layer_norm_epsilon",), 1e-5),
+    "activation": (("activation_function",), "gelu_new"),
+    "scale_attn": (("scale_attn_weights",), True),
+    "scale_attn_by_layer": (("scale_attn_by_inverse_layer_idx",), False),
+    "tied": (("tie_word_embeddings",), True),
+}
+# Other names of the same functions; `reorder_and_upcast_attn` too is the same mathematics.
+SAME_ACTIVATION = {
+    "gelu_fast": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python": "gelu",
+    "swish": "silu",
+}
+# What a GPT-2 of Transformers may have set and the exporter cannot do.
+REFUSED = {
+    "add_cross_attention": "cross-attention: only a decoder without encoder can be exported",
+    "quantization_config": "quantised weights: save the model in float32, float16 or bfloat16",
+    "pruned_heads": "pruned attention heads",
+    "auto_map": "code of its own: only Transformers' own GPT-2 can be exported",
+}
+CLASSIFIERS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+# Saved beside the variables, and no part of the language model.
+IGNORED = (".attn.bias", ".attn.masked_bias", "multiple_choice_head.")
+DTYPES = {"F64", "F32", "F16", "BF16"}
+POINTER = b"version https://git-lfs"
+POINTED = "Git LFS's note of a file, not the file itself; get it with `git lfs pull`"
+
+
+class HuggingFaceCheckpoint:
+    """A directory that `save_pretrained` wrote, or a clone of a model from the Hub.
+
+    Raises `BadCheckpoint` for another family of models, for a choice that cannot be done, for files
+    that are missing or damaged, and for tensors missing, misshapen or unknown, all at once.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.origin = str(directory)
+        self.tokenizer = directory
+        config = read_json(directory / CONFIG)
+        self.hparams = _hparams(config, directory / CONFIG)
+        self._files = _files(directory)
+        self._tensors = _tensors(directory, self._files)
+        names = {name for name in self._tensors if name.startswith("transformer.")}
+        self._prefix = "transformer." if names else ""
+        shapes = {name: shape for name, (_, shape, _) in self._tensors.items()}
+        wrong = differences(self.hparams, shapes, self._name, lambda shape: shape[-2:])
+        wrong = wrong or self._strange()
+        if wrong and (other := family(self._tensors)):
+            raise BadCheckpoint(f"{directory}: the tensors are of another family: {other}")
+        if wrong:
+            some = "; ".join(wrong[:40]) + ("; ..." if len(wrong) > 40 else "")
+            raise BadCheckpoint(f"{directory}: the tensors are not what {CONFIG} says: {some}")
+        self._check_head()
+
+    def _name(self, variable: str) -> str:
+        """`model/h0/attn/c_attn/w` -> `transformer.h.0.attn.c_attn.weight`."""
+        block, *parts = variable.removeprefix("model/").split("/")
+        if block == "lm_head":
+            return "lm_head.weight"
+        path = ["h", block[1:]] if block[1:].isdigit() else [block]
+        end = {"b": "bias"}.get(parts[-1] if parts else "", "weight")
+        return self._prefix + ".".join([*path, *parts[:-1], end])
+
+    def _check_head(self) -> None:
+        """A tied lm_head may be stored; then it has to be the token embedding."""
+        if not self.hparams.tied or "lm_head.weight" not in self._tensors:
+            return
+        if not np.array_equal(self._values("lm_head.weight"), self._values(self._name("wte"))):
+            raise BadCheckpoint(
+                f"{self.origin}: lm_head.weight is not wte.weight, though {CONFIG} ties them; "
+                "if the model was trained untied, set tie_word_embeddings to false there"
+            )
+
+    def _strange(self) -> list[str]:
+        """Tensors that no GPT-2 has, such as an adapter's, and types that are no numbers."""
+        known = set(map(self._name, self.hparams.variables())) | {"lm_head.weight"}
+        wrong = []
+        for name, (_, _, dtype) in sorted(self._tensors.items()):
+            if name not in known and not any(part in name for part in IGNORED):
+                wrong.append(f"{name} is no part of a GPT-2")
+            elif name in known and dtype not in DTYPES:
+                wrong.append(f"{name} is of type {dtype}, not {', '.join(sorted(DTYPES))}")
+        return wrong
+
+    @property
+    def identity(self) -> str:
+        hashes = (f"{path.name} {sha256(path)}" for path in self._files)
+        return f"Hugging Face checkpoint, sha256 of {', '.join(hashes)}"
+
+    def read(self, name: str) -> Array:
+        values = self._values(self._name(name)).astype(np.float32, copy=False)
+        return np.asarray(values.reshape(self.hparams.variables()[name]), np.float32)
+
+    def _values(self, name: str) -> NDArray[Any]:
+        import ml_dtypes  # noqa: F401  # teaches NumPy what bfloat16 is
+        from safetensors import safe_open
+
+        path, _, _ = self._tensors[name]
+        try:
+            with safe_open(path, "numpy") as file:
+                values: NDArray[Any] = file.get_tensor(name)
+        except Exception as error:  # safetensors has a type of its own, NumPy others
+            raise BadCheckpoint(
+                f"{path}: tensor {name} cannot be read ({first_line(error)}); fetch the file again"
+            ) from None
+        return values
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object out of a JSON file. Raises `BadCheckpoint`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # editors add such marks
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path}: no such file; a Hugging Face model has one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise BadCheckpoint(f"{path}: holds {type(values).__name__}, not an object")
+    return values
+
+
+def _hparams(config: Mapping[str, Any], path: Path) -> HParams:
+    family = config.get("model_type", "gpt2")
+    if family != "gpt2":
+        raise BadCheckpoint(f"{path}: a model of the family {family!r}; only gpt2 can be exported")
+    if refused := [reason for name, reason in REFUSED.items() if config.get(name)]:
+        raise BadCheckpoint(f"{path}: {'; '.join(refused)}")
+    kinds = config.get("architectures")
+    names = map(str, kinds) if isinstance(kinds, list) else ()
+    if odd := [name for name in names if name.endswith(CLASSIFIERS)]:
+        raise BadCheckpoint(f"{path}: {odd[0]} is a classifier, not a language model")
+    values = {
+        ours: next((config[name] for name in names if name in config), default)
+        for ours, (names, default) in SETTINGS.items()
+    }
+    values["activation"] = _activation(values["activation"])
+    return HParams.from_dict(values, str(path))
+
+
+def _activation(name: object) -> object:
+    return SAME_ACTIVATION.get(name, name) if isinstance(name, str) else name
+
+
+def _files(directory: Path) -> list[Path]:
+    """The weight files, one or as many shards as the index names."""
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if not (directory / INDEX).is_file():
+        raise BadCheckpoint(_no_weights(directory))
+    names = _shards(directory / INDEX)
+    lost = [name for name in names if not (directory / name).is_file()]
+    if lost:
+        raise BadCheckpoint(f"{directory}: {', '.join(lost)} missing, which {INDEX} names")
+    return [directory / name for name in names]
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise BadCheckpoint(f"{index}: has no weight_map; fetch it again")
+    names = sorted({str(name) for name in places.values()})
+    if odd := [name for name in names if not is_name(name)]:
+        raise BadCheckpoint(f"{index}: {odd[0]!a:.60} is not the name of a file beside it")
+    return names
+
+
+def _no_weights(directory: Path) -> str:
+    """What to do about a directory without safetensors."""
+    if list(directory.glob("adapter_*")):
+        return (
+            f"{directory}: an adapter, not a model; merge it into its model first "
+            "(merge_and_unload() and save_pretrained(), Python package peft)"
+        )
+    others = [*directory.glob("pytorch_model*"), *directory.glob("tf_model.h5")]
+    others += directory.glob("flax_model.msgpack")
+    if others:
+        return (
+            f"{directory}: {others[0].name} but no {WEIGHTS}; convert it where Transformers is "
+            "installed: GPT2LMHeadModel.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+        )
+    if list(directory.glob("model-*-of-*.safetensors")):
+        return f"{directory}: {INDEX} missing, which says what is in each of the files; fetch it"
+    if others := list(directory.glob("*.safetensors")):
+        found = others[0].name
+        return f"{directory}: {found} but no {WEIGHTS}; if it is the whole model, call it so"
+    return f"{directory}: {WEIGHTS} missing; fetch the model again"
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a clone has left a note in place of the file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
+
+
+def _tensors(directory: Path, files: list[Path]) -> dict[str, tuple[Path, Shape, str]]:
+    """Name -> file, shape and type of every tensor; the headers only are read."""
+    from safetensors import safe_open
+
+    found: dict[str, tuple[Path, Shape, str]] = {}
+    for path in files:
+        try:
+            with safe_open(path, "numpy") as file:
+                for name in file.keys():  # noqa: SIM118  # no mapping
+                    part = file.get_slice(name)
+                    if name in found:
+                        raise BadCheckpoint(f"{path}: holds {name}, as {found[name][0].name} does")
+                    found[name] = path, tuple(part.get_shape()), part.get_dtype()
+        except BadCheckpoint:
+            raise
+        except Exception as error:  # safetensors has a type of its own
+            if _is_pointer(path):
+                raise BadCheckpoint(f"{path}: {POINTED}") from None
+            raise BadCheckpoint(
+                f"{path}: cannot be read ({first_line(error)}); the file is cut short or damaged: "
+                "fetch it again"
+            ) from None
+    return found

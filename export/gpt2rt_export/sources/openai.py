@@ -1,0 +1,116 @@
+"""OpenAI's own format: a TensorFlow checkpoint, `hparams.json` and the tokenizer's files.
+
+TensorFlow holds every variable against the crc32c that the index records, as it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from gpt2rt.bundle import sha256
+from gpt2rt.catalog import ENCODER, HPARAMS, MERGES
+from gpt2rt.errors import BadCheckpoint
+from gpt2rt.hparams import HParams
+from gpt2rt_export.sources.checkpoint import Array, differences, family, first_line
+
+
+class OpenAICheckpoint:
+    """A directory of OpenAI's files: `hparams.json`, `checkpoint`, `model.ckpt.*`.
+
+    Raises `BadCheckpoint` for files that are missing, cut short or damaged, for `hparams.json` that
+    says another shape than the variables have, and for variables missing or misshapen, all at once.
+    """
+
+    def __init__(self, directory: Path, *, with_tokenizer: bool = True) -> None:
+        self.origin = str(directory)
+        if not directory.is_dir():
+            raise BadCheckpoint(f"{directory}: no such directory; name one with `--checkpoint DIR`")
+        wanted = (HPARAMS, ENCODER, MERGES) if with_tokenizer else (HPARAMS,)
+        lost = [name for name in wanted if not (directory / name).is_file()]
+        prefix = _prefix(directory, lost)
+        index = prefix.with_name(f"{prefix.name}.index")
+        if HPARAMS in lost and index.is_file() and (other := family(_open(prefix)[1])):
+            raise BadCheckpoint(f"{directory}: a checkpoint of another family: {other}")
+        if lost:
+            raise BadCheckpoint(
+                f"{directory}: {', '.join(lost)} missing; a GPT-2 checkpoint has "
+                f"{HPARAMS}, {ENCODER}, {MERGES}, model.ckpt.index and model.ckpt.data-*"
+            )
+        self.hparams = HParams.read(directory / HPARAMS)
+        self.tokenizer = directory
+        self._index = index
+        self._reader, found = _open(prefix)
+        if wrong := differences(self.hparams, {name: shape for name, (shape, _) in found.items()}):
+            raise BadCheckpoint(
+                f"{directory}: the checkpoint is not what {HPARAMS} says: {'; '.join(wrong)}"
+            )
+        _check_lengths(prefix, found)
+
+    @property
+    def identity(self) -> str:
+        # The index records a checksum of every variable, so it stands for all of them.
+        return f"OpenAI checkpoint, sha256 of the index {sha256(self._index)}"
+
+    def read(self, name: str) -> Array:
+        try:
+            return np.asarray(self._reader.get_tensor(name), np.float32)
+        except Exception as error:  # TensorFlow's own types differ between releases
+            raise BadCheckpoint(
+                f"{self.origin}: variable {name} cannot be read ({first_line(error)}); "
+                "the data file is damaged: fetch it again"
+            ) from None
+
+
+def _prefix(directory: Path, lost: list[str]) -> Path:
+    """Path of the checkpoint without `.index`; what is missing is appended to `lost`."""
+    state = directory / "checkpoint"
+    name = "model.ckpt"
+    if state.is_file():
+        text = state.read_text(encoding="utf-8", errors="replace")
+        named = re.search(r'^model_checkpoint_path:\s*"([^"]+)"', text, re.MULTILINE)
+        if named is None:
+            raise BadCheckpoint(f"{state}: names no model_checkpoint_path; fetch the file again")
+        # Training elsewhere, on Windows even, may have left an absolute path.
+        name = PureWindowsPath(named[1]).name
+    elif not (directory / f"{name}.index").is_file():
+        lost.append("checkpoint")
+    prefix = directory / name
+    if not prefix.with_name(f"{name}.index").is_file():
+        lost.append(f"{name}.index")
+    if not list(directory.glob(f"{name}.data-*-of-*")):
+        lost.append(f"{name}.data-00000-of-00001")
+    return prefix
+
+
+def _open(prefix: Path) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
+    """TensorFlow's reader, and shape and item size of each variable (0: it has none)."""
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+        dtypes = reader.get_variable_to_dtype_map()
+        sizes = {name: 0 if dtype == tf.string else dtype.size for name, dtype in dtypes.items()}
+        found = {name: (tuple(shape), sizes[name]) for name, shape in shapes.items()}
+    except Exception as error:  # TensorFlow's own types differ between releases
+        raise BadCheckpoint(
+            f"{prefix}.index: cannot be read ({first_line(error)}); fetch the checkpoint again"
+        ) from None
+    return reader, found
+
+
+def _check_lengths(prefix: Path, found: Mapping[str, tuple[tuple[int, ...], int]]) -> None:
+    """The data files hold at least what the index promises (their checksums come with reading)."""
+    files = sorted(prefix.parent.glob(f"{prefix.name}.data-*-of-*"))
+    held = sum(path.stat().st_size for path in files)
+    promised = sum(int(np.prod(shape)) * size for shape, size in found.values())
+    if held < promised:
+        raise BadCheckpoint(
+            f"{files[0]}: {held} bytes, but the index promises {promised}; "
+            "the file is cut short: fetch it again"
+        )

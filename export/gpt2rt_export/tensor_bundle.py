@@ -1,0 +1,162 @@
+"""The index of a TensorFlow checkpoint: where each variable lies, and the checksum of its bytes.
+
+Read without TensorFlow, whose reader keeps places and checksums to itself. The file is a LevelDB
+table (github.com/google/leveldb, doc/table_format.md) from variable names to `BundleEntryProto`s
+(tensorflow/core/protobuf/tensor_bundle.proto); under the empty name lies a `BundleHeaderProto`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from google_crc32c import value as crc32c
+
+from gpt2rt.errors import BadCheckpoint
+
+FLOAT32 = 1  # TensorFlow's DT_FLOAT
+MAGIC = 0xDB4775248B80FB57
+FOOTER = 48  # bytes: two handles, padding, the magic number
+TRAILER = 5  # bytes after a block: how it is compressed, its masked crc32c
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+
+Field = tuple[int, int | bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What the index says of a variable. `crc32c` is that of its bytes, masked as LevelDB does."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    bytes: int
+    crc32c: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is float32 and as long as its shape says."""
+        return self.dtype == FLOAT32 and self.bytes == 4 * math.prod(self.shape)
+
+
+def mask(crc: int) -> int:
+    """LevelDB's and TensorFlow's way to store a crc32c beside the data that it covers."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_index(path: Path) -> dict[str, Variable]:
+    """Every variable by name. Raises `BadCheckpoint` for a file that is no whole index."""
+    try:
+        data = path.read_bytes()
+        entries = dict(_table(data))
+        header = dict(fields(entries.pop(b"")))
+        if header.get(2, 0) != 0:
+            raise ValueError("big-endian weights")
+        return {name.decode(): _variable(entry) for name, entry in entries.items()}
+    except OSError as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{path}: not the index of a checkpoint ({error})") from None
+
+
+def fields(message: bytes) -> Iterator[Field]:
+    """The fields of a protobuf message, numbers and values. Raises `ValueError` for anything else.
+
+    https://protobuf.dev/programming-guides/encoding/
+    """
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = tag >> 3, tag & 7
+        if number == 0:
+            raise ValueError(f"field 0 before byte {at}")
+        found: int | bytes
+        if wire == VARINT:
+            found, at = _varint(message, at)
+        elif wire in (FIXED32, FIXED64):
+            found = int.from_bytes(
+                _take(message, at, size := 4 if wire == FIXED32 else 8), "little"
+            )
+            at += size
+        elif wire == BYTES:
+            length, at = _varint(message, at)
+            found = _take(message, at, length)
+            at += length
+        else:
+            raise ValueError(f"wire type {wire} before byte {at}")
+        yield number, found
+
+
+def _variable(entry: bytes) -> Variable:
+    found = dict(fields(entry))
+    dimensions = [dict(fields(_bytes(v))) for n, v in fields(_bytes(found.get(2, b""))) if n == 2]
+    numbers = [found.get(number, 0) for number in (1, 3, 4, 5, 6)]
+    dtype, shard, offset, size, crc = (int(number) for number in numbers)
+    shape = tuple(int(dimension.get(1, 0)) for dimension in dimensions)
+    return Variable(dtype, shape, shard, offset, size, crc)
+
+
+def _bytes(found: int | bytes) -> bytes:
+    if isinstance(found, bytes):
+        return found
+    raise ValueError("a number where a message was expected")
+
+
+def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a LevelDB table."""
+    footer = data[-FOOTER:]
+    if len(footer) < FOOTER or int.from_bytes(footer[-8:], "little") != MAGIC:
+        raise ValueError("its last bytes are not those of a table")
+    _, _, at = _handle(footer, 0)  # of the meta-index, which holds nothing
+    start, length, _ = _handle(footer, at)
+    for _, value in _block(data, start, length):
+        start, length, _ = _handle(value, 0)
+        yield from _block(data, start, length)
+
+
+def _handle(data: bytes, at: int) -> tuple[int, int, int]:
+    """Start and length of a block, and where the handle ends."""
+    start, at = _varint(data, at)
+    length, at = _varint(data, at)
+    return start, length, at
+
+
+def _block(data: bytes, start: int, length: int) -> Iterator[tuple[bytes, bytes]]:
+    """Entries of a block: each key shares a prefix with the one before."""
+    block = _take(data, start, length + TRAILER)
+    stored = int.from_bytes(block[-4:], "little")
+    if mask(crc32c(block[:-4])) != stored:
+        raise ValueError(f"the block at byte {start} has another checksum")
+    if block[length] != 0:
+        raise ValueError(f"the block at byte {start} is compressed")
+    restarts = int.from_bytes(_take(block, length - 4, 4), "little")
+    end = length - 4 - 4 * restarts
+    at, key = 0, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        own, at = _varint(block, at)
+        size, at = _varint(block, at)
+        key = key[:shared] + _take(block, at, own)
+        yield key, _take(block, at + own, size)
+        at += own + size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first, and where it ends."""
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise ValueError(f"a number without an end before byte {at}")
+
+
+def _take(data: bytes, at: int, length: int) -> bytes:
+    if at < 0 or at + length > len(data):
+        raise ValueError(f"cut short: {length} bytes at {at} of {len(data)}")
+    return data[at : at + length]

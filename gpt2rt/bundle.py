@@ -1,0 +1,313 @@
+"""The bundle: one directory in which the exporter and the runtime meet. This module is the
+contract.
+
+    manifest.json   what the bundle is, and size and sha256 of every other file
+    model.onnx      the graph; its weights are external data in
+    weights.bin
+    model.cuda.onnx the graph for CUDA over the same weights, where the precision has one
+    embed.onnx      the graph of the hidden states, over the same weights; older bundles have none
+    encoder.json    OpenAI's tokenizer files
+    vocab.bpe
+    special_tokens.json     where the vocabulary has other special tokens than OpenAI's
+    parity.json     how closely the bundle reproduced its checkpoint when it was made; none: nobody
+                    looked (`gpt2rt export --no-verify`)
+
+File names, tensor names and the manifest are defined here and nowhere else. A directory is a bundle
+once it has a manifest, which is therefore written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS, bundles_directory, demo_bundle, names
+from gpt2rt.errors import BadBundle, BadCheckpoint
+from gpt2rt.hparams import HParams
+
+FORMAT = "gpt2rt"
+VERSION = 1
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+CUDA_GRAPH = "model.cuda.onnx"
+EMBED = "embed.onnx"
+WEIGHTS = "weights.bin"
+PARITY = "parity.json"
+
+LONGEST_NAME = 200  # bytes of a model's name: room for the rest within a file name's 255
+SHORTLIST = 256  # likeliest tokens that the graph for CUDA hands out
+
+
+class Tensors:
+    """Names of the inputs and outputs of the graphs.
+
+    Fused graph, B rows of S tokens, KV capacity C, R rows with wanted logits:
+    `X` int32 [B,S]; `position` int32 [B,S]; `rows` int32 [R], indices into B*S; `seqlens_k` int32
+    [B], the row's length with the new tokens, less one; `total_sequence_length` int32 scalar, the
+    largest length; `past_key.i`, `past_value.i` float32 [B,H,C,W'] -> `logits` float32 [R,V];
+    `present_key.i`, `present_value.i`, which may be the very buffers of the past. W' is
+    `HParams.kv_width`.
+
+    The graph for CUDA has the same with float16 keys and values, `heat` float32 [R], one over the
+    temperature, and `uniform` float32 [R], a random number; besides the logits it gives
+    `best_logits` float32 and `best` int64 [R,K], the K = `SHORTLIST` likeliest tokens in order;
+    `mass` float32 [R], the sum of exp((logit - largest) * heat); and `drawn` int64 [R], the token
+    that the random number falls on.
+
+    Standard graph: `X` int32 [B,S]; `past` float32 [B,L,2,H,P,W] -> `logits` float32 [B,S,V];
+    `present` float32 [B,L,2,H,P+S,W].
+
+    Embedding graph: the inputs of the bundle's own graph without a cache (with an empty `past`) ->
+    `hidden.i` float32 [M,D] or [B,S,D], i from 0 (the embeddings) to n_layer (after ln_f).
+    """
+
+    X = "X"
+    POSITION = "position"
+    ROWS = "rows"
+    SEQLENS = "seqlens_k"
+    TOTAL = "total_sequence_length"
+    PAST = "past"
+    PRESENT = "present"
+    LOGITS = "logits"
+    HEAT = "heat"
+    UNIFORM = "uniform"
+    BEST = "best"
+    BEST_LOGITS = "best_logits"
+    MASS = "mass"
+    DRAWN = "drawn"
+
+    @staticmethod
+    def past(layer: int) -> tuple[str, str]:
+        return f"past_key.{layer}", f"past_value.{layer}"
+
+    @staticmethod
+    def hidden(layer: int) -> str:
+        return f"hidden.{layer}"
+
+    @staticmethod
+    def present(layer: int) -> tuple[str, str]:
+        return f"present_key.{layer}", f"present_value.{layer}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file of the bundle must be."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    `tokenizer` is `checkpoint`, `directory` or `synthetic`; `origin` says where the weights came
+    from; `tools` maps the libraries that made the bundle to their versions.
+    """
+
+    model: str
+    precision: str
+    graph: str
+    hparams: HParams
+    tokenizer: str
+    origin: str
+    tools: Mapping[str, str]
+    files: Mapping[str, FileRecord]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that the manifest says, so of every file's sha256, too."""
+        return _digest(self._body())
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`, `digest` included."""
+        return json.dumps({**self._body(), "digest": self.digest}, indent=2) + "\n"
+
+    def _body(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose manifest is sound and whose files have the recorded sizes."""
+
+    directory: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: Path) -> Bundle:
+        """Read the manifest and compare file sizes. Raises `BadBundle`; hashes are `check`'s."""
+        bundle = cls(directory, read_manifest(directory / MANIFEST))
+        for name, record in bundle.manifest.files.items():
+            found = file_size(directory / name)
+            if found != record.bytes:
+                raise BadBundle(
+                    f"{directory / name}: {found} bytes, not the {record.bytes} of the manifest; "
+                    f"{bundle.way_out}"
+                )
+        if SPECIAL_TOKENS not in bundle.manifest.files and (directory / SPECIAL_TOKENS).exists():
+            raise BadBundle(f"{directory / SPECIAL_TOKENS}: no file of this bundle; remove it")
+        return bundle
+
+    @property
+    def name(self) -> str:
+        """Model, precision and an uncommon graph, such as `117M-int8` or `117M-fp32-standard`."""
+        return bundle_name(self.manifest.model, self.manifest.precision, self.manifest.graph)
+
+    @property
+    def way_out(self) -> str:
+        """What to do about a damaged file of this bundle."""
+        m = self.manifest
+        if self.directory == demo_bundle():
+            return "the package is damaged: install gpt2rt again"
+        if m.model not in names():
+            return "export it again from its checkpoint, with --force"
+        option = f"--{m.precision}" if m.graph == "fused" else f"--graph {m.graph}"
+        place = f" --output {quote(str(self.directory))}"
+        if self.directory == bundles_directory() / self.name:
+            place = ""
+        return f"export it again: `gpt2rt export {m.model} {option}{place} --force`"
+
+    @property
+    def digest(self) -> str:
+        """What tells this bundle from every other."""
+        return self.manifest.digest
+
+    @property
+    def bytes(self) -> int:
+        return sum(record.bytes for record in self.manifest.files.values())
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Compare the sha256 of the files (None: of all). Raises `BadBundle` at the first other."""
+        for name in self.manifest.files if names is None else names:
+            found, wanted = sha256(self.directory / name), self.manifest.files[name].sha256
+            if found != wanted:
+                raise BadBundle(
+                    f"{self.directory / name}: sha256 {found[:12]}…, not the {wanted[:12]}… of the "
+                    f"manifest; {self.way_out}"
+                )
+
+    @property
+    def verified(self) -> bool:
+        """Whether it was held against its checkpoint when it was made.
+
+        The manifest says so by listing `parity.json`: a field of its own could contradict that.
+        """
+        return PARITY in self.manifest.files
+
+    def parity(self) -> dict[str, Any]:
+        """What the exporter measured, or {} where it was not asked to. Raises `BadBundle`."""
+        if not self.verified:
+            return {}
+        self.check([PARITY])
+        path = self.directory / PARITY
+        try:
+            report = dict(json.loads(path.read_text(encoding="utf-8")))
+            for name in ("relative", "top1") if "uncached" in report else ():
+                float(report["uncached"][name])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise BadBundle(f"{path}: no report of an export; {self.way_out}") from None
+        return report
+
+
+def is_name(text: str) -> bool:
+    """Whether it may name a bundle: seen in a terminal, and one part of a path on any system."""
+    plain = text.isprintable() and not set(text) & set("/\\:")
+    return plain and 0 < len(text.encode()) <= LONGEST_NAME
+
+
+def bundle_name(model: str, precision: str, graph: str) -> str:
+    """The name by which such a bundle is asked for, and of its directory."""
+    return f"{model}-{precision}" + ("" if graph == "fused" else f"-{graph}")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file. Raises `BadBundle` for one that is no manifest, or was changed."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadBundle(
+            f"{path.parent}: no {MANIFEST}, so no bundle; make one with `gpt2rt export`"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadBundle(f"{path}: cannot be read as JSON ({error}); export again") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise BadBundle(f"{path}: not the manifest of a gpt2rt bundle")
+    version = body.pop("version", None)
+    if version != VERSION:
+        raise BadBundle(
+            f"{path}: bundle format {version!r}, this gpt2rt reads {VERSION}; "
+            "upgrade gpt2rt or export again"
+        )
+    digest = body.pop("digest", None)
+    if digest != _digest({**body, "version": version}):
+        raise BadBundle(f"{path}: edited or damaged (its digest does not fit); export again")
+    return _parse(body, path)
+
+
+def _parse(body: dict[str, Any], path: Path) -> Manifest:
+    del body["format"]
+    wanted = {field.name for field in fields(Manifest)}
+    if set(body) != wanted:
+        odd = ", ".join(sorted(wanted ^ set(body)))
+        raise BadBundle(f"{path}: fields missing or unknown: {odd}; export again")
+    try:
+        hparams = HParams.from_dict(body["hparams"], str(path))
+        files = {name: FileRecord(**record) for name, record in body["files"].items()}
+    except (AttributeError, TypeError, BadCheckpoint) as error:
+        raise BadBundle(f"{path}: {error}; export again") from None
+    named = ("model", "precision", "graph")
+    wrong = [name for name in named if not (_is_text(body[name]) and is_name(body[name]))]
+    wrong += [name for name in ("tokenizer", "origin") if not _is_text(body[name])]
+    wrong += [n for n, f in files.items() if (type(f.bytes), type(f.sha256)) != (int, str)]
+    tools = body["tools"]
+    if type(tools) is not dict or not all(map(_is_text, (*tools, *tools.values()))):
+        wrong.append("tools")
+    if wrong:
+        raise BadBundle(f"{path}: not what it should be: {', '.join(wrong)!a:.200}; export again")
+    missing = sorted({GRAPH, WEIGHTS, ENCODER, MERGES} - set(files))
+    if missing or any(Path(name).name != name for name in files):
+        raise BadBundle(f"{path}: lists no {', '.join(missing) or 'plain file names'}")
+    # However few bits a weight has: a token takes at least 4 times n_embd of them.
+    rows = hparams.n_vocab // 2 + hparams.n_ctx + hparams.n_layer
+    if rows * hparams.n_embd > files[WEIGHTS].bytes:
+        raise BadBundle(f"{path}: hparams of a larger model than {WEIGHTS} holds; export again")
+    return Manifest(**{**body, "hparams": hparams, "files": files})
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that a terminal shows as it is."""
+    return type(value) is str and value.isprintable()
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a bundle's file. Raises `BadBundle` where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise BadBundle(f"{path}: {error.strerror}; export again") from None
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadBundle(f"{path}: {error.strerror}; export again") from None
+
+
+def record(path: Path) -> FileRecord:
+    """The record of a file as it now is."""
+    return FileRecord(file_size(path), sha256(path))

@@ -1,0 +1,136 @@
+"""The released models: their names, shapes and files, and where things lie on this machine.
+
+Pure data and paths; nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+from gpt2rt.errors import UnknownModel
+from gpt2rt.hparams import HParams
+
+DEMO = "demo"
+STATE = "checkpoint"  # names the checkpoint's prefix
+HPARAMS = "hparams.json"
+ENCODER = "encoder.json"
+MERGES = "vocab.bpe"
+SPECIAL_TOKENS = "special_tokens.json"
+DATA = "model.ckpt.data-00000-of-00001"
+INDEX = "model.ckpt.index"
+META = "model.ckpt.meta"
+CHECKPOINT_FILES = (STATE, ENCODER, HPARAMS, DATA, INDEX, META, MERGES)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A published file whose every byte is known: its size, and its sha256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+# The same in all four sizes.
+VOCABULARY = {
+    ENCODER: KnownFile(
+        1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+    ),
+    MERGES: KnownFile(456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+}
+INDEX_117M = KnownFile(5_215, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One of OpenAI's four sizes: first name, later name, shape, bytes of checkpoint data.
+
+    `known` are files that can be told by their sha256; the others are checked by what they hold.
+    """
+
+    name: str
+    alias: str
+    hparams: HParams
+    data_bytes: int
+    known: Mapping[str, KnownFile] = field(default_factory=lambda: VOCABULARY)
+
+    def size(self, file: str) -> int | None:
+        """Bytes of a file of `CHECKPOINT_FILES`, where they are known."""
+        if file == DATA:
+            return self.data_bytes
+        return self.known[file].bytes if file in self.known else None
+
+
+RELEASES = (
+    Release(
+        "117M",
+        "124M",
+        HParams(50257, 1024, 768, 12, 12),
+        497_759_232,
+        {**VOCABULARY, INDEX: INDEX_117M},
+    ),
+    Release("345M", "355M", HParams(50257, 1024, 1024, 16, 24), 1_419_292_672),
+    Release("762M", "774M", HParams(50257, 1024, 1280, 20, 36), 3_096_120_320),
+    Release("1542M", "1558M", HParams(50257, 1024, 1600, 25, 48), 6_230_444_800),
+)
+
+# Current location first, then the former one.
+DOWNLOAD_ROOTS = (
+    "https://openaipublic.blob.core.windows.net/gpt-2/models",
+    "https://storage.googleapis.com/gpt-2/models",
+)
+
+# Best first where a name says nothing about the precision.
+PRECISIONS = ("int8", "fp32", "fp16", "int4")
+
+
+def names() -> list[str]:
+    """Every model name that can be exported, aliases included."""
+    return [DEMO] + [name for release in RELEASES for name in (release.name, release.alias)]
+
+
+def canonical(name: str) -> str:
+    """The first-release name of a size, `demo` as it is. Raises `UnknownModel`."""
+    for release in RELEASES:
+        if name.upper() in (release.name, release.alias):
+            return release.name
+    if name == DEMO:
+        return DEMO
+    close = difflib.get_close_matches(name.upper(), [n.upper() for n in names()], n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0].replace('DEMO', DEMO)}?" if close else ""
+    raise UnknownModel(f"unknown model {name!r}: there are {', '.join(names())}{hint}")
+
+
+def release(name: str) -> Release | None:
+    """The release of that name or alias; None for `demo`. Raises `UnknownModel`."""
+    wanted = canonical(name)
+    return next((release for release in RELEASES if release.name == wanted), None)
+
+
+def home() -> Path:
+    """Where checkpoints and bundles are kept: `$GPT2RT_HOME`, else the platform's cache folder."""
+    chosen = os.environ.get("GPT2RT_HOME")
+    return Path(os.path.expanduser(chosen or platformdirs.user_cache_dir("gpt2rt")))
+
+
+def checkpoint_directory(name: str) -> Path:
+    return home() / "checkpoints" / name
+
+
+def bundles_directory() -> Path:
+    return home() / "bundles"
+
+
+def demo_checkpoint() -> Path:
+    """The embedded demo model, as OpenAI would have released it."""
+    return Path(__file__).parent / "demo" / "checkpoint"
+
+
+def demo_bundle() -> Path:
+    """The embedded demo model, exported to int8."""
+    return Path(__file__).parent / "demo" / "bundle"

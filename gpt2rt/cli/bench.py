@@ -1,0 +1,281 @@
+"""`gpt2rt bench`: models side by side, in every configuration. Measured by `gpt2rt_bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpt2rt import library, providers
+from gpt2rt.bundle import Bundle
+from gpt2rt.cli import completion, tables, texts
+from gpt2rt.cli import peers as beside
+from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.providers import Threads
+
+if TYPE_CHECKING:
+    from gpt2rt_bench.cases import Case, Configuration
+    from gpt2rt_bench.latency import Result
+    from gpt2rt_bench.machine import Machine
+    from gpt2rt_bench.report import Row
+    from gpt2rt_bench.subject import Subject
+    from gpt2rt_bench.traffic import Traffic
+
+PEERS = "Other libraries"
+LEAST_STEPS = 2  # of a case; a start-up ends at the first
+
+NEEDED = ("psutil", "onnx", "archspec", "gpt2rt_bench")
+
+
+def bench(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bundles by name or directory.",
+            autocompletion=completion.model_names,
+            show_default=False,
+        ),
+    ] = None,
+    provider: Annotated[
+        list[str], typer.Option(help="cpu, cuda or auto (cuda where it is). Repeatable.")
+    ] = ["cpu"],  # noqa: B006
+    prompt: Annotated[list[int], typer.Option(help="Prompt tokens. Repeatable.")] = [64],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(help="Prompts side by side. Repeatable.")] = [1],  # noqa: B006
+    threads: Annotated[
+        list[int],
+        typer.Option(help="Threads. Repeatable.", show_default="the physical cores"),
+    ] = [],  # noqa: B006
+    steps: Annotated[int, typer.Option(help="Tokens after each prompt.")] = 64,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds over all cases; 6 or more give a 95 % interval.")
+    ] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a case.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write the machine, versions and table as Markdown.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the figures: .png, .svg or .pdf.", show_default=False),
+    ] = None,
+    start_up: Annotated[
+        bool,
+        typer.Option(
+            "--start-up", help="Measure from the start of a process to its first token instead."
+        ),
+    ] = False,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers",
+            help="Beside llama.cpp, CTranslate2, OpenVINO and PyTorch with the same weights.",
+            rich_help_panel=PEERS,
+        ),
+    ] = False,
+    peers_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="The Python that has them.", show_default="this one", rich_help_panel=PEERS
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the models were exported from.",
+            show_default="where it was",
+            rich_help_panel=PEERS,
+        ),
+    ] = None,
+    make_peers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make an environment with all of them in this directory, and end.",
+            show_default=False,
+            rich_help_panel=PEERS,
+        ),
+    ] = None,
+) -> None:
+    """Measure time to the first token and per token, memory and bandwidth, side by side.
+
+    Every model is loaded in a process of its own, once for each provider and number of threads, and
+    all are measured in turn, round after round, after one round that is not counted. `of
+    bandwidth` holds the bytes that a decode step reads against the fastest read measured here.
+
+    Examples:
+
+      gpt2rt bench 117M-fp32 117M-int8
+
+      gpt2rt bench 117M-int8 --prompt 64 --prompt 512 --batch 1 --batch 8 --json
+
+      gpt2rt bench 117M-int8 --threads 1 --threads 2 --report bench.md --plot bench.png
+
+      gpt2rt bench 117M-fp16 --provider cuda --provider cpu
+
+      gpt2rt bench --make-peers peers-env
+
+      gpt2rt bench 117M-int8 --peers --peers-python peers-env/bin/python
+
+      gpt2rt bench 117M-int8 --start-up
+    """
+    if make_peers is not None:
+        beside.make(make_peers)
+        return
+    if not models:
+        raise InvalidSetting("name at least one model to measure")
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise MissingExtra(f'benchmarks need {", ".join(missing)}: pip install "gpt2rt[bench]"')
+    from gpt2rt_bench import cases, latency, worker
+    from gpt2rt_bench.bandwidth import Meters
+    from gpt2rt_bench.machine import Machine
+    from gpt2rt_bench.report import markdown, rows_of
+    from gpt2rt_bench.subject import Subject
+    from gpt2rt_bench.traffic import traffic
+
+    if rounds < 1:
+        raise InvalidSetting(f"rounds must be 1 or more, not {rounds}")
+    counts = [Threads(count).count or 1 for count in threads] or [providers.physical_cores()]
+    subjects = cases.configurations(models, provider, counts)
+    asked = cases.matrix(subjects, prompt, batch, LEAST_STEPS if start_up else steps)
+    _check_files(report, plot)
+    bundles = {name: library.find(name) for name in models}
+    ran_by = {own: providers.provider_for(bundles[own.model], own.provider) for own in subjects}
+    matrix = _runnable(asked, bundles)
+    others = beside.prepare(bundles.values(), peers_python, checkpoint) if peers else []
+    if start_up:
+        beside.start_up(bundles, others, prompt[0], rounds, counts[0], as_json)
+        return
+    theirs = {
+        cases.Configuration(name, "cpu", count, peer.name): peer
+        for count in counts
+        for name, bundle in bundles.items()
+        for peer in others
+        if peer.bundle == bundle
+    }
+    matrix = cases.with_others(matrix, list(theirs))
+    meters, machine = Meters(), Machine.here()
+
+    def start(configuration: Configuration) -> Subject:
+        if configuration in theirs:
+            command = theirs[configuration].worker(configuration.threads)
+        else:
+            command = worker.command(bundles[configuration.model].directory, configuration)
+        return Subject(configuration.name, command)
+
+    def read(result: Result) -> Traffic | None:
+        own = result.case.configuration
+        if own not in ran_by:
+            return None  # a peer reads what it likes
+        bundle = bundles[own.model]
+        return traffic(bundle, providers.graph_of(bundle, ran_by[own]).name)
+
+    with _bar(len(subjects) + len(theirs) + len(matrix) * (rounds + 1)) as advance:
+        results = latency.measure(
+            matrix,
+            start,
+            {name: bundle.manifest.hparams.n_vocab for name, bundle in bundles.items()},
+            rounds,
+            every_round=meters.read,
+            advance=advance,
+        )
+    rows = rows_of(results, read, meters)
+    _say(rows, machine, as_json)
+    if report is not None:
+        texts.write(report, markdown(rows, machine, sys.argv[1:]).encode())
+    if plot is not None:
+        from gpt2rt_bench.plot import draw
+
+        texts.write(plot, draw(rows, machine, plot.suffix[1:]))
+
+
+def _check_files(report: Path | None, plot: Path | None) -> None:
+    """Raises `Gpt2rtError` for a file that could not be written, before any work is done."""
+    texts.check_output(report)
+    if plot is None:
+        return
+    if find_spec("matplotlib") is None:
+        raise MissingExtra('--plot needs matplotlib: pip install "gpt2rt[bench]"')
+    if plot.suffix not in (".png", ".svg", ".pdf"):
+        raise InvalidSetting(f"{plot}: a plot is .png, .svg or .pdf")
+    texts.check_output(plot)
+
+
+def _runnable(asked: Sequence[Case], bundles: dict[str, Bundle]) -> list[Case]:
+    """The cases that their models' contexts hold; the others are told on standard error.
+
+    Raises `InvalidSetting` where none is left.
+    """
+    found: list[Case] = []
+    odd: list[Case] = []
+    for case in asked:
+        hparams = bundles[case.configuration.model].manifest.hparams
+        (found if case.fits(hparams) else odd).append(case)
+    told = dict.fromkeys(
+        f"{case.prompt} prompt tokens and {case.steps} steps exceed the context of "
+        f"{case.configuration.model}, {bundles[case.configuration.model].manifest.hparams.n_ctx}"
+        for case in odd
+    )
+    if not found:
+        raise InvalidSetting(f"nothing can be measured: {next(iter(told))}; choose fewer")
+    for line in told:
+        print(f"gpt2rt: left out: {line}", file=sys.stderr)
+    return found
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on standard error; what it yields is told what begins now."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("", total=total)
+        begun = 0
+
+        def advance(what: str) -> None:
+            nonlocal begun
+            bars.update(task, description=what, completed=begun)
+            begun += 1
+
+        yield advance
+        bars.update(task, completed=total)
+
+
+def _say(rows: Sequence[Row], machine: Machine, as_json: bool) -> None:
+    """The table, or a line of JSON a case; what to know of it on standard error."""
+    from rich.table import Table
+
+    from gpt2rt_bench.report import TEXTS, TITLES, columns, notes, read_speeds, said_once
+
+    if as_json:
+        for row in rows:
+            print(json.dumps(row.record(), ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False)
+    shown = columns(rows)
+    for place in shown:
+        table.add_column(TITLES[place], justify="left" if TITLES[place] in TEXTS else "right")
+    for row in rows:
+        cells = row.cells()
+        table.add_row(*(cells[place] for place in shown))
+    tables.show(table)
+    for line in (said_once(rows), read_speeds(rows), *notes(rows, machine)):
+        print(f"{line[0].upper()}{line[1:]}.", file=sys.stderr)

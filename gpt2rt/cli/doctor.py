@@ -1,0 +1,44 @@
+"""`gpt2rt doctor`: what this machine can do, and what is missing. Found out by `gpt2rt_bench`."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from gpt2rt.cli import tables
+from gpt2rt.errors import MissingExtra
+
+MARKS = {"good": "ok", "note": "note", "bad": "BAD"}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what this machine can do: processor, providers, CUDA, models, and what to install.
+
+    Each provider of the installed ONNX Runtime is really opened.
+
+    Examples:
+
+      gpt2rt doctor
+
+      gpt2rt doctor --json
+    """
+    if find_spec("gpt2rt_bench") is None:
+        raise MissingExtra("the package gpt2rt_bench is not installed; install gpt2rt again")
+    from rich.table import Table
+
+    from gpt2rt_bench.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        print(json.dumps(found.as_dict(), ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in found.findings:
+        way_out = "" if finding.way_out is None else f"\n-> {finding.way_out}"
+        table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{way_out}")
+    tables.show(table)

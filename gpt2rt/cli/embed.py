@@ -1,0 +1,237 @@
+"""`gpt2rt embed`: contextual vectors of texts, words and tokens."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from gpt2rt.cli import options, tables, texts
+from gpt2rt.cli.texts import Source
+from gpt2rt.embeddings import Embedding, EmbedParams, cosine
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.model import GPT2
+
+Result = tuple[Source, Embedding]
+AROUND = 40  # characters shown on either side of a word
+
+
+class Unit(StrEnum):
+    """What has a vector."""
+
+    TOKEN = "token"
+    WORD = "word"
+    TEXT = "text"
+
+
+class Pooling(StrEnum):
+    """How the vectors of tokens become one."""
+
+    MEAN = "mean"
+    LAST = "last"
+    WEIGHTED = "weighted"
+
+
+def embed(
+    text: texts.Texts = None,
+    model: options.Model = None,
+    file: texts.Files = None,
+    lines: texts.Lines = False,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            help="0 is token plus position; the last is taken after ln_f.", show_default="the last"
+        ),
+    ] = None,
+    by: Annotated[
+        Unit | None,
+        typer.Option(help="What has a vector.", show_default="token; text with --cosine"),
+    ] = None,
+    word: Annotated[
+        str | None, typer.Option(help="Only this word, wherever it stands.", show_default=False)
+    ] = None,
+    pooling: Annotated[
+        Pooling,
+        typer.Option(help="How the tokens of a word or text make one vector; weighted: as SGPT."),
+    ] = Pooling.MEAN,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Make every vector 1 long (L2).")
+    ] = False,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Read texts longer than the context in windows that move on by so many tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    similarity: Annotated[
+        bool, typer.Option("--cosine", help="Print the cosine of every two vectors.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write to a .npy, .npz or .json file.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
+    threads: options.ThreadCount = None,
+) -> None:
+    """Contextual vectors of TEXT: the hidden states of a layer.
+
+    A .npy file holds the vectors of all texts, one below the other; a .npz file also which text
+    each belongs to, where it stands there and what it says.
+
+    Examples:
+
+      gpt2rt embed "He deposited his money in this bank"
+      "His soldiers were arrayed along the river bank" --word bank --cosine
+
+      gpt2rt embed "A small boat" "A little ship" --pooling weighted --cosine
+
+      gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
+    """
+    unit = by or (Unit.WORD if word else Unit.TEXT if similarity else Unit.TOKEN)
+    params = EmbedParams(layer, unit.value, pooling.value, word, normalize, stride)
+    if output is not None and output.suffix not in FORMATS:
+        raise InvalidSetting(f"{output}: name a file that ends in {', '.join(FORMATS)}")
+    texts.check_output(output)
+    sources = texts.read(text, file, lines)
+    gpt2 = options.load(model, threads)
+    bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
+    results: list[Result] = []
+    with bar:
+        found = gpt2.embed_batch((source.text for source in sources), params)
+        for source, embedding in zip(sources, found, strict=True):
+            bar.advance(1)
+            if as_json and not similarity:
+                print(json.dumps(record(gpt2, source, embedding), ensure_ascii=False), flush=True)
+            if not as_json or similarity or output is not None:
+                results.append((source, embedding))
+    if output is not None:
+        texts.write(output, FORMATS[output.suffix](gpt2, results))
+        print(f"gpt2rt: wrote {output}", file=sys.stderr)
+    if similarity:
+        _similarities(results, as_json)
+    elif not as_json:
+        if output is None:
+            _table(results)
+        print(_summary(results))
+
+
+def record(gpt2: GPT2, source: Source, embedding: Embedding) -> dict[str, Any]:
+    """A text as `--json` prints it."""
+    pieces = zip(embedding.texts, embedding.spans, embedding.vectors.tolist(), strict=True)
+    return {
+        "model": gpt2.name,
+        "source": source.name,
+        "text": embedding.text,
+        "layer": embedding.layer,
+        "vectors": [
+            {"text": text, "start": start, "end": end, "vector": vector}
+            for text, (start, end), vector in pieces
+        ],
+    }
+
+
+# ---- files
+
+
+def _npy(gpt2: GPT2, results: list[Result]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.concatenate([embedding.vectors for _, embedding in results]))
+    return file.getvalue()
+
+
+def _npz(gpt2: GPT2, results: list[Result]) -> bytes:
+    embeddings = [embedding for _, embedding in results]
+    spans = np.array([span for e in embeddings for span in e.spans], np.int64).reshape(-1, 2)
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        vectors=np.concatenate([e.vectors for e in embeddings]),
+        text=np.repeat(np.arange(len(embeddings)), [len(e.spans) for e in embeddings]),
+        start=spans[:, 0],
+        end=spans[:, 1],
+        piece=np.array([text for e in embeddings for text in e.texts], np.str_),
+        texts=np.array([e.text for e in embeddings], np.str_),
+    )
+    return file.getvalue()
+
+
+def _json(gpt2: GPT2, results: list[Result]) -> bytes:
+    body = [record(gpt2, source, embedding) for source, embedding in results]
+    return (json.dumps(body, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+FORMATS: dict[str, Callable[[GPT2, list[Result]], bytes]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".json": _json,
+}
+
+# ---- tables
+
+
+def _similarities(results: list[Result], as_json: bool) -> None:
+    from rich.table import Table
+
+    places = [
+        (_excerpt(embedding, span), vector)
+        for _, embedding in results
+        for span, vector in zip(embedding.spans, embedding.vectors, strict=True)
+    ]
+    if len(places) < 2:
+        raise InvalidSetting(f"--cosine compares two vectors or more, and there is {len(places)}")
+    table = Table(box=None, pad_edge=False)
+    for title in ("cosine", "of", "and"):
+        table.add_column(title, justify="right" if title == "cosine" else "left")
+    for (a, u), (b, v) in combinations(places, 2):
+        if as_json:
+            print(json.dumps({"cosine": cosine(u, v), "a": a, "b": b}, ensure_ascii=False))
+        table.add_row(f"{cosine(u, v):.4f}", tables.quoted(a), tables.quoted(b))
+    if not as_json:
+        tables.show(table)
+
+
+def _excerpt(embedding: Embedding, span: tuple[int, int]) -> str:
+    """What a vector belongs to, in its text."""
+    start, end = span
+    if span == (0, len(embedding.text)):
+        return embedding.text if len(embedding.text) <= 60 else f"{embedding.text[:59]}…"
+    before, after = embedding.text[:start], embedding.text[end:]
+    if len(before) > AROUND:
+        before = "…" + before[-AROUND:].partition(" ")[2]
+    if len(after) > AROUND:
+        after = after[:AROUND].rpartition(" ")[0] + "…"
+    return f"{before}[{embedding.text[start:end]}]{after}"
+
+
+def _table(results: list[Result]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("text", "of", "from", "to", "length", "vector"):
+        table.add_column(title, justify="left" if title in ("text", "of", "vector") else "right")
+    for source, embedding in results:
+        pieces = zip(embedding.texts, embedding.spans, embedding.vectors, strict=True)
+        for text, (start, end), vector in pieces:
+            numbers = " ".join(f"{value:8.3f}" for value in vector[:4])
+            length = f"{float(np.linalg.norm(vector)):.3f}"
+            of = tables.quoted(text[:40])
+            table.add_row(source.name, of, str(start), str(end), length, f"{numbers} …")
+    tables.show(table)
+    print()
+
+
+def _summary(results: list[Result]) -> str:
+    count = sum(len(embedding.vectors) for _, embedding in results)
+    layer, width = results[0][1].layer, results[0][1].vectors.shape[1]
+    return f"{count} vectors of {width} numbers, layer {layer}"

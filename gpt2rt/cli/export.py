@@ -1,0 +1,192 @@
+"""`gpt2rt export`: a checkpoint becomes a bundle, by the package `gpt2rt_export`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpt2rt import catalog
+from gpt2rt.cli.download import bars
+from gpt2rt.cli.options import check_extra
+from gpt2rt.cli.parity import show
+from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+NEEDED = (
+    "tensorflow",
+    "tf2onnx",
+    "onnx",
+    "filelock",
+    "google_crc32c",
+    "httpx2",
+    "safetensors",
+    "socksio",
+)
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="117M, 345M, 762M, 1542M (or 124M, ...), demo, or a checkpoint: a directory "
+            "of Hugging Face's or OpenAI's files, or an .npz file."
+        ),
+    ],
+    fp32: Annotated[bool, typer.Option("--fp32", help="32-bit weights (the default).")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="16-bit weights; on CUDA 16-bit arithmetic, too.")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights and arithmetic.")] = False,
+    int4: Annotated[
+        bool, typer.Option("--int4", help="4-bit weights: the smallest and, text by text, fastest.")
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Take MODEL's weights from this checkpoint.", show_default="downloaded"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The bundle's directory.", show_default="in the home directory"),
+    ] = None,
+    graph: Annotated[
+        str, typer.Option(help="fused: fast, for gpt2rt. standard: plain ONNX, float32.")
+    ] = "fused",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier bundle.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The model's shape with random values.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the random weights.", show_default="0")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="A directory with the tokenizer's files, OpenAI's or Hugging Face's.",
+            show_default="the checkpoint's",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(help="Hold the bundle against its checkpoint before it is published."),
+    ] = True,
+) -> None:
+    """Export a GPT-2 checkpoint to a bundle that `gpt2rt generate` runs.
+
+    Examples:
+
+      gpt2rt export 117M --int8
+
+      gpt2rt export 117M --fp16          (for CUDA)
+
+      gpt2rt export ./my-fine-tune --int8
+
+      gpt2rt export 117M --checkpoint my-fine-tune --output my-bundle
+
+      gpt2rt export 1542M --int8 --random-weights
+    """
+    asked = {"fp32": fp32, "fp16": fp16, "int8": int8, "int4": int4}
+    chosen = [precision for precision, wanted in asked.items() if wanted]
+    if len(chosen) > 1:
+        raise InvalidSetting(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+    if seed is not None and not random_weights:
+        raise InvalidSetting("--seed is the seed of --random-weights")
+    name, own = _named(model, output)
+    if own is not None and (checkpoint is not None or random_weights):
+        raise InvalidSetting(f"{model} is a checkpoint itself: leave --checkpoint and such out")
+    check_extra("exporting", NEEDED)
+    from gpt2rt_export.recipe import Recipe
+
+    recipe = Recipe(
+        model=name,
+        precision=chosen[0] if chosen else "fp32",
+        graph=graph,
+        checkpoint=own or checkpoint,
+        tokenizer=tokenizer,
+        random_seed=(seed or 0) if random_weights else None,
+        output=output,
+        force=force,
+        verify=verify,
+    )
+    recipe.check_sources()
+    recipe.check_destination()
+    if (release := recipe.release) is not None:
+        from gpt2rt_export.download import download
+
+        with bars() as report:
+            download(release, catalog.checkpoint_directory(release.name), report=report)
+    with shown_stages() as stages:
+        stages.stage("Load TensorFlow")
+        from gpt2rt_export import pipeline
+
+        bundle = pipeline.export(recipe, stages)
+    shown = bundle.name if output is None else bundle.directory
+    if bundle.verified:
+        show(bundle.parity())
+    print(f"{bundle.directory}: {bundle.bytes / 1e6:,.1f} MB{'' if verify else ', not verified'}")
+    print(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}")
+
+
+def _named(model: str, output: Path | None) -> tuple[str, Path | None]:
+    """The model's name and, where `model` is a place, its checkpoint. Raises `UnknownModel`."""
+    place = Path(model)
+    try:
+        return catalog.canonical(model), None
+    except UnknownModel as error:
+        if not place.exists() and place.name != model:
+            raise BadCheckpoint(f"{model}: no such directory; name a checkpoint's") from None
+        if not place.exists():
+            raise UnknownModel(f"{error}; or name a checkpoint's directory") from None
+    name = place.resolve().name.removesuffix(".npz")
+    if output is None and (not name or name.startswith(".") or _is_taken(name)):
+        raise InvalidSetting(f"{model}: a bundle cannot be called {name!r}; add --output DIR")
+    return name or "model", place
+
+
+def _is_taken(name: str) -> bool:
+    """Whether the name, or what stands before its first hyphen, is a released model's."""
+    try:
+        return bool(catalog.canonical(name.partition("-")[0]))
+    except UnknownModel:
+        return False
+
+
+class Stages:
+    """Shows each stage of an export with a bar and the time it took, on standard error."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._current: TaskID | None = None
+
+    def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
+        """Begin a stage of `total` units (None: unknown); returns what is told of units done."""
+        self.end()
+        task = self._current = self._bars.add_task(title, total=total)
+        if not self._bars.console.is_terminal:
+            self._bars.console.print(title, highlight=False)
+        return lambda done: self._bars.update(task, advance=done)
+
+    def end(self) -> None:
+        """The current stage is done."""
+        if self._current is not None:
+            self._bars.update(self._current, total=1, completed=1)
+            self._bars.stop_task(self._current)
+
+
+@contextmanager
+def shown_stages() -> Iterator[Stages]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        stages = Stages(bars)
+        yield stages
+        stages.end()

@@ -1,0 +1,263 @@
+"""`gpt2rt generate`: a prompt goes in, its continuation comes out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gpt2rt.beams import Beams
+from gpt2rt.cli import options, texts
+from gpt2rt.cli.batchfile import generate_file
+from gpt2rt.cli.printing import in_turn, line, record, write
+from gpt2rt.constraint import Constraint
+from gpt2rt.errors import BadRun, InvalidSetting
+from gpt2rt.generation import Completion, Piece
+from gpt2rt.model import BATCH_SIZE, GPT2
+from gpt2rt.params import SamplingParams, fresh_seed
+from gpt2rt.runs import Run, SavedRun, fingerprint, to_json
+from gpt2rt.stopping import Stopping
+
+SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
+FORM, FILES = "What the text has to be like", "Files"
+
+
+@options.with_settings
+def generate(
+    context: typer.Context,
+    params: SamplingParams,
+    stopping: Stopping,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help="The text to continue; `-` reads standard input. "
+            "Without it a text is begun from nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    model: options.Model = None,
+    nsamples: options.Samples = 1,
+    batch_size: Annotated[int, typer.Option(help="Texts made side by side.")] = BATCH_SIZE,
+    truncate: Annotated[
+        Literal["left", "right"] | None,
+        typer.Option(
+            help="Which side of a prompt that is too long may be cut.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a sample.")] = False,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="With --json: the log-probability of every token.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print text as it is made, or when done.")
+    ] = True,
+    show_probs: options.ShowProbs = False,
+    threads: options.ThreadCount = None,
+    provider: options.Provider = "auto",
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            help="Search for the likeliest text with so many beams.",
+            show_default=False,
+            rich_help_panel=options.DRAW,
+        ),
+    ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="Of --beams: above 0 favours long texts.",
+            show_default="1.0",
+            rich_help_panel=options.DRAW,
+        ),
+    ] = None,
+    regex: Annotated[
+        str | None,
+        typer.Option(help="A regular expression.", show_default=False, rich_help_panel=FORM),
+    ] = None,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(help="A JSON schema, or its file.", show_default=False, rich_help_panel=FORM),
+    ] = None,
+    grammar: Annotated[
+        str | None,
+        typer.Option(
+            help="A grammar (Lark), or its file.", show_default=False, rich_help_panel=FORM
+        ),
+    ] = None,
+    draft: options.Draft = None,
+    prefix_cache: options.PrefixCache = options.PREFIX_MEGABYTES,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts: a line each, or .jsonl (texts, or objects with a `prompt`).",
+            show_default=False,
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where samples of --file go, as JSON lines; a run that was cut short goes on.",
+            show_default=False,
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    save_run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write down all that the samples depend on.",
+            show_default=False,
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make the samples of a saved run again.", show_default=False, rich_help_panel=FILES
+        ),
+    ] = None,
+) -> None:
+    r"""Continue PROMPT, or begin a text from nothing.
+
+    Examples:
+
+      gpt2rt generate "The meaning of life is" --top-k 40
+
+      gpt2rt generate "The capital of France is" --stop "." --repetition-penalty 1.2
+
+      gpt2rt generate --nsamples 3 --seed 1 --json
+
+      gpt2rt generate --file prompts.jsonl --output out.jsonl --length 50
+
+      cat story.txt | gpt2rt generate - --length 100 --model 117M-int8
+    """
+    if replay is not None:
+        _check_replay(context)
+        _replay(replay, as_json, logprobs, stream, show_probs)
+        return
+    options.check_samples(nsamples)
+    _check_files(prompt, file, output, save_run)
+    _check_beams(beams, length_penalty, logprobs or show_probs, draft)
+    if logprobs and not as_json and file is None:
+        raise InvalidSetting("--logprobs is for --json and --file; --show-probs shows them")
+    if show_probs and (as_json or file is not None):
+        raise InvalidSetting("--show-probs is for text; --logprobs puts them into JSON")
+    if nsamples == 0 and (file is not None or save_run is not None):
+        raise InvalidSetting("samples without end go nowhere but to the screen or a pipe")
+    if file is not None and beams is not None:
+        raise InvalidSetting("--file and --beams exclude each other")
+    penalty = 1.0 if length_penalty is None else length_penalty
+    width = None if beams is None else Beams(beams, penalty)
+    constraint = Constraint.read(regex, json_schema, grammar)
+    text = None
+    if prompt is not None:
+        text = _read_stdin() if prompt == "-" else options.typed(prompt)
+    seed = params.seed
+    run = Run(
+        text,
+        nsamples,
+        replace(params, seed=fresh_seed() if seed is None else seed),
+        stopping,
+        constraint,
+        truncate,
+        width,
+        draft,
+        threads,
+        batch_size,
+    )
+    gpt2 = options.load(
+        model, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
+    )
+    if params.compat is not None and stopping.length is None:
+        n_ctx = gpt2.hparams.n_ctx  # as OpenAI's two scripts have it
+        half = text is not None or file is not None
+        run = replace(run, stopping=replace(stopping, length=n_ctx // 2 if half else n_ctx))
+    if file is not None:
+        if not generate_file(gpt2, run, seed, file, output, logprobs):
+            raise typer.Exit(1)
+        return
+    completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
+    if save_run is not None:
+        texts.write(save_run, to_json(run, gpt2, completions).encode())
+
+
+def _check_replay(context: typer.Context) -> None:
+    """A saved run has settings of its own: others would be ignored."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in SHOWING and source is not None and source.name == "COMMANDLINE":
+            shown = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
+            raise InvalidSetting(f"{shown} and --replay exclude each other")
+
+
+def _check_files(
+    prompt: str | None, file: str | None, output: Path | None, save_run: Path | None
+) -> None:
+    if output is not None and file is None:
+        raise InvalidSetting("--output is for --file; send the text elsewhere with `>`")
+    for name, given in (("PROMPT", prompt), ("--save-run", save_run)):
+        if file is not None and given is not None:
+            raise InvalidSetting(f"{name} and --file exclude each other")
+    texts.check_output(save_run)
+
+
+def _check_beams(
+    beams: int | None, length_penalty: float | None, logprobs: bool, draft: str | None
+) -> None:
+    """Raises `InvalidSetting` for what a search has no use for, rather than ignore it."""
+    if beams is None and length_penalty is not None:
+        raise InvalidSetting("--length-penalty is for --beams")
+    if beams is not None and logprobs:
+        raise InvalidSetting("a search has no log-probabilities of tokens; `score` has them")
+    if beams is not None and draft is not None:
+        raise InvalidSetting("--beams and --draft exclude each other")
+
+
+def _read_stdin() -> str:
+    """Standard input as UTF-8, less the newline that ends a file."""
+    text = options.utf8(sys.stdin.buffer.read(), "standard input")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _show(
+    gpt2: GPT2, run: Run, as_json: bool, logprobs: bool, stream: bool, show_probs: bool = False
+) -> list[Completion]:
+    """Print the samples of a run; returns them, where they have an end."""
+    completions: list[Completion] = []
+
+    def noted(pieces: Iterable[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            if piece.completion is not None and run.nsamples:
+                completions.append(piece.completion)
+            yield piece
+
+    pieces = noted(run.pieces(gpt2, logprobs=logprobs or show_probs))
+    if as_json:
+        for piece in in_turn(pieces):
+            if piece.completion:
+                sys.stdout.write(line(record(gpt2, piece.completion)))
+                sys.stdout.flush()
+    else:
+        write(pieces, banner=run.nsamples != 1, stream=stream, show_probs=show_probs)
+    return completions
+
+
+def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs: bool) -> None:
+    """Make a saved run again, with the same model, and say whether it came out the same."""
+    saved = SavedRun.read(path)
+    gpt2 = options.load(
+        saved.bundle, saved.run.threads, provider=saved.provider, draft=saved.run.draft
+    )
+    if gpt2.bundle.digest != saved.digest:
+        raise BadRun(
+            f"{path}: {saved.bundle} is another bundle now ({gpt2.bundle.digest[:8]}, the run's "
+            f"was {saved.digest[:8]}); export the one that made the run"
+        )
+    completions = _show(gpt2, saved.run, as_json, logprobs, stream, show_probs)
+    if fingerprint(completions) != saved.tokens:
+        versions = ", ".join(f"{name} {version}" for name, version in saved.versions.items())
+        raise BadRun(f"{path}: the tokens differ from those of the run, made with {versions}")

@@ -1,0 +1,47 @@
+"""A page that shows scored texts with every token coloured: one HTML file that needs no other.
+
+The page's script makes its elements from JSON, so no character of a text is ever read as HTML.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from gpt2rt.cli.texts import Source
+from gpt2rt.surprisal import Score
+
+
+def page(model: str, scores: list[tuple[Source, Score]]) -> str:
+    """The text of the page."""
+    body = {"model": model, "texts": [_text(source, score) for source, score in scores]}
+    # In a script element `<` could begin `</script` or `<!--`; in JSON it may be escaped.
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    template = resources.files("gpt2rt.cli").joinpath("heatmap.html").read_text(encoding="utf-8")
+    return template.replace("__DATA__", data, 1)
+
+
+def _text(source: Source, score: Score) -> dict[str, Any]:
+    """A text as the page's script reads it; a character over several tokens is in the first."""
+    tokens, shown = [], 0
+    for token in score.tokens:
+        tokens.append(
+            {
+                "text": score.text[max(shown, token.start) : token.end],
+                "token": token.text,
+                "bits": round(token.bits, 3),
+                "p": float(f"{token.probability:.4g}"),
+                "rank": token.rank,
+                "top": [[a.text, float(f"{a.probability:.4g}")] for a in token.alternatives],
+            }
+        )
+        shown = token.end
+    return {
+        "name": source.name,
+        "context": score.context,
+        "tokens": tokens,
+        "bits": score.bits,
+        "perplexity": min(score.perplexity, 1e300),
+        "bitsPerByte": score.bits_per_byte,
+    }

@@ -1,0 +1,328 @@
+"""Options that several commands share, and what they make of them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gpt2rt import library
+from gpt2rt.bundle import Bundle
+from gpt2rt.cli import completion
+from gpt2rt.errors import BadText, InvalidSetting, MissingExtra
+from gpt2rt.model import GPT2, PREFIX_BYTES
+from gpt2rt.params import SamplingParams
+from gpt2rt.providers import AUTO
+from gpt2rt.stopping import Stopping
+
+MOST_SAMPLES = 1_000_000
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name (117M-int8; 117M: its best precision; demo) or a bundle's directory. "
+        "Without it: $GPT2RT_MODEL, else an exported 117M, else the embedded demo.",
+        show_default=False,
+        autocompletion=completion.model_names,
+    ),
+]
+Samples = Annotated[
+    int, typer.Option("--nsamples", "-n", help="Samples, made side by side; 0: without end.")
+]
+ShowProbs = Annotated[
+    bool,
+    typer.Option(
+        "--show-probs", help="Colour each token by how likely it was; without colours: in figures."
+    ),
+]
+ThreadCount = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads of the model.", show_default="the physical cores"),
+]
+Provider = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="What computes; auto: CUDA where it is and the bundle has a graph for it."),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        help="What proposes tokens to a text made alone: a smaller model of the same tokenizer, or "
+        "`lookup` for what the text said before. The text stays the same.",
+        show_default=False,
+        rich_help_panel="Speed",
+    ),
+]
+PrefixCache = Annotated[
+    int,
+    typer.Option(
+        help="Megabytes kept of what prompts begin with; 0 keeps nothing.",
+        rich_help_panel="Speed",
+    ),
+]
+PREFIX_MEGABYTES = PREFIX_BYTES >> 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """An option of generation: its type, its default, what is said of it."""
+
+    type: Any
+    default: Any
+    option: Any
+
+
+def _option(panel: str, *names: str, help: str, show_default: str | bool = True) -> Any:
+    return typer.Option(*names, help=help, show_default=show_default, rich_help_panel=panel)
+
+
+DRAW, END = "Sampling", "Stopping"
+SETTINGS: dict[str, _Setting] = {
+    "temperature": _Setting(
+        float | None,
+        None,
+        _option(DRAW, help="Divides the logits; 0 is greedy.", show_default="1.0"),
+    ),
+    "greedy": _Setting(bool, False, _option(DRAW, "--greedy", help="Always the likeliest token.")),
+    "top_k": _Setting(int, 0, _option(DRAW, help="Draw from the k likeliest tokens; 0: from all.")),
+    "top_p": _Setting(
+        float, 1.0, _option(DRAW, help="Draw from the likeliest tokens that sum to p.")
+    ),
+    "min_p": _Setting(
+        float, 0.0, _option(DRAW, help="Draw from tokens this likely beside the likeliest.")
+    ),
+    "typical_p": _Setting(
+        float, 1.0, _option(DRAW, help="Draw from the most typical tokens that sum to p.")
+    ),
+    "repetition_penalty": _Setting(
+        float, 1.0, _option(DRAW, help="Above 1: against tokens that prompt or text have.")
+    ),
+    "frequency_penalty": _Setting(
+        float, 0.0, _option(DRAW, help="Off a token's logit each time the new text has it.")
+    ),
+    "presence_penalty": _Setting(
+        float, 0.0, _option(DRAW, help="Off a token's logit once the new text has it.")
+    ),
+    "no_repeat_ngram": _Setting(
+        int, 0, _option(DRAW, help="No n tokens in a row come twice; 0: they may.")
+    ),
+    "logit_bias": _Setting(
+        list[str],
+        [],
+        _option(
+            DRAW,
+            help="TOKEN=BIAS, added to its logit; a token is an id or a text. Repeatable.",
+            show_default=False,
+        ),
+    ),
+    "bad_word": _Setting(
+        list[str], [], _option(DRAW, help="A text never drawn. Repeatable.", show_default=False)
+    ),
+    "seed": _Setting(
+        int | None,
+        None,
+        _option(DRAW, help="Makes the run repeatable.", show_default="a fresh one"),
+    ),
+    "compat": _Setting(
+        Literal["openai"] | None,
+        None,
+        _option(
+            DRAW,
+            help="`openai`: the top-p rule and the defaults of OpenAI's scripts (no end at "
+            "<|endoftext|>, length n_ctx, with a prompt n_ctx / 2).",
+            show_default=False,
+        ),
+    ),
+    "length": _Setting(
+        int | None,
+        None,
+        _option(END, help="New tokens at most.", show_default="what the context allows"),
+    ),
+    "min_length": _Setting(
+        int, 0, _option(END, help="New tokens before <|endoftext|> or a stop token may come.")
+    ),
+    "stop": _Setting(
+        list[str],
+        [],
+        _option(
+            END,
+            help=r"A text that ends a sample before it; \n and \t are understood. Repeatable.",
+            show_default=False,
+        ),
+    ),
+    "stop_token": _Setting(
+        list[int],
+        [],
+        _option(END, help="An id that ends a sample. Repeatable.", show_default=False),
+    ),
+    "end_of_text": _Setting(
+        bool | None,
+        None,
+        _option(
+            END,
+            "--end-of-text/--no-end-of-text",
+            help="Whether <|endoftext|> ends a sample.",
+            show_default="it does",
+        ),
+    ),
+    "overflow": _Setting(
+        Literal["stop", "slide"],
+        "stop",
+        _option(END, help="At the end of the context: stop, or slide on."),
+    ),
+}
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options of `SETTINGS`; it takes `params` and `stopping` made of them.
+
+    So every command that generates has the same options, and what they mean stands once.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.name not in ("params", "stopping")]
+    shared = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=setting.default,
+            annotation=Annotated[setting.type, setting.option],
+        )
+        for name, setting in SETTINGS.items()
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        settings = {name: given.pop(name) for name in SETTINGS}
+        command(**given, params=sampling_params(settings), stopping=stopping(settings))
+
+    run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+    return run
+
+
+def sampling_params(settings: dict[str, Any]) -> SamplingParams:
+    """Raises `InvalidSetting` for values that mean nothing or exclude each other."""
+    temperature, greedy = settings["temperature"], settings["greedy"]
+    if greedy and temperature:
+        raise InvalidSetting(f"--greedy and --temperature {temperature} exclude each other")
+    if temperature is None:
+        temperature = 0.0 if greedy else 1.0
+    plain = {field.name: settings[field.name] for field in fields(SamplingParams)
+             if field.name in settings}  # fmt: skip
+    bias = tuple(_bias(text) for text in settings["logit_bias"])
+    words = [_unescaped(typed(word)) for word in settings["bad_word"]]
+    made = {"temperature": temperature, "logit_bias": bias, "bad_words": words}
+    return SamplingParams(**{**plain, **made})
+
+
+def _bias(text: str) -> tuple[int | str, float]:
+    token, equals, bias = typed(text).rpartition("=")
+    try:
+        value = float(bias)
+    except ValueError:
+        equals = ""
+    if not (token and equals):
+        raise InvalidSetting(f"--logit-bias is TOKEN=BIAS, such as 50256=-100, not {text!r}")
+    return (int(token) if token.isascii() and token.isdigit() else _unescaped(token)), value
+
+
+def stopping(settings: dict[str, Any]) -> Stopping:
+    """Raises `InvalidSetting` for values that mean nothing."""
+    end_of_text = settings["end_of_text"]
+    if end_of_text is None:
+        end_of_text = settings["compat"] is None
+    strings = [_unescaped(typed(text)) for text in settings["stop"]]
+    return Stopping(
+        settings["length"], strings, settings["stop_token"], end_of_text, settings["overflow"]
+    )
+
+
+def _unescaped(text: str) -> str:
+    r"""`\n`, `\t` and `\\` as a person means them who types an option."""
+    parts = text.split("\\\\")
+    return "\\".join(part.replace("\\n", "\n").replace("\\t", "\t") for part in parts)
+
+
+def check_samples(nsamples: int) -> None:
+    """Raises `InvalidSetting` before a model is loaded in vain."""
+    if not 0 <= nsamples <= MOST_SAMPLES:
+        raise InvalidSetting(
+            f"nsamples must be 1 to {MOST_SAMPLES:,}, or 0 for no end, not {nsamples}"
+        )
+
+
+def typed(prompt: str) -> str:
+    """A prompt from the command line or a terminal: its bytes as UTF-8, whatever the locale says.
+
+    Raises `BadText` naming the first byte that is not UTF-8.
+    """
+    try:
+        data = prompt.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return prompt  # half a surrogate pair never was bytes; the tokenizer tells
+    return utf8(data, "the prompt")
+
+
+def utf8(data: bytes, what: str) -> str:
+    """Text of `data`. Raises `BadText` naming the first byte that is not UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadText(f"{what} is not UTF-8 (byte {error.start}); convert it") from None
+
+
+def check_extra(what: str, needed: Sequence[str]) -> None:
+    """Raises `MissingExtra` naming the modules that `what` needs and that are not installed."""
+    missing = [name for name in (*needed, "gpt2rt_export") if find_spec(name) is None]
+    if not missing:
+        return
+    way_out = 'install the extra: pip install "gpt2rt[export]"'
+    if "tensorflow" in missing and sys.version_info >= (3, 14):
+        way_out = (
+            "TensorFlow has no wheels for this Python; export with Python 3.11 to 3.13, "
+            "the bundle then runs anywhere"
+        )
+    raise MissingExtra(f"{what} needs {', '.join(missing)}: {way_out}")
+
+
+def load(
+    model: str | None,
+    threads: int | None,
+    *,
+    provider: str = AUTO,
+    draft: str | None = None,
+    prefix_megabytes: int = PREFIX_MEGABYTES,
+) -> GPT2:
+    """The model asked for; says so on standard error where nobody asked and the demo steps in."""
+    if prefix_megabytes < 0:
+        raise InvalidSetting(f"--prefix-cache must be 0 or more megabytes, not {prefix_megabytes}")
+    if model is None:
+        tell_of(library.default())
+    return GPT2.load(
+        model,
+        threads=threads,
+        provider=provider,
+        draft=draft,
+        prefix_bytes=prefix_megabytes << 20,
+    )
+
+
+def tell_of(bundle: Bundle) -> None:
+    """What to know of the default model, on standard error."""
+    if bundle.manifest.origin.startswith("random"):
+        print(f"gpt2rt: {bundle.name} has random weights: it babbles", file=sys.stderr)
+    if library.is_embedded(bundle) and not os.environ.get("GPT2RT_MODEL"):
+        print(
+            "gpt2rt: using the embedded demo model, which tells small stories; "
+            "`gpt2rt export 117M --int8` gets GPT-2 117M",
+            file=sys.stderr,
+        )

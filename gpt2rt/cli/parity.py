@@ -1,0 +1,73 @@
+"""The parity report as a table: how far a bundle is from its checkpoint, and how far it may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpt2rt.cli import tables
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ACROSS = 7  # layers a line; GPT-2's 13, 25, 37 and 49 states fill them best
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the content of a `parity.json` on standard output."""
+    tables.show(_logits(report))
+    tables.show(_layers(report))
+
+
+def _table(*titles: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right" if table.columns else "left")
+    return table
+
+
+def _logits(report: dict[str, Any]) -> Table:
+    """Uncached and cached logits beside TensorFlow's, and the text's perplexity."""
+    table = _table("beside TensorFlow", "uncached", "cached", "allowed")
+    ways = [report[name] for name in ("uncached", "cached") if name in report]
+    gate = report["gate"]
+    for title, form, key, allowed in (
+        ("positions", "{:,}", "positions", ""),
+        ("largest difference of logits", "{:.2g}", "largest", ""),
+        ("in deviations of TensorFlow's", "{:.2g} σ", "relative", f"{gate['largest']:g} σ"),
+        ("mean difference", "{:.2g}", "mean", ""),
+        ("KL divergence, nats", "{:.2g}", "kl", f"{gate['kl']:g}"),
+        ("same best token", "{:.2%}", "top1", ""),
+        ("common among the best five", "{:.2%}", "top5", ""),
+    ):
+        cells = [form.format(way[key]) for way in ways]
+        table.add_row(title, *cells, *[""] * (2 - len(cells)), allowed)
+    text = report["perplexity"]
+    table.add_row("perplexity of TensorFlow", "{:,.2f}".format(text["tensorflow"]))
+    table.add_row("perplexity of the bundle", "{:,.2f}".format(text["bundle"]))
+    table.add_row("its change", f"{text['change']:+.3%}")
+    allowed = f"{gate['perplexity']:.1%}"
+    table.add_row("its change beyond chance", f"{max(text['excess'], 0):.3%}", "", allowed)
+    if noise := report.get("noise"):
+        table.add_row("cached and uncached, apart by", "", "{:.2g}".format(noise["largest"]))
+        table.add_row("best two tokens closer than that", "", "{:.2%}".format(noise["near_ties"]))
+        equal = "yes" if noise["greedy_equal"] else "no"
+        table.add_row("elsewhere the same greedy token", "", equal)
+    return table
+
+
+def _layers(report: dict[str, Any]) -> Table:
+    """Relative differences of the hidden states and of what layers add, some layers a line."""
+    count = len(report["drift"])
+    across = min(ACROSS, count)
+    table = _table("layer", *(f"+{i}" for i in range(across)), "allowed")
+    for title, key, allowed in (
+        ("drift after", "drift", ""),
+        ("off in what is added by", "added", f"{report['gate']['added']:g}"),
+    ):
+        for first in range(0, count, across):
+            cells = [f"{value:.1e}" for value in report[key][first : first + across]]
+            limit = "" if first else allowed
+            table.add_row(f"{title} {first}", *cells, *[""] * (across - len(cells)), limit)
+    return table

@@ -1,0 +1,85 @@
+"""What `gpt2rt bench` says of other libraries: `--peers`, `--make-peers`, `--start-up`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt2rt.bundle import Bundle
+from gpt2rt.cli import tables
+from gpt2rt.cli.export import shown_stages
+from gpt2rt.cli.options import check_extra
+
+if TYPE_CHECKING:
+    from gpt2rt_bench.peers import PeerSubject
+
+
+def make(directory: Path) -> None:
+    """Make the peers' environment, and say how it is used."""
+    from gpt2rt_bench.peers import environment
+
+    with shown_stages() as progress:
+        python = environment.make(directory, progress.stage)
+    print(f"{directory}: ready; measure with --peers --peers-python {python}")
+
+
+def prepare(
+    bundles: Iterable[Bundle], python: Path | None, checkpoint: Path | None
+) -> list[PeerSubject]:
+    """The peers that match the bundles, converted; says on standard error what is left out.
+
+    `python` None: this one.
+    """
+    check_extra("peers", ("safetensors",))
+    from gpt2rt_bench import peers
+
+    with shown_stages() as progress:
+        found, left_out = peers.subjects(
+            bundles, python or Path(sys.executable), checkpoint, progress.stage
+        )
+    for line in left_out:
+        print(f"gpt2rt: left out: {line}", file=sys.stderr)
+    return found
+
+
+def start_up(
+    bundles: Mapping[str, Bundle],
+    peers: Sequence[PeerSubject],
+    length: int,
+    rounds: int,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Measure and print the time from a process's start to its first token."""
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from gpt2rt_bench import startup
+
+    programs = {}
+    for name, bundle in bundles.items():
+        text, tokens = startup.prompt(bundle, length)
+        programs[f"{name}: gpt2rt"] = startup.program(bundle, threads, text)
+        for peer in peers:
+            if peer.bundle == bundle:
+                programs[f"{name}: {peer.name}"] = peer.first_token(threads, tokens)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("Start", total=len(programs) * (rounds + 1))
+        seconds = startup.measure(programs, rounds, lambda done: bars.update(task, advance=done))
+    if as_json:
+        for name, taken in seconds.items():
+            print(json.dumps({"name": name, "prompt": length, "seconds": taken}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("program", "first token, s", "lowest", "highest"):
+        table.add_column(title, justify="left" if title == "program" else "right")
+    for name, taken in seconds.items():
+        figures = (statistics.median(taken), min(taken), max(taken))
+        table.add_row(name, *(f"{value:.3f}" for value in figures))
+    tables.show(table)

@@ -1,0 +1,270 @@
+"""`gpt2rt score`: how likely the model finds a text, token by token and word by word."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpt2rt.cli import heatmap, options, tables, texts
+from gpt2rt.cli.texts import Source
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.model import GPT2
+from gpt2rt.surprisal import Score, TokenScore
+
+Result = tuple[Source, Score]
+
+
+class Unit(StrEnum):
+    """What a row of a table stands for."""
+
+    TOKEN = "token"
+    WORD = "word"
+    TEXT = "text"
+
+
+def score(
+    text: texts.Texts = None,
+    model: options.Model = None,
+    file: texts.Files = None,
+    lines: texts.Lines = False,
+    context: Annotated[
+        str | None, typer.Option(help="What the model reads before each text, not scored.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens read at once.", show_default="the context")
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens by which the window moves on in longer texts.",
+            show_default="none: they are refused",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Alternatives to give for each token.")] = 0,
+    by: Annotated[Unit, typer.Option(help="A row of the table or of --csv.")] = Unit.TOKEN,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write a page that colours the tokens.", show_default=False),
+    ] = None,
+    threads: options.ThreadCount = None,
+    provider: options.Provider = "auto",
+) -> None:
+    """Score TEXT: log-probability and surprisal of every token and word, perplexity.
+
+    The first token is scored after <|endoftext|>. Surprisal is in bits.
+
+    Examples:
+
+      gpt2rt score "The cat sat on the mat." --top 5
+
+      gpt2rt score " Paris" " Rome" --context "The capital of France is"
+
+      gpt2rt score --file book.txt --stride 512 --by word --csv > surprisal.csv
+
+      gpt2rt score --file page.txt --html page.html --top 5
+    """
+    if as_json and as_csv:
+        raise InvalidSetting("--json and --csv exclude each other")
+    sources = texts.read(text, file, lines)
+    texts.check_output(html)
+    before = None if context is None else options.typed(context)
+    gpt2 = options.load(model, threads, provider=provider)
+    bar = tables.Bar("Score", lambda: _size(gpt2, sources), printed=as_json or as_csv)
+    found = gpt2.score_batch(
+        (source.text for source in sources),
+        context=before,
+        window=window,
+        stride=stride,
+        top=top,
+        advance=bar.advance,
+    )
+    sheet = Sheet()
+    kept: list[Result] = []
+    try:
+        with bar:
+            for source, result in zip(sources, found, strict=True):
+                if as_json:
+                    body = record(gpt2, source, result)
+                    print(json.dumps(body, ensure_ascii=False), flush=True)
+                elif as_csv:
+                    sheet.write(rows(source, result, by))
+                if html or not (as_json or as_csv):
+                    kept.append((source, result))
+    finally:  # where a text fails, too, what was done before it is shown
+        if html and kept:
+            texts.write(html, heatmap.page(gpt2.name, kept).encode("utf-8"))
+            print(f"gpt2rt: wrote {html}", file=sys.stderr)
+        if kept and not (as_json or as_csv):
+            if html is None:
+                _table(kept, by, top)
+            if html or by is not Unit.TEXT:
+                _summaries(kept)
+
+
+def _size(gpt2: GPT2, sources: list[Source]) -> int:
+    return sum(len(gpt2.tokenizer.encode(source.text)) for source in sources)
+
+
+def totals(result: Score) -> dict[str, Any]:
+    """What is known of the text as a whole; None where a perplexity is beyond all numbers."""
+    found = {
+        "tokens": len(result.tokens),
+        "words": len(result.words),
+        "bytes": result.bytes,
+        "logprob": result.logprob,
+        "bits": result.bits,
+        "perplexity": result.perplexity,
+        "word_perplexity": result.word_perplexity,
+        "byte_perplexity": result.byte_perplexity,
+        "bits_per_byte": result.bits_per_byte,
+    }
+    return {name: None if value == math.inf else value for name, value in found.items()}
+
+
+def token_record(token: TokenScore) -> dict[str, Any]:
+    body = asdict(token)
+    alternatives = body.pop("alternatives")
+    more = {"bits": token.bits, "probability": token.probability}
+    return body | more | ({"alternatives": alternatives} if alternatives else {})
+
+
+def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
+    """A text as `--json` prints it."""
+    return {
+        "model": gpt2.name,
+        "source": source.name,
+        "text": result.text,
+        "context": result.context,
+        "window": result.window,
+        "stride": result.stride,
+        "totals": totals(result),
+        "tokens": [token_record(token) for token in result.tokens],
+        "words": [asdict(word) for word in result.words],
+    }
+
+
+def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
+    """The rows of `--csv`."""
+    if by is Unit.TEXT:
+        yield {"source": source.name, **totals(result)}
+    elif by is Unit.WORD:
+        for word in result.words:
+            yield {"source": source.name, **asdict(word)}
+    else:
+        for token in result.tokens:
+            row = token_record(token)
+            row.pop("alternatives", None)
+            for number, other in enumerate(token.alternatives, 1):
+                row[f"alternative_{number}"] = other.text
+                row[f"probability_{number}"] = other.probability
+            yield {"source": source.name, **row}
+
+
+class Sheet:
+    """Comma-separated values on standard output, under the names of the first row."""
+
+    def __init__(self) -> None:
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            if self._writer is None:
+                # Every text in quotes: the writer would leave a carriage return without them.
+                self._writer = csv.DictWriter(
+                    sys.stdout, list(row), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+                )
+                self._writer.writeheader()
+            self._writer.writerow(row)
+
+
+def _table(pairs: list[Result], by: Unit, top: int) -> None:
+    from rich.table import Table
+
+    titles = {
+        Unit.TOKEN: ("token", "from", "to", "bits", "probability", "rank"),
+        Unit.WORD: ("word", "from", "to", "bits"),
+        Unit.TEXT: (
+            "text",
+            "tokens",
+            "words",
+            "bits",
+            "perplexity",
+            "a word",
+            "a byte",
+            "bits/byte",
+        ),
+    }[by]
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right")
+    if top and by is Unit.TOKEN:
+        table.add_column("instead")
+    for number, (source, result) in enumerate(pairs):
+        if by is not Unit.TEXT and len(pairs) > 1:
+            table.add_row(f"{source.name}:", *[""] * (len(table.columns) - 1))
+        for cells in _cells(source, result, by):
+            table.add_row(*cells)
+        if by is not Unit.TEXT and number + 1 < len(pairs):
+            table.add_row(*[""] * len(table.columns))
+    tables.show(table)
+    if by is not Unit.TEXT:
+        print()
+
+
+def _summaries(pairs: list[Result]) -> None:
+    for source, result in pairs:
+        print(summary(f"{source.name}: " if len(pairs) > 1 else "", result))
+
+
+def _cells(source: Source, result: Score, by: Unit) -> Iterator[list[str]]:
+    if by is Unit.TEXT:
+        found = totals(result)
+        counts = [f"{found[name]:,}" for name in ("tokens", "words")]
+        names = ("perplexity", "word_perplexity", "byte_perplexity")
+        yield [
+            tables.quoted(result.text[:40]) if source.name.startswith("text ") else source.name,
+            *counts,
+            f"{result.bits:.2f}",
+            *(_number(found[name]) for name in names),
+            f"{result.bits_per_byte:.3f}",
+        ]
+    elif by is Unit.WORD:
+        for word in result.words:
+            yield [tables.quoted(word.text), str(word.start), str(word.end), f"{word.bits:.2f}"]
+    else:
+        for token in result.tokens:
+            cells = [tables.quoted(token.text), str(token.start), str(token.end)]
+            cells += [f"{token.bits:.2f}", _percent(token.probability), str(token.rank)]
+            others = (
+                f"{tables.quoted(a.text)} {_percent(a.probability)}" for a in token.alternatives
+            )
+            yield [*cells, "  ".join(others)] if token.alternatives else cells
+
+
+def _percent(p: float) -> str:
+    return f"{p:.1%}" if p >= 0.001 else f"{p:.0e}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}" if value < 1e6 else f"{value:.3g}"
+
+
+def summary(name: str, result: Score) -> str:
+    """A text in a line."""
+    found = totals(result)
+    return (
+        f"{name}{len(result.tokens):,} tokens, {result.bits:,.2f} bits; perplexity "
+        f"{_number(found['perplexity'])} a token, {_number(found['word_perplexity'])} a word, "
+        f"{_number(found['byte_perplexity'])} a byte; {result.bits_per_byte:.3f} bits a byte"
+    )

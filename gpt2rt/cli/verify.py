@@ -1,0 +1,96 @@
+"""`gpt2rt verify`: what an export measures, once more and here, by the package `gpt2rt_export`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpt2rt import library
+from gpt2rt.bundle import EMBED
+from gpt2rt.cli import completion
+from gpt2rt.cli.export import shown_stages
+from gpt2rt.cli.options import check_extra
+from gpt2rt.cli.parity import show
+from gpt2rt.errors import BadBundle, ParityFailure
+from gpt2rt.session import SLOTS
+
+NEEDED = ("tensorflow", "safetensors")
+
+
+def verify(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="A name (117M-int8, demo) or a bundle's directory.",
+            autocompletion=completion.model_names,
+        ),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the bundle was made of: a directory, or an .npz file.",
+            show_default="found by the bundle's manifest",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON.")] = False,
+) -> None:
+    """Hold a bundle against its checkpoint: every file's hash, then TensorFlow's logits.
+
+    Nothing is written: `parity.json` stays what was measured when the bundle was made. The exit
+    code is 1 where the bundle is further off than its precision may be.
+
+    Examples:
+
+      gpt2rt verify demo
+
+      gpt2rt verify 117M-int8 --json
+
+      gpt2rt verify my-fine-tune --checkpoint ./my-fine-tune
+    """
+    bundle = library.find(name)
+    manifest = bundle.manifest
+    if EMBED not in manifest.files:
+        raise BadBundle(f"{bundle.directory}: has no {EMBED} to verify; {bundle.way_out}")
+    check_extra("verifying", NEEDED)
+    from gpt2rt_export.gates import GATES
+
+    if manifest.precision not in GATES or manifest.graph not in SLOTS:
+        kind = f"{manifest.precision}, {manifest.graph}"
+        raise BadBundle(f"{bundle.directory}: of an unknown kind ({kind}); upgrade gpt2rt")
+    with shown_stages() as stages:
+        stages.stage("Check the hashes")
+        bundle.check()
+        stages.stage("Load TensorFlow")
+        from gpt2rt_export import parity
+        from gpt2rt_export.origin import checkpoint_of
+
+        stages.stage("Read the checkpoint")
+        source = checkpoint_of(manifest, checkpoint)
+        report = parity.measure(
+            bundle.directory, source, manifest.graph, manifest.precision, stages
+        )
+    failures = report.failures()
+    if as_json:
+        record = {"name": bundle.name, "precision": manifest.precision, "passed": not failures}
+        record |= {"failures": failures, **report.as_dict(), "directory": str(bundle.directory)}
+        print(json.dumps(_finite(record), ensure_ascii=False))
+    else:
+        show(report.as_dict())
+    if failures:
+        raise ParityFailure(f"{bundle.directory}: {'; '.join(failures)}")
+    if not as_json:
+        print(f"{bundle.directory}: as close to its checkpoint as {manifest.precision} has to be")
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

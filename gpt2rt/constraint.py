@@ -1,0 +1,362 @@
+"""Text that has to match a regular expression, a JSON schema or a grammar.
+
+A `Constraint` says what is wanted; a `Grammar` is that, compiled for one vocabulary; a `Matcher` is
+the state of one sequence: it masks the logits before each draw and takes the token drawn. What a
+state allows is computed by `llguidance` (extra `constrain`) over the bytes of the tokens, so
+characters that are split between tokens need no special care.
+
+When to end and how to draw are left to others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.endings import Endings, Flags, allowed_by, fits
+from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.tokenizer import END_OF_TEXT, Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+Floats = NDArray[np.float32]
+
+KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar": "grammar"}
+# Unless the schema's own `x-guidance` says otherwise: with room for any white space a model that is
+# unsure writes white space for ever.
+SPACING: Any = {
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "whitespace_flexible": False,
+}
+
+PLACE = re.compile(r"(at )?\d+\(\d+\): ")  # line and column, before what is wrong there
+
+TIGHT = 8  # spare tokens below which every draw is looked at before it is allowed
+LIKELY = 16  # tokens looked at then, the most likely ones
+REUSED = 3  # tokens that may be dropped from a known ending to make it fit
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a text has to be; exactly one of the three. Raises `InvalidSetting` for anything else.
+
+    regex: a regular expression in Rust's syntax that the whole text matches; as in Python `\\d` is
+        a digit of any script.
+    json_schema: a schema (draft 2020-12), as JSON text or as parsed; kept as compact JSON text. The
+        properties of an object come in the schema's order.
+    grammar: a grammar in Lark's syntax, as llguidance reads it; its rule `start` is the text.
+    """
+
+    regex: str | None = None
+    json_schema: str | bool | Mapping[str, Any] | None = None
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in KINDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise InvalidSetting(f"a constraint is one of {', '.join(KINDS)}; given: {found}")
+        name = given[0]
+        value = getattr(self, name)
+        if name == "json_schema":
+            value = _canonical(value)
+        elif not isinstance(value, str):
+            raise InvalidSetting(f"the {KINDS[name]} must be text, not {type(value).__name__}")
+        if not (value if name == "regex" else value.strip()):
+            raise InvalidSetting(f"the {KINDS[name]} is empty; leave it out for free text")
+        if _surrogate(value):
+            raise InvalidSetting(f"the {KINDS[name]} is not Unicode text (half a surrogate pair)")
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def read(
+        cls, regex: str | None = None, json_schema: str | None = None, grammar: str | None = None
+    ) -> Constraint | None:
+        """From the command line: a schema or a grammar may be a file's name or the text itself.
+
+        None where none is given. Raises `InvalidSetting`, also for a file that cannot be read.
+        """
+        if regex is json_schema is grammar is None:
+            return None
+        return cls(
+            regex,
+            json_schema and _text_or_file("json_schema", json_schema, r"\A\s*([{\[\"]|true|false)"),
+            grammar and _text_or_file("grammar", grammar, r"^\s*start\b[^:\n]*:|^%llguidance"),
+        )
+
+    @property
+    def kind(self) -> str:
+        """`regex`, `json_schema` or `grammar`."""
+        return next(name for name in KINDS if getattr(self, name) is not None)
+
+
+class Grammar:
+    """A constraint compiled for one vocabulary; shared by any number of sequences."""
+
+    def __init__(self, constraint: Constraint, tokenizer: Tokenizer) -> None:
+        """Compile `constraint`, milliseconds; the first for a tokenizer takes some 0.3 s more.
+
+        Raises `InvalidSetting` with the reason for what the library refuses and for what no text
+        satisfies; `MissingExtra` where the library is not installed.
+        """
+        llguidance = _library()
+        self.constraint = constraint
+        self.tokenizer = tokenizer
+        text = getattr(constraint, constraint.kind)
+        compilers: dict[str, Callable[[], str]] = {
+            "regex": lambda: llguidance.grammar_from_regex(text),
+            "json_schema": lambda: llguidance.grammar_from_json_schema(text, defaults=SPACING),
+            "grammar": lambda: llguidance.grammar_from_lark(text),
+        }
+        vocabulary = _vocabulary(tokenizer)
+        try:
+            source = compilers[constraint.kind]()
+            self._start: LLMatcher = llguidance(vocabulary, source, log_level=0)
+            reason = self._start.get_error()
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            kind = KINDS[constraint.kind]
+            told = _in_one_line(reason)
+            if constraint.regex:
+                told = PLACE.sub("", told)  # in the grammar that the library makes of it
+            raise InvalidSetting(f"the {kind} is refused: {told}")
+        self.begin().allowed()
+        self.endings = Endings(tokenizer, constraint.regex or "")
+
+    def begin(self) -> Matcher:
+        """The state before the first token of a text."""
+        return Matcher(self, self._start.deep_copy())
+
+
+class Matcher:
+    """How far one text has come, and what may come next."""
+
+    def __init__(self, grammar: Grammar, matcher: LLMatcher) -> None:
+        """Made by `Grammar.begin`."""
+        self._grammar = grammar
+        self._matcher = matcher
+        self._end = grammar.tokenizer.end_of_text
+        self._row: Floats = np.empty(0, np.float32)
+        self._ended = False
+        self._way: list[int] | None = None  # tokens that were seen to lead to an end
+        self._look_at: float = np.inf  # tokens left at which the way to the end is looked for
+
+    def fork(self) -> Matcher:
+        """Another text with the same past, as a beam or a draft needs it."""
+        twin = Matcher(self._grammar, self._matcher.deep_copy())
+        twin._ended, twin._way, twin._look_at = self._ended, self._way, self._look_at
+        return twin
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is whole and nothing can follow: it has to end now."""
+        return self._ended or (self._matcher.is_stopped() and not self._matcher.is_error())
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the text so far satisfies the constraint as it stands."""
+        return self._ended or self._matcher.is_accepting()
+
+    def allowed(self) -> Flags:  # [n_vocab]
+        """The tokens that may come next: `<|endoftext|>` exactly where the text may end.
+
+        Raises `InvalidSetting` where there is none, because the constraint cannot be satisfied or
+        has grown too complex for the library.
+        """
+        allowed = allowed_by(self._matcher, self._grammar.tokenizer.n_vocab)
+        if self._matcher.is_error():
+            reason = self._matcher.get_error()
+            dead = reason.startswith("NoExtension")
+            raise self._stuck("no text satisfies it" if dead else _in_one_line(reason))
+        allowed[self._end] &= self._matcher.is_accepting()  # a grammar may name it elsewhere
+        if not allowed.any():
+            raise self._stuck(f"a text ends where `start` ends, {END_OF_TEXT} is not written")
+        return allowed
+
+    def _stuck(self, fact: str) -> InvalidSetting:
+        kind = KINDS[self._grammar.constraint.kind]
+        return InvalidSetting(f"the {kind} leaves no token that could come next: {fact}")
+
+    def mask(self, logits: Floats, left: int | None = None) -> Floats:  # [n_vocab] -> [n_vocab]
+        """`logits` with -inf for the tokens that cannot come next.
+
+        With `left`, how many tokens may still be drawn (this one included, `<|endoftext|>` not),
+        the text is led to an end in time: while there are tokens to spare nothing changes, then
+        only tokens stay (of the most likely ones) after which what is left is enough. An ending is
+        found by a search that follows few branches; where it finds none the text may be cut short.
+
+        The row returned is good until the next call. Raises `InvalidSetting` as `allowed` does.
+        """
+        allowed = self.allowed()
+        if left is not None and left <= self._look_at:
+            self._keep_room(allowed, logits, left)
+        if len(self._row) != len(logits):
+            self._row = np.empty(len(logits), np.float32)
+        self._row.fill(-np.inf)
+        known = min(len(logits), len(allowed))  # a model may have rows that no symbol has
+        np.copyto(self._row[:known], logits[:known], where=allowed[:known])
+        return self._row
+
+    def take(self, token: int) -> None:
+        """Go on by `token`. Raises `InvalidSetting` for one that `allowed` does not have."""
+        if self._ended or not self._matcher.consume_token(token):
+            text = self._grammar.tokenizer.token_bytes(token)
+            reason = self._matcher.get_error()
+            fact = _in_one_line(reason) if reason else "the text has ended"
+            raise InvalidSetting(f"token {token} ({text!r}) cannot follow: {fact}")
+        self._ended = token == self._end
+        if self._way and self._way[0] == token:
+            self._way = self._way[1:]
+
+    # ---- coming to an end in time
+
+    def _keep_room(self, allowed: Flags, logits: Floats, left: int) -> None:
+        """Clear the flags of tokens after which `left - 1` more would not be enough."""
+        self._way = self._still(self._matcher, left)
+        if self._way is None:
+            self._way = self._grammar.endings.find(self._matcher, left)
+        if self._way is None:
+            self._look_at = left // 2
+            return
+        spare = left - len(self._way)
+        if spare >= TIGHT:
+            self._look_at = left - spare // 4  # a token seldom makes the way longer by 3
+            return
+        ids = np.flatnonzero(allowed[: len(logits)])
+        if len(ids) > LIKELY:
+            ids = ids[np.argpartition(logits[ids], -LIKELY)[-LIKELY:]]
+        likely: list[int] = ids.tolist()
+        kept = [token for token in likely if self._leaves_room(token, left - 1)]
+        allowed[:] = False
+        allowed[kept + self._way[:1]] = True
+        allowed[self._end] = self._matcher.is_accepting()
+
+    def _leaves_room(self, token: int, left: int) -> bool:
+        after = self._matcher.deep_copy()
+        return after.consume_token(token) and self._still(after, left) is not None
+
+    def _still(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """The ending that was known, or what remains of it, where it still is one."""
+        way = self._way or []
+        rests = (way[start:] for start in range(min(REUSED, len(way)) + 1))
+        return next((w for w in rests if len(w) <= limit and fits(matcher, w)), None)
+
+
+@lru_cache(maxsize=2)
+def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
+    """The vocabulary as llguidance wants it: the bytes of every token, and which one ends."""
+    from llguidance import LLTokenizer
+
+    return LLTokenizer(_Wrapper(tokenizer))  # type: ignore[arg-type]
+
+
+class _Wrapper:
+    """What llguidance asks of a tokenizer."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.eos_token_id = tokenizer.end_of_text
+        self.special_token_ids = [tokenizer.end_of_text]
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+def _library() -> type[LLMatcher]:
+    try:
+        from llguidance import LLMatcher
+    except ImportError:
+        raise MissingExtra(
+            'constrained output needs llguidance: pip install "gpt2rt[constrain]"'
+        ) from None
+    return LLMatcher
+
+
+def _canonical(schema: object) -> str:
+    """A schema as compact JSON text; the order of its keys stays, it is the order of the output."""
+    try:
+        if isinstance(schema, str):
+            schema = json.loads(schema, parse_constant=_no_constant)
+        text = json.dumps(
+            dict(schema) if isinstance(schema, Mapping) else schema,
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidSetting(f"the JSON schema is not JSON: {error}") from None
+    _check_counts(schema)
+    if schema is False:
+        raise InvalidSetting("the JSON schema is `false`, which no text satisfies")
+    if not isinstance(schema, Mapping | bool):
+        raise InvalidSetting(
+            f"a JSON schema is an object, true or false, not {type(schema).__name__}"
+        )
+    return "{}" if schema is True else text
+
+
+def _check_counts(schema: object) -> None:
+    """Refuses the one keyword that the library accepts and may miss: it lets names repeat."""
+    if isinstance(schema, Mapping):
+        least, required = schema.get("minProperties"), schema.get("required")
+        names = len(required) if isinstance(required, list) else 0
+        if isinstance(least, int) and least > max(1, names):
+            raise InvalidSetting(
+                f"the JSON schema has minProperties {least} with {names} required names; "
+                "a model may write a name twice, so name as many under `required`"
+            )
+        for key, value in schema.items():
+            if key not in ("enum", "const", "default", "examples"):
+                _check_counts(value)
+    elif isinstance(schema, list | tuple):
+        for value in schema:
+            _check_counts(value)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _text_or_file(name: str, value: str, looks_like_text: str) -> str:
+    """`value`, or what the file of that name holds."""
+    path = Path(value)
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidSetting(f"{path}: byte {error.start} is not UTF-8; convert the file") from None
+    except (OSError, ValueError) as error:  # also a text too long to be a name
+        if not re.search(looks_like_text, value, re.MULTILINE):
+            raise InvalidSetting(f"{value:.80}: cannot be read ({error})") from None
+    if not value.strip() or re.search(looks_like_text, value, re.MULTILINE):
+        return value
+    raise InvalidSetting(f"{value:.80}: no such file, and not the text of a {KINDS[name]}")
+
+
+def _in_one_line(reason: str) -> str:
+    """What the library says, without the source and the states that it quotes below."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    where = PLACE.match(lines[0])
+    told = next((line for line in lines if line.startswith("error: ")), lines[0])
+    if told is not lines[0] and where:
+        told = where[0] + told.removeprefix("error: ")
+    return told.removeprefix("error: ").removesuffix(":")

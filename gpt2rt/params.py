@@ -1,0 +1,138 @@
+"""How tokens are drawn, as the user says it: frozen, checked when made."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Literal
+
+from gpt2rt.errors import InvalidSetting
+
+SEED_BITS = 64
+MOST = 1e6  # of a penalty or a bias; float32 keeps what it is added to
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. Raises `InvalidSetting` for values that mean nothing.
+
+    temperature: divides the logits; 0 takes the most likely token (greedy).
+    top_k: only the k most likely tokens, ties of the last one included; 0 turns it off.
+    top_p: the smallest set of most likely tokens with at least this probability together; 1 turns
+        it off (Holtzman et al. 2019).
+    min_p: only tokens at least this likely beside the most likely one; 0 turns it off (Nguyen et
+        al. 2024).
+    typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with at
+        least this probability together; 1 turns it off (Meister et al. 2022).
+    repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens that
+        the prompt or the text has; 1 turns it off (Keskar et al. 2019).
+    frequency_penalty, presence_penalty: taken off a token's logit for every time, or once, that
+        the new text has it; 0 turns them off (OpenAI's API).
+    no_repeat_ngram: no n tokens in a row come twice, prompt included; 0 turns it off (Paulus et
+        al. 2017).
+    min_length: so many new tokens before `<|endoftext|>` or a stop token may come.
+    logit_bias: added to the logits of tokens, named by id or by a text that is one token.
+    bad_words: texts whose tokens are never drawn in a row, with and without a space before them.
+    seed: makes a run repeatable, 0 to 2**64 - 1; None draws a fresh one for every call.
+    compat: "openai" for the top-p of OpenAI's `sample.py`: it leaves out the token that crosses p,
+        though never the best one, and keeps ties of the last.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    no_repeat_ngram: int = 0
+    min_length: int = 0
+    logit_bias: Mapping[int | str, float] | Seq[tuple[int | str, float]] = ()
+    bad_words: Seq[str] = ()
+    seed: int | None = None
+    compat: Literal["openai"] | None = None
+
+    def __post_init__(self) -> None:
+        bias = self.logit_bias
+        pairs = bias.items() if isinstance(bias, Mapping) else bias
+        object.__setattr__(self, "logit_bias", _pairs(pairs))
+        if not isinstance(self.bad_words, list | tuple | set | frozenset):
+            raise InvalidSetting(f"bad_words must be a list of texts, not {self.bad_words!r}")
+        object.__setattr__(self, "bad_words", tuple(self.bad_words))
+        self._check_numbers()
+        if any(not isinstance(word, str) or not word for word in self.bad_words):
+            raise InvalidSetting("bad_words must not hold an empty text")
+        if self.compat not in (None, "openai"):
+            raise InvalidSetting(f"compat must be openai or nothing, not {self.compat!r}")
+
+    def _check_numbers(self) -> None:
+        for name in ("top_k", "no_repeat_ngram", "min_length"):
+            value = getattr(self, name)
+            if not whole(value) or value < 0:
+                raise InvalidSetting(f"{name} must be 0 (off) or more, a whole number, not {value}")
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            if not _finite(value) or abs(value) > MOST:
+                raise InvalidSetting(f"{name} must be -{MOST:g} to {MOST:g}, not {value}")
+        if not _finite(self.temperature) or self.temperature < 0:
+            raise InvalidSetting(f"temperature must be 0 or more, not {self.temperature}")
+        penalty = self.repetition_penalty
+        if not _finite(penalty) or not 1 / MOST <= penalty <= MOST:
+            raise InvalidSetting(
+                f"repetition_penalty must be {1 / MOST:g} to {MOST:g} (1 is off), not {penalty}"
+            )
+        for name in ("top_p", "typical_p"):
+            value = getattr(self, name)
+            if not _finite(value) or not 0 < value <= 1:
+                raise InvalidSetting(f"{name} must be above 0 and at most 1, not {value}")
+        if not _finite(self.min_p) or not 0 <= self.min_p <= 1:
+            raise InvalidSetting(f"min_p must be 0 (off) to 1, not {self.min_p}")
+        if self.seed is not None and not (whole(self.seed) and 0 <= self.seed < 1 << SEED_BITS):
+            raise InvalidSetting(f"seed must be 0 to 2**{SEED_BITS} - 1, not {self.seed}")
+
+    @property
+    def biases(self) -> tuple[tuple[int | str, float], ...]:
+        """`logit_bias` as it is kept: pairs of a token and what is added to its logit."""
+        assert isinstance(self.logit_bias, tuple)
+        return self.logit_bias
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def whole(value: object) -> bool:
+    """Whether a setting is a whole number; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pairs(pairs: object) -> tuple[tuple[int | str, float], ...]:
+    """The pairs of a logit bias as they are kept. Raises `InvalidSetting`."""
+    try:
+        kept = tuple((token, float(bias)) for token, bias in pairs)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise InvalidSetting("logit_bias must map tokens to numbers") from None
+    for token, bias in kept:
+        if not (whole(token) or (isinstance(token, str) and token)):
+            raise InvalidSetting(f"logit_bias names tokens by id or text, not {token!r}")
+        if not (abs(bias) <= MOST or bias == -math.inf):
+            raise InvalidSetting(
+                f"the logit_bias of {token!r} must be -{MOST:g} to {MOST:g} or -inf, not {bias}"
+            )
+    if len({token for token, _ in kept}) < len(kept):
+        raise InvalidSetting("logit_bias names a token twice")
+    return kept
+
+
+def fresh_seed() -> int:
+    """A seed nobody chose, short enough to be typed again."""
+    return secrets.randbits(32)

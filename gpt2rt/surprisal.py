@@ -1,0 +1,249 @@
+"""The scores of a text: what `scoring.py` finds for its tokens, laid on characters and words.
+
+The first token of a text is scored after `<|endoftext|>`, the token that GPT-2 saw between the
+documents it was trained on; with a context the model reads `<|endoftext|>`, the context, the text.
+Context and text are made into tokens each on its own, so that the text's tokens are always its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import numpy as np
+
+from gpt2rt.alignment import token_spans, word_spans, words_of
+from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting, PromptTooLong
+from gpt2rt.scoring import Passage, TokenScores, windows
+from gpt2rt.tokenizer import Tokenizer
+
+ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that the model might have expected, and how much it did."""
+
+    token: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token of the text: characters `start` to `end`, natural log-probability, rank.
+
+    A character split over several tokens is in the span of each; `text` is what the token's bytes
+    decode to, so U+FFFD for a part of a character. Rank 0 is the most likely token.
+    """
+
+    token: int
+    text: str
+    start: int
+    end: int
+    logprob: float
+    rank: int
+    alternatives: tuple[Alternative, ...]
+
+    @property
+    def bits(self) -> float:
+        """Surprisal."""
+        return _bits(self.logprob)
+
+    @property
+    def probability(self) -> float:
+        return math.exp(self.logprob)
+
+
+@dataclass(frozen=True, slots=True)
+class WordScore:
+    """A word, a run of characters without white space: characters `start` to `end`.
+
+    `bits` is the surprisal of its tokens, numbers `first` to `last` (not included), with those of
+    the white space before it.
+    """
+
+    text: str
+    start: int
+    end: int
+    first: int
+    last: int
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely the model finds `text`, after `context`; read in windows of `window` tokens.
+
+    Perplexities are 2 to the power of the mean surprisal per token, word and byte of UTF-8;
+    `word_perplexity` is None for a text of white space. White space at the end is in no word, but
+    is in the mean: that divides the surprisal of the whole text by the number of words.
+    """
+
+    text: str
+    context: str | None
+    window: int
+    stride: int | None
+    tokens: tuple[TokenScore, ...]
+    words: tuple[WordScore, ...]
+
+    @property
+    def bytes(self) -> int:
+        return len(self.text.encode("utf-8"))
+
+    @property
+    def logprob(self) -> float:
+        """Natural log-probability of the whole text."""
+        return math.fsum(token.logprob for token in self.tokens)
+
+    @property
+    def bits(self) -> float:
+        """Surprisal of the whole text."""
+        return _bits(self.logprob)
+
+    @property
+    def perplexity(self) -> float:
+        return _power(self.bits / len(self.tokens))
+
+    @property
+    def word_perplexity(self) -> float | None:
+        return _power(self.bits / len(self.words)) if self.words else None
+
+    @property
+    def byte_perplexity(self) -> float:
+        return _power(self.bits_per_byte)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.bits / self.bytes
+
+
+def _bits(logprob: float) -> float:
+    return -logprob / math.log(2) + 0.0  # no negative zero
+
+
+def _power(bits: float) -> float:
+    return 2.0**bits if bits < 1024 else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a text is read. Raises `InvalidSetting`.
+
+    `window` tokens at once (None: all that the model can), then on by `stride`: the tokens beyond
+    the first window are predicted from `window - stride + 1` at least. Without a stride a text has
+    to fit the window.
+    """
+
+    window: int
+    stride: int | None
+    context: str | None = None
+
+    @classmethod
+    def within(
+        cls, n_ctx: int, window: int | None, stride: int | None, context: str | None
+    ) -> Reading:
+        window = n_ctx if window is None else window
+        if not 1 <= window <= n_ctx:
+            raise InvalidSetting(f"the window must be 1 to the context's {n_ctx}, not {window}")
+        windows(0, window, window if stride is None else stride)
+        return cls(window, stride, context)
+
+    def cuts(self, text: str, count: int) -> Iterator[tuple[int, int, int]]:
+        """The `windows` of `text`, `count` tokens with what is before. Raises `PromptTooLong`."""
+        if self.stride is None and count > self.window + 1:
+            raise PromptTooLong(
+                f"{text[:30]!r}... is longer than the window: {count - 1} tokens with the context, "
+                f"and it holds {self.window}; give a stride, such as {max(1, self.window // 2)}"
+            )
+        return windows(count, self.window, self.stride or self.window)
+
+
+def score_texts(
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    reading: Reading,
+    score_tokens: ScoreTokens,
+    advance: Callable[[int], None],
+) -> Iterator[Score]:
+    """The score of each text, in their order. Raises `BadText` for an empty one, `PromptTooLong`;
+    the scores before that one come first.
+
+    Any number of texts takes the memory of some. `advance` is told of tokens as they are scored.
+    """
+    before = (tokenizer.start_of_text, *tokenizer.encode(reading.context or ""))
+    waiting: deque[tuple[str, list[int], int]] = deque()  # text, tokens, number of windows
+    failed: list[Gpt2rtError] = []
+
+    def passages() -> Iterator[Passage]:
+        for text in texts:
+            try:
+                tokens = tokenizer.encode(text)
+                if not tokens:
+                    raise BadText("a text is empty: there is nothing to score")
+                every = (*before, *tokens)
+                cuts = [
+                    (start, end, max(first, len(before)))
+                    for start, end, first in reading.cuts(text, len(every))
+                    if end > len(before)
+                ]
+            except Gpt2rtError as error:
+                failed.append(error)
+                return
+            waiting.append((text, tokens, len(cuts)))
+            for start, end, first in cuts:
+                yield Passage(every[start:end], first - start)
+
+    found = score_tokens(passages())
+    for part in found:
+        text, tokens, count = waiting.popleft()
+        parts = []
+        for scores in chain([part], islice(found, count - 1)):
+            advance(len(scores.logprobs))
+            parts.append(scores)
+        yield _score(text, tokens, parts, tokenizer, reading)
+    for error in failed:
+        raise error
+
+
+def _score(
+    text: str,
+    tokens: list[int],
+    parts: list[TokenScores],
+    tokenizer: Tokenizer,
+    reading: Reading,
+) -> Score:
+    spans = token_spans(tokenizer, text, tokens)
+    logprobs = np.concatenate([part.logprobs for part in parts]).tolist()
+    ranks = np.concatenate([part.ranks for part in parts]).tolist()
+    best = [_alternatives(tokenizer, part, row) for part in parts for row in range(len(part.ranks))]
+    scored = tuple(
+        TokenScore(token, tokenizer.decode([token]), start, end, logprob, rank, alternatives)
+        for token, (start, end), logprob, rank, alternatives in zip(
+            tokens, spans, logprobs, ranks, best, strict=True
+        )
+    )
+    words = word_spans(text)
+    return Score(
+        text,
+        reading.context,
+        reading.window,
+        reading.stride,
+        scored,
+        tuple(
+            WordScore(
+                text[start:end], start, end, first, last, _bits(math.fsum(logprobs[first:last]))
+            )
+            for (start, end), (first, last) in zip(words, words_of(spans, words), strict=True)
+        ),
+    )
+
+
+def _alternatives(tokenizer: Tokenizer, scores: TokenScores, row: int) -> tuple[Alternative, ...]:
+    pairs = zip(scores.top_ids[row].tolist(), scores.top_logprobs[row].tolist(), strict=True)
+    return tuple(
+        Alternative(token, tokenizer.decode([token]), math.exp(logprob)) for token, logprob in pairs
+    )

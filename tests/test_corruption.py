@@ -1,0 +1,31 @@
+"""A seeded sample of the damage that tests/soak/corruptions.py does thousands of times."""
+
+from __future__ import annotations
+
+import faulthandler
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tensorflow")
+
+from corruption import SUBJECTS, Subject
+
+COUNT = 100
+LONGEST = 60  # seconds
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_damage_is_detected_or_harmless(name: str, tmp_path: Path) -> None:
+    subject = Subject(name, tmp_path)
+    outcomes: Counter[str] = Counter()
+    for seed in range(COUNT):
+        faulthandler.dump_traceback_later(LONGEST, exit=True)
+        try:
+            _, outcome = subject.trial(seed)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        outcomes[outcome] += 1
+    assert outcomes["detected"] > COUNT // 2
+    assert outcomes.total() == COUNT

@@ -1,0 +1,308 @@
+"""The graph for CUDA and its slots, run by the CPU provider over ordinary memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+import reference
+from conftest import NOISE, TINY, LargerWeights, make_bundle
+from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
+from gpt2rt import providers as providers_module
+from gpt2rt.bundle import CUDA_GRAPH, Bundle
+from gpt2rt.cuda import CudaSlots, HostMemory
+from gpt2rt.engine import Engine
+from gpt2rt.errors import BadLogits, InvalidSetting, ProviderMissing
+from gpt2rt.generation import Generation
+from gpt2rt.providers import Threads, graph_of, open_session, provider_for
+from gpt2rt.sampling import NUMBERS, candidates, choose, pick, softmax_weights, stretches
+from gpt2rt.selection import Draw, Row, Selected
+from gpt2rt.session import misfit
+from gpt2rt_export.cuda import CUDA
+
+TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
+WIDE = HParams(n_vocab=700, n_ctx=24, n_embd=32, n_head=2, n_layer=2)  # more than is selected
+
+
+@pytest.fixture(params=sorted(CUDA))
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def session(tiny_bundles: dict[str, Bundle], precision: str) -> ort.InferenceSession:
+    return open_session(graph_of(tiny_bundles[precision], "cuda"), Threads(1))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> CudaSlots:
+    weights = LargerWeights(WIDE, seed=5)
+    bundle = make_bundle(tmp_path_factory.mktemp("wide") / "bundle", weights, "fp16")
+    opened = open_session(graph_of(bundle, "cuda"), Threads(1))
+    return CudaSlots(opened, WIDE, 8, HostMemory())
+
+
+def slots(session: ort.InferenceSession, count: int) -> CudaSlots:
+    return CudaSlots(session, TINY, count, HostMemory())
+
+
+def test_logits_equal_oracle_whole_and_token_by_token(
+    session: ort.InferenceSession, precision: str, tiny_weights: LargerWeights
+) -> None:
+    oracle = reference.logits(tiny_weights.read, TINY, TEXT)
+    noise = 2 * NOISE[precision]  # activations are float16, too
+    whole = slots(session, 1).extend(0, 0, TEXT, range(len(TEXT)))
+    np.testing.assert_allclose(whole, oracle, atol=noise)
+    one = slots(session, 1)
+    steps = [np.array(one.advance([at], [token])[0]) for at, token in enumerate(TEXT)]
+    np.testing.assert_allclose(steps, oracle, atol=noise)
+
+
+def test_ragged_rows_equal_those_alone(session: ort.InferenceSession) -> None:
+    together = slots(session, 3)
+    alone = [slots(session, 1) for _ in range(3)]
+    lengths = [5, 1, 17]
+    for row, length in enumerate(lengths):
+        together.extend(row, 0, TEXT[row : row + length])
+        alone[row].extend(0, 0, TEXT[row : row + length])
+    batch = np.asarray(together.advance(lengths, [7, 8, 9]))
+    for row, token in enumerate((7, 8, 9)):
+        single = np.asarray(alone[row].advance([lengths[row]], [token]))
+        np.testing.assert_allclose(batch[row], single[0], atol=5e-3)
+
+
+def test_copies_reads_and_writes_carry_a_past_over(session: ort.InferenceSession) -> None:
+    three = slots(session, 3)
+    three.extend(0, 0, TEXT[:9])
+    three.copy(0, 1, 9)
+    kept = three.read(0, 2, 9)
+    assert kept.shape == (TINY.n_layer, 2, TINY.n_head, 7, TINY.kv_width)
+    three.extend(2, 0, TEXT[:2])
+    three.write(2, 2, kept)
+    rows = np.asarray(three.advance([9, 9, 9], [TEXT[9]] * 3))
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(rows[0], rows[2])
+
+
+def test_passages_side_by_side_equal_those_alone(session: ort.InferenceSession) -> None:
+    tokens = np.array([TEXT[:12], TEXT[12:24]], np.int32)
+    both = slots(session, 2).forward(tokens, 0, range(24))
+    for row in range(2):
+        alone = slots(session, 1).forward(tokens[[row]], 0, range(12))
+        np.testing.assert_allclose(both[12 * row : 12 * row + 12], alone, atol=5e-3)
+
+
+def test_the_graph_is_the_one_of_the_contract(
+    session: ort.InferenceSession, tiny_bundles: dict[str, Bundle], precision: str
+) -> None:
+    assert misfit(session, TINY, "cuda") is None
+    model = onnx.load(graph_of(tiny_bundles[precision], "cuda"), load_external_data=False)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["GroupQueryAttention"] == TINY.n_layer
+    assert kinds["SkipLayerNormalization"] == 2 * TINY.n_layer
+    assert kinds["LayerNormalization"] == 1
+    # Nothing reckons with shapes, which ONNX Runtime would put on the CPU: no CUDA graph then.
+    assert not {"Shape", "Concat", "ConstantOfShape", "Range"} & set(kinds)
+
+
+def test_only_precisions_with_kernels_have_a_graph_for_cuda(
+    tiny_bundles: dict[str, Bundle],
+) -> None:
+    having = {name for name, b in tiny_bundles.items() if CUDA_GRAPH in b.manifest.files}
+    assert having == set(CUDA) == {"fp16", "int4"}
+
+
+# ---- what is selected on the device
+
+
+def rows(wide: CudaSlots, draws: list[Draw]) -> Selected:
+    count = len(draws)
+    for slot in range(count):
+        wide.extend(slot, 0, [slot + 1, 2 * slot + 5])
+    return wide.advance([2] * count, list(range(10, 10 + count)), draws)
+
+
+def test_the_likeliest_come_first_and_the_mass_is_the_sum(wide: CudaSlots) -> None:
+    for row in rows(wide, [Draw(heat) for heat in (0.5, 1.0, 2.0, 5.0)]):
+        logits = np.asarray(row)
+        np.testing.assert_array_equal(row.logits, np.sort(logits)[::-1][: len(row.ids)])
+        np.testing.assert_array_equal(logits[row.ids], row.logits)
+        weights = np.exp((logits.astype(np.float64) - logits.max()) * row.draw.heat)
+        assert row.mass == pytest.approx(weights.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_the_drawn_token_is_the_one_the_number_falls_on(
+    wide: CudaSlots, temperature: float
+) -> None:
+    params = SamplingParams(temperature=temperature)
+    numbers = np.random.default_rng(3).random(64).tolist()
+    for start in range(0, 64, 8):
+        chosen = [Draw(1 / temperature, number) for number in numbers[start : start + 8]]
+        for row in rows(wide, chosen):
+            weights = softmax_weights(np.asarray(row), temperature)
+            fallen = pick(weights, stretches(weights), row.draw.uniform)
+            assert choose(replace(row, fetch=unwanted), params, [0.5]) == fallen
+
+
+@pytest.mark.parametrize("number", [0.0, np.nextafter(np.float32(1), np.float32(0))])
+def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_drawn(
+    wide: CudaSlots, number: float
+) -> None:
+    for heat in (1.0, 60.0):  # at 60 most weights are 0
+        for row in rows(wide, [Draw(heat, float(number))] * 4):
+            logits = np.asarray(row)
+            assert np.exp((logits[row.drawn] - logits.max()) * np.float32(heat)) > 0
+
+
+SETTINGS = [
+    SamplingParams(temperature=0),
+    SamplingParams(top_k=1),
+    SamplingParams(top_k=40, temperature=0.7),
+    SamplingParams(top_k=200, top_p=0.8, min_p=0.01),
+    SamplingParams(top_k=40, typical_p=0.5),
+    SamplingParams(top_k=40, top_p=0.5, compat="openai"),
+]
+
+
+@pytest.mark.parametrize("params", SETTINGS, ids=str)
+def test_the_best_and_top_k_give_the_tokens_that_the_whole_row_gives(
+    wide: CudaSlots, params: SamplingParams
+) -> None:
+    random = np.random.default_rng(1)
+    for row in rows(wide, [Draw()] * 8):
+        without = replace(row, fetch=unwanted)
+        for _ in range(20):
+            uniforms = random.random(NUMBERS).tolist()
+            assert choose(without, params, uniforms) == choose(np.asarray(row), params, uniforms)
+
+
+def unwanted() -> NDArray[np.float32]:
+    raise AssertionError("the whole row was fetched")
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(top_p=0.3),
+        SamplingParams(top_p=0.5, temperature=0.6),
+        SamplingParams(top_p=0.5, temperature=0.6, compat="openai"),
+        SamplingParams(min_p=0.2),
+        SamplingParams(top_p=0.6, min_p=0.1, temperature=0.5),
+    ],
+    ids=str,
+)
+def test_a_nucleus_is_drawn_from_as_often_as_it_should_be(
+    wide: CudaSlots, params: SamplingParams
+) -> None:
+    """The last number, swept over its range, gives every token its share."""
+    for row in rows(wide, [Draw(1 / params.temperature)] * 3):
+        without = replace(row, fetch=unwanted)
+        ids, found_weights = candidates(np.asarray(row), params)
+        weights = np.zeros(WIDE.n_vocab)
+        weights[slice(None) if ids is None else ids] = found_weights
+        sweep = (np.arange(4000) + 0.5) / 4000
+        found = Counter(choose(without, params, [number]) for number in sweep)
+        assert set(found) <= set(np.flatnonzero(weights).tolist())
+        shares = np.array([found[token] for token in range(WIDE.n_vocab)]) / len(sweep)
+        np.testing.assert_allclose(shares, weights / weights.sum(), atol=2 / len(sweep) + 1e-4)
+
+
+def test_what_the_selection_cannot_tell_comes_from_the_whole_row() -> None:
+    logits = np.linspace(0, 1, 700).astype(np.float32)
+    order = np.argsort(-logits)[:256]
+    fetched = []
+
+    def fetch() -> NDArray[np.float32]:
+        fetched.append(1)
+        return logits
+
+    row = Row(order, logits[order], float(np.exp(logits - 1).sum()), 3, Draw(), 700, fetch)
+    settings = [
+        SamplingParams(top_p=0.99),
+        SamplingParams(min_p=0.1),
+        SamplingParams(typical_p=0.9),
+        SamplingParams(top_k=300),
+    ]
+    for number, params in enumerate(settings, 1):
+        assert choose(row, params, [0.5] * NUMBERS) == choose(logits, params, [0.5] * NUMBERS)
+        assert len(fetched) == number
+    flat = replace(row, logits=np.ones(256, np.float32))  # ties go on beyond what was selected
+    choose(flat, SamplingParams(top_k=9), [0.5] * NUMBERS)
+    assert len(fetched) == len(settings) + 1
+    broken = replace(row, mass=float("nan"), fetch=lambda: np.full(700, np.nan, np.float32))
+    with pytest.raises(BadLogits):
+        choose(broken, SamplingParams(), [0.5] * NUMBERS)
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch(
+    tiny_models: dict[str, GPT2], session: ort.InferenceSession, precision: str
+) -> None:
+    """Generation with all its parts, on device slots; penalties and probabilities fetch rows."""
+    model = tiny_models[precision]
+    params = SamplingParams(seed=3, temperature=0.9)
+    requests = [
+        Request(prompt, chosen, Stopping(length), sample=n, logprobs=n == 3)
+        for n, (prompt, chosen, length) in enumerate(
+            [
+                ("a", params, 9),
+                ("many words here", replace(params, top_k=5), 4),
+                ("x y", replace(params, repetition_penalty=1.3), 12),
+                ("one two three", replace(params, temperature=0.0), 7),
+            ]
+        )
+    ]
+
+    def run(count: int) -> dict[int, tuple[int, ...]]:
+        engine = Engine(slots(session, count))
+        pieces = Generation(engine, TINY.n_ctx, model._task).run(requests)
+        return {p.sample: p.completion.tokens for p in pieces if p.completion}
+
+    together = run(4)
+    assert together == run(1) == run(2)
+    assert {sample: len(tokens) for sample, tokens in together.items()} == {0: 9, 1: 4, 2: 12, 3: 7}
+
+
+# ---- which provider it is
+
+
+def test_auto_is_the_cpu_where_there_is_no_cuda(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: "no such thing here")
+    for bundle in tiny_bundles.values():
+        assert provider_for(bundle, "auto") == provider_for(bundle, "cpu") == "cpu"
+    with pytest.raises(ProviderMissing, match="CUDA cannot be had: no such thing here"):
+        provider_for(tiny_bundles["fp16"], "cuda")
+
+
+def test_auto_is_cuda_where_the_bundle_has_a_graph_for_it(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    chosen = {name: provider_for(bundle, "auto") for name, bundle in tiny_bundles.items()}
+    assert chosen == {"fp16": "cuda", "int4": "cuda", "int8": "cpu", "fp32": "cpu"}
+    with pytest.raises(ProviderMissing, match=r"cannot run on CUDA.*--fp16"):
+        provider_for(tiny_bundles["int8"], "cuda")
+    with pytest.raises(InvalidSetting, match="cpu, cuda or auto, not 'gpu'"):
+        provider_for(tiny_bundles["fp16"], "gpu")
+
+
+def test_a_silent_fall_back_to_the_cpu_is_an_error(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ONNX Runtime takes the CPU where CUDA's libraries are missing, and says so in its log."""
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        if providers_module.cuda_problem() is None:
+            pytest.skip("this machine has CUDA")
+        with pytest.raises(ProviderMissing, match=r"would have run on CPUExecutionProvider"):
+            open_session(graph_of(tiny_bundles["fp16"], "cuda"), Threads(1), "cuda")
+    with pytest.raises(ProviderMissing, match=r"CUDA cannot be had: .*(driver|without it|install)"):
+        GPT2(tiny_bundles["fp16"], provider="cuda")

@@ -1,0 +1,397 @@
+"""Parity: honest rounding passes the gate of its precision, and what is wrong does not."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+pytest.importorskip("tensorflow")
+
+from command_line import Command, Edit
+from conftest import TINY, LargerWeights, make_bundle
+from gpt2rt import GPT2, Passage, catalog
+from gpt2rt.bundle import EMBED, PARITY, WEIGHTS, Bundle, record
+from gpt2rt.hparams import HParams
+from gpt2rt.selection import Draw
+from gpt2rt.session import SLOTS, FusedSlots, Logits
+from gpt2rt.tokenizer import Tokenizer
+from gpt2rt_export import parity, pipeline, reference
+from gpt2rt_export.gates import GATES
+from gpt2rt_export.parity import Loss, Noise, Report
+from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt_export.recipe import Recipe
+from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint
+
+LAYER = 1
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A checkpoint in which one variable is another."""
+
+    whole: LargerWeights | RandomCheckpoint
+    name: str
+    change: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    origin: str = "test"
+    tokenizer: None = None
+
+    @property
+    def hparams(self) -> HParams:
+        return self.whole.hparams
+
+    @property
+    def identity(self) -> str:
+        return f"{self.whole.identity}, damaged"
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        values = self.whole.read(name)
+        return self.change(values) if name == self.name else values
+
+
+def measured(bundle: Bundle, weights: LargerWeights | RandomCheckpoint) -> Report:
+    return parity.measure(bundle.directory, weights, "fused", bundle.manifest.precision)
+
+
+@pytest.fixture(scope="module")
+def reports(tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights) -> dict[str, Report]:
+    return {name: measured(bundle, tiny_weights) for name, bundle in tiny_bundles.items()}
+
+
+# ---- what is measured
+
+
+@given(st.integers(0, 3000))
+def test_stretches_cover_the_context_from_its_second_token_to_its_last(count: int) -> None:
+    found = parity.stretches(count)
+    assert found == sorted(set(found))
+    assert found[:1] == [1][: count - 1 if count else 0]
+    assert found[-1:] == [count - 1][: count - 1 if count else 0]
+    assert len(found) == max(0, min(count - 1, parity.STRETCHES * parity.STRETCH))
+    assert max(np.diff([0, *found]), default=0) <= max(1, count / (parity.STRETCHES - 1))
+
+
+def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, Report]) -> None:
+    report = reports["fp32"]
+    assert report.failures() == []
+    assert len(report.drift) == TINY.n_layer + 1
+    assert max(report.drift) < 3e-6
+    for agreement in report.agreements.values():
+        assert agreement.relative < 3e-5
+        assert agreement.top1 == agreement.top5 == 1
+    assert report.noise is not None
+    assert report.noise.largest < 1e-4
+    assert report.noise.greedy_equal
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_honest_rounding_passes_whatever_the_weights(
+    precision: str, reports: dict[str, Report], tmp_path: Path
+) -> None:
+    """Those of a model that was never trained, and others six times as large."""
+    assert reports[precision].failures() == []
+    weights = RandomCheckpoint(TINY, seed=5)
+    assert measured(make_bundle(tmp_path / "b", weights, precision), weights).failures() == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("large", "part"),
+    [(False, "mlp/c_proj"), (True, "mlp/c_proj"), (True, "attn/c_proj"), (True, "attn/c_attn")],
+)
+def test_a_wrong_weight_fails_and_drift_grows_where_it_is(
+    precision: str, large: bool, part: str, tmp_path: Path
+) -> None:
+    """A lost sign, in weights as they begin and in larger ones."""
+    weights = LargerWeights(TINY, seed=7) if large else RandomCheckpoint(TINY, seed=7)
+    wrong = Damaged(weights, f"model/h{LAYER}/{part}/w", np.negative)
+    report = measured(make_bundle(tmp_path / "wrong", wrong, precision), weights)
+    assert report.failures()
+    right = measured(make_bundle(tmp_path / "right", weights, precision), weights)
+    assert report.drift[: LAYER + 1] == right.drift[: LAYER + 1]
+    assert report.drift[LAYER + 1] > 2 * right.drift[LAYER + 1]
+    assert np.argmax(report.added) == LAYER + 1
+    assert report.added[LAYER + 1] > GATES[precision].added
+
+
+def test_a_cache_that_forgets_fails_though_the_text_in_one_piece_is_right(
+    tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(FusedSlots):
+        def advance(
+            self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
+        ) -> Logits:
+            return super().advance([0] * len(lengths), tokens)
+
+    monkeypatch.setitem(SLOTS, "fused", Forgetful)
+    failures = measured(tiny_bundles["int8"], tiny_weights).failures()
+    assert failures
+    assert all(text.startswith("cached") for text in failures)
+
+
+def test_nothing_that_is_not_a_number_passes(reports: dict[str, Report]) -> None:
+    good = reports["fp32"]
+    nan = float("nan")
+    for bad in (
+        replace(good, uncached=replace(good.uncached, largest=nan)),
+        replace(good, uncached=replace(good.uncached, kl=nan)),
+        replace(good, loss=replace(good.loss, bundle=nan)),
+        replace(good, added=(0.0, nan)),
+        replace(good, added=(math.inf, 0.0)),
+    ):
+        assert len(bad.failures()) == 1
+
+
+def test_equal_logits_agree_and_statistics_are_those_of_each_row() -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 70, 40)).astype(np.float32)
+    same = parity.compare(a, a)
+    assert (same.largest, same.mean, same.kl, same.top1, same.top5) == (0, 0, 0, 1, 1)
+    found = parity.compare(a, b)
+    assert found.largest == pytest.approx(np.abs(a - b).max())
+    assert found.top1 == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
+    p, q = (np.exp(parity.log_softmax(x)) for x in (a, b))
+    assert found.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean())
+
+
+# ---- the loss
+
+
+def test_rounding_without_direction_is_chance_and_a_loss_everywhere_is_not() -> None:
+    rng = np.random.default_rng(1)
+    nats = rng.gamma(2.0, 2.0, 1023)
+    by_chance = Loss.of(nats, nats + 0.3 * rng.standard_normal(1023))
+    assert by_chance.excess < 0 < abs(by_chance.change)
+    everywhere = Loss.of(nats, nats + 0.1)
+    assert everywhere.excess == pytest.approx(math.expm1(0.1 - parity.CHANCE * everywhere.error))
+    assert Loss.of(nats, nats - 0.1).excess == pytest.approx(everywhere.excess), "either way"
+    assert Loss.of(nats, nats).excess == Loss.of(nats[:0], nats[:0]).excess == 0
+
+
+def test_losses_beyond_every_number_are_still_numbers() -> None:
+    huge = Loss.of(np.array([1e5]), np.array([3e5])).as_dict()
+    assert all(map(math.isfinite, huge.values()))
+
+
+# ---- noise
+
+
+def test_noise_forgives_near_ties_and_nothing_else() -> None:
+    whole = np.array([[0, 3, 1], [2, 2.05, 0]], np.float32)
+    near = whole + np.array([[0.1, 0, 0], [0.1, 0, 0]], np.float32)  # the second row turns
+    noise = Noise.of(whole, near)
+    assert noise.largest == pytest.approx(0.1)
+    assert (noise.near_ties, noise.greedy_equal) == (0.5, True)
+    turned = np.array([[2.95, 2.9, 1], [2, 2.05, 0]], np.float32)
+    close = np.array([[2.9, 2.95, 1], [2, 2.05, 0]], np.float32)
+    assert Noise.of(whole, whole) == Noise(0, 0, True)
+    assert Noise.of(close, turned).greedy_equal
+    assert not Noise.of(whole * np.float32("nan"), whole).greedy_equal
+
+
+# ---- gates
+
+
+def test_every_precision_has_a_gate_and_fewer_bits_a_wider_one() -> None:
+    assert set(PRECISIONS) <= set(GATES)
+    limits = [(g.largest, g.kl, g.perplexity, g.added) for g in GATES.values()]
+    assert all((np.diff(column) >= 0).all() for column in zip(*limits, strict=True))
+
+
+PROMISED = {"fp32": 0.001, "fp16": 0.001, "int8": 0.005, "int4": 0.03}
+
+
+@pytest.fixture(scope="module")
+def heldout() -> tuple[list[Passage], NDArray[np.float64]]:
+    """A text of the demo's kind, a context after the other, and TensorFlow's nats a token."""
+    demo = catalog.demo_checkpoint()
+    checkpoint, tokenizer = OpenAICheckpoint(demo), Tokenizer.read(demo)
+    tokens = tokenizer.encode((demo / "heldout.txt").read_text(encoding="utf-8"))
+    starts = range(0, len(tokens), n_ctx := checkpoint.hparams.n_ctx)
+    passages = [Passage((tokenizer.start_of_text, *tokens[at : at + n_ctx])) for at in starts]
+    nats = []
+    for passage in passages:
+        rows = parity.log_softmax(reference.read(checkpoint, passage.tokens[:-1]).logits())
+        nats.append(-rows[range(len(rows)), passage.tokens[1:]])
+    return passages, np.concatenate(nats)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_demo_keeps_its_perplexity_on_its_own_kind_of_text(
+    precision: str, heldout: tuple[list[Passage], NDArray[np.float64]], tmp_path: Path
+) -> None:
+    """What is promised of a text that the model knows; any text has to pass the gate only."""
+    recipe = Recipe("demo", precision, output=tmp_path / "bundle", verify=False)
+    model = GPT2.load(pipeline.export(recipe).directory)
+    passages, wanted = heldout
+    found = [-scores.logprobs for scores in model.score_tokens(passages)]
+    assert len(wanted) > 10_000
+    assert abs(Loss.of(wanted, np.concatenate(found)).change) < PROMISED[precision]
+
+
+# ---- an export without
+
+
+def test_without_verification_the_manifest_and_the_lists_say_so(
+    command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = home / "bundles" / "demo-fp32"
+    ended = command("export", "demo", "--no-verify")
+    assert ended.code == 0
+    assert "not verified" in ended.out
+    bundle = Bundle.open(place)
+    assert not bundle.verified
+    assert bundle.parity() == {}
+    assert PARITY not in bundle.manifest.files
+    assert not (place / PARITY).exists()
+    assert "parity: not verified\n" in command("models", "info", str(place)).out
+    assert "not verified" in command("models").out
+    verified = command("verify", place)
+    assert (verified.code, verified.err) == (0, VERIFYING)
+    assert not Bundle.open(place).verified, "verify writes nothing"
+
+
+def test_an_export_ends_with_the_table_and_keeps_it(command: Command, home: Path) -> None:
+    ended = command("export", "demo", "--fp32")
+    report = Bundle.open(home / "bundles" / "demo-fp32").parity()
+    assert report["uncached"]["positions"] == report["tokens"] == 512
+    assert report["cached"]["positions"] == parity.STRETCHES * parity.STRETCH
+    assert report["gate"]["added"] == GATES["fp32"].added
+    for title in ("largest difference", "KL", "same best", "best five", "perplexity", "drift"):
+        assert title in ended.out
+    assert f"{report['uncached']['relative']:.2g} σ" in ended.out
+    assert f"{report['perplexity']['tensorflow']:,.2f}" in ended.out
+
+
+# ---- gpt2rt verify
+
+STAGES = ["Check the hashes", "Load TensorFlow", "Read the checkpoint", "Verify: hidden states"]
+STAGES += ["Verify: TensorFlow", "Verify: logits", "Verify: logits with a cache"]
+VERIFYING = "".join(f"{stage}\n" for stage in STAGES)
+
+
+@pytest.fixture(scope="module")
+def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    place = tmp_path_factory.mktemp("random") / "bundle"
+    return make_bundle(place, RandomCheckpoint(TINY, 3), "int8", "random weights, seed 3")
+
+
+def test_verify_repeats_the_report_and_changes_nothing(
+    command: Command, random_bundle: Bundle, tmp_path: Path
+) -> None:
+    """For a bundle that was packed and unpacked elsewhere, too."""
+    command("pack", random_bundle.directory, "-o", tmp_path / "packed.gpt2rt")
+    command("unpack", tmp_path / "packed.gpt2rt", "-o", tmp_path / "elsewhere")
+    elsewhere = Bundle.open(tmp_path / "elsewhere")
+    (row,) = command("verify", elsewhere.directory, "--json").records
+    report = measured(random_bundle, RandomCheckpoint(TINY, 3)).as_dict()
+    assert {key: row[key] for key in report} == report
+    assert (row["passed"], row["failures"]) == (True, [])
+    ended = command("verify", elsewhere.directory)
+    assert (ended.code, ended.err) == (0, VERIFYING)
+    assert "KL divergence" in ended.out
+    assert Bundle.open(elsewhere.directory) == elsewhere
+    elsewhere.check()
+
+
+def test_verify_of_other_weights_ends_with_an_error(
+    command: Command, random_bundle: Bundle, bundle: Bundle, edit_manifest: Edit
+) -> None:
+    edit_manifest(bundle, origin="random weights, seed 4")
+    ended = command("verify", bundle.directory)
+    assert ended.code == 1
+    assert "drift after" in ended.out, "the table is shown all the same"
+    last = ended.err.removeprefix(VERIFYING)
+    assert last.count("\n") == 1
+    assert re.search(r"^gpt2rt: .*: uncached logits: .* \(allowed ", last)
+    ended = command("verify", bundle.directory, "--json")
+    assert ended.code == 1
+    assert ended.records[0]["passed"] is False
+    assert ended.records[0]["failures"]
+
+
+def test_verify_finds_the_embedded_checkpoint_by_the_origin(
+    command: Command, home: Path, edit_manifest: Edit
+) -> None:
+    place = home / "copy"
+    shutil.copytree(Path(catalog.__file__).parent / "demo" / "bundle", place)
+    assert command("verify", place).code == 0
+    demo = catalog.demo_checkpoint()
+    edit_manifest(Bundle.open(place), model="my-own")
+    refused = command("verify", place)
+    assert "my-own: its checkpoint is not in the home directory; name it" in refused.err
+    assert command("verify", place, "--checkpoint", demo).code == 0
+    edit_manifest(Bundle.open(place), model="117M")
+    assert "`gpt2rt download 117M`" in command("verify", place).err
+    shutil.copytree(demo, home / "checkpoints" / "117M")
+    assert command("verify", place).code == 0
+    edit_manifest(Bundle.open(place), origin="OpenAI checkpoint, sha256 of the index 00")
+    refused = command("verify", place)
+    assert refused.code == 1
+    assert "not what the bundle was made of" in refused.err
+
+
+def test_verify_names_a_damaged_file_before_it_measures(
+    command: Command, random_bundle: Bundle, tmp_path: Path
+) -> None:
+    shutil.copytree(random_bundle.directory, tmp_path / "b")
+    data = bytearray((tmp_path / "b" / WEIGHTS).read_bytes())
+    data[100] ^= 1
+    (tmp_path / "b" / WEIGHTS).write_bytes(data)
+    ended = command("verify", tmp_path / "b")
+    assert ended.code == 1
+    assert f"{WEIGHTS}: sha256" in ended.err
+    assert "TensorFlow" not in ended.err
+
+
+def test_verify_of_a_bundle_without_the_embedding_graph_says_how_to_get_one(
+    command: Command, bundle: Bundle, edit_manifest: Edit
+) -> None:
+    kept = {name: r for name, r in bundle.manifest.files.items() if name != EMBED}
+    edit_manifest(bundle, files=kept)
+    assert "export it again" in command("verify", bundle.directory).in_one_line()
+
+
+@pytest.mark.parametrize("change", [{"precision": "int2"}, {"graph": "newer"}])
+def test_verify_of_a_bundle_of_an_unknown_kind(
+    command: Command, bundle: Bundle, edit_manifest: Edit, change: dict[str, str]
+) -> None:
+    edit_manifest(bundle, **change)
+    assert "unknown kind" in command("verify", bundle.directory).in_one_line()
+
+
+def test_numbers_that_json_does_not_have_are_null(
+    command: Command, bundle: Bundle, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_manifest(bundle, origin="random weights, seed 3")
+    broken = parity.Agreement(1, math.nan, math.nan, 1.0, math.nan, 0.0, 0.0)
+    report = Report(
+        48,
+        broken,
+        None,
+        Loss(1.0, math.nan, math.nan),
+        (math.inf,),
+        (math.inf,),
+        None,
+        GATES["int8"],
+    )
+    monkeypatch.setattr(parity, "measure", lambda *_: report)
+    ended = command("verify", bundle.directory, "--json")
+    assert ended.code == 1
+    row = json.loads(ended.out, parse_constant=lambda name: pytest.fail(name))
+    assert row["uncached"]["kl"] is None
+    assert "nan" in command("verify", bundle.directory).out
+
+
+def test_the_files_of_the_report_are_of_the_bundle(random_bundle: Bundle) -> None:
+    for name, wanted in random_bundle.manifest.files.items():
+        assert record(random_bundle.directory / name) == wanted

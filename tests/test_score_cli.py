@@ -1,0 +1,252 @@
+"""`gpt2rt score` and `gpt2rt embed`: what they print and write, and how they refuse."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import Command
+from gpt2rt import GPT2, EmbedParams
+from gpt2rt.embeddings import cosine
+
+TEXT = 'Né 👋,\r\n"wörld" <b> 1'
+
+
+@pytest.fixture
+def gpt2(tiny_models: dict[str, GPT2]) -> GPT2:
+    return tiny_models["int8"]
+
+
+# ---- score
+
+
+def test_json_is_a_record_a_text(command: Command, model: Path, gpt2: GPT2) -> None:
+    ended = command("score", TEXT, "second", "-m", model, "--json", "--top", "2")
+    assert (ended.code, ended.err) == (0, "")
+    assert [record["source"] for record in ended.records] == ["text 1", "text 2"]
+    for record, text in zip(ended.records, (TEXT, "second"), strict=True):
+        score = gpt2.score(text, top=2)
+        assert (record["model"], record["text"]) == ("tiny-int8", text)
+        assert record["totals"]["bits"] == score.bits
+        assert record["totals"]["bytes"] == len(text.encode())
+        assert [token["logprob"] for token in record["tokens"]] == [
+            token.logprob for token in score.tokens
+        ]
+        assert [word["bits"] for word in record["words"]] == [word.bits for word in score.words]
+        for token, found in zip(score.tokens, record["tokens"], strict=True):
+            assert [a["token"] for a in found["alternatives"]] == [
+                a.token for a in token.alternatives
+            ]
+
+
+@pytest.mark.parametrize("by", ["token", "word", "text"])
+def test_csv_reads_back(command: Command, model: Path, gpt2: GPT2, by: str) -> None:
+    ended = command("score", TEXT, "b", "-m", model, "--csv", "--by", by, "--top", "2")
+    rows = list(csv.DictReader(io.StringIO(ended.out, newline="")))
+    scores = [gpt2.score(text, top=2) for text in (TEXT, "b")]
+    if by == "token":
+        tokens = [token for score in scores for token in score.tokens]
+        assert [row["text"] for row in rows] == [token.text for token in tokens]
+        assert [float(row["bits"]) for row in rows] == [token.bits for token in tokens]
+        assert [row["alternative_2"] for row in rows] == [t.alternatives[1].text for t in tokens]
+    elif by == "word":
+        words = [word for score in scores for word in score.words]
+        assert [row["text"] for row in rows] == [word.text for word in words]
+    else:
+        assert [float(row["perplexity"]) for row in rows] == [s.perplexity for s in scores]
+
+
+def test_table_has_a_row_a_token_and_ends_in_the_totals(
+    command: Command, model: Path, gpt2: GPT2
+) -> None:
+    ended = command("score", TEXT, "-m", model)
+    lines = ended.out.splitlines()
+    score = gpt2.score(TEXT)
+    assert len(lines) == 1 + len(score.tokens) + 2
+    assert f"{len(score.tokens)} tokens, {score.bits:,.2f} bits; perplexity" in lines[-1]
+    assert "\r" not in ended.out
+    by_text = command("score", TEXT, "b", "-m", model, "--by", "text").out.splitlines()
+    assert len(by_text) == 3
+
+
+def test_files_lines_and_standard_input(command: Command, model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.txt"
+    file.write_bytes("één\r\n\r\n  \ntwo \n".encode())
+    whole = command("score", "--file", file, "-m", model, "--json").records
+    assert [record["text"] for record in whole] == ["één\r\n\r\n  \ntwo "]
+    lines = command("score", "--file", file, "--lines", "-m", model, "--json").records
+    assert [record["text"] for record in lines] == ["één", "two "]
+    assert [record["source"] for record in lines] == [f"{file}, line {n}" for n in (1, 4)]
+    piped = command("score", "-", "-m", model, "--json", stdin="één\r\n".encode()).records
+    assert [(record["source"], record["text"]) for record in piped] == [("standard input", "één")]
+
+
+def test_context_window_and_stride_are_handed_on(command: Command, model: Path, gpt2: GPT2) -> None:
+    options = ("--context", "before", "--window", "8", "--stride", "3")
+    (record,) = command("score", "a b c d e f g h i", *options, "-m", model, "--json").records
+    score = gpt2.score("a b c d e f g h i", context="before", window=8, stride=3)
+    assert (record["context"], record["window"], record["stride"]) == ("before", 8, 3)
+    assert record["totals"]["bits"] == score.bits
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--csv",), ("--html", "page.html")])
+def test_what_was_scored_before_a_text_that_fails_is_shown(
+    command: Command,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = command("score", "Q", "a " * 60, *options, "-m", model)
+    assert ended.code == 1
+    assert "give a stride" in ended.err
+    page = Path("page.html")
+    assert "Q" in (page.read_text() if options[:1] == ("--html",) else ended.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        ((), "name a text", 2),
+        (("",), "text 1 is empty", 1),
+        (("-", "-"), "once", 2),
+        (("-",), "standard input is not UTF-8 (byte 2)", 1),
+        (("a", "--stride", "0"), "stride must be 1", 2),
+        (("a", "--stride", "49"), "stride must be 1 to the window's 48", 2),
+        (("a " * 60,), "longer than the window: 6", 1),
+        (("a", "--window", "49"), "window must be 1 to the context's 48", 2),
+        (("a", "--top", "301"), "top must be 0 to the vocabulary's 300", 2),
+        (("a", "--json", "--csv"), "exclude each other", 2),
+        (("a", "--html", "no/such/place.html"), "directory does not exist", 1),
+        (("a", "--html", "."), "is a directory", 1),
+        (("--file", "nowhere.txt"), "nowhere.txt: No such file", 1),
+        (("--file", "blank.txt", "--lines"), "every line is blank", 1),
+        (("--file", "latin.txt"), "latin.txt is not UTF-8 (byte 1)", 1),
+    ],
+)
+def test_score_refuses_in_one_line(
+    command: Command,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
+    code: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("blank.txt").write_text("\n \n")
+    Path("latin.txt").write_bytes(b"\x41\xe9")
+    ended = command("score", *arguments, "-m", model, stdin=b"ab\xff")
+    assert ended.code == code
+    assert words in ended.in_one_line()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs permissions that hold")
+def test_a_directory_that_may_not_be_written_to(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o500)
+    ended = command("score", "a", "-m", model, "--html", tmp_path / "page.html")
+    assert "cannot be written" in ended.in_one_line()
+
+
+def test_the_page_is_written_whole_and_holds_the_scores(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
+) -> None:
+    place = tmp_path / "page.html"
+    place.write_text("earlier")
+    ended = command("score", TEXT, "</script><!--", "-m", model, "--top", "2", "--html", place)
+    assert (ended.code, ended.out.count("bits a byte")) == (0, 2)
+    assert list(tmp_path.glob("*")) == [place]
+    page = place.read_text(encoding="utf-8")
+    assert page.count("</script>") == 2
+    data = page.split('id="data">')[1].split("</script>")[0]
+    first, second = json.loads(data)["texts"]
+    assert "".join(token["text"] for token in first["tokens"]) == TEXT
+    assert "".join(token["text"] for token in second["tokens"]) == "</script><!--"
+    assert [token["rank"] for token in first["tokens"]] == [t.rank for t in gpt2.score(TEXT).tokens]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_written_to_and_stays_one(command: Command, model: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as aside:
+        reading = aside.submit(pipe.read_bytes)
+        assert command("score", "a", "-m", model, "--html", pipe).code == 0
+        assert reading.result(timeout=30).startswith(b"<!doctype html>")
+    assert pipe.is_fifo()
+
+
+# ---- embed
+
+
+def test_vectors_in_every_format(command: Command, model: Path, gpt2: GPT2, tmp_path: Path) -> None:
+    texts = [TEXT, "second one"]
+    found = list(gpt2.embed_batch(texts, EmbedParams(layer=2, by="word", normalize=True)))
+    vectors = np.concatenate([embedding.vectors for embedding in found])
+    options = ("--layer", "2", "--by", "word", "--normalize", "-m", model)
+    for suffix in ("npy", "npz", "json"):
+        ended = command("embed", *texts, *options, "-o", tmp_path / f"v.{suffix}")
+        assert (ended.code, ended.out) == (0, f"{len(vectors)} vectors of 32 numbers, layer 2\n")
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
+    with np.load(tmp_path / "v.npz") as arrays:
+        np.testing.assert_array_equal(arrays["vectors"], vectors)
+        for number, start, end, piece in zip(
+            *(arrays[name].tolist() for name in ("text", "start", "end", "piece")), strict=True
+        ):
+            assert texts[number][start:end] == piece
+        assert arrays["texts"].tolist() == texts
+    records = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
+    printed = command("embed", *texts, *options, "--json").records
+    assert records == printed
+    np.testing.assert_allclose(
+        [piece["vector"] for record in records for piece in record["vectors"]], vectors
+    )
+
+
+def test_cosine_of_one_word_in_two_texts(command: Command, model: Path, gpt2: GPT2) -> None:
+    texts = ["money in this bank", "along the river bank, he"]
+    params = EmbedParams(by="word", word="bank")
+    u, v = (gpt2.embed(text, params).vectors[0] for text in texts)
+    arguments = ("embed", *texts, "--word", "bank", "--cosine", "-m", model)
+    (record,) = command(*arguments, "--json").records
+    assert record["cosine"] == pytest.approx(cosine(u, v))
+    assert (record["a"], record["b"]) == ("money in this [bank]", "along the river [bank], he")
+    assert f"{record['cosine']:.4f}" in command(*arguments).out
+    (whole,) = command("embed", *texts, "--cosine", "-m", model, "--json").records
+    assert [whole["a"], whole["b"]] == texts
+
+
+def test_embed_prints_a_table(command: Command, model: Path) -> None:
+    ended = command("embed", "a b", "-m", model, "--by", "word")
+    assert len(ended.out.splitlines()) == 1 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (("a", "--layer", "4"), "layer must be 0 (the embeddings) to 3", 2),
+        (("a", "--layer", "-1"), "layer must be 0", 2),
+        (("a", "--stride", "0"), "stride must be 1", 2),
+        (("a", "--cosine"), "two vectors or more", 2),
+        (("a", "--word", "b"), "'b' is no word", 1),
+        (("a " * 60,), "give a stride", 1),
+        (("a", "-o", "v.txt"), "ends in .npy, .npz, .json", 2),
+        (("a", "-o", "no/such/v.npy"), "directory does not exist", 1),
+    ],
+)
+def test_embed_refuses_in_one_line(
+    command: Command, model: Path, arguments: tuple[str, ...], words: str, code: int
+) -> None:
+    ended = command("embed", *arguments, "-m", model)
+    assert ended.code == code
+    assert words in ended.in_one_line()

@@ -1,0 +1,231 @@
+"""The score of a text: exact places, sums that add up, windows as an independent loop cuts them."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import reference
+from conftest import NOISE, TINY, LargerWeights
+from gpt2rt import GPT2
+from gpt2rt.alignment import occurrences, token_spans, tokens_in, word_spans, words_of
+from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
+from gpt2rt.tokenizer import Tokenizer
+
+TEXTS = [
+    "the cat sat on the mat",
+    "naïve 👩‍👩‍👧 family\r\nin two lines\r\n",
+    unicodedata.normalize("NFD", "é à ṩ") + " combined\u0301",
+    " \n\t leading and trailing \u3000 ",
+    "x",
+    "<|endoftext|> is text",
+    "漢字かな交じり文 𝕬",
+]
+LONG = "one two three four five six seven eight nine ten " * 5
+
+
+def log_probabilities(
+    weights: LargerWeights, tokens: list[int], window: int, stride: int
+) -> NDArray[np.float64]:
+    """Of every token but the first: the usual strided loop, written for the test."""
+    found: list[float] = []
+    end = min(window + 1, len(tokens))
+    while len(found) < len(tokens) - 1:
+        read = tokens[max(0, end - window - 1) : end]
+        logits = reference.logits(weights.read, TINY, read[:-1])
+        row = np.log(reference.softmax(logits))[np.arange(len(read) - 1), read[1:]]
+        found += row[len(found) - (end - 1) :].tolist()
+        end = min(end + stride, len(tokens))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride"), [(None, 24), (48, 48), (48, 1), (20, 7), (1, 1), (30, 15)]
+)
+def test_sums_are_those_of_an_independent_strided_loop(
+    tiny: GPT2, tiny_weights: LargerWeights, window: int | None, stride: int
+) -> None:
+    tokens = tiny.tokenizer.encode(LONG)
+    assert len(tokens) > 2 * TINY.n_ctx
+    score = tiny.score(LONG, window=window, stride=stride)
+    assert (score.window, score.stride) == (window or 48, stride)
+    every = [tiny.tokenizer.end_of_text, *tokens]
+    oracle = log_probabilities(tiny_weights, every, score.window, stride)
+    noise = NOISE[tiny.bundle.manifest.precision]
+    np.testing.assert_allclose([token.logprob for token in score.tokens], oracle, atol=noise)
+    assert score.logprob == pytest.approx(oracle.sum(), abs=noise * math.sqrt(len(tokens)))
+
+
+def test_a_context_is_read_and_not_scored(tiny: GPT2, tiny_weights: LargerWeights) -> None:
+    context, text = "what came before", " and what follows"
+    score = tiny.score(text, context=context)
+    tokenizer = tiny.tokenizer
+    before = [tokenizer.end_of_text, *tokenizer.encode(context)]
+    tokens = tokenizer.encode(text)
+    oracle = log_probabilities(tiny_weights, before + tokens, 48, 48)[len(before) - 1 :]
+    noise = NOISE[tiny.bundle.manifest.precision]
+    assert [token.token for token in score.tokens] == tokens
+    np.testing.assert_allclose([token.logprob for token in score.tokens], oracle, atol=noise)
+    assert score.context == context
+
+
+def test_a_long_context_fills_the_windows(tiny: GPT2, tiny_weights: LargerWeights) -> None:
+    tokenizer = tiny.tokenizer
+    before = [tokenizer.end_of_text, *tokenizer.encode(LONG)]
+    tokens = tokenizer.encode(" the end of it")
+    oracle = log_probabilities(tiny_weights, before + tokens, 48, 24)[len(before) - 1 :]
+    score = tiny.score(" the end of it", context=LONG, stride=24)
+    noise = NOISE[tiny.bundle.manifest.precision]
+    np.testing.assert_allclose([token.logprob for token in score.tokens], oracle, atol=noise)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_sums_add_up(tiny: GPT2, text: str) -> None:
+    score = tiny.score(text, top=3)
+    bits = -score.logprob / math.log(2)
+    assert score.bits == pytest.approx(bits) == pytest.approx(sum(t.bits for t in score.tokens))
+    assert math.log2(score.perplexity) * len(score.tokens) == pytest.approx(bits)
+    assert math.log2(score.byte_perplexity) * len(text.encode()) == pytest.approx(bits)
+    assert score.bits_per_byte * len(text.encode()) == pytest.approx(bits)
+    assert math.log2(score.word_perplexity or 0) * len(score.words) == pytest.approx(bits)
+    for word in score.words:
+        own = score.tokens[word.first : word.last]
+        assert own
+        assert word.bits == pytest.approx(sum(token.bits for token in own))
+    behind = score.tokens[score.words[-1].last :]
+    inside = sum(word.bits for word in score.words) + sum(token.bits for token in behind)
+    assert inside == pytest.approx(bits)
+    for token in score.tokens:
+        assert token.probability == pytest.approx(math.exp(token.logprob))
+        if token.rank < 3:
+            assert token.alternatives[token.rank].token == token.token
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_places_are_exact(tiny: GPT2, text: str) -> None:
+    score = tiny.score(text)
+    assert [word.text for word in score.words] == re.findall(r"\S+", text)
+    assert [text[word.start : word.end] for word in score.words] == re.findall(r"\S+", text)
+    covered = set()
+    for token in score.tokens:
+        if "�" not in token.text:
+            assert text[token.start : token.end] == token.text
+        covered |= set(range(token.start, token.end))
+    assert covered == set(range(len(text)))
+
+
+@given(text=st.text(min_size=1))
+def test_spans_of_any_text(text: str) -> None:
+    """The bytes of a token lie in its characters, and no character at its ends is without them."""
+    tokenizer = SYNTHETIC
+    tokens = tokenizer.encode(text)
+    spans = token_spans(tokenizer, text, tokens)
+    at = 0
+    for token, (start, end) in zip(tokens, spans, strict=True):
+        data = tokenizer.token_bytes(token)
+        before, through = len(text[:start].encode()), len(text[:end].encode())
+        assert before <= at < len(text[: start + 1].encode())
+        assert len(text[: end - 1].encode()) < at + len(data) <= through
+        at += len(data)
+    words = word_spans(text)
+    owned = words_of(spans, words)
+    assert all(first < last for first, last in owned)
+    assert [first for first, _ in owned] == ([0] + [last for _, last in owned])[: len(words)]
+    for (start, end), (first, last) in zip(words, tokens_in(spans, words), strict=True):
+        assert [i for i, (a, b) in enumerate(spans) if b > start and a < end] == list(
+            range(first, last)
+        )
+
+
+def test_occurrences_are_whole_words() -> None:
+    assert occurrences("bank, Bank; banks (bank) bank", "bank") == [(0, 4), (19, 23), (25, 29)]
+    assert occurrences("a.c abc", "a.c") == [(0, 3)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_text_scores_the_same_among_others(tiny: GPT2, batch_size: int) -> None:
+    texts = [*TEXTS, LONG, *TEXTS[::-1]]
+    together = list(tiny.score_batch(iter(texts), top=2, stride=9, batch_size=batch_size))
+    assert together == [tiny.score(text, top=2, stride=9) for text in texts]
+
+
+def test_advance_is_told_of_every_token(tiny: GPT2) -> None:
+    told: list[int] = []
+    scores = list(tiny.score_batch([*TEXTS, LONG], stride=24, advance=told.append))
+    assert sum(told) == sum(len(score.tokens) for score in scores)
+
+
+def test_white_space_alone_has_no_words(tiny: GPT2) -> None:
+    score = tiny.score(" \n ")
+    assert score.words == ()
+    assert score.word_perplexity is None
+    assert score.bits > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"window": 0}, "window must be 1 to the context's 48"),
+        ({"window": 49}, "window must be 1 to the context's 48"),
+        ({"stride": 0}, "stride must be 1 to the window's 48"),
+        ({"stride": 49}, "stride must be 1 to the window's 48"),
+        ({"window": 10, "stride": 11}, "stride must be 1 to the window's 10"),
+        ({"top": -1}, "top must be"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    tiny: GPT2, settings: dict[str, int], words: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=words):
+        tiny.score("a", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "half \ud800 pair"])
+def test_texts_that_cannot_be_scored_are_refused(tiny: GPT2, text: str) -> None:
+    with pytest.raises(BadText):
+        tiny.score(text)
+
+
+def test_a_text_longer_than_the_window_wants_a_stride(tiny: GPT2) -> None:
+    """A text fits whose last token is predicted from all of the window."""
+    tokens = len(tiny.tokenizer.encode(LONG[:40]))
+    fitting = tiny.score(LONG[:40], window=tokens)
+    assert len(fitting.tokens) == tokens
+    for settings in ({"window": tokens - 1}, {"window": tokens, "context": "a"}):
+        with pytest.raises(PromptTooLong, match=r"longer than the window.*give a stride"):
+            tiny.score(LONG[:40], **settings)
+
+
+@pytest.mark.parametrize("bad", [LONG, "", "half \ud800 pair"])
+def test_what_comes_before_a_bad_text_is_scored(tiny: GPT2, bad: str) -> None:
+    scores = tiny.score_batch([*TEXTS, bad, "never"])
+    assert [next(scores).text for _ in TEXTS] == TEXTS
+    with pytest.raises((BadText, PromptTooLong)):
+        next(scores)
+
+
+def test_one_text_is_no_list_of_texts(tiny: GPT2) -> None:
+    for many in (tiny.score_batch, tiny.embed_batch, tiny.generate_batch):
+        with pytest.raises(InvalidSetting, match="list"):
+            many("text")
+
+
+def _synthetic() -> Tokenizer:
+    import tempfile
+    from pathlib import Path
+
+    from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
+
+    with tempfile.TemporaryDirectory() as place:
+        write_vocabulary(Path(place), *synthetic_vocabulary(400))
+        return Tokenizer.read(Path(place))
+
+
+SYNTHETIC = _synthetic()
