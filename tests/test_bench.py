@@ -362,7 +362,7 @@ def test_cases_that_do_not_fit_are_left_out_by_name(command: Command, model: Pat
         (["--report", "nonesuch/r.md"], "nonesuch/r.md: its directory does not exist"),
         (["--plot", "nonesuch/p.png"], "nonesuch/p.png: its directory does not exist"),
         (["--plot", "p.gif"], "a plot is .png"),
-        (["--provider", "cuda", "--prompt", "4", "--steps", "2"], "cuda"),
+        (["--provider", "cuda", "--prompt", "4", "--steps", "2"], "CUDA"),
     ],
 )
 def test_bad_input_is_told_before_any_work(

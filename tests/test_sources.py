@@ -334,7 +334,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: 
     for precision in PRECISIONS.values():
         model, weights = fuse(skeleton(SHAPE), SHAPE, precision)
         with pytest.raises(BadCheckpoint) as caught, np.errstate(invalid="ignore"):
-            attach(model, weights, checkpoint, tmp_path / "weights.bin")
+            attach([model], weights, checkpoint, tmp_path / "weights.bin")
         names = "model/h1/mlp/c_proj/w, model/ln_f/b, model/wte"
         assert f"{tmp_path / 'model'}: NaN or infinity in {names};" in str(caught.value)
 
@@ -344,7 +344,7 @@ def test_a_checkpoint_attaches_whole(published: Path, tmp_path: Path) -> None:
     told: list[int] = []
     model, weights = fuse(skeleton(SHAPE), SHAPE, PRECISIONS["fp32"])
     path = tmp_path / "weights.bin"
-    attach(model, weights, OpenAICheckpoint(published), path, told.append)
+    attach([model], weights, OpenAICheckpoint(published), path, told.append)
     assert {weight.source for weight in weights} == set(SHAPE.variables())
     onnx.save(model, tmp_path / "model.onnx")
     data = path.read_bytes()
