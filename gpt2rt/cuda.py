@@ -10,17 +10,19 @@ the CPU provider, where the tests hold it against the other slots.
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundle import SHORTLIST, Tensors
-from gpt2rt.errors import Gpt2rtError, ProviderMissing
+from gpt2rt.errors import Gpt2rtError
 from gpt2rt.hparams import HParams
 from gpt2rt.kvcache import share
+from gpt2rt.providers import cuda_runtime
 from gpt2rt.selection import Draw, Selected
 from gpt2rt.session import KeysValues, Logits
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Array = NDArray[Any]
+Field = tuple[str, tuple[int, ...], Any]  # name, shape, dtype
 
 
 class Block(Protocol):
@@ -41,7 +44,8 @@ class Memory(Protocol):
 
     device: str  # as ONNX Runtime calls it
 
-    def allocate(self, size: int) -> Block: ...
+    def allocate(self, size: int, *, host: bool = False) -> Block:
+        """Zeros, on the device or where the host and copies reach them fastest."""
 
     def copy(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
@@ -60,7 +64,7 @@ class HostMemory:
 
     device = "cpu"
 
-    def allocate(self, size: int) -> Block:
+    def allocate(self, size: int, *, host: bool = False) -> Block:
         return _HostBlock(size)
 
     def copy(
@@ -71,12 +75,14 @@ class HostMemory:
 
 
 class _CudaBlock:
-    def __init__(self, runtime: ctypes.CDLL, size: int) -> None:
+    def __init__(self, runtime: ctypes.CDLL, size: int, host: bool) -> None:
         self.address = 0
-        self._runtime = runtime
+        self._free = runtime.cudaFreeHost if host else runtime.cudaFree
         address = ctypes.c_void_p()
-        if runtime.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size)):
-            raise Gpt2rtError(
+        allocate = runtime.cudaMallocHost if host else runtime.cudaMalloc
+        if allocate(ctypes.byref(address), ctypes.c_size_t(size)):
+            runtime.cudaGetLastError()  # or ONNX Runtime takes the failure for one of its own
+            raise OutOfMemory(
                 f"no room for {size / 1e6:,.0f} MB on the CUDA device; generate fewer side by side"
             )
         self.address = int(address.value or 0)
@@ -84,7 +90,11 @@ class _CudaBlock:
 
     def __del__(self) -> None:
         if self.address:
-            self._runtime.cudaFree(ctypes.c_void_p(self.address))
+            self._free(ctypes.c_void_p(self.address))
+
+
+class OutOfMemory(Gpt2rtError):
+    """The device has not that much memory left."""
 
 
 class CudaMemory:
@@ -95,8 +105,8 @@ class CudaMemory:
     def __init__(self) -> None:
         self._runtime = cuda_runtime()
 
-    def allocate(self, size: int) -> Block:
-        return _CudaBlock(self._runtime, size)
+    def allocate(self, size: int, *, host: bool = False) -> Block:
+        return _CudaBlock(self._runtime, size, host)
 
     def copy(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
@@ -104,26 +114,47 @@ class CudaMemory:
         sizes = [ctypes.c_size_t(n) for n in (source_pitch, width, count)]
         places = ctypes.c_void_p(target), ctypes.c_size_t(target_pitch), ctypes.c_void_p(source)
         code = self._runtime.cudaMemcpy2D(*places, *sizes, WHEREVER)
+        # A copy from the host may return before the device has it, and ONNX Runtime's stream waits
+        # for no other.
+        code = code or self._runtime.cudaStreamSynchronize(None)
         if code:
             raise Gpt2rtError(f"CUDA could not copy {width * count} bytes (error {code})")
 
 
 WHEREVER = 4  # cudaMemcpyDefault: the addresses tell on which side they are
-VERSIONS = (13, 12)
+ALIGNMENT = 256  # bytes, as cudaMalloc aligns
+GRAPHS = itertools.count(1)  # numbers of CUDA graphs: never one twice, whatever the session
 
 
-def cuda_runtime() -> ctypes.CDLL:
-    """CUDA's runtime library, of a version that ONNX Runtime is built for."""
-    name = "cudart64_{}.dll" if os.name == "nt" else "libcudart.so.{}"
-    for version in VERSIONS:
-        try:
-            return ctypes.CDLL(name.format(version))
-        except OSError:
-            continue
-    raise ProviderMissing(
-        f"CUDA's runtime library ({name.format('12')} or a newer one) cannot be loaded; "
-        'install it: pip install "gpt2rt[cuda]"'
-    )
+class Frame:
+    """Arrays side by side on the device, and the same on the host, so that one copy moves all."""
+
+    def __init__(self, memory: Memory, fields: Sequence[Field]) -> None:
+        self._memory = memory
+        sizes = [max(1, int(np.prod(form))) * np.dtype(dtype).itemsize for _, form, dtype in fields]
+        steps = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
+        self._size = sum(steps)
+        self._device = memory.allocate(self._size)
+        self._host = memory.allocate(self._size, host=True)
+        self.addresses: dict[str, int] = {}
+        self.arrays: dict[str, Array] = {}  # on the host
+        places = itertools.accumulate(steps, initial=0)
+        for (name, form, dtype), size, offset in zip(fields, sizes, places, strict=False):
+            self.addresses[name] = self._device.address + offset
+            content = (ctypes.c_uint8 * size).from_address(self._host.address + offset)
+            count = int(np.prod(form))
+            self.arrays[name] = np.frombuffer(memoryview(content), dtype, count).reshape(form)
+
+    def send(self) -> None:
+        """From the host to the device."""
+        self._move(self._device.address, self._host.address)
+
+    def fetch(self) -> None:
+        """From the device to the host."""
+        self._move(self._host.address, self._device.address)
+
+    def _move(self, target: int, source: int) -> None:
+        self._memory.copy(target, self._size, source, self._size, self._size, 1)
 
 
 class Call:
@@ -137,14 +168,15 @@ class Call:
         shape: tuple[int, int],
         rows: int,
         cache: Mapping[str, tuple[tuple[int, ...], int]],
+        graph: int | None = None,
     ) -> None:
-        """`cache`: what the names of keys and values are bound to, as shapes and addresses."""
-        self._session, self._memory = session, memory
+        """`cache`: what the names of keys and values are bound to, as shapes and addresses;
+        `graph`: the number of the CUDA graph that replays this call; None: none does.
+        """
+        self._session, self._memory, self._graph = session, memory, graph
         self._binding = session.io_binding()
-        self._blocks: dict[str, Block] = {}
-        self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {}
         best = min(SHORTLIST, hparams.n_vocab)
-        inputs: list[tuple[str, tuple[int, ...], Any]] = [
+        inputs: list[Field] = [
             (Tensors.X, shape, np.int32),
             (Tensors.POSITION, shape, np.int32),
             (Tensors.ROWS, (rows,), np.int32),
@@ -152,52 +184,41 @@ class Call:
             (Tensors.HEAT, (rows,), np.float32),
             (Tensors.UNIFORM, (rows,), np.float32),
         ]
-        outputs: list[tuple[str, tuple[int, ...], Any]] = [
-            (Tensors.LOGITS, (rows, hparams.n_vocab), np.float32),
+        outputs: list[Field] = [
             (Tensors.BEST_LOGITS, (rows, best), np.float32),
             (Tensors.BEST, (rows, best), np.int64),
             (Tensors.MASS, (rows,), np.float32),
             (Tensors.DRAWN, (rows,), np.int64),
         ]
+        self._sent, self._selected = Frame(memory, inputs), Frame(memory, outputs)
+        self._row = hparams.n_vocab * np.dtype(np.float32).itemsize
+        self._logits = memory.allocate(max(1, rows) * self._row)
+        self._form = rows, hparams.n_vocab
         for name, form, dtype in inputs:
-            self._bind(self._binding.bind_input, name, form, dtype)
+            place = memory.device, 0, dtype, form, self._sent.addresses[name]
+            self._binding.bind_input(name, *place)
         for name, form, dtype in outputs:
-            self._bind(self._binding.bind_output, name, form, dtype)
+            place = memory.device, 0, dtype, form, self._selected.addresses[name]
+            self._binding.bind_output(name, *place)
+        self._binding.bind_output(
+            Tensors.LOGITS, memory.device, 0, np.float32, self._form, self._logits.address
+        )
         self._total = np.zeros((), np.int32)  # read on the host
         self._shared = share(self._total)
         self._binding.bind_ortvalue_input(Tensors.TOTAL, self._shared)
         for layer in range(hparams.n_layer):
             for past, present in zip(Tensors.past(layer), Tensors.present(layer), strict=True):
-                place = memory.device, 0, np.float16, *cache[past]
-                self._binding.bind_input(past, *place)
-                self._binding.bind_output(present, *place)
+                where = memory.device, 0, np.float16, *cache[past]
+                self._binding.bind_input(past, *where)
+                self._binding.bind_output(present, *where)
 
-    def _bind(
-        self, bind: Callable[..., None], name: str, form: tuple[int, ...], dtype: Any
-    ) -> None:
-        size = max(1, int(np.prod(form))) * np.dtype(dtype).itemsize
-        self._blocks[name] = self._memory.allocate(size)
-        self._shapes[name] = form, dtype
-        bind(name, self._memory.device, 0, dtype, form, self._blocks[name].address)
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """The inputs on the host, to be written before a run."""
+        return self._sent.arrays
 
-    def put(self, name: str, values: Any) -> None:
-        """Write an input."""
-        form, dtype = self._shapes[name]
-        array = np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype), form))
-        size = array.nbytes
-        self._memory.copy(self._blocks[name].address, size, array.ctypes.data, size, size, 1)
-
-    def get(self, name: str, row: int | None = None) -> Array:
-        """A copy of an output, or of one row of it."""
-        form, dtype = self._shapes[name]
-        array = np.empty(form if row is None else form[1:], dtype)
-        size = array.nbytes
-        source = self._blocks[name].address + (row or 0) * size
-        self._memory.copy(array.ctypes.data, size, source, size, size, 1)
-        return array
-
-    def run(self, total: int, graph: int | None = None) -> None:
-        """`graph` is the number of the CUDA graph that replays this call; None: none does."""
+    def run(self, total: int) -> None:
+        self._sent.send()
         self._total[...] = total
         if self._memory.device != "cuda":
             self._session.run_with_iobinding(self._binding)
@@ -205,35 +226,100 @@ class Call:
         import onnxruntime as ort
 
         options = ort.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", "-1" if graph is None else str(graph))
+        number = -1 if self._graph is None else self._graph
+        options.add_run_config_entry("gpu_graph_id", str(number))
         self._session.run_with_iobinding(self._binding, options)
+
+    def logits(self) -> Logits:  # [R,V]
+        """A copy of all logits."""
+        return self._fetched(self._form, 0)
+
+    def row(self, number: int) -> Logits:  # [V]
+        """A copy of the logits of one row."""
+        return self._fetched(self._form[1:], number)
+
+    def _fetched(self, form: tuple[int, ...], first: int) -> Logits:
+        array = np.empty(form, np.float32)
+        size, source = array.nbytes, self._logits.address + first * self._row
+        if size:
+            self._memory.copy(array.ctypes.data, size, source, size, size, 1)
+        return array
+
+    def selected(self) -> dict[str, Array]:
+        """Copies of what was selected of every row."""
+        self._selected.fetch()
+        return {name: array.copy() for name, array in self._selected.arrays.items()}
+
+
+class Buffers:
+    """Keys and values of a number of slots, and the decode steps that are bound to them."""
+
+    def __init__(self, hparams: HParams, memory: Memory, count: int) -> None:
+        self.count = count
+        self.pitch = hparams.n_ctx * hparams.kv_width * np.dtype(np.float16).itemsize  # of a head
+        self.slot = hparams.n_head * self.pitch
+        names = [name for layer in range(hparams.n_layer) for name in Tensors.past(layer)]
+        self.cache = {name: memory.allocate(count * self.slot) for name in names}
+        self.steps: dict[int, Call] = {}
+
+
+class Device:
+    """A session on a device, and the buffers that its slots come from and go back to.
+
+    Buffers are used again, since a captured CUDA graph is bound to their addresses and stays with
+    the session. Their slots are a power of two, and so are the rows of a step, which keeps the
+    graphs few; rows that nobody asked for run in slots that nobody holds.
+    """
+
+    def __init__(self, session: ort.InferenceSession, hparams: HParams, memory: Memory) -> None:
+        self.session, self.hparams, self.memory = session, hparams, memory
+        self._idle: list[Buffers] = []
+
+    def slots(self, count: int) -> CudaSlots:
+        """Places for `count` sequences. Raises `OutOfMemory`."""
+        slots = CudaSlots(self, count, self._take(power_of_two(count)))
+        weakref.finalize(slots, self._idle.append, slots.buffers)
+        return slots
+
+    def _take(self, count: int) -> Buffers:
+        for number, buffers in enumerate(self._idle):
+            if buffers.count == count:
+                return self._idle.pop(number)
+        try:
+            return Buffers(self.hparams, self.memory, count)
+        except OutOfMemory:
+            if not self._idle:
+                raise
+            self._idle.clear()
+            return Buffers(self.hparams, self.memory, count)
+
+
+def power_of_two(count: int) -> int:
+    """The least that is not below `count`."""
+    return 1 << max(0, count - 1).bit_length()
 
 
 class CudaSlots:
     """Slots whose keys and values lie on the device, in float16."""
 
-    def __init__(
-        self, session: ort.InferenceSession, hparams: HParams, count: int, memory: Memory
-    ) -> None:
+    def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
         self.count = count
-        self._session, self._hparams, self._memory = session, hparams, memory
-        self._pitch = hparams.n_ctx * hparams.kv_width * np.dtype(np.float16).itemsize  # of a head
-        self._slot = hparams.n_head * self._pitch
-        names = [name for layer in range(hparams.n_layer) for name in Tensors.past(layer)]
-        self._cache = {name: memory.allocate(count * self._slot) for name in names}
-        self._steps: dict[int, Call] = {}
+        self.buffers = buffers
+        self._device, self._hparams, self._memory = device, device.hparams, device.memory
 
-    def _call(self, first: int, shape: tuple[int, int], rows: int) -> Call:
+    def _call(
+        self, first: int, shape: tuple[int, int], rows: int, graph: int | None = None
+    ) -> Call:
         """A call for the slots from `first` on, whose keys and values it reads and writes."""
         h = self._hparams
         form = (shape[0], h.n_head, h.n_ctx, h.kv_width)
-        cache = {name: (form, self._at(name, first, 0)) for name in self._cache}
-        return Call(self._session, h, self._memory, shape, rows, cache)
+        cache = {name: (form, self._at(name, first, 0)) for name in self.buffers.cache}
+        return Call(self._device.session, h, self._memory, shape, rows, cache, graph)
 
     def _at(self, name: str, slot: int, position: int) -> int:
         """Where a position of a slot's first head lies."""
-        within = position * self._pitch // self._hparams.n_ctx
-        return self._cache[name].address + slot * self._slot + within
+        within = position * self.buffers.pitch // self._hparams.n_ctx
+        return self.buffers.cache[name].address + slot * self.buffers.slot + within
 
     def extend(
         self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
@@ -249,48 +335,51 @@ class CudaSlots:
     ) -> Logits:  # [B,S] -> [R,V]
         end = length + tokens.shape[1]
         call = self._call(first, (tokens.shape[0], tokens.shape[1]), len(rows))
-        call.put(Tensors.X, tokens)
-        call.put(Tensors.POSITION, np.arange(length, end))
-        call.put(Tensors.ROWS, rows)
-        call.put(Tensors.SEQLENS, end - 1)
-        call.put(Tensors.HEAT, 1)
-        call.put(Tensors.UNIFORM, 0)
+        call.inputs[Tensors.X][...] = tokens
+        call.inputs[Tensors.POSITION][...] = np.arange(length, end)
+        call.inputs[Tensors.ROWS][...] = rows
+        call.inputs[Tensors.SEQLENS][...] = end - 1
+        call.inputs[Tensors.HEAT][...] = 1
         call.run(end)
-        logits: Logits = call.get(Tensors.LOGITS)
-        return logits
+        return call.logits()
+
+    def _step(self, rows: int) -> Call:
+        """The step of so many rows, which is captured as a CUDA graph when it first runs."""
+        steps = self.buffers.steps
+        if rows not in steps:
+            steps[rows] = self._call(0, (rows, 1), rows, next(GRAPHS))
+            steps[rows].inputs[Tensors.ROWS][...] = np.arange(rows)
+        return steps[rows]
 
     def advance(
         self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
     ) -> Selected:
         batch = len(tokens)
-        call = self._steps.get(batch)
-        if call is None:
-            call = self._steps[batch] = self._call(0, (batch, 1), batch)
-            call.put(Tensors.ROWS, np.arange(batch))
         chosen = list(draws) or [Draw()] * batch
-        call.put(Tensors.X, np.asarray(tokens)[:, None])
-        call.put(Tensors.POSITION, np.asarray(lengths)[:, None])
-        call.put(Tensors.SEQLENS, lengths)
-        call.put(Tensors.HEAT, [draw.heat for draw in chosen])
-        call.put(Tensors.UNIFORM, [draw.uniform for draw in chosen])
+        call = self._step(power_of_two(batch))
+        inputs = call.inputs
+        for name, values in (
+            (Tensors.X, np.asarray(tokens)[:, None]),
+            (Tensors.POSITION, np.asarray(lengths)[:, None]),
+            (Tensors.SEQLENS, lengths),
+            (Tensors.HEAT, [draw.heat for draw in chosen]),
+            (Tensors.UNIFORM, [draw.uniform for draw in chosen]),
+        ):
+            inputs[name][:batch] = values
+            inputs[name][batch:] = 0
         # A captured graph keeps the numbers it saw on the host: attention looks no further than
         # `seqlens_k`, so the total may be the most that fits.
-        total = self._hparams.n_ctx if self._memory.device == "cuda" else max(lengths) + 1
-        call.run(total, graph=batch)
-        best, logits, mass, drawn = (
-            call.get(name)
-            for name in (Tensors.BEST, Tensors.BEST_LOGITS, Tensors.MASS, Tensors.DRAWN)
-        )
-
-        def fetch(row: int) -> Logits:
-            return np.asarray(call.get(Tensors.LOGITS, row), np.float32)
-
-        return Selected(best, logits, mass, drawn, chosen, self._hparams.n_vocab, fetch)
+        call.run(self._hparams.n_ctx if self._memory.device == "cuda" else max(lengths) + 1)
+        found = call.selected()
+        best, logits = found[Tensors.BEST][:batch], found[Tensors.BEST_LOGITS][:batch]
+        mass, drawn = found[Tensors.MASS][:batch], found[Tensors.DRAWN][:batch]
+        return Selected(best, logits, mass, drawn, chosen, self._hparams.n_vocab, call.row)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        width = length * self._pitch // self._hparams.n_ctx
-        for name in self._cache:
-            places = self._at(name, target, 0), self._pitch, self._at(name, source, 0), self._pitch
+        pitch = self.buffers.pitch
+        width = length * pitch // self._hparams.n_ctx
+        for name in self.buffers.cache:
+            places = self._at(name, target, 0), pitch, self._at(name, source, 0), pitch
             self._memory.copy(*places, width, self._hparams.n_head)
 
     def read(self, slot: int, start: int, end: int) -> KeysValues:
@@ -299,7 +388,7 @@ class CudaSlots:
         for layer in range(h.n_layer):
             for name, into in zip(Tensors.past(layer), kv[layer], strict=True):
                 width = into[0].nbytes
-                source = self._at(name, slot, start), self._pitch
+                source = self._at(name, slot, start), self.buffers.pitch
                 self._memory.copy(into.ctypes.data, width, *source, width, h.n_head)
         return kv
 
@@ -307,5 +396,5 @@ class CudaSlots:
         for layer, pair in enumerate(np.ascontiguousarray(kv)):
             for name, values in zip(Tensors.past(layer), pair, strict=True):
                 width = values[0].nbytes
-                target = self._at(name, slot, start), self._pitch
+                target = self._at(name, slot, start), self.buffers.pitch
                 self._memory.copy(*target, values.ctypes.data, width, width, self._hparams.n_head)

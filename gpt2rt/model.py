@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from gpt2rt.constraint import Constraint, Grammar
-    from gpt2rt.cuda import Memory
+    from gpt2rt.cuda import Device
 
 BATCH_SIZE = 32  # sequences side by side, unless told otherwise
 PREFIX_BYTES = 512 << 20  # of keys and values of prompts' beginnings, unless told otherwise
@@ -117,7 +117,7 @@ class GPT2:
             )
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self._grammar = lru_cache(GRAMMARS)(self._compiled)
-        self._memory = _cuda_memory() if self.provider == CUDA else None
+        self._device = _device(self._session, self.hparams) if self.provider == CUDA else None
         self.load_ms = now() - began
 
     @classmethod
@@ -403,10 +403,8 @@ class GPT2:
 
     def new_slots(self, count: int) -> Slots:
         """Places for `count` sequences, with keys and values of their own."""
-        if self._memory is not None:
-            from gpt2rt.cuda import CudaSlots
-
-            return CudaSlots(self._session, self.hparams, count, self._memory)
+        if self._device is not None:
+            return self._device.slots(count)
         manifest = self.bundle.manifest
         slots = slots_of(manifest.graph, manifest.precision)
         return slots(self._session, self.hparams, count)
@@ -464,7 +462,7 @@ class GPT2:
         return lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost)
 
 
-def _cuda_memory() -> Memory:
-    from gpt2rt.cuda import CudaMemory
+def _device(session: ort.InferenceSession, hparams: HParams) -> Device:
+    from gpt2rt.cuda import CudaMemory, Device
 
-    return CudaMemory()
+    return Device(session, hparams, CudaMemory())

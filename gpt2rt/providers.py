@@ -7,7 +7,9 @@ back to the CPU and say so in its log only.
 from __future__ import annotations
 
 import ctypes
+import io
 import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,24 +116,41 @@ def cuda_problem() -> str | None:
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "the NVIDIA driver sees no device; use --provider cpu"
-    return _unloadable()
-
-
-def _unloadable() -> str | None:
-    """What the library of ONNX Runtime's CUDA provider misses, in the linker's words."""
-    import onnxruntime as ort
-
-    ort.preload_dlls()
-    suffix = ".dll" if os.name == "nt" else ".so"
-    prefix = "" if os.name == "nt" else "lib"
-    folder = Path(ort.__file__).parent / "capi"
+    with redirect_stdout(io.StringIO()):  # it prints there what it does not find
+        ort.preload_dlls()
     try:
-        for name in ("shared", "cuda"):
-            library = folder / f"{prefix}onnxruntime_providers_{name}{suffix}"
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        for library in cuda_libraries().values():
+            ctypes.CDLL(library)
     except OSError as error:
         return f'{error}; install CUDA\'s libraries: pip install "gpt2rt[cuda]"'
     return None
+
+
+def cuda_libraries() -> dict[str, str]:
+    """The shared libraries that ONNX Runtime's CUDA provider needs, under their common names; none
+    where it is built without CUDA.
+
+    The provider's own library is not for us to load: it takes from ONNX Runtime, while it loads,
+    what only ONNX Runtime can have prepared.
+    """
+    import onnxruntime as ort
+
+    major = (getattr(ort, "cuda_version", "") or "").partition(".")[0]
+    if not major:
+        return {}
+    names = {
+        "CUDA runtime": ("cudart", major),
+        "cuBLAS": ("cublas", major),
+        "cuBLASLt": ("cublasLt", major),
+        "cuRAND": ("curand", "10"),
+    }
+    form = "{}64_{}.dll" if os.name == "nt" else "lib{}.so.{}"
+    return {common: form.format(*name) for common, name in names.items()}
+
+
+def cuda_runtime() -> ctypes.CDLL:
+    """CUDA's runtime library, the one that ONNX Runtime computes with."""
+    return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
 
 
 def open_session(

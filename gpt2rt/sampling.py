@@ -1,8 +1,8 @@
 """From logits to the next token: edits by what came before, candidates, the draw.
 
 Pure functions over one row of logits, and a `Sampler` that keeps what one sequence needs: what it
-has said, and its random numbers. The work shrinks as early as it can: only candidates are ever
-sorted, and edits touch only the tokens they are about.
+has said, and its random numbers. Edits touch only the tokens they are about, and a draw seldom
+needs to know all that may be drawn (`gpt2rt.filters`).
 
 The order is that of Transformers: logit bias, repetition, frequency and presence penalties, banned
 tokens; then temperature, top-k, top-p, min-p, typical. OpenAI's `sample.py` has three of them, in
@@ -13,26 +13,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.errors import BadLogits
+from gpt2rt.filters import (
+    SORTED,
+    SPARSE,
+    Floats,
+    Ids,
+    candidates,
+    clamped,
+    filtered,
+    mass_above,
+    mass_from,
+    pick,
+    softmax_weights,
+    stretches,
+)
 from gpt2rt.history import Edits, History
 from gpt2rt.params import SamplingParams
 from gpt2rt.selection import Draw, Row
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-
-COLDEST, HOTTEST = 1e-20, 1e20  # beyond: ties of the best alone, all alike; float32 holds no more
-SORTED = 4096  # weights that are sorted rather than narrowed down again
-EVERY = 16  # one weight in so many stands for the others where the crossing is looked for
-SPARSE = 32  # the same, for a rougher look
-STRETCH = 256  # weights summed as one
 DRAWN = 64  # tokens whose random numbers are made at once
 SMALL = 0.25  # top-p for which a first try from all the tokens seldom pays
 TRIES = 12  # draws before what may be drawn is worked out
@@ -80,7 +84,7 @@ class Sampler:
         if self._params.greedy:
             return Draw()
         number = self._numbers(self._drawn + ahead)[0]
-        return Draw(1 / _clamped(self._params.temperature), number)
+        return Draw(1 / clamped(self._params.temperature), number)
 
     def draw(
         self, logits: Floats | Row, matcher: Restriction | None = None, left: int | None = None
@@ -124,12 +128,13 @@ class Sampler:
 
 
 def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -> int:
-    """The token that random numbers in 0 to 1 fall on, `NUMBERS` of them. Raises `BadLogits`.
+    """The token that random numbers in 0 to 1 fall on, `NUMBERS` of them; the best, a greedy
+    choice, takes none. Raises `BadLogits`.
 
     Of a row on a device no more is fetched than it takes.
     """
     if isinstance(logits, Row):
-        token = choose_selected(logits, params, uniforms[-1])
+        token = choose_selected(logits, params, uniforms)
         if token is not None:
             return token
         logits = np.asarray(logits)
@@ -151,17 +156,17 @@ def _picked(logits: Floats, params: SamplingParams, uniform: float) -> int:
     return index if ids is None else int(ids[index])
 
 
-def choose_selected(row: Row, params: SamplingParams, uniform: float) -> int | None:
+def choose_selected(row: Row, params: SamplingParams, uniforms: Seq[float]) -> int | None:
     """As `choose`, from what a device selected; None where that cannot tell."""
     if not (math.isfinite(row.logits[0]) and math.isfinite(row.mass)):
         return None
     if params.greedy:
         return int(row.ids[0])
     if 0 < params.top_k < row.n_vocab:
-        return _from_top_k(row, params, uniform)
+        return _from_top_k(row, params, uniforms[-1])
     if (params.top_p, params.min_p, params.typical_p) == (1, 0, 1):
         return row.drawn
-    return None if params.typical_p < 1 else _from_nucleus(row, params, uniform)
+    return None if params.typical_p < 1 else _from_nucleus(row, params, uniforms[-1])
 
 
 def _from_top_k(row: Row, params: SamplingParams, uniform: float) -> int | None:
@@ -204,7 +209,7 @@ def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[floa
     the less likely than one that they leave out are no longer drawn. So a token comes as often as
     among `candidates`, which have the last word where no try succeeds.
     """
-    temperature = _clamped(params.temperature)
+    temperature = clamped(params.temperature)
     weights: Floats | None = None  # of all tokens, once they are needed
     ids: Ids | None = None
     above = bounds(logits, float(logits[best]), temperature)
@@ -272,47 +277,13 @@ def _reached(weights: Floats, mass: float) -> np.float32:
     return np.float32(sample[place] if place < len(sample) else 0)
 
 
-def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
-    """The tokens that `params` (temperature above 0) let be drawn, and their weights.
-
-    logits float32 [n_vocab] -> ids int64 [n] (None: all of them), weights float32 [n], 0 for what
-    cannot be drawn; a token's probability is its weight over their sum.
-    """
-    ids, weights = shortlist(logits, params)
-    return ids, filtered(weights, params)
-
-
-def shortlist(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
-    """As `candidates`, by the rules that look at a token's logit alone."""
-    if 0 < params.top_k < len(logits):
-        ids = keep_top_k(logits, params.top_k)
-    elif params.min_p > 0 and params.top_p == params.typical_p == 1:
-        below = _clamped(params.temperature) * (1 - math.log(params.min_p))  # not one too few
-        ids = np.flatnonzero(logits >= float(logits.max()) - below)
-    else:
-        return None, softmax_weights(logits, params.temperature)
-    return ids, softmax_weights(logits[ids], params.temperature)
-
-
-def filtered(weights: Floats, params: SamplingParams) -> Floats:  # [n] -> [n]
-    """The weights, the best of them 1, with 0 for what top-p, min-p and typical leave out."""
-    if params.top_p < 1:
-        rule = in_openai_top_p if params.compat == "openai" else in_top_p
-        weights = weights * rule(weights, params.top_p)
-    if params.min_p > 0:
-        weights = weights * (weights >= np.float32(params.min_p))
-    if params.typical_p < 1:
-        weights = weights * in_typical_p(weights, params.typical_p)
-    return weights
-
-
 def _in_nucleus(index: int, above: Floats, total: float, params: SamplingParams) -> bool | None:
     """Whether top-p keeps a token, as far as `bounds` [n] of the weights, `total` together, tell.
 
     None where they do not. True weights lie between bound / EXCESS and bound.
     """
     own = above[index]
-    mass = _mass_from(above, own)
+    mass = mass_from(above, own)
     if params.compat != "openai":
         mass -= float(own)  # there the token itself has to fit under p
     if mass * EXCESS < params.top_p * total:
@@ -324,7 +295,7 @@ def _in_nucleus(index: int, above: Floats, total: float, params: SamplingParams)
 def _kept(index: int, weights: Floats, total: float, params: SamplingParams) -> bool:
     """Whether top-p keeps a token, by its weight and all others."""
     least, wanted = weights[index], params.top_p * total
-    before = _mass_above(weights, least)
+    before = mass_above(weights, least)
     if params.compat == "openai":
         return bool(before + least <= wanted)
     return bool(before + least * np.count_nonzero(weights[:index] == least) < wanted)
@@ -338,163 +309,8 @@ def bounds(logits: Floats, best: float, temperature: float) -> Floats:  # [n] ->
     largest logit.
     """
     places: Floats = logits - np.float32(best)
-    places *= np.float32(ONE_OCTAVE / math.log(2) / _clamped(temperature))
+    places *= np.float32(ONE_OCTAVE / math.log(2) / clamped(temperature))
     places += np.float32(WEIGHT_ONE)
     if places.min() < 0:  # too little for a float32
         np.maximum(places, 0, out=places)
     return places.astype(np.int32).view(np.float32)
-
-
-def _clamped(temperature: float) -> float:
-    return min(max(temperature, COLDEST), HOTTEST)
-
-
-def softmax_weights(logits: Floats, temperature: float) -> Floats:  # [n] -> [n]
-    """exp(logits / temperature), scaled so that the best has 1."""
-    weights: Floats = logits - logits.max()
-    # In place: fresh pages for every step would cost more than the arithmetic.
-    if temperature != 1:
-        weights /= np.float32(_clamped(temperature))
-    np.exp(weights, out=weights)
-    return weights
-
-
-def keep_top_k(logits: Floats, k: int) -> Ids:  # [n_vocab] -> ids, ascending
-    """The k largest; ties of the k-th stay, as in OpenAI's `top_k_logits`."""
-    smallest_kept = np.partition(logits, -k)[-k]
-    return np.flatnonzero(logits >= smallest_kept)
-
-
-def in_top_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
-    """The nucleus: the fewest largest whose share reaches p; the one that crosses p stays in.
-
-    Of tokens with the weight at which p is crossed, the first come first.
-    """
-    least, missing = _crossing(weights, p)
-    inside = weights >= least
-    if least > 0:
-        ties = np.flatnonzero(weights == least)
-        inside[ties[max(1, math.ceil(missing / least)) :]] = False
-    return inside
-
-
-def in_openai_top_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
-    """As OpenAI's `top_p_logits`: the token that crosses p is left out, though never the best.
-
-    Tokens as likely as the last one kept stay.
-    """
-    least, missing = _crossing(weights, p)
-    if missing >= least > 0:  # one of the ties at least fits under p, so all stay
-        return weights >= least
-    above = weights > least
-    return above if above.any() else weights >= weights.max()
-
-
-def in_typical_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
-    """Locally typical: tokens whose surprisal is nearest to its mean, until their share reaches p.
-
-    The one that crosses p stays in (Meister et al. 2022). What has no weight stays out.
-    """
-    ids = np.flatnonzero(weights)
-    shares = weights[ids] / weights.sum(dtype=np.float64)
-    surprisal = -np.log(shares)
-    strangeness = np.abs(surprisal - float(shares @ surprisal))
-    inside = np.zeros(len(weights), bool)
-    wanted = p
-    while True:  # quickselect by mass: half of what is left is decided in every round
-        half = len(ids) // 2 if len(ids) > SORTED else len(ids)
-        order = np.argpartition(strangeness, half - 1) if half < len(ids) else None
-        near = slice(None) if order is None else order[:half]
-        mass = float(shares[near].sum())
-        if order is None or mass >= wanted:
-            ids, shares, strangeness = ids[near], shares[near], strangeness[near]
-            if len(ids) <= SORTED:
-                break
-        else:
-            inside[ids[near]] = True
-            wanted -= mass
-            rest = order[half:]
-            ids, shares, strangeness = ids[rest], shares[rest], strangeness[rest]
-    order = np.argsort(strangeness, kind="stable")
-    count = int(np.searchsorted(np.cumsum(shares[order]), wanted)) + 1
-    inside[ids[order[:count]]] = True
-    return inside
-
-
-def _crossing(weights: Floats, p: float) -> tuple[float, float]:
-    """Where the running sum from the largest down reaches the share p: the weight there, and what
-    is still missing from tokens of just that weight.
-
-    Weights too small to matter go first. Of what is left a sample tells about where the crossing
-    is; two sums confirm it, and only the few weights in between are sorted.
-    """
-    total = float(weights.sum())
-    wanted = p * total
-    # All below this together weigh at most half of the share that is left out.
-    matters = weights > np.float32((total - wanted) / (2 * len(weights)))
-    left = weights
-    if np.count_nonzero(matters) <= len(weights) // 2:
-        left = np.compress(matters, weights)
-    while len(left) > SORTED:
-        sample = np.sort(left[::EVERY])[::-1]
-        guess = int(np.searchsorted(np.cumsum(sample, dtype=np.float64) * EVERY, wanted))
-        margin = 2 * math.isqrt(len(sample))
-        high = sample[guess - margin] if guess > margin else sample[0]
-        low = sample[guess + margin] if guess + margin < len(sample) else np.float32(0)
-        above = _mass_above(left, high)
-        if above >= wanted:
-            narrowed = np.compress(left > high, left)
-        else:
-            wanted -= above
-            within = _mass_above(left, low) - above
-            if within >= wanted:
-                narrowed = np.compress((left <= high) & (left > low), left)
-            else:
-                wanted -= within
-                narrowed = np.compress(left <= low, left)
-        few = len(narrowed) <= len(left) // 2  # else: ties without end, or a misleading order
-        left = narrowed
-        if not few:
-            break
-    ordered = np.sort(left)[::-1]
-    sums = np.cumsum(ordered, dtype=np.float64)
-    place = min(int(np.searchsorted(sums, wanted)), len(ordered) - 1)
-    least = ordered[place]
-    first = int(np.searchsorted(-ordered, -least))
-    return float(least), wanted - (float(sums[first - 1]) if first else 0.0)
-
-
-def _mass_above(weights: Floats, least: np.float32) -> float:
-    """The sum of the weights above `least`, without picking them out."""
-    return float((weights * (weights > least)).sum())
-
-
-def _mass_from(weights: Floats, least: np.float32) -> float:
-    """The sum of the weights from `least` on, to about 1e-5 of it."""
-    return float(np.einsum("i,i->", weights, weights >= least))
-
-
-def stretches(weights: Floats) -> NDArray[np.float64]:  # [n] -> [ceil(n / STRETCH)]
-    """Running sums at the ends of stretches of `STRETCH` weights."""
-    sums = np.add.reduceat(weights, _starts(len(weights)))
-    return np.cumsum(sums, dtype=np.float64)
-
-
-def pick(weights: Floats, sums: NDArray[np.float64], uniform: float) -> int:
-    """Inverse transform sampling: where the running sum passes `uniform` (0 to 1) of the total.
-
-    `sums` are those of `stretches`; only the stretch that the sum ends in is looked at closely.
-    """
-    wanted = min(uniform * float(sums[-1]), math.nextafter(float(sums[-1]), 0))
-    stretch = int(sums.searchsorted(wanted, side="right"))
-    part = weights[stretch * STRETCH : (stretch + 1) * STRETCH]
-    before = float(sums[stretch - 1]) if stretch else 0.0
-    index = int(part.cumsum(dtype=np.float64).searchsorted(wanted - before, side="right"))
-    if index == len(part):  # rounding: the sum is a hair short of the last that can be drawn
-        index = int(part.nonzero()[0][-1])
-    return stretch * STRETCH + index
-
-
-@lru_cache(maxsize=8)
-def _starts(length: int) -> NDArray[np.intp]:
-    return np.arange(0, length, STRETCH)

@@ -23,7 +23,7 @@ LAYERS = [
         "stopping",
         "providers",
     },
-    {"history", "endings", "selection"},
+    {"history", "endings", "selection", "filters"},
     {"sampling", "constraint"},
     {"kvcache", "session", "prefixes"},
     {"cuda"},

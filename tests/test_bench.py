@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib")
 from command_line import Command
 from conftest import TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
-from gpt2rt.bundle import GRAPH, Bundle
+from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
 from gpt2rt.errors import InvalidSetting
 from gpt2rt_bench import worker
 from gpt2rt_bench.bandwidth import Meter, Meters
@@ -34,6 +34,7 @@ from gpt2rt_bench.report import TITLES, columns, markdown, rows_of
 from gpt2rt_bench.subject import Subject, SubjectFailed
 from gpt2rt_bench.summary import Interval, baseline, summarise
 from gpt2rt_bench.traffic import Traffic, traffic
+from gpt2rt_export.cuda import CUDA
 
 CONSTANTS = 200  # bytes of shapes and factors that a graph holds besides weights
 
@@ -60,6 +61,25 @@ def test_bytes_a_step_are_those_of_every_layer(
     assert found.row == 4 * D  # of the positions: the tied embedding is read whole, as lm_head
     assert found.kv == TINY.n_layer * 2 * TINY.n_embd * 4
     assert found.step(3, 10) == found.weights + 3 * (found.row + 10 * found.kv)
+
+
+@pytest.mark.parametrize("precision", sorted(CUDA))
+def test_bytes_a_step_on_cuda_are_those_that_stay_there(
+    precision: str, tiny_bundles: dict[str, Bundle]
+) -> None:
+    """Half precision, and the embedding and lm_head widened to it when they are loaded."""
+    D, V = TINY.n_embd, TINY.n_vocab
+
+    def product(k: int, n: int) -> int:
+        blocks = k // 32
+        return 2 * k * n if precision == "fp16" else n * (k // 2 + 2 * blocks + (blocks + 1) // 2)
+
+    layer = sum(product(k, n) for k, n in ((D, 3 * D), (D, D), (D, 4 * D), (4 * D, D)))
+    layer += 2 * (9 * D + 4 * D)  # biases, and two layer norms
+    expected = TINY.n_layer * layer + 2 * (2 * D + D * V)
+    found = traffic(tiny_bundles[precision], CUDA_GRAPH)
+    assert expected <= found.weights < expected + CONSTANTS
+    assert found.kv == TINY.n_layer * 2 * TINY.n_embd * 2
 
 
 @pytest.mark.parametrize(("precision", "row"), [("fp32", 4 * 32), ("int8", 32 + 4)])

@@ -1,4 +1,5 @@
-"""The graph for CUDA and its slots, run by the CPU provider over ordinary memory."""
+"""The graph for CUDA and its slots, run by the CPU provider over ordinary memory where there is no
+device."""
 
 from __future__ import annotations
 
@@ -17,16 +18,20 @@ from conftest import NOISE, TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
 from gpt2rt import providers as providers_module
 from gpt2rt.bundle import CUDA_GRAPH, Bundle
-from gpt2rt.cuda import CudaSlots, HostMemory
+from gpt2rt.cuda import CudaMemory, CudaSlots, Device, HostMemory
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadLogits, InvalidSetting, ProviderMissing
+from gpt2rt.filters import candidates, pick, softmax_weights, stretches
 from gpt2rt.generation import Generation
 from gpt2rt.providers import Threads, graph_of, open_session, provider_for
-from gpt2rt.sampling import NUMBERS, candidates, choose, pick, softmax_weights, stretches
+from gpt2rt.sampling import NUMBERS, choose
 from gpt2rt.selection import Draw, Row, Selected
 from gpt2rt.session import misfit
 from gpt2rt_export.cuda import CUDA
 
+# Where there is a device, all of this runs on it.
+PROVIDER = "cpu" if providers_module.cuda_problem() else "cuda"
+MEMORY: type[HostMemory | CudaMemory] = HostMemory if PROVIDER == "cpu" else CudaMemory
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
 WIDE = HParams(n_vocab=700, n_ctx=24, n_embd=32, n_head=2, n_layer=2)  # more than is selected
 
@@ -38,19 +43,19 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def session(tiny_bundles: dict[str, Bundle], precision: str) -> ort.InferenceSession:
-    return open_session(graph_of(tiny_bundles[precision], "cuda"), Threads(1))
+    return open_session(graph_of(tiny_bundles[precision], "cuda"), Threads(1), PROVIDER)
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> CudaSlots:
     weights = LargerWeights(WIDE, seed=5)
     bundle = make_bundle(tmp_path_factory.mktemp("wide") / "bundle", weights, "fp16")
-    opened = open_session(graph_of(bundle, "cuda"), Threads(1))
-    return CudaSlots(opened, WIDE, 8, HostMemory())
+    opened = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
+    return Device(opened, WIDE, MEMORY()).slots(8)
 
 
 def slots(session: ort.InferenceSession, count: int) -> CudaSlots:
-    return CudaSlots(session, TINY, count, HostMemory())
+    return Device(session, TINY, MEMORY()).slots(count)
 
 
 def test_logits_equal_oracle_whole_and_token_by_token(
@@ -97,6 +102,22 @@ def test_passages_side_by_side_equal_those_alone(session: ort.InferenceSession) 
     for row in range(2):
         alone = slots(session, 1).forward(tokens[[row]], 0, range(12))
         np.testing.assert_allclose(both[12 * row : 12 * row + 12], alone, atol=5e-3)
+
+
+def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) -> None:
+    """A captured CUDA graph is bound to their addresses."""
+    device = Device(session, TINY, MEMORY())
+    first, second = device.slots(3), device.slots(3)
+    assert first.buffers is not second.buffers
+    logits = first.extend(0, 0, TEXT[:5])
+    step = np.array(first.advance([5], [7])[0])
+    kept = first.buffers
+    del first
+    assert device.slots(1).buffers is not kept
+    again = device.slots(4)
+    assert again.buffers is kept
+    np.testing.assert_array_equal(again.extend(0, 0, TEXT[:5]), logits)
+    np.testing.assert_array_equal(np.array(again.advance([5], [7])[0]), step)
 
 
 def test_the_graph_is_the_one_of_the_contract(
@@ -182,6 +203,12 @@ def test_the_best_and_top_k_give_the_tokens_that_the_whole_row_gives(
         for _ in range(20):
             uniforms = random.random(NUMBERS).tolist()
             assert choose(without, params, uniforms) == choose(np.asarray(row), params, uniforms)
+
+
+def test_a_greedy_choice_takes_no_random_number(wide: CudaSlots) -> None:
+    for row in rows(wide, [Draw()] * 3):
+        best = int(np.asarray(row).argmax())
+        assert choose(replace(row, fetch=unwanted), SamplingParams(temperature=0), []) == best
 
 
 def unwanted() -> NDArray[np.float32]:

@@ -12,16 +12,10 @@ from hypothesis.extra import numpy as hnp
 
 from gpt2rt import SamplingParams
 from gpt2rt.errors import BadLogits, InvalidSetting
-from gpt2rt.history import Edits
-from gpt2rt.sampling import (
+from gpt2rt.filters import (
     EVERY,
-    EXCESS,
-    NUMBERS,
     SORTED,
-    Sampler,
-    bounds,
     candidates,
-    choose,
     in_openai_top_p,
     in_top_p,
     in_typical_p,
@@ -30,6 +24,8 @@ from gpt2rt.sampling import (
     softmax_weights,
     stretches,
 )
+from gpt2rt.history import Edits
+from gpt2rt.sampling import EXCESS, NUMBERS, Sampler, bounds, choose
 
 rows = hnp.arrays(np.float32, st.integers(2, 200), elements=st.floats(-30, 30, width=32))
 relaxed = settings(deadline=None, derandomize=True)

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from gpt2rt import library
 from gpt2rt.bundle import Bundle
+from gpt2rt.providers import cuda_libraries
 from gpt2rt_bench.machine import Machine, cannot_help
 from gpt2rt_bench.opening import Opening, opening
 
@@ -80,8 +81,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at everything; opens each provider of the installed ONNX Runtime once."""
     machine = Machine.here()
-    major = (getattr(ort, "cuda_version", "") or "").partition(".")[0]
-    libraries = cuda_libraries(major) if major else {}
+    libraries = cuda_and_cudnn()
     providers = {}
     for name in ort.get_available_providers():
         providers[name] = opening(name, [*libraries.values()] if name == CUDA else [])
@@ -101,19 +101,11 @@ def diagnose() -> Diagnosis:
     return Diagnosis(machine, providers, cuda, names, findings)
 
 
-def cuda_libraries(major: str) -> dict[str, str]:
-    """The shared libraries that ONNX Runtime's CUDA provider loads, under their common names."""
-    if sys.platform == "win32":
-        return {
-            "CUDA runtime": f"cudart64_{major}.dll",
-            "cuBLAS": f"cublas64_{major}.dll",
-            "cuDNN": "cudnn64_9.dll",
-        }
-    return {
-        "CUDA runtime": f"libcudart.so.{major}",
-        "cuBLAS": f"libcublas.so.{major}",
-        "cuDNN": "libcudnn.so.9",
-    }
+def cuda_and_cudnn() -> dict[str, str]:
+    """The shared libraries of CUDA and cuDNN, under their common names; none without CUDA."""
+    libraries = cuda_libraries()
+    cudnn = "cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9"
+    return libraries | {"cuDNN": cudnn} if libraries else {}
 
 
 def _cuda(tried: Opening | None) -> Cuda:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gpt2rt.bundle import GRAPH, Bundle
 
+FOLDED = ("Cast", "Mul")  # what graphs here do to weights alone
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no others
 
 
@@ -32,21 +34,23 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
     """Weights and scales, lm_head, keys and values; of the embeddings the rows looked up, unless
     something else reads the whole of them. `graph` is the file that a step runs.
 
-    Weights that the graph casts count as the cast leaves them: ONNX Runtime does that once, when it
-    loads them.
+    Weights that the graph casts or scales count as that leaves them: ONNX Runtime does it once,
+    when it loads them.
     """
     found = onnx.load(str(bundle.directory / graph), load_external_data=False).graph
-    shapes = {tensor.name: list(tensor.dims) for tensor in found.initializer}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in found.initializer}
     sizes = {tensor.name: size(tensor) for tensor in found.initializer}
     whole: set[str] = set()
     looked_up: list[tuple[str, int]] = []
     for node in found.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         weights = [name for name in node.input if name in sizes]
-        if node.op_type == "Cast" and weights:
-            (shape,) = (shapes[name] for name in weights)
+        if node.op_type in FOLDED and weights == list(node.input):
             (out,) = node.output
-            width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize
+            shape = np.broadcast_shapes(*(shapes[name] for name in weights))
+            width = sizes[weights[0]] // math.prod(shapes[weights[0]])
+            if node.op_type == "Cast":
+                width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize
             shapes[out], sizes[out] = shape, math.prod(shape) * width
         elif node.op_type in LOOKUPS and node.input[0] in sizes:
             axis = attributes.get("gather_axis", attributes.get("axis", 0))
