@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -110,5 +111,15 @@ class Subject:
         code = self._process.wait()
         self._errors.seek(0)
         last = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {killer(-code)}" if code < 0 else f"ended with exit code {code}"
         return ": ".join([f"the worker {how}", *last])
+
+
+def killer(number: int) -> str:
+    """A signal by its name, and what it means where that helps."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    meant = {"SIGILL": "compiled for another processor", "SIGKILL": "out of memory, perhaps"}
+    return f"{name} ({meant[name]})" if name in meant else name
