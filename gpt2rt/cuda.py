@@ -13,6 +13,8 @@ import ctypes
 import itertools
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Array = NDArray[Any]
+Lock = AbstractContextManager[object]
 Field = tuple[str, tuple[int, ...], Any]  # name, shape, dtype
 
 
@@ -43,6 +46,7 @@ class Memory(Protocol):
     """Memory that a provider computes in."""
 
     device: str  # as ONNX Runtime calls it
+    lock: Lock  # held by whoever uses the device
 
     def allocate(self, size: int, *, host: bool = False) -> Block:
         """Zeros, on the device or where the host and copies reach them fastest."""
@@ -63,6 +67,7 @@ class HostMemory:
     """Ordinary memory, for the CPU provider."""
 
     device = "cpu"
+    lock: Lock = nullcontext()
 
     def allocate(self, size: int, *, host: bool = False) -> Block:
         return _HostBlock(size)
@@ -75,8 +80,9 @@ class HostMemory:
 
 
 class _CudaBlock:
-    def __init__(self, runtime: ctypes.CDLL, size: int, host: bool) -> None:
+    def __init__(self, runtime: ctypes.CDLL, lock: Lock, size: int, host: bool) -> None:
         self.address = 0
+        self._lock = lock
         self._free = runtime.cudaFreeHost if host else runtime.cudaFree
         address = ctypes.c_void_p()
         allocate = runtime.cudaMallocHost if host else runtime.cudaMalloc
@@ -90,7 +96,8 @@ class _CudaBlock:
 
     def __del__(self) -> None:
         if self.address:
-            self._free(ctypes.c_void_p(self.address))
+            with self._lock:
+                self._free(ctypes.c_void_p(self.address))
 
 
 class OutOfMemory(Gpt2rtError):
@@ -98,25 +105,32 @@ class OutOfMemory(Gpt2rtError):
 
 
 class CudaMemory:
-    """The memory of CUDA device 0, by CUDA's runtime library, which ONNX Runtime has loaded."""
+    """The memory of CUDA device 0, by CUDA's runtime library, which ONNX Runtime has loaded.
+
+    One thread at a time uses it: while a CUDA graph is captured, whatever another thread allocates,
+    frees or copies would spoil it.
+    """
 
     device = "cuda"
 
     def __init__(self) -> None:
         self._runtime = cuda_runtime()
+        self.lock: Lock = RLock()
 
     def allocate(self, size: int, *, host: bool = False) -> Block:
-        return _CudaBlock(self._runtime, size, host)
+        with self.lock:
+            return _CudaBlock(self._runtime, self.lock, size, host)
 
     def copy(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
     ) -> None:
         sizes = [ctypes.c_size_t(n) for n in (source_pitch, width, count)]
         places = ctypes.c_void_p(target), ctypes.c_size_t(target_pitch), ctypes.c_void_p(source)
-        code = self._runtime.cudaMemcpy2D(*places, *sizes, WHEREVER)
-        # A copy from the host may return before the device has it, and ONNX Runtime's stream waits
-        # for no other.
-        code = code or self._runtime.cudaStreamSynchronize(None)
+        with self.lock:
+            code = self._runtime.cudaMemcpy2D(*places, *sizes, WHEREVER)
+            # A copy from the host may return before the device has it, and ONNX Runtime's stream
+            # waits for no other.
+            code = code or self._runtime.cudaStreamSynchronize(None)
         if code:
             raise Gpt2rtError(f"CUDA could not copy {width * count} bytes (error {code})")
 
@@ -228,7 +242,8 @@ class Call:
         options = ort.RunOptions()
         number = -1 if self._graph is None else self._graph
         options.add_run_config_entry("gpu_graph_id", str(number))
-        self._session.run_with_iobinding(self._binding, options)
+        with self._memory.lock:
+            self._session.run_with_iobinding(self._binding, options)
 
     def logits(self) -> Logits:  # [R,V]
         """A copy of all logits."""
@@ -277,8 +292,9 @@ class Device:
 
     def slots(self, count: int) -> CudaSlots:
         """Places for `count` sequences. Raises `OutOfMemory`."""
-        slots = CudaSlots(self, count, self._take(power_of_two(count)))
-        weakref.finalize(slots, self._idle.append, slots.buffers)
+        with self.memory.lock:
+            slots = CudaSlots(self, count, self._take(power_of_two(count)))
+        weakref.finalize(slots, self._idle.append, slots.buffers).atexit = False
         return slots
 
     def _take(self, count: int) -> Buffers:

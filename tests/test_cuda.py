@@ -4,6 +4,7 @@ device."""
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,22 @@ def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) 
     assert again.buffers is kept
     np.testing.assert_array_equal(again.extend(0, 0, TEXT[:5]), logits)
     np.testing.assert_array_equal(np.array(again.advance([5], [7])[0]), step)
+
+
+def test_threads_do_not_disturb_each_other(session: ort.InferenceSession) -> None:
+    """Steps are captured in one thread while others copy, allocate and free."""
+    device = Device(session, TINY, MEMORY())
+
+    def text(start: int) -> list[int]:
+        slots = device.slots(2)
+        tokens = [int(slots.extend(0, 0, TEXT[start : start + 5])[0].argmax())]
+        for length in range(5, 25):
+            tokens.append(int(slots.advance([length], tokens[-1:])[0].ids[0]))
+        return tokens
+
+    alone = [text(start) for start in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(text, range(8))) == alone
 
 
 def test_the_graph_is_the_one_of_the_contract(
