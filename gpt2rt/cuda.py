@@ -26,7 +26,7 @@ from gpt2rt.hparams import HParams
 from gpt2rt.kvcache import share
 from gpt2rt.providers import cuda_runtime
 from gpt2rt.selection import Draw, Selected
-from gpt2rt.session import KeysValues, Logits
+from gpt2rt.session import KeysValues, Logits, failed
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -86,13 +86,15 @@ class _CudaBlock:
         self._free = runtime.cudaFreeHost if host else runtime.cudaFree
         address = ctypes.c_void_p()
         allocate = runtime.cudaMallocHost if host else runtime.cudaMalloc
-        if allocate(ctypes.byref(address), ctypes.c_size_t(size)):
+        code = allocate(ctypes.byref(address), ctypes.c_size_t(size))
+        if code == NO_MEMORY:
             runtime.cudaGetLastError()  # or ONNX Runtime takes the failure for one of its own
             raise OutOfMemory(
                 f"no room for {size / 1e6:,.0f} MB on the CUDA device; generate fewer side by side"
             )
+        _checked(runtime, code, f"allocate {size} bytes")
         self.address = int(address.value or 0)
-        runtime.cudaMemset(address, 0, ctypes.c_size_t(size))
+        _checked(runtime, runtime.cudaMemset(address, 0, ctypes.c_size_t(size)), "clear memory")
 
     def __del__(self) -> None:
         if self.address:
@@ -102,6 +104,14 @@ class _CudaBlock:
 
 class OutOfMemory(Gpt2rtError):
     """The device has not that much memory left."""
+
+
+def _checked(runtime: ctypes.CDLL, code: int, what: str) -> None:
+    """Raises `Gpt2rtError` where CUDA's answer is no success."""
+    if code:
+        runtime.cudaGetErrorString.restype = ctypes.c_char_p
+        reason = runtime.cudaGetErrorString(code).decode()
+        raise Gpt2rtError(f"CUDA could not {what}: {reason} (error {code})")
 
 
 class CudaMemory:
@@ -131,10 +141,10 @@ class CudaMemory:
             # A copy from the host may return before the device has it, and ONNX Runtime's stream
             # waits for no other.
             code = code or self._runtime.cudaStreamSynchronize(None)
-        if code:
-            raise Gpt2rtError(f"CUDA could not copy {width * count} bytes (error {code})")
+        _checked(self._runtime, code, f"copy {width * count} bytes")
 
 
+NO_MEMORY = 2  # cudaErrorMemoryAllocation
 WHEREVER = 4  # cudaMemcpyDefault: the addresses tell on which side they are
 ALIGNMENT = 256  # bytes, as cudaMalloc aligns
 GRAPHS = itertools.count(1)  # numbers of CUDA graphs: never one twice, whatever the session
@@ -232,18 +242,24 @@ class Call:
         return self._sent.arrays
 
     def run(self, total: int) -> None:
-        self._sent.send()
-        self._total[...] = total
-        if self._memory.device != "cuda":
-            self._session.run_with_iobinding(self._binding)
-            return
         import onnxruntime as ort
 
+        self._sent.send()
+        self._total[...] = total
         options = ort.RunOptions()
-        number = -1 if self._graph is None else self._graph
-        options.add_run_config_entry("gpu_graph_id", str(number))
-        with self._memory.lock:
-            self._session.run_with_iobinding(self._binding, options)
+        if self._memory.device == "cuda":
+            number = -1 if self._graph is None else self._graph
+            options.add_run_config_entry("gpu_graph_id", str(number))
+        try:
+            with self._memory.lock:
+                self._session.run_with_iobinding(self._binding, options)
+        except Exception as error:  # ONNX Runtime's have no common base
+            if "Failed to allocate memory" in str(error):
+                raise OutOfMemory(
+                    "no room on the CUDA device for what the graph computes; "
+                    "generate fewer side by side"
+                ) from error
+            raise failed(error) from error
 
     def logits(self) -> Logits:  # [R,V]
         """A copy of all logits."""

@@ -23,7 +23,7 @@ from gpt2rt.bundle import EMBED, WEIGHTS, Bundle
 from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS
 from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.engine import Engine
-from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong
+from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong, ProviderMissing
 from gpt2rt.generation import (
     Completion,
     Generation,
@@ -38,7 +38,7 @@ from gpt2rt.history import Edits
 from gpt2rt.hparams import HParams
 from gpt2rt.params import SamplingParams, fresh_seed
 from gpt2rt.prefixes import PrefixCache
-from gpt2rt.providers import AUTO, CUDA, Threads, graph_of, open_session, provider_for
+from gpt2rt.providers import AUTO, CPU, CUDA, Threads, graph_of, open_session, provider_for
 from gpt2rt.sampling import Sampler
 from gpt2rt.scoring import Passage, TokenScores
 from gpt2rt.session import SLOTS, Slots, hidden_misfit, hidden_states, misfit, slots_of
@@ -91,7 +91,7 @@ class GPT2:
         self.hparams: HParams = bundle.manifest.hparams
         if bundle.manifest.graph not in SLOTS:
             raise BadBundle(f"{bundle.directory}: unknown graph {bundle.manifest.graph!r}")
-        self.provider = provider_for(bundle, provider)
+        chosen = provider_for(bundle, provider)
         if prefix_bytes < 0:
             raise InvalidSetting(f"prefix_bytes must be 0 (off) or more, not {prefix_bytes}")
         self._draft = self._drafts_of(draft)
@@ -99,8 +99,7 @@ class GPT2:
         with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing leave Python to others
             weights = aside.submit(bundle.check, [WEIGHTS])
             tokenizer = aside.submit(Tokenizer.read, bundle.directory)
-            graph = graph_of(bundle, self.provider)
-            self._session = open_session(graph, threads, self.provider)
+            self._session, self.provider = _opened(bundle, threads, chosen, provider == AUTO)
             self.tokenizer = tokenizer.result()
             weights.result()
         self._hidden: ort.InferenceSession | None = None
@@ -112,7 +111,7 @@ class GPT2:
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
         if odd := misfit(self._session, self.hparams, kind):
             raise BadBundle(
-                f"{graph}: not the graph of the manifest's hparams "
+                f"{graph_of(bundle, self.provider)}: not the graph of the manifest's hparams "
                 f"(look for {odd}); {bundle.way_out}"
             )
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
@@ -460,6 +459,18 @@ class GPT2:
         cost = 1.25 * others[WEIGHTS].bytes / mine[WEIGHTS].bytes
         smaller = draft
         return lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost)
+
+
+def _opened(
+    bundle: Bundle, threads: Threads, provider: str, either: bool
+) -> tuple[ort.InferenceSession, str]:
+    """The session and its provider: the CPU, where `either` will do and CUDA does not start."""
+    try:
+        return open_session(graph_of(bundle, provider), threads, provider), provider
+    except ProviderMissing:
+        if provider == CPU or not either:
+            raise
+        return open_session(graph_of(bundle, CPU), threads, CPU), CPU
 
 
 def _device(session: ort.InferenceSession, hparams: HParams) -> Device:

@@ -116,6 +116,8 @@ def cuda_problem() -> str | None:
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "the NVIDIA driver sees no device; use --provider cpu"
+    if problem := _driver_problem(driver, getattr(ort, "cuda_version", "")):
+        return problem
     with redirect_stdout(io.StringIO()):  # it prints there what it does not find
         ort.preload_dlls()
     try:
@@ -124,6 +126,19 @@ def cuda_problem() -> str | None:
     except OSError as error:
         return f'{error}; install CUDA\'s libraries: pip install "gpt2rt[cuda]"'
     return None
+
+
+def _driver_problem(driver: ctypes.CDLL, built: str) -> str | None:
+    """A driver runs its own version of CUDA, older ones, and newer ones of the same major."""
+    newest = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(newest))
+    major, minor = newest.value // 1000, newest.value % 1000 // 10
+    if not built or major >= int(built.partition(".")[0]):
+        return None
+    return (
+        f"the NVIDIA driver runs CUDA up to {major}.{minor}, ONNX Runtime is built for {built}; "
+        "update the driver"
+    )
 
 
 def cuda_libraries() -> dict[str, str]:
@@ -180,10 +195,18 @@ def open_session(
         chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1"}))
     try:
         session = ort.InferenceSession(
-            str(graph), options, providers=chosen, disabled_optimizers=disabled
+            str(graph),
+            options,
+            providers=chosen,
+            disabled_optimizers=disabled,
+            enable_fallback=0,  # it would tell on standard output, and go on without CUDA
         )
     except Exception as error:  # ONNX Runtime has a type per failure and no common base
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = " ".join(str(error).split())[:300]
+        if provider == CUDA:
+            raise ProviderMissing(
+                f"{graph}: ONNX Runtime {ort.__version__} cannot run the graph on CUDA ({reason})"
+            ) from error
         raise BadBundle(
             f"{graph}: ONNX Runtime {ort.__version__} cannot load the graph ({reason})"
         ) from error

@@ -75,10 +75,10 @@ def _run(
     try:
         return list(session.run(names, feeds))
     except Exception as error:  # ONNX Runtime's have no common base
-        raise _failed(error) from error
+        raise failed(error) from error
 
 
-def _failed(error: Exception) -> BadBundle:
+def failed(error: Exception) -> BadBundle:
     reason = " ".join(str(error).split())[:300]
     return BadBundle(f"ONNX Runtime cannot run the graph ({reason}); export the bundle again")
 
@@ -129,7 +129,7 @@ class Binding:
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:  # ONNX Runtime's have no common base
-            raise _failed(error) from error
+            raise failed(error) from error
         return self.logits
 
 

@@ -45,6 +45,7 @@ SAME_LAYER |= {("providers", "bundle")}
 SAME_LAYER |= {("storage", "bundle"), ("storage", "catalog")}
 SAME_LAYER |= {("session", "kvcache"), ("hparams", "errors"), ("stopping", "params")}
 EXPORTER_MAY_USE = {"errors", "hparams", "catalog", "bundle", "tokenizer", "providers", "session"}
+EXPORTER_MAY_USE |= {"cuda"}
 
 
 def modules(package: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import reference
 from conftest import NOISE, TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
 from gpt2rt import providers as providers_module
-from gpt2rt.bundle import CUDA_GRAPH, Bundle
+from gpt2rt.bundle import CUDA_GRAPH, Bundle, Tensors
 from gpt2rt.cuda import CudaMemory, CudaSlots, Device, HostMemory
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadLogits, InvalidSetting, ProviderMissing
@@ -220,6 +220,47 @@ def test_the_best_and_top_k_give_the_tokens_that_the_whole_row_gives(
         for _ in range(20):
             uniforms = random.random(NUMBERS).tolist()
             assert choose(without, params, uniforms) == choose(np.asarray(row), params, uniforms)
+
+
+def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
+    """float16 has steps of 1/8 at -128, where the logits of a row may all lie.
+
+    The CPU provider rounds less often than a device, so what it would round is looked at, too.
+    """
+
+    @dataclass(frozen=True)
+    class Shifted(LargerWeights):
+        def read(self, name: str) -> NDArray[np.float32]:
+            shift = {"model/ln_f/b": 4, "model/wte": -1}.get(name, 0)
+            return super().read(name) + np.float32(shift)
+
+    weights = Shifted(TINY, seed=7)
+    bundle = make_bundle(tmp_path / "shifted", weights, "fp16")
+    session = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
+    oracle = reference.logits(weights.read, TINY, TEXT)
+    assert oracle.max() < -100
+    found = slots(session, 1).extend(0, 0, TEXT, range(len(TEXT)))
+    np.testing.assert_allclose(found, oracle, atol=0.03)
+
+    model = onnx.load(graph_of(bundle, "cuda"))
+    half = onnx.helper.make_tensor_value_info("lm_head/half", onnx.TensorProto.FLOAT16, None)
+    model.graph.output.append(half)
+    opened = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    h, size = TINY, len(TEXT)
+    past = np.zeros((1, h.n_head, h.n_ctx, h.kv_width), np.float16)
+    names = [name for layer in range(h.n_layer) for name in Tensors.past(layer)]
+    feeds = {
+        Tensors.X: np.array([TEXT], np.int32),
+        Tensors.POSITION: np.arange(size, dtype=np.int32)[None],
+        Tensors.ROWS: np.arange(size, dtype=np.int32),
+        Tensors.SEQLENS: np.array([size - 1], np.int32),
+        Tensors.TOTAL: np.array(size, np.int32),
+        Tensors.HEAT: np.ones(size, np.float32),
+        Tensors.UNIFORM: np.zeros(size, np.float32),
+        **dict.fromkeys(names, past),
+    }
+    (rounded,) = opened.run(["lm_head/half"], feeds)
+    assert np.abs(rounded).max() < 16
 
 
 def test_a_greedy_choice_takes_no_random_number(wide: CudaSlots) -> None:

@@ -45,6 +45,15 @@ def test_missing_cuda_libraries_name_the_extra() -> None:
     assert "gpt2rt[cuda]" in (found["CUDA libraries"].way_out or "")
 
 
+def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
+    card = (doctor.Gpu("Card", 8 << 30),)
+    for supports, state in (("12.8", "bad"), ("13.0", "good"), ("13.4", "good")):
+        cuda = doctor.Cuda("13.2", "550.1", supports, card, (), False)
+        found = subjects(list(doctor._graphics(cuda, Opening(False, "no", ()))))["graphics card"]
+        assert found.state == state
+        assert ("driver" in (found.way_out or "")) == (state == "bad")
+
+
 def test_libraries_nobody_looked_for_are_not_found() -> None:
     cuda = doctor.Cuda("13.0", None, None, (), None, False)
     assert "CUDA libraries" not in subjects(list(doctor._graphics(cuda, Opening(False, "no"))))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,12 +22,13 @@ pytest.importorskip("tensorflow")
 from command_line import Command, Edit
 from conftest import TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, Passage, catalog
-from gpt2rt.bundle import EMBED, PARITY, WEIGHTS, Bundle, record
+from gpt2rt.bundle import CUDA_GRAPH, EMBED, PARITY, WEIGHTS, Bundle, Tensors, record
 from gpt2rt.hparams import HParams
 from gpt2rt.selection import Draw
 from gpt2rt.session import SLOTS, FusedSlots, Logits
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import parity, pipeline, reference
+from gpt2rt_export.cuda import CUDA
 from gpt2rt_export.gates import GATES
 from gpt2rt_export.parity import Loss, Noise, Report
 from gpt2rt_export.quantize import PRECISIONS
@@ -137,6 +139,22 @@ def test_a_cache_that_forgets_fails_though_the_text_in_one_piece_is_right(
     failures = measured(tiny_bundles["int8"], tiny_weights).failures()
     assert failures
     assert all(text.startswith("cached") for text in failures)
+
+
+@pytest.mark.parametrize("precision", sorted(CUDA))
+def test_a_wrong_graph_for_cuda_fails_though_the_other_is_right(
+    precision: str, reports: dict[str, Report], tiny_weights: LargerWeights, tmp_path: Path
+) -> None:
+    assert reports[precision].cuda is not None
+    bundle = make_bundle(tmp_path / "bundle", tiny_weights, precision)
+    path = bundle.directory / CUDA_GRAPH
+    model = onnx.load(path, load_external_data=False)
+    (last,) = (node for node in model.graph.node if Tensors.LOGITS in node.output)
+    last.input[:] = last.input[::-1]  # of a difference
+    onnx.save(model, path)
+    failures = measured(bundle, tiny_weights).failures()
+    assert failures
+    assert all(text.startswith("cuda") for text in failures)
 
 
 def test_nothing_that_is_not_a_number_passes(reports: dict[str, Report]) -> None:
@@ -377,6 +395,7 @@ def test_numbers_that_json_does_not_have_are_null(
     report = Report(
         48,
         broken,
+        None,
         None,
         Loss(1.0, math.nan, math.nan),
         (math.inf,),

@@ -196,7 +196,11 @@ def _graphics(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
     else:
         cards = ", ".join(f"{gpu.name} ({gpu.memory / 1e9:.0f} GB)" for gpu in cuda.gpus)
         found = f"{cards or 'no card'}; driver {cuda.driver}, CUDA up to {cuda.supports}"
-        yield Finding("graphics card", "good" if cuda.gpus else "note", found)
+        if cuda.built and cuda.supports and _major(cuda.supports) < _major(cuda.built):
+            found += f", where ONNX Runtime is built for {cuda.built}"
+            yield Finding("graphics card", "bad", found, "update NVIDIA's driver")
+        else:
+            yield Finding("graphics card", "good" if cuda.gpus else "note", found)
     if tried is None:
         found = "the installed ONNX Runtime has no CUDA"
         yield Finding("CUDA libraries", "note", found, extra("cuda", "brings one that has"))
@@ -205,6 +209,10 @@ def _graphics(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
         yield Finding("CUDA libraries", "note", found, extra("cuda", "brings them"))
     elif cuda.missing is not None:
         yield Finding("CUDA libraries", "good", f"CUDA {cuda.built} and cuDNN 9 were found")
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
 
 
 def _models(bundles: list[Any]) -> Finding:

@@ -33,7 +33,7 @@ class HalfArithmetic:
 
     tokens: Callable[[Builder], str]  # -> rows of wte for X [B,S,D]
     product: Callable[[Builder, str, str, str], str]  # x [B,S,K], scope, out -> [B,S,N], no bias
-    head: Callable[[Builder, str, str], str]  # x [R,D], out -> [R,V]
+    head: Callable[[Builder, str, str, str], str]  # x [R,D], plus [R,1], out -> their sum [R,V]
 
 
 def fuse_cuda(
@@ -49,8 +49,7 @@ def fuse_cuda(
     )
     for i in range(hparams.n_layer):
         x, normed = block(b, x, normed, i, arithmetic)
-    logits = b.op("Cast", [arithmetic.head(b, normed, "lm_head/half")], Tensors.LOGITS, to=1)
-    select(b, logits)
+    select(b, lm_head(b, normed, arithmetic))
     return assemble(b, standard, *interface(hparams)), list(b.weights.values())
 
 
@@ -124,6 +123,23 @@ def activate(b: Builder, x: str, h: str) -> str:
     return b.op("Cast", [cut(f"{h}/gelu")], f"{h}/active", to=HALF)
 
 
+def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> float32 [R,V]
+    """Logits about their mean in float16, and then their mean.
+
+    GPT-2's logits of a row may all lie about -100, where float16 has steps of 1/16. Their mean is
+    the product with the mean row of the lm_head; inside the product, which sums in float32, it
+    comes off before anything is rounded.
+    """
+    source = f"model/{b.hparams.head_variable}"
+    (mean,) = b.weight(
+        Weight(source, (f"{source}/mean",), lambda w: (half(-w.mean(0, np.float64)[:, None]),))
+    )
+    below = b.op("MatMul", [x, mean], "lm_head/below")  # [R,1]
+    centred = b.op("Cast", [arithmetic.head(b, x, below, "lm_head/half")], "lm_head/centred", to=1)
+    offset = b.op("Cast", [below], "lm_head/offset", to=1)
+    return b.op("Sub", [centred, offset], Tensors.LOGITS)
+
+
 # ---- precisions
 
 
@@ -137,9 +153,8 @@ def fp16_product(b: Builder, x: str, scope: str, out: str) -> str:
     return b.op("MatMul", [x, w], out)
 
 
-def fp16_head(b: Builder, x: str, out: str) -> str:
-    w = vector(b, b.hparams.head_variable)
-    return b.op("FusedMatMul", [x, w], out, domain=MICROSOFT, transB=1)
+def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
+    return b.op("Gemm", [x, vector(b, b.hparams.head_variable), plus], out, transB=1)
 
 
 def wide_wte(b: Builder, name: str, out: str) -> str:
@@ -158,10 +173,10 @@ def int4_half_product(b: Builder, x: str, scope: str, out: str) -> str:
     return int4_product(b, x, scope, out, to=HALF)
 
 
-def int4_head(b: Builder, x: str, out: str) -> str:
+def int4_head(b: Builder, x: str, plus: str, out: str) -> str:
     tied = b.hparams.tied
     w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
-    return b.op("MatMul", [x, w], out)
+    return b.op("Gemm", [x, w, plus], out)
 
 
 CUDA = {

@@ -5,6 +5,9 @@ The bundle is fed a real text that fills the context: in one piece (uncached), a
 single tokens between them, in stretches spread over the whole context (cached). Compared are the
 logits, the loss of the text and the hidden states of every layer. Logits of a whole text are held
 once, the bundle's; all else goes by blocks of rows.
+
+A graph for CUDA is fed the beginning of the text, one half in one piece and the other by steps, on
+the CPU provider, which rounds to float16 where the device does.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.bundle import EMBED, GRAPH
+from gpt2rt.bundle import CUDA_GRAPH, EMBED, GRAPH
+from gpt2rt.cuda import Device, HostMemory
 from gpt2rt.errors import BadText
 from gpt2rt.providers import Threads, open_session
 from gpt2rt.session import SLOTS, Slots, hidden_states
@@ -39,6 +43,7 @@ STRETCH = 4  # tokens each
 ROWS = 32  # positions compared at a time
 CHANCE = 3.0  # standard errors that the loss may be off by chance
 MOST_NATS = 700.0  # e to that power is still a number
+CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
 TEXT = "parity.txt"
 
 
@@ -133,7 +138,8 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was measured; `cached` and `noise` are None where the context is one token long.
+    """All that was measured; `cached` and `noise` are None where the context is one token long,
+    `cuda` where there is no graph for it.
 
     `drift` is the difference of the hidden states of each layer (counted as in `Tensors.hidden`),
     relative to TensorFlow's: Euclidean lengths at each position, mean over positions. `added` is
@@ -144,6 +150,7 @@ class Report:
     tokens: int
     uncached: Agreement
     cached: Agreement | None
+    cuda: Agreement | None
     loss: Loss
     drift: tuple[float, ...]
     added: tuple[float, ...]
@@ -152,8 +159,8 @@ class Report:
 
     @property
     def agreements(self) -> dict[str, Agreement]:
-        both = {"uncached": self.uncached, "cached": self.cached}
-        return {name: agreement for name, agreement in both.items() if agreement is not None}
+        ways = {"uncached": self.uncached, "cached": self.cached, "cuda": self.cuda}
+        return {name: agreement for name, agreement in ways.items() if agreement is not None}
 
     def failures(self) -> list[str]:
         """What is beyond the gate and by how much, a text each; none: the bundle passes."""
@@ -211,16 +218,36 @@ def measure(
         stepwise = cached(slots, tokens, positions, advance)
         agreement = _agreement(_rows(wanted, stepwise, positions, [0] * len(positions)))
         noise = Noise.of(whole[positions], stepwise)
+    del slots, whole
     return Report(
         tokens=len(tokens),
         uncached=_agreement(rows),
         cached=agreement,
+        cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], show),
         loss=Loss.of(*rows[:-1, -2:].T),
         drift=drift,
         added=added,
         noise=noise,
         gate=GATES[precision],
     )
+
+
+def _cuda(
+    directory: Path, wanted: reference.Reference, tokens: Sequence[int], show: Progress
+) -> Agreement | None:
+    """The graph for CUDA beside TensorFlow, where there is one."""
+    if not (directory / CUDA_GRAPH).is_file():
+        return None
+    advance = show.stage("Verify: the graph for CUDA", len(tokens))
+    session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
+    slots = Device(session, wanted.hparams, HostMemory()).slots(1)
+    half = -(-len(tokens) // 2)
+    found = [slots.extend(0, 0, tokens[:half], range(half))]
+    for at in range(half, len(tokens)):
+        found.append(np.array(slots.advance([at], [tokens[at]])[0])[None])
+    positions = range(len(tokens))
+    rows = _rows(wanted, np.concatenate(found), positions, [0] * len(tokens), advance)
+    return _agreement(rows)
 
 
 def text_tokens(tokenizer: Tokenizer, n_ctx: int) -> list[int]:

@@ -64,17 +64,20 @@ def attach(
     that lists every variable with values that are not finite, or beyond what the weight can hold.
     """
     bad, beyond = [], []
+    sources: dict[str, list[Weight]] = {}
+    for weight in weights:
+        sources.setdefault(weight.source, []).append(weight)
     read = [(m, {name for node in m.graph.node for name in node.input}) for m in models]
     with path.open("wb") as file:
-        for weight in weights:
-            values = checkpoint.read(weight.source)
+        for source, wanted in sources.items():
+            values = checkpoint.read(source)
             if not np.isfinite(values).all():
-                bad.append(weight.source)
+                bad.append(source)
                 continue
-            made = weight.make(values)
-            if not all(np.isfinite(array).all() for array in made):
-                beyond.append(weight.source)
-            for name, array in zip(weight.names, made, strict=True):
+            made = [pair for w in wanted for pair in zip(w.names, w.make(values), strict=True)]
+            if not all(np.isfinite(array).all() for _, array in made):
+                beyond.append(source)
+            for name, array in made:
                 file.write(bytes(-file.tell() % ALIGNMENT))
                 tensor = _external(name, array, path.name, file.tell())
                 for model, names in read:
@@ -84,12 +87,12 @@ def attach(
             advance(values.nbytes)
     if bad:
         raise BadCheckpoint(
-            f"{checkpoint.origin}: NaN or infinity in {', '.join(sorted(set(bad)))}; "
+            f"{checkpoint.origin}: NaN or infinity in {', '.join(sorted(bad))}; "
             "the weights are damaged or training diverged"
         )
     if beyond:
         raise BadCheckpoint(
-            f"{checkpoint.origin}: {', '.join(sorted(set(beyond)))} too large for this precision; "
+            f"{checkpoint.origin}: {', '.join(sorted(beyond))} too large for this precision; "
             "export with --fp32 or --int8"
         )
 

@@ -28,9 +28,10 @@ def _table(*titles: str) -> Table:
 
 
 def _logits(report: dict[str, Any]) -> Table:
-    """Uncached and cached logits beside TensorFlow's, and the text's perplexity."""
-    table = _table("beside TensorFlow", "uncached", "cached", "allowed")
-    ways = [report[name] for name in ("uncached", "cached") if name in report]
+    """Logits beside TensorFlow's, computed in each way, and the text's perplexity."""
+    named = ["uncached", "cached", *(["cuda"] if "cuda" in report else [])]
+    table = _table("beside TensorFlow", *named, "allowed")
+    ways = [report.get(name) for name in named]
     gate = report["gate"]
     for title, form, key, allowed in (
         ("positions", "{:,}", "positions", ""),
@@ -41,14 +42,15 @@ def _logits(report: dict[str, Any]) -> Table:
         ("same best token", "{:.2%}", "top1", ""),
         ("common among the best five", "{:.2%}", "top5", ""),
     ):
-        cells = [form.format(way[key]) for way in ways]
-        table.add_row(title, *cells, *[""] * (2 - len(cells)), allowed)
+        cells = [form.format(way[key]) if way else "" for way in ways]
+        table.add_row(title, *cells, allowed)
     text = report["perplexity"]
     table.add_row("perplexity of TensorFlow", "{:,.2f}".format(text["tensorflow"]))
     table.add_row("perplexity of the bundle", "{:,.2f}".format(text["bundle"]))
     table.add_row("its change", f"{text['change']:+.3%}")
     allowed = f"{gate['perplexity']:.1%}"
-    table.add_row("its change beyond chance", f"{max(text['excess'], 0):.3%}", "", allowed)
+    beyond = [f"{max(text['excess'], 0):.3%}", *[""] * (len(named) - 1)]
+    table.add_row("its change beyond chance", *beyond, allowed)
     if noise := report.get("noise"):
         table.add_row("cached and uncached, apart by", "", "{:.2g}".format(noise["largest"]))
         table.add_row("best two tokens closer than that", "", "{:.2%}".format(noise["near_ties"]))
