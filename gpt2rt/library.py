@@ -118,5 +118,5 @@ def _missing(name: str) -> str:
     option = EXPORTS.get(rest.lower() or catalog.PRECISIONS[0])
     if option is None:
         kinds = ", ".join(f"{model}-{kind}" for kind in EXPORTS)
-        return f"unknown model {name!r}: there are {kinds}; or name a bundle's directory"
+        return f"unknown model {name!r}: there can be {kinds}; or name a bundle's directory"
     return f"{name} is not exported yet; run `gpt2rt export {model} {option}`"

@@ -352,6 +352,11 @@ def slots_of(graph: str, precision: str) -> Callable[[ort.InferenceSession, HPar
     return RowwiseSlots if graph == "fused" and precision in ROWWISE else SLOTS[graph]
 
 
+def by_itself(graph: str, precision: str) -> bool:
+    """Whether each row of a step on the CPU is a call of its own, which reads all weights."""
+    return slots_of(graph, precision) is not FusedSlots
+
+
 def hidden_states(
     session: ort.InferenceSession,
     hparams: HParams,

@@ -92,6 +92,18 @@ def test_an_embedding_of_its_own_is_read_by_the_row(
     assert own.weights < 4 * (300 * 32 + 12 * 32 * 32 + 13 * 32 + 2 * 32) + CONSTANTS
 
 
+@pytest.mark.parametrize(("precision", "again"), [("int4", True), ("int8", False), ("fp16", False)])
+def test_rows_that_go_by_themselves_read_the_weights_again(
+    precision: str, again: bool, tiny_bundles: dict[str, Bundle]
+) -> None:
+    found = traffic(tiny_bundles[precision])
+    rest = 8 * (found.row + 10 * found.kv)
+    assert found.step(8, 10) == found.weights * (8 if again else 1) + rest
+    if precision in CUDA:
+        on_cuda = traffic(tiny_bundles[precision], CUDA_GRAPH)
+        assert on_cuda.step(8, 0) == on_cuda.weights + 8 * on_cuda.row
+
+
 def test_weights_that_are_widened_are_read_wide(
     tiny_bundles: dict[str, Bundle], tmp_path: Path
 ) -> None:
@@ -169,15 +181,24 @@ def test_a_peer_is_compared_with_the_same_model_and_ours_with_the_first() -> Non
     assert [baseline(one, every) for one in every] == [None, ours, second, None]
 
 
+def test_a_peer_is_compared_with_as_many_threads_on_the_same_provider() -> None:
+    def case(library: str, threads: int, provider: str) -> Result:
+        found = result([[1.0]], library)
+        own = Configuration("m", provider, threads, library)
+        found.subject.ready = replace(found.subject.ready, provider=provider)
+        return replace(found, case=replace(found.case, configuration=own))
+
+    every = [case("gpt2rt", 2, "cuda"), case("gpt2rt", 1, "cpu"), case("gpt2rt", 2, "cpu")]
+    peers = [case("peer", threads, "cpu") for threads in (1, 2, 3)]
+    assert [baseline(peer, every + peers) for peer in peers] == [every[1], every[2], None]
+
+
+def test_of_one_round_there_is_no_interval() -> None:
+    assert Interval.of([3.0]).between("{:.0f}") == ""
+    assert Interval.of([3.0, 4.0, 5.0]).between("{:.0f}") == "3–5"
+
+
 # ---- the order of work
-
-
-def test_a_configuration_that_does_not_start_is_left_out() -> None:
-    log: list[str] = []
-    start: Any = lambda c: Recorder(c, log) if c.model == "a" else None  # noqa: E731
-    cases = matrix(configurations(["a", "b"], ["cpu"], [1]), [2], [1], 2)
-    (found,) = measure(cases, start, {"a": 9, "b": 9}, 1)
-    assert found.case.configuration.model == "a"
 
 
 class Recorder:
@@ -365,6 +386,13 @@ def test_the_table_of_a_benchmark_is_whole_in_a_pipe(command: Command, model: Pa
 
 
 @pytest.mark.usefixtures("small_meters")
+def test_providers_that_come_to_the_same_are_measured_once(command: Command, model: Path) -> None:
+    size = ["--prompt", 4, "--steps", 2, "--rounds", 1, "--provider", "cpu", "--provider", "auto"]
+    (row,) = command("bench", model, *size, "--json").records
+    assert (row["asked_provider"], row["provider"]) == ("cpu", "cpu")
+
+
+@pytest.mark.usefixtures("small_meters")
 def test_cases_that_do_not_fit_are_left_out_by_name(command: Command, model: Path) -> None:
     size = ["--prompt", 4, "--prompt", 999, "--steps", 2, "--rounds", 1]
     ended = command("bench", model, *size, "--json")
@@ -382,6 +410,10 @@ def test_cases_that_do_not_fit_are_left_out_by_name(command: Command, model: Pat
         (["--report", "nonesuch/r.md"], "nonesuch/r.md: its directory does not exist"),
         (["--plot", "nonesuch/p.png"], "nonesuch/p.png: its directory does not exist"),
         (["--plot", "p.gif"], "a plot is .png"),
+        (["--report", "/proc/r.md"], "/proc/r.md: its directory cannot be written to"),
+        (["--start-up", "--batch", "2"], "--start-up measures one text"),
+        (["--start-up", "--report", "r.md"], "no --report"),
+        (["--start-up", "--prompt", "4", "--prompt", "5"], "one --prompt at a time"),
         (["--provider", "cuda", "--prompt", "4", "--steps", "2"], "CUDA"),
     ],
 )

@@ -386,7 +386,7 @@ def test_a_standard_graph_is_asked_for_by_its_full_name(install: Install) -> Non
         ("124M-fp32", "`gpt2rt export 117M --fp32`"),
         ("1558M-int8", "`gpt2rt export 1542M --int8`"),
         ("345M-fp32-standard", "`gpt2rt export 345M --graph standard`"),
-        ("117M-int2", "there are 117M-int8, 117M-fp32, 117M-fp16, 117M-int4"),
+        ("117M-int2", "there can be 117M-int8, 117M-fp32, 117M-fp16, 117M-int4"),
         ("118M", "did you mean 117M?"),
         ("gpt2", "or name a bundle's directory"),
         ("./nowhere", "no such directory"),

@@ -108,7 +108,7 @@ def test_options_that_cannot_be_read_are_misuse(
         ("dmeo", ["did you mean demo?"]),
         ("124M", ["124M is not exported yet; run `gpt2rt export 117M --int8`"]),
         ("345M-fp32", ["345M-fp32 is not exported yet; run `gpt2rt export 345M --fp32`"]),
-        ("117M-int2", ["there are 117M-int8, 117M-fp32, 117M-fp16, 117M-int4"]),
+        ("117M-int2", ["there can be 117M-int8, 117M-fp32, 117M-fp16, 117M-int4"]),
         ("./nowhere", ["./nowhere: no such directory"]),
         ("", ["unknown model ''"]),
         ("x" * 1000, ["unknown model"]),

@@ -295,7 +295,7 @@ def test_a_prompt_has_the_length_asked_for(bundle: Bundle) -> None:
 
 def test_our_program_prints_the_first_token(bundle: Bundle, tiny_models: dict[str, GPT2]) -> None:
     text, _ = startup.prompt(bundle, 8)
-    seconds = startup.measure({"ours": startup.program(bundle, 1, text)}, rounds=1)
+    seconds = startup.measure({"ours": startup.program(bundle, 1, "cpu", text)}, rounds=1)
     assert len(seconds["ours"]) == 1
     assert 0 < seconds["ours"][0] < 60
 

@@ -17,7 +17,7 @@ from gpt2rt_bench.subject import Subject
 
 PAUSE = 0.05  # seconds; long enough for the threads of the subject before to stop spinning
 
-Start = Callable[[Configuration], Subject | None]
+Start = Callable[[Configuration], Subject]
 
 
 @dataclass(slots=True)
@@ -40,18 +40,16 @@ def measure(
 ) -> list[Result]:
     """All cases, interleaved over `rounds` rounds after one that is not counted.
 
-    Every subject is started, one after the other, before any is asked; where `start` gives None,
-    the configuration is left out. `n_vocab` is each model's; `every_round` is called at the
-    beginning of every round; `advance` is told what comes next. Raises `SubjectFailed`.
+    Every subject is started, one after the other, before any is asked. `n_vocab` is each model's;
+    `every_round` is called at the beginning of every round; `advance` is told what comes next.
+    Raises `SubjectFailed`.
     """
     with ExitStack() as open_subjects:
         subjects: dict[Configuration, Subject] = {}
         for configuration in dict.fromkeys(case.configuration for case in cases):
             advance(f"Load {configuration.name}")
-            if (subject := start(configuration)) is not None:
-                subjects[configuration] = open_subjects.enter_context(subject)
-        measured = [case for case in cases if case.configuration in subjects]
-        results = [Result(case, subjects[case.configuration]) for case in measured]
+            subjects[configuration] = open_subjects.enter_context(start(configuration))
+        results = [Result(case, subjects[case.configuration]) for case in cases]
         for number in range(rounds + 1):
             every_round(results)
             for result in results:

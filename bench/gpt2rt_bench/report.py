@@ -97,7 +97,7 @@ class Row:
             f"{s.token_ms[90]:.2f}",
             f"{s.token_ms[99]:.2f}",
             f"{s.tokens_per_second.median:.1f}",
-            f"{s.tokens_per_second.low:.1f}–{s.tokens_per_second.high:.1f}",
+            s.tokens_per_second.between("{:.1f}"),
             f"{s.spread:.1%}",
             "" if s.ratio is None else f"{s.ratio.median:.2f}",
             "" if self.agreement is None else f"{self.agreement:.0%}",
@@ -174,9 +174,10 @@ def said_once(rows: Sequence[Row]) -> str:
     same = [f"{TITLES[i]} {first[i]}" for i in sorted(hidden) if first[i]]
     sample = rows[0].summary.tokens_per_second
     rounds = len(rows[0].result.answers)
-    what = f"{rounds} interleaved rounds after one that is not counted, medians"
-    interval = f"{sample.confidence:.0%} {METHOD}"
-    return "; ".join([*same, what, interval])
+    plural = "s" if rounds > 1 else ""
+    what = f"{rounds} interleaved round{plural} after one that is not counted, medians"
+    interval = [f"{sample.confidence:.0%} {METHOD}"] if sample.confidence else []
+    return "; ".join([*same, what, *interval])
 
 
 def notes(rows: Sequence[Row], machine: Machine) -> list[str]:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from gpt2rt import GPT2, SamplingParams
 from gpt2rt.history import Edits
 from gpt2rt.sampling import Sampler
-from gpt2rt.session import FusedSlots
 
 PENALISED = SamplingParams(repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.2)
 MIXES = {
@@ -60,7 +59,7 @@ def main() -> None:
 
 
 def decode_step(model: GPT2, batch: int) -> Callable[[], object]:
-    slots = FusedSlots(model._session, model.hparams, batch)
+    slots = model.new_slots(batch)
     tokens = np.random.default_rng(1).integers(0, model.hparams.n_vocab, 64).tolist()
     for slot in range(batch):
         slots.extend(slot, 0, tokens)

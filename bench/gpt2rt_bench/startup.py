@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,8 +20,8 @@ from gpt2rt_bench.subject import SubjectFailed
 OURS = """
 import sys
 from gpt2rt import GPT2, SamplingParams, Stopping
-model = GPT2.load(sys.argv[1], threads=int(sys.argv[2]))
-text = model.generate(sys.argv[3], SamplingParams(temperature=0), Stopping(length=1))
+model = GPT2.load(sys.argv[1], threads=int(sys.argv[2]), provider=sys.argv[3])
+text = model.generate(sys.argv[4], SamplingParams(temperature=0), Stopping(length=1))
 print(*text.tokens, flush=True)
 """
 
@@ -28,9 +29,9 @@ PAUSE = 0.2  # seconds between two processes
 TEXT = "It was a day like any other, and nobody in the village expected anything of it. "
 
 
-def program(bundle: Bundle, threads: int, text: str) -> list[str]:
+def program(bundle: Bundle, threads: int, provider: str, text: str) -> list[str]:
     """gpt2rt's program for `measure`."""
-    return [sys.executable, "-c", OURS, str(bundle.directory), str(threads), text]
+    return [sys.executable, "-c", OURS, str(bundle.directory), str(threads), provider, text]
 
 
 def prompt(bundle: Bundle, length: int) -> tuple[str, list[int]]:
@@ -68,14 +69,19 @@ def first_token(name: str, command: Sequence[str]) -> float:
     """Seconds from the start of a process to the token it prints. Raises `SubjectFailed`."""
     began = time.perf_counter()
     try:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-        ) as process:
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8"
+            ) as process,
+        ):
             assert process.stdout is not None
             # Whatever else a library prints goes before.
             token = next((line for line in process.stdout if line.strip().isdecimal()), "")
             taken = time.perf_counter() - began
-            _, errors = process.communicate()
+            process.communicate()
+            said.seek(0)
+            errors = said.read()
     except OSError as error:
         raise SubjectFailed(f"{name}: {command[0]}: {error.strerror}") from None
     if process.returncode or not token:

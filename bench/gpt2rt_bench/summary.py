@@ -45,6 +45,11 @@ class Interval:
             coverage, cut = max(0.0, inside), k
         return cls(float(median(ordered)), ordered[cut], ordered[n - 1 - cut], coverage)
 
+    def between(self, form: str) -> str:
+        """The interval as text; of one round there is none."""
+        low, high = form.format(self.low), form.format(self.high)
+        return f"{low}–{high}" if self.confidence else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -114,14 +119,23 @@ def agreement(result: Result, beside: Result) -> float:
 
 
 def baseline(result: Result, results: Sequence[Result]) -> Result | None:
-    """What a case is compared with: another library's with gpt2rt's own of the same model, gpt2rt's
-    with the first of the same prompt and batch. None for that first one.
+    """What a case is compared with: another library's with gpt2rt's own of the same model and
+    threads, on the same provider if there is one; gpt2rt's with the first of the same prompt and
+    batch. None for that first one.
     """
-    case = result.case
-    for other in results:
-        own = other.case.configuration
-        alike = (other.case.prompt, other.case.batch) == (case.prompt, case.batch)
-        same = case.configuration.library == OURS or own.model == case.configuration.model
-        if alike and same and own.library == OURS:
-            return None if other is result else other
-    return None
+    case, mine = result.case, result.case.configuration
+    ours = [
+        other
+        for other in results
+        if (other.case.prompt, other.case.batch) == (case.prompt, case.batch)
+        and other.case.configuration.library == OURS
+    ]
+    if mine.library != OURS:
+        ours = [
+            other
+            for other in ours
+            if other.case.configuration.model == mine.model
+            and other.case.configuration.threads == mine.threads
+        ]
+        ours.sort(key=lambda other: other.subject.ready.provider != mine.provider)
+    return None if not ours or ours[0] is result else ours[0]

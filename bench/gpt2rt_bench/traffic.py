@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gpt2rt.bundle import GRAPH, Bundle
+from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
+from gpt2rt.session import by_itself
 
 FOLDED = ("Cast", "Mul")  # what graphs here do to weights alone
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no others
@@ -17,17 +18,19 @@ LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """`weights` bytes are read once a step, `row` bytes for each sequence of the batch, and `kv`
-    bytes for each position that a sequence attends to.
+    """`weights` bytes are read once a step, or `again` for each sequence of the batch; `row` bytes
+    for each sequence, and `kv` bytes for each position that one attends to.
     """
 
     weights: int
     row: int
     kv: int
+    again: bool = False
 
     def step(self, batch: int, past: float) -> float:
         """Bytes of a step of `batch` sequences that attend to `past` positions each."""
-        return self.weights + batch * (self.row + self.kv * past)
+        weights = self.weights * batch if self.again else self.weights
+        return weights + batch * (self.row + self.kv * past)
 
 
 def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
@@ -59,7 +62,8 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
         else:
             whole.update(weights)
     rows = sum(sizes[name] // count for name, count in looked_up if name not in whole)
-    return Traffic(sum(sizes[name] for name in whole), rows, _kv(bundle, found))
+    again = graph != CUDA_GRAPH and by_itself(bundle.manifest.graph, bundle.manifest.precision)
+    return Traffic(sum(sizes[name] for name in whole), rows, _kv(bundle, found), again)
 
 
 def size(tensor: TensorProto) -> int:

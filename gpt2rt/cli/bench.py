@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -142,13 +143,15 @@ def bench(
     counts = [Threads(count).count or 1 for count in threads] or [providers.physical_cores()]
     subjects = cases.configurations(models, provider, counts)
     asked = cases.matrix(subjects, prompt, batch, LEAST_STEPS if start_up else steps)
+    if start_up:
+        _check_start_up(provider, prompt, batch, counts, report or plot)
     _check_files(report, plot)
     bundles = {name: library.find(name) for name in models}
     ran_by = {own: providers.provider_for(bundles[own.model], own.provider) for own in subjects}
-    matrix = _runnable(asked, bundles)
+    matrix = _runnable(_distinct(asked, ran_by), bundles)
     others = beside.prepare(bundles.values(), peers_python, checkpoint) if peers else []
     if start_up:
-        beside.start_up(bundles, others, prompt[0], rounds, counts[0], as_json)
+        beside.start_up(bundles, others, prompt[0], rounds, counts[0], ran_by[subjects[0]], as_json)
         return
     theirs = {
         cases.Configuration(name, "cpu", count, peer.name): peer
@@ -203,6 +206,32 @@ def _check_files(report: Path | None, plot: Path | None) -> None:
     if plot.suffix not in (".png", ".svg", ".pdf"):
         raise InvalidSetting(f"{plot}: a plot is .png, .svg or .pdf")
     texts.check_output(plot)
+
+
+def _check_start_up(
+    provider: Sequence[str],
+    prompt: Sequence[int],
+    batch: Sequence[int],
+    counts: Sequence[int],
+    file: Path | None,
+) -> None:
+    """Raises `InvalidSetting` for what `--start-up` would have to leave out."""
+    many = {"--provider": provider, "--prompt": prompt, "--threads": counts}
+    odd = [name for name, values in many.items() if len(values) > 1]
+    if odd:
+        raise InvalidSetting(f"--start-up measures one {odd[0]} at a time")
+    if list(batch) != [1] or file is not None:
+        raise InvalidSetting("--start-up measures one text, and has no --report and no --plot")
+
+
+def _distinct(asked: Sequence[Case], ran_by: dict[Configuration, str]) -> list[Case]:
+    """Without those that `auto` would make the same as another."""
+    found = {
+        (replace(case, configuration=replace(own, provider=ran_by[own]))): case
+        for case in reversed(asked)
+        for own in [case.configuration]
+    }
+    return list(reversed(found.values()))
 
 
 def _runnable(asked: Sequence[Case], bundles: dict[str, Bundle]) -> list[Case]:

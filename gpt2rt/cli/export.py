@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,7 +126,8 @@ def export(
             download(release, catalog.checkpoint_directory(release.name), report=report)
     with shown_stages() as stages:
         stages.stage("Load TensorFlow")
-        from gpt2rt_export import pipeline
+        with quietly():
+            from gpt2rt_export import pipeline
 
         bundle = pipeline.export(recipe, stages)
     shown = bundle.name if output is None else bundle.directory
@@ -177,6 +181,31 @@ class Stages:
         if self._current is not None:
             self._bars.update(self._current, total=1, completed=1)
             self._bars.stop_task(self._current)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """What libraries write past Python to standard error is shown only if all ends with an error.
+
+    TensorFlow greets there, whatever its log level.
+    """
+    sys.stderr.flush()
+    before = os.dup(2)
+    with (
+        os.fdopen(before, "w", encoding="utf-8", errors="replace") as shown,
+        tempfile.TemporaryFile() as said,
+    ):
+        os.dup2(said.fileno(), 2)
+        try:
+            with redirect_stderr(shown):
+                yield
+        except BaseException:
+            said.seek(0)
+            shown.write(said.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            shown.flush()
+            os.dup2(before, 2)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +51,7 @@ def start_up(
     length: int,
     rounds: int,
     threads: int,
+    provider: str,
     as_json: bool,
 ) -> None:
     """Measure and print the time from a process's start to its first token."""
@@ -60,11 +60,12 @@ def start_up(
     from rich.table import Table
 
     from gpt2rt_bench import startup
+    from gpt2rt_bench.summary import Interval
 
     programs = {}
     for name, bundle in bundles.items():
         text, tokens = startup.prompt(bundle, length)
-        programs[f"{name}: gpt2rt"] = startup.program(bundle, threads, text)
+        programs[f"{name}: gpt2rt"] = startup.program(bundle, threads, provider, text)
         for peer in peers:
             if peer.bundle == bundle:
                 programs[f"{name}: {peer.name}"] = peer.first_token(threads, tokens)
@@ -77,9 +78,10 @@ def start_up(
             print(json.dumps({"name": name, "prompt": length, "seconds": taken}))
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("program", "first token, s", "lowest", "highest"):
+    for title in ("program", "first token, s", "interval"):
         table.add_column(title, justify="left" if title == "program" else "right")
     for name, taken in seconds.items():
-        figures = (statistics.median(taken), min(taken), max(taken))
-        table.add_row(name, *(f"{value:.3f}" for value in figures))
+        figure = Interval.of(taken)
+        table.add_row(name, f"{figure.median:.3f}", figure.between("{:.3f}"))
     tables.show(table)
+    print(f"Provider {provider}; threads {threads}; prompt of {length} tokens.", file=sys.stderr)

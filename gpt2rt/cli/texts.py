@@ -94,8 +94,16 @@ def check_output(path: Path | None) -> None:
         raise Gpt2rtError(f"{path}: is a directory; name a file")
     if not path.absolute().parent.is_dir():
         raise Gpt2rtError(f"{path}: its directory does not exist; make it first")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise Gpt2rtError(f"{path}: its directory cannot be written to; choose another")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    except OSError as error:
+        raise Gpt2rtError(
+            f"{path}: its directory cannot be written to ({error.strerror}); choose another"
+        ) from None
+    os.close(handle)
+    os.unlink(name)
 
 
 def write(path: Path, data: bytes) -> None:

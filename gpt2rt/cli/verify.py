@@ -12,7 +12,7 @@ import typer
 from gpt2rt import library
 from gpt2rt.bundle import EMBED
 from gpt2rt.cli import completion
-from gpt2rt.cli.export import shown_stages
+from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.errors import BadBundle, ParityFailure
@@ -66,8 +66,9 @@ def verify(
         stages.stage("Check the hashes")
         bundle.check()
         stages.stage("Load TensorFlow")
-        from gpt2rt_export import parity
-        from gpt2rt_export.origin import checkpoint_of
+        with quietly():
+            from gpt2rt_export import parity
+            from gpt2rt_export.origin import checkpoint_of
 
         stages.stage("Read the checkpoint")
         source = checkpoint_of(manifest, checkpoint)
