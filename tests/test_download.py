@@ -264,6 +264,22 @@ def test_every_damaged_variable_is_named(
     )
 
 
+@pytest.mark.parametrize("name", [STATE, HPARAMS, INDEX])
+def test_no_flipped_bit_and_no_cut_goes_unnoticed(
+    name: str, published: tuple[Path, Release], tmp_path: Path
+) -> None:
+    place, release = published
+    whole, damaged = (place / name).read_bytes(), tmp_path / name
+    random = Random(name)
+    for at, byte in enumerate(whole):
+        damaged.write_bytes(whole[:at] + bytes([byte ^ 1 << random.randrange(8)]) + whole[at + 1 :])
+        assert fault(name, damaged, release, place), at
+        damaged.write_bytes(whole[:at])
+        assert fault(name, damaged, release, place), at
+    damaged.write_bytes(whole)
+    assert fault(name, damaged, release, place) is None
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -61,13 +61,16 @@ def fault(
 
 def _state_fault(path: Path, release: Release) -> str | None:
     prefix = INDEX.removesuffix(".index")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    wanted = ["model_checkpoint_path:", f'"{prefix}"', "all_model_checkpoint_paths:", f'"{prefix}"']
-    return None if text.split() == wanted else f"does not name {prefix} and nothing else"
+    wanted = f'model_checkpoint_path: "{prefix}"\nall_model_checkpoint_paths: "{prefix}"\n'
+    return (
+        None if path.read_bytes() == wanted.encode() else f"does not name {prefix} and nothing else"
+    )
 
 
 def _hparams_fault(path: Path, release: Release) -> str | None:
     found = HParams.read(path)
+    if odd := json.loads(path.read_bytes()).keys() - found.as_dict().keys():
+        return f"unknown names {', '.join(map(ascii, sorted(odd)))}"
     return None if found == release.hparams else f"{found}, not {release.hparams}"
 
 

@@ -110,8 +110,12 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-FOOTER:]
     if len(footer) < FOOTER or int.from_bytes(footer[-8:], "little") != MAGIC:
         raise ValueError("its last bytes are not those of a table")
-    _, _, at = _handle(footer, 0)  # of the meta-index, which holds nothing
-    start, length, _ = _handle(footer, at)
+    start, length, at = _handle(footer, 0)
+    if list(_block(data, start, length)):
+        raise ValueError("its meta-index, for filters, holds something")
+    start, length, at = _handle(footer, at)
+    if any(footer[at:-8]):
+        raise ValueError("its last bytes are not those of a table")
     for _, value in _block(data, start, length):
         start, length, _ = _handle(value, 0)
         yield from _block(data, start, length)
@@ -151,6 +155,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         number |= (byte & 0x7F) << shift
+        if byte == 0 and shift:
+            raise ValueError(f"a number longer than it need be before byte {at}")
         if byte < 0x80:
             return number, at
     raise ValueError(f"a number without an end before byte {at}")
