@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}  # ONNX Runtime's names
 MOST_THREADS = 1024
+
+# Read by ONNX Runtime when it opens a session. With AVX-512 plain attention takes half as long as its
+# flash attention and, unlike that, gives the same bits wherever a text is cut (bench/RESULTS.md).
+NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+_opening = Lock()
 
 # SkipLayerNormalization on CPU is slower than Add and LayerNormalization from a few rows on.
 DISABLED_OPTIMISERS = ("SkipLayerNormFusion",)
@@ -71,6 +79,31 @@ def _quota() -> int:
         return max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return 1 << 16
+
+
+@cache
+def has_avx512() -> bool:
+    """Whether the processor has the instructions, as far as the system tells."""
+    if os.name == "nt":
+        return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(41))  # type: ignore[attr-defined,unused-ignore]
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+@contextmanager
+def _attention_for(provider: str) -> Iterator[None]:
+    """The kind of attention of the session that is opened meanwhile; what the user chose stands."""
+    with _opening:
+        chosen = provider != CPU or NO_FLASH in os.environ or not has_avx512()
+        if not chosen:
+            os.environ[NO_FLASH] = "1"
+        try:
+            yield
+        finally:
+            if not chosen:
+                del os.environ[NO_FLASH]
 
 
 def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
@@ -194,13 +227,14 @@ def open_session(
     if provider == CUDA:
         chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1"}))
     try:
-        session = ort.InferenceSession(
-            str(graph),
-            options,
-            providers=chosen,
-            disabled_optimizers=disabled,
-            enable_fallback=0,  # it would tell on standard output, and go on without CUDA
-        )
+        with _attention_for(provider):
+            session = ort.InferenceSession(
+                str(graph),
+                options,
+                providers=chosen,
+                disabled_optimizers=disabled,
+                enable_fallback=0,  # it would tell on standard output, and go on without CUDA
+            )
     except Exception as error:  # ONNX Runtime has a type per failure and no common base
         reason = " ".join(str(error).split())[:300]
         if provider == CUDA:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 import reference
 from conftest import NOISE, TINY, LargerWeights, make_bundle
-from gpt2rt import GPT2, HParams
-from gpt2rt.session import Slots
+from gpt2rt import GPT2, HParams, providers
+from gpt2rt.bundle import GRAPH, Bundle
+from gpt2rt.session import FusedSlots, Slots
 from gpt2rt_export.quantize import PRECISIONS
 
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
@@ -148,3 +151,46 @@ def int8_product(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.f
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(["y"], {"x": x})[0], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("avx512", "before", "meanwhile"),
+    [(True, None, "1"), (False, None, None), (True, "0", "0")],
+)
+def test_attention_is_chosen_by_the_processor_unless_the_user_does(
+    avx512: bool,
+    before: str | None,
+    meanwhile: str | None,
+    tiny_bundles: dict[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(providers, "has_avx512", lambda: avx512)
+    monkeypatch.delenv(providers.NO_FLASH, raising=False)
+    if before is not None:
+        monkeypatch.setenv(providers.NO_FLASH, before)
+    seen = []
+
+    class Session(ort.InferenceSession):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            seen.append(os.environ.get(providers.NO_FLASH))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
+    assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
+
+
+def test_plain_attention_gives_the_same_bits_wherever_a_text_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash attention does not, where a piece leaves one row for its last block of 128."""
+    monkeypatch.setenv(providers.NO_FLASH, "1")
+    shape = HParams(n_vocab=300, n_ctx=520, n_embd=128, n_head=2, n_layer=2)
+    bundle = make_bundle(tmp_path / "long", LargerWeights(shape, seed=2), "fp32")
+    session = providers.open_session(bundle.directory / GRAPH, providers.Threads(1))
+    text = np.random.default_rng(4).integers(0, shape.n_vocab, shape.n_ctx).tolist()
+    whole = FusedSlots(session, shape, 1).extend(0, 0, text)[0].copy()
+    for cut in (2, 129, 255, 256, 257, 391, 511, 518):
+        pieces = FusedSlots(session, shape, 1)
+        pieces.extend(0, 0, text[:cut])
+        np.testing.assert_array_equal(pieces.extend(0, cut, text[cut:])[0], whole)
