@@ -27,8 +27,9 @@ CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}  # ONNX Runtime's names
 MOST_THREADS = 1024
 
-# Read by ONNX Runtime when it opens a session. With AVX-512 plain attention takes half as long as its
-# flash attention and, unlike that, gives the same bits wherever a text is cut (bench/RESULTS.md).
+# Read by ONNX Runtime when it opens a session. With AVX-512 plain attention takes half as long as
+# its flash attention and, unlike that, gives the same bits wherever a text is cut
+# (bench/RESULTS.md).
 NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _opening = Lock()
 

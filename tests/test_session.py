@@ -168,14 +168,13 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
     monkeypatch.delenv(providers.NO_FLASH, raising=False)
     if before is not None:
         monkeypatch.setenv(providers.NO_FLASH, before)
-    seen = []
+    seen, opened = [], ort.InferenceSession
 
-    class Session(ort.InferenceSession):
-        def __init__(self, *arguments: object, **options: object) -> None:
-            seen.append(os.environ.get(providers.NO_FLASH))
-            super().__init__(*arguments, **options)
+    def session(*arguments: object, **options: object) -> object:
+        seen.append(os.environ.get(providers.NO_FLASH))
+        return opened(*arguments, **options)
 
-    monkeypatch.setattr(ort, "InferenceSession", Session)
+    monkeypatch.setattr(ort, "InferenceSession", session)
     providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
     assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
 
