@@ -417,10 +417,10 @@ def _read_ranks(path: Path, encoder: Mapping[str, int]) -> dict[str, int]:
     version, *merges = _read_text(path).removesuffix("\n").split("\n")
     if not version.startswith("#version"):
         raise BadTokenizer(f"{path}: line 1 is {version!a:.40}, not a `#version`; {REMEDY}")
-    made = {merge.replace(" ", "") for merge in merges}
-    known = encoder.keys()
-    text = "\n".join(merges)
+    text = "\n".join(merges)  # operations on the whole are several times as fast
+    made = set(text.replace(" ", "").split("\n")) if merges else set()
     symbols = set(text.replace("\n", " ").split(" ")) if merges else set()
+    known = encoder.keys()
     if not (MERGES.fullmatch(text) and known >= made and known >= symbols):
         raise BadTokenizer(f"{path}: {_wrong_in_merges(merges, encoder)}; {REMEDY}")
     orphans = [s for s in known - made if len(s) > 1 and not SPECIAL.fullmatch(s)]
