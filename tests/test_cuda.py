@@ -7,6 +7,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +23,7 @@ from gpt2rt import providers as providers_module
 from gpt2rt.bundle import CUDA_GRAPH, Bundle, Tensors
 from gpt2rt.cuda import CudaMemory, CudaSlots, Device, HostMemory
 from gpt2rt.engine import Engine
-from gpt2rt.errors import BadLogits, InvalidSetting, ProviderMissing
+from gpt2rt.errors import BadBundle, BadLogits, InvalidSetting, ProviderMissing
 from gpt2rt.filters import candidates, pick, softmax_weights, stretches
 from gpt2rt.generation import Generation
 from gpt2rt.providers import Threads, graph_of, open_session, provider_for
@@ -391,3 +393,35 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(
             open_session(graph_of(tiny_bundles["fp16"], "cuda"), Threads(1), "cuda")
     with pytest.raises(ProviderMissing, match=r"CUDA cannot be had: .*(driver|without it|install)"):
         GPT2(tiny_bundles["fp16"], provider="cuda")
+
+
+def test_auto_takes_the_cpu_where_cuda_does_not_start(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if providers_module.cuda_problem() is None:
+        pytest.skip("this machine has CUDA")
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    assert GPT2(tiny_bundles["fp16"], Threads(1), "auto").provider == "cpu"
+    with pytest.raises(ProviderMissing, match="cuda"):
+        GPT2(tiny_bundles["fp16"], Threads(1), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "told"),
+    [(12040, "13.0", "CUDA up to 12.4"), (13000, "13.2", None), (13020, "12.8", None)],
+)
+def test_a_driver_that_is_too_old_is_told(driver: int, built: str, told: str | None) -> None:
+    def version(pointer: Any) -> int:
+        pointer._obj.value = driver
+        return 0
+
+    library: Any = SimpleNamespace(cuDriverGetVersion=version)
+    problem = providers_module._driver_problem(library, built)
+    assert (problem is None) if told is None else (told in (problem or ""))
+
+
+def test_a_graph_that_fails_is_an_error_of_ours(session: ort.InferenceSession) -> None:
+    if PROVIDER == "cuda":
+        pytest.skip("a device does not look whether a token is in the vocabulary")
+    with pytest.raises(BadBundle, match="cannot run the graph"):
+        slots(session, 1).extend(0, 0, [TINY.n_vocab + 1])

@@ -22,6 +22,7 @@ pytest.importorskip("tensorflow")
 
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping, catalog
 from gpt2rt.bundle import EMBED, GRAPH, MANIFEST, WEIGHTS, Bundle
+from gpt2rt.cli.export import quietly
 from gpt2rt.errors import (
     BadCheckpoint,
     BundleExists,
@@ -475,3 +476,21 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     for place in places:
         with pytest.raises(Gpt2rtError, match="the bundle was not made"):
             pipeline.export(Recipe("demo", output=place))
+
+
+def test_what_libraries_print_is_shown_only_with_an_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with quietly():
+        os.write(2, b"a greeting\n")
+        print("of ours", file=sys.stderr)
+    assert capfd.readouterr().err == "of ours\n"
+
+    def fail() -> None:
+        with quietly():
+            os.write(2, b"a reason\n")
+            raise ValueError("why")
+
+    with pytest.raises(ValueError, match="why"):
+        fail()
+    assert capfd.readouterr().err == "a reason\n"
