@@ -14,7 +14,7 @@ import reference
 from conftest import NOISE, TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, HParams, providers
 from gpt2rt.bundle import GRAPH, Bundle
-from gpt2rt.session import FusedSlots, Slots
+from gpt2rt.session import PIECE, FusedSlots, Slots
 from gpt2rt_export.quantize import PRECISIONS
 
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
@@ -179,14 +179,35 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
     assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Of more positions than are read at once, fp32."""
+    shape = HParams(n_vocab=300, n_ctx=520, n_embd=128, n_head=2, n_layer=2)
+    place = tmp_path_factory.mktemp("long") / "bundle"
+    return make_bundle(place, LargerWeights(shape, seed=2), "fp32")
+
+
+@pytest.mark.parametrize("plain", ["0", "1"])
+def test_a_prompt_read_in_pieces_gives_the_same_bits(
+    plain: str, long: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(providers.NO_FLASH, plain)
+    shape = long.manifest.hparams
+    session = providers.open_session(long.directory / GRAPH, providers.Threads(1))
+    text = np.random.default_rng(4).integers(0, shape.n_vocab, shape.n_ctx).tolist()
+    for length in (PIECE, PIECE + 1, PIECE + 2, 2 * PIECE, 2 * PIECE + 1, shape.n_ctx):
+        pieces = FusedSlots(session, shape, 1).extend(0, 0, text[:length])
+        whole = FusedSlots(session, shape, 1).extend(0, 0, text[:length], [length - 1])
+        np.testing.assert_array_equal(pieces, whole)
+
+
 def test_plain_attention_gives_the_same_bits_wherever_a_text_is_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flash attention does not, where a piece leaves one row for its last block of 128."""
     monkeypatch.setenv(providers.NO_FLASH, "1")
-    shape = HParams(n_vocab=300, n_ctx=520, n_embd=128, n_head=2, n_layer=2)
-    bundle = make_bundle(tmp_path / "long", LargerWeights(shape, seed=2), "fp32")
-    session = providers.open_session(bundle.directory / GRAPH, providers.Threads(1))
+    shape = long.manifest.hparams
+    session = providers.open_session(long.directory / GRAPH, providers.Threads(1))
     text = np.random.default_rng(4).integers(0, shape.n_vocab, shape.n_ctx).tolist()
     whole = FusedSlots(session, shape, 1).extend(0, 0, text)[0].copy()
     for cut in (2, 129, 255, 256, 257, 391, 511, 518):
