@@ -10,7 +10,7 @@ import ctypes
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
+from gpt2rt.hugepages import on_huge_pages
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -228,7 +229,8 @@ def open_session(
     if provider == CUDA:
         chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1"}))
     try:
-        with _attention_for(provider):
+        pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
+        with _attention_for(provider), pages:
             session = ort.InferenceSession(
                 str(graph),
                 options,

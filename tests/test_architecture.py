@@ -22,6 +22,7 @@ LAYERS = [
         "params",
         "stopping",
         "providers",
+        "hugepages",
     },
     {"history", "endings", "selection", "filters"},
     {"sampling", "constraint"},
@@ -41,7 +42,7 @@ LAYERS = [
 ]
 SAME_LAYER = {("bundle", "catalog"), ("library", "bundle"), ("library", "catalog")}
 SAME_LAYER |= {("packing", "bundle"), ("packing", "catalog")}
-SAME_LAYER |= {("providers", "bundle")}
+SAME_LAYER |= {("providers", "bundle"), ("providers", "hugepages")}
 SAME_LAYER |= {("storage", "bundle"), ("storage", "catalog")}
 SAME_LAYER |= {("session", "kvcache"), ("hparams", "errors"), ("stopping", "params")}
 EXPORTER_MAY_USE = {"errors", "hparams", "catalog", "bundle", "tokenizer", "providers", "session"}
