@@ -1,4 +1,4 @@
-"""Where the tokens and the words of a text lie, in characters of it."""
+"""Where the words of a text lie, in characters of it, and which tokens are theirs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import regex
-
-from gpt2rt.tokenizer import Tokenizer
 
 Span = tuple[int, int]  # from, and up to but not including
 
 WORD = regex.compile(r"\S+")
-
-
-def token_spans(tokenizer: Tokenizer, text: str, tokens: Sequence[int]) -> list[Span]:
-    """The characters of `text` that each of its tokens takes part in.
-
-    A character that is split over several tokens is in the span of each of them.
-    """
-    data = np.frombuffer(text.encode("utf-8"), np.uint8)
-    character = np.cumsum(data & 0xC0 != 0x80) - 1  # of each byte: continuations are 10xxxxxx
-    ends = np.cumsum([len(tokenizer.token_bytes(token)) for token in tokens])
-    assert ends[-1] == len(data), "the tokens are not those of the text"
-    starts = [0, *ends[:-1]]
-    return list(zip(character[starts].tolist(), (character[ends - 1] + 1).tolist(), strict=True))
 
 
 def word_spans(text: str) -> list[Span]:
@@ -49,7 +33,8 @@ def words_of(tokens: Sequence[Span], words: Sequence[Span]) -> list[Span]:
     """The tokens of each word, as a range of their numbers.
 
     A word owns the white space before it, as GPT-2's tokens do; white space at the end of the text
-    belongs to none. GPT-2 cuts texts at white space first, so no token is in two words.
+    belongs to none. GPT-2 cuts texts at white space first, so no token is in two words; an added token
+    of several words belongs to the last of them.
     """
     ends = [end for _, end in words]
     owners = [bisect_left(ends, end) for _, end in tokens]

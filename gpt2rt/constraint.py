@@ -269,12 +269,13 @@ class _Wrapper:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = tokenizer.end_of_text
-        self.special_token_ids = [tokenizer.end_of_text]
+        control = {token.id for token in tokenizer.special_tokens if token.special}
+        self.special_token_ids = sorted(control | {tokenizer.end_of_text, *tokenizer.ends})
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
         self._tokenizer = tokenizer
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode(text, special=False)
 
 
 def _library() -> type[LLMatcher]:

@@ -8,18 +8,18 @@ so its first token has seen nothing but itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.alignment import Span, occurrences, token_spans, tokens_in, word_spans
+from gpt2rt.alignment import Span, occurrences, tokens_in, word_spans
 from gpt2rt.batching import ahead, side_by_side
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.hparams import HParams
 from gpt2rt.scoring import windows
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizer import Encoding, Tokenizer
 
 Vectors = NDArray[np.float32]
 ROWS = 1024  # positions that are read side by side, at most
@@ -57,7 +57,9 @@ class EmbedParams:
     from those of its tokens by `pooling`: mean, last or weighted. Words are what white space
     divides; `word` takes all places of one word instead, without the punctuation at it.
     `normalize` divides each vector by its Euclidean length. A text longer than the context is read
-    in windows that move on by `stride` tokens; None refuses it.
+    in windows that move on by `stride` tokens; None refuses it. `special`: whether control tokens
+    are tokens or text (see `Tokenizer.encode`). Tokens that the tokenizer puts around a text are
+    read and have vectors, and take part in no word and no pooled text.
     """
 
     layer: int | None = None
@@ -66,6 +68,7 @@ class EmbedParams:
     word: str | None = None
     normalize: bool = False
     stride: int | None = None
+    special: bool | None = None
 
     def __post_init__(self) -> None:
         for what, value, choices in (
@@ -111,18 +114,33 @@ def _embed_texts(
     texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
 ) -> Iterator[Embedding]:
     layer = reader.hparams.n_layer if params.layer is None else params.layer
-    encoded = ((text, reader.tokenizer.encode(text)) for text in texts)
-    for group in ahead(encoded, lambda pair: len(pair[1])):
-        cuts = [_cuts(len(tokens), params.stride, reader.hparams.n_ctx) for _, tokens in group]
+    encoded = ((text, _encoded(text, reader, params)) for text in texts)
+    for group in ahead(encoded, lambda pair: len(pair[1].tokens)):
+        cuts = [
+            _cuts(len(encoding.tokens), params.stride, reader.hparams.n_ctx)
+            for _, encoding in group
+        ]
         pieces = [
-            tokens[start:end]
-            for (_, tokens), parts in zip(group, cuts, strict=True)
+            encoding.tokens[start:end]
+            for (_, encoding), parts in zip(group, cuts, strict=True)
             for start, end, _ in parts
         ]
         found = iter(_states(pieces, layer, reader, batch_size))
-        for (text, tokens), parts in zip(group, cuts, strict=True):
+        for (text, encoding), parts in zip(group, cuts, strict=True):
             states = [next(found)[first - start :] for start, _, first in parts]
-            yield _embedding(text, tokens, np.concatenate(states), layer, reader, params)
+            yield _embedding(text, encoding, np.concatenate(states), layer, reader, params)
+
+
+def _encoded(text: str, reader: Reader, params: EmbedParams) -> Encoding:
+    """The tokens of a text with those that the tokenizer puts around it, which have no span."""
+    tokenizer, end = reader.tokenizer, len(text)
+    found = tokenizer.encode_spans(text, special=params.special)
+    if not found.tokens or not (tokenizer.before or tokenizer.after):
+        return found
+    around = ((0, 0),) * len(tokenizer.before), ((end, end),) * len(tokenizer.after)
+    return Encoding(
+        (*tokenizer.before, *found.tokens, *tokenizer.after), (*around[0], *found.spans, *around[1])
+    )
 
 
 def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, int]]:
@@ -139,7 +157,9 @@ def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, in
     return [(start, end - 1, first - 1) for start, end, first in found]
 
 
-def _states(pieces: list[list[int]], layer: int, reader: Reader, batch_size: int) -> list[Vectors]:
+def _states(
+    pieces: list[tuple[int, ...]], layer: int, reader: Reader, batch_size: int
+) -> list[Vectors]:
     """The hidden states [length, n_embd] of each piece."""
     found: dict[int, Vectors] = {}
     lengths = [len(piece) for piece in pieces]
@@ -155,14 +175,14 @@ def _states(pieces: list[list[int]], layer: int, reader: Reader, batch_size: int
 
 def _embedding(
     text: str,
-    tokens: list[int],
+    encoding: Encoding,
     states: Vectors,
     layer: int,
     reader: Reader,
     params: EmbedParams,
 ) -> Embedding:
-    spans = token_spans(reader.tokenizer, text, tokens)
-    texts, vectors = [reader.tokenizer.decode([token]) for token in tokens], states
+    spans: Sequence[Span] = encoding.spans
+    texts, vectors = [reader.tokenizer.decode([token]) for token in encoding.tokens], states
     if params.by != "token":
         wanted = _wanted(text, params)
         ranges = tokens_in(spans, wanted)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from gpt2rt.beams import Beams, beam_search
 from gpt2rt.engine import Engine, Logits, Sequence
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 from gpt2rt.params import SamplingParams
+from gpt2rt.prompts import Prompt, Truncate
 from gpt2rt.sampling import Sampler
 from gpt2rt.selection import Row
 from gpt2rt.speculation import Draft, Pace
@@ -36,20 +37,22 @@ HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context: 1/16 from the beginnin
 class Request:
     """One text to be made. Raises `InvalidSetting` for settings that contradict each other.
 
-    prompt: None begins a text, from `<|endoftext|>`.
+    prompt: a text, or token ids; None begins a text, from `<|endoftext|>`.
     constraint: what the text has to be like.
     truncate: a prompt that is too long loses tokens on the "left" or the "right"; None: an error.
     sample: the number that its random numbers go by, with the seed of `params`.
     logprobs: also report each token's log-probability.
+    special: whether control tokens in the prompt are tokens or text (see `Tokenizer.encode`).
     """
 
-    prompt: str | None = None
+    prompt: Prompt = None
     params: SamplingParams = SamplingParams()
     stopping: Stopping = Stopping()
     constraint: Constraint | None = None
-    truncate: Literal["left", "right"] | None = None
+    truncate: Truncate = None
     sample: int = 0
     logprobs: bool = False
+    special: bool | None = None
 
     def __post_init__(self) -> None:
         length = self.stopping.length
@@ -84,7 +87,7 @@ class Completion:
     `seed` and `sample` repeat it. `score` is that of a beam search (`gpt2rt.beams`).
     """
 
-    prompt: str | None
+    prompt: Prompt
     text: str
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -130,7 +133,7 @@ class Task:
     prompt_tokens: tuple[int, ...]
     room: int | None  # new tokens that the context allows; None: no limit
     enders: frozenset[int]
-    end_of_text: int
+    ends: frozenset[int]  # the tokenizer's, wherever they may end this text
     sampler: Sampler
     stream: TextStream
     stops: StopStrings
@@ -168,7 +171,7 @@ class Task:
         """Go on by `token`, which came of `logits`; sets `reason` where it ends the text."""
         if token in self.enders:
             self.stopped_by = token
-            self.reason = "end_of_text" if token == self.end_of_text else "stop_token"
+            self.reason = "end_of_text" if token in self.ends else "stop_token"
             return self._piece(self._flushed())
         self.tokens.append(token)
         logprob = None
@@ -411,7 +414,8 @@ def alike(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:
 
 
 def _same_prompt(one: Request, other: Request) -> bool:
-    return (one.prompt, one.truncate) == (other.prompt, other.truncate)
+    wanted = (other.prompt, other.truncate, other.special)
+    return (one.prompt, one.truncate, one.special) == wanted
 
 
 def kept(tokens: Seq[int], n_ctx: int) -> list[int]:

@@ -86,7 +86,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        return self._gpt2.tokenizer.encode(string, special=True)
+        return self._gpt2.tokenizer.encode(string)
 
     def _loglikelihood_tokens(
         self,

@@ -23,7 +23,7 @@ from gpt2rt.bundle import EMBED, WEIGHTS, Bundle
 from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS
 from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.engine import Engine
-from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong, ProviderMissing
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 from gpt2rt.generation import (
     Completion,
     Generation,
@@ -38,6 +38,7 @@ from gpt2rt.history import Edits
 from gpt2rt.hparams import HParams
 from gpt2rt.params import SamplingParams, fresh_seed
 from gpt2rt.prefixes import PrefixCache
+from gpt2rt.prompts import Prompt, Truncate, check_prompt, prompt_tokens
 from gpt2rt.providers import AUTO, CPU, CUDA, Threads, graph_of, open_session, provider_for
 from gpt2rt.sampling import Sampler
 from gpt2rt.scoring import Passage, TokenScores
@@ -57,8 +58,6 @@ BATCH_SIZE = 32  # sequences side by side, unless told otherwise
 PREFIX_BYTES = 512 << 20  # of keys and values of prompts' beginnings, unless told otherwise
 GRAMMARS = 16  # constraints kept ready
 LOOKUP = "lookup"
-
-Truncate = Literal["left", "right"] | None
 
 
 class GPT2:
@@ -150,30 +149,33 @@ class GPT2:
 
     def generate(
         self,
-        prompt: str | None = None,
+        prompt: Prompt = None,
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
         constraint: Constraint | None = None,
         truncate: Truncate = None,
+        special: bool | None = None,
     ) -> Completion:
-        """Continue `prompt` (None: begin a text, from `<|endoftext|>`).
+        """Continue `prompt`, a text or token ids (None: begin a text, from `<|endoftext|>`).
 
-        `constraint` says what the text has to be like; `truncate` which side of a prompt that is
+        `special`: whether control tokens in the text, such as `<|user|>`, are one token or plain
+        text; None: one token where a fine-tune has its own (see `Tokenizer.encode`). `constraint` says what the text has to be like; `truncate` which side of a prompt that is
         too long may be cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
         """
         return self.generate_batch(
-            [prompt], params, stopping, constraint=constraint, truncate=truncate
+            [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special
         )[0]
 
     def generate_batch(
         self,
-        prompts: Sequence[str | None],
+        prompts: Sequence[Prompt],
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
         constraint: Constraint | None = None,
         truncate: Truncate = None,
+        special: bool | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> list[Completion]:
         """Continue many prompts side by side; as `generate`, in the order of the prompts.
@@ -187,6 +189,7 @@ class GPT2:
             stopping,
             constraint=constraint,
             truncate=truncate,
+            special=special,
             batch_size=batch_size,
         )
         done = [piece.completion for piece in pieces if piece.completion is not None]
@@ -194,27 +197,29 @@ class GPT2:
 
     def stream(
         self,
-        prompt: str | None = None,
+        prompt: Prompt = None,
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
         constraint: Constraint | None = None,
         truncate: Truncate = None,
+        special: bool | None = None,
     ) -> Iterator[str]:
         """As `generate`, but text as it is made; whole characters only."""
         pieces = self.stream_batch(
-            [prompt], params, stopping, constraint=constraint, truncate=truncate
+            [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special
         )
         return (piece.text for piece in pieces if piece.text)
 
     def stream_batch(
         self,
-        prompts: Sequence[str | None],
+        prompts: Sequence[Prompt],
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
         constraint: Constraint | None = None,
         truncate: Truncate = None,
+        special: bool | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Piece]:
         """As `generate_batch`, but a `Piece` for every token, samples interleaved."""
@@ -222,10 +227,10 @@ class GPT2:
             raise InvalidSetting("prompts are a list of texts; for one text there is `generate`")
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
-        for prompt in set(prompts):  # all of them, before any work
-            self.prompt_tokens(prompt, truncate)
+        for prompt in dict.fromkeys(map(check_prompt, prompts)):  # all of them, before any work
+            self.prompt_tokens(prompt, truncate, special=special)
         requests = [
-            Request(prompt, params, stopping, constraint, truncate, sample)
+            Request(prompt, params, stopping, constraint, truncate, sample, special=special)
             for sample, prompt in enumerate(prompts)
         ]
         return raised(self.run(requests, batch_size=min(batch_size, max(1, len(requests)))))
@@ -246,12 +251,13 @@ class GPT2:
 
     def beam_search(
         self,
-        prompt: str | None = None,
+        prompt: Prompt = None,
         beams: Beams = Beams(),
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
         truncate: Truncate = None,
+        special: bool | None = None,
     ) -> list[Completion]:
         """The most likely continuations of `prompt`, the best of `beams.width` first.
 
@@ -260,7 +266,7 @@ class GPT2:
         """
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
-        request = Request(prompt, params, stopping, None, truncate)
+        request = Request(prompt, params, stopping, None, truncate, special=special)
         return best_texts(self._engine(beams.width), lambda: self._task(request), beams)
 
     def score(
@@ -268,6 +274,7 @@ class GPT2:
         text: str,
         *,
         context: str | None = None,
+        special: bool | None = None,
         window: int | None = None,
         stride: int | None = None,
         top: int = 0,
@@ -275,11 +282,14 @@ class GPT2:
         """How likely the model finds `text`, token by token, after `context` (None: none).
 
         The first token is scored after `<|endoftext|>`. A text that exceeds the `window` (None:
-        n_ctx tokens) is read in windows that move on by `stride` (None: it is refused). `top` is
+        n_ctx tokens) is read in windows that move on by `stride` (None: it is refused). `special` is
+        that of `generate`. `top` is
         how many alternatives to give for each token. Raises `BadText`, `PromptTooLong`,
         `InvalidSetting`.
         """
-        (score,) = self.score_batch([text], context=context, window=window, stride=stride, top=top)
+        (score,) = self.score_batch(
+            [text], context=context, special=special, window=window, stride=stride, top=top
+        )
         return score
 
     def score_batch(
@@ -287,6 +297,7 @@ class GPT2:
         texts: Iterable[str],
         *,
         context: str | None = None,
+        special: bool | None = None,
         window: int | None = None,
         stride: int | None = None,
         top: int = 0,
@@ -300,7 +311,7 @@ class GPT2:
         """
         if isinstance(texts, str):
             raise InvalidSetting("texts are a list; for one text there is `score`")
-        reading = Reading.within(self.hparams.n_ctx, window, stride, context)
+        reading = Reading.within(self.hparams.n_ctx, window, stride, context, special)
         scoring.check(self.hparams, top, batch_size)
 
         def score_tokens(passages: Iterable[Passage]) -> Iterator[TokenScores]:
@@ -371,30 +382,21 @@ class GPT2:
         return self._hidden
 
     def prompt_tokens(
-        self, prompt: str | None, truncate: Truncate = None, length: int | None = None
+        self,
+        prompt: Prompt,
+        truncate: Truncate = None,
+        length: int | None = None,
+        *,
+        special: bool | None = None,
     ) -> tuple[int, ...]:
-        """Tokens of a prompt, None being `<|endoftext|>`; `truncate` says which side may be cut.
-
-        One that is cut leaves room for `length` new tokens, at most (None: just) half the context.
-        Raises `BadText`, or `PromptTooLong` for more than the context.
-        """
-        if prompt is not None and not isinstance(prompt, str):
-            raise BadText(f"a prompt is text, not {type(prompt).__name__}")
-        if prompt is None:
-            return (self.tokenizer.start_of_text,)
-        tokens = tuple(self.tokenizer.encode(prompt))
-        if not tokens:
-            raise BadText("the prompt is empty; leave it out to begin a text from nothing")
-        n_ctx = self.hparams.n_ctx
-        if len(tokens) <= n_ctx:
-            return tokens
-        if truncate is not None:
-            half = n_ctx // 2
-            kept = n_ctx + 1 - max(1, half if length is None else min(length, half))
-            return tokens[-kept:] if truncate == "left" else tokens[:kept]
-        raise PromptTooLong(
-            f"the prompt has {len(tokens)} tokens, the context of {self.name} holds {n_ctx}; "
-            "shorten the prompt, or have it truncated (left or right)"
+        """The tokens that are read for a prompt; as `gpt2rt.prompts.prompt_tokens`."""
+        return prompt_tokens(
+            prompt,
+            self.tokenizer,
+            self.hparams.n_ctx,
+            special=special,
+            truncate=truncate,
+            length=length,
         )
 
     def _engine(self, count: int) -> Engine:
@@ -411,12 +413,15 @@ class GPT2:
     def _task(self, request: Request) -> Task:
         """What a request needs on its way."""
         params, stopping = request.params, request.stopping
-        tokens = self.prompt_tokens(request.prompt, request.truncate, stopping.length)
+        tokens = self.prompt_tokens(
+            request.prompt, request.truncate, stopping.length, special=request.special
+        )
         seed = fresh_seed() if params.seed is None else params.seed
-        end = self.tokenizer.end_of_text
-        # A constraint says by <|endoftext|> that the text may end.
-        ends = (end,) if stopping.end_of_text or request.constraint is not None else ()
-        enders = frozenset((*stopping.tokens, *ends))
+        ends = frozenset(self.tokenizer.ends)
+        enders = ends.union(stopping.tokens) if stopping.end_of_text else {*stopping.tokens}
+        if request.constraint is not None:  # by this token it says that the text may end
+            ends = ends | {self.tokenizer.end_of_text}
+            enders = enders | ends
         if beyond := [token for token in enders if token >= self.hparams.n_vocab]:
             raise InvalidSetting(
                 f"stop token {beyond[0]} is no token; ids go to {self.hparams.n_vocab - 1}"
@@ -430,8 +435,8 @@ class GPT2:
             seed=seed,
             prompt_tokens=tokens,
             room=room,
-            enders=enders,
-            end_of_text=end,
+            enders=frozenset(enders),
+            ends=ends,
             sampler=Sampler(params, seed, request.sample, edits, tokens),
             stream=TextStream(self.tokenizer),
             stops=StopStrings(stopping.strings),

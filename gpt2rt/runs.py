@@ -44,6 +44,7 @@ class Run:
     draft: str | None = None
     threads: int | None = None
     batch_size: int = 32
+    special: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("nsamples", 0), ("batch_size", 1)):
@@ -52,7 +53,7 @@ class Run:
                 raise InvalidSetting(
                     f"{name} must be {least} or more, a whole number, not {value!r}"
                 )
-        for name, kind in (("prompt", str), ("draft", str), ("threads", int)):
+        for name, kind in (("prompt", str), ("draft", str), ("threads", int), ("special", bool)):
             value = getattr(self, name)
             if value is not None and type(value) is not kind:
                 raise InvalidSetting(f"{name} must be {kind.__name__}, not {value!r}")
@@ -64,8 +65,17 @@ class Run:
         """The samples, as they are made."""
         if self.beams is not None:
             return self._likeliest(gpt2)
-        gpt2.prompt_tokens(self.prompt, self.truncate)  # an error before any work
-        one = Request(self.prompt, self.params, self.stopping, self.constraint, self.truncate)
+        gpt2.prompt_tokens(
+            self.prompt, self.truncate, special=self.special
+        )  # an error before any work
+        one = Request(
+            self.prompt,
+            self.params,
+            self.stopping,
+            self.constraint,
+            self.truncate,
+            special=self.special,
+        )
         numbers = range(self.nsamples) if self.nsamples else count()
         requests = (replace(one, sample=n, logprobs=logprobs) for n in numbers)
         side_by_side = min(self.batch_size, self.nsamples or self.batch_size)
@@ -80,7 +90,12 @@ class Run:
                 f"{self.nsamples} samples of {self.beams.width} beams: ask for 1 to as many"
             )
         found = gpt2.beam_search(
-            self.prompt, self.beams, self.params, self.stopping, truncate=self.truncate
+            self.prompt,
+            self.beams,
+            self.params,
+            self.stopping,
+            truncate=self.truncate,
+            special=self.special,
         )
         for n, text in enumerate(found[: self.nsamples]):
             yield Piece(n, text.text, completion=replace(text, sample=n))

@@ -15,10 +15,10 @@ from itertools import chain, islice
 
 import numpy as np
 
-from gpt2rt.alignment import token_spans, word_spans, words_of
+from gpt2rt.alignment import word_spans, words_of
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting, PromptTooLong
 from gpt2rt.scoring import Passage, TokenScores, windows
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizer import Encoding, Tokenizer
 
 ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
 
@@ -141,16 +141,22 @@ class Reading:
     window: int
     stride: int | None
     context: str | None = None
+    special: bool | None = None
 
     @classmethod
     def within(
-        cls, n_ctx: int, window: int | None, stride: int | None, context: str | None
+        cls,
+        n_ctx: int,
+        window: int | None,
+        stride: int | None,
+        context: str | None,
+        special: bool | None = None,
     ) -> Reading:
         window = n_ctx if window is None else window
         if not 1 <= window <= n_ctx:
             raise InvalidSetting(f"the window must be 1 to the context's {n_ctx}, not {window}")
         windows(0, window, window if stride is None else stride)
-        return cls(window, stride, context)
+        return cls(window, stride, context, special)
 
     def cuts(self, text: str, count: int) -> Iterator[tuple[int, int, int]]:
         """The `windows` of `text`, `count` tokens with what is before. Raises `PromptTooLong`."""
@@ -174,17 +180,18 @@ def score_texts(
 
     Any number of texts takes the memory of some. `advance` is told of tokens as they are scored.
     """
-    before = (tokenizer.start_of_text, *tokenizer.encode(reading.context or ""))
-    waiting: deque[tuple[str, list[int], int]] = deque()  # text, tokens, number of windows
+    context = tokenizer.encode(reading.context or "", special=reading.special)
+    before = (*(tokenizer.before or (tokenizer.start_of_text,)), *context)
+    waiting: deque[tuple[str, Encoding, int]] = deque()  # text, tokens, number of windows
     failed: list[Gpt2rtError] = []
 
     def passages() -> Iterator[Passage]:
         for text in texts:
             try:
-                tokens = tokenizer.encode(text)
-                if not tokens:
+                encoding = tokenizer.encode_spans(text, special=reading.special)
+                if not encoding.tokens:
                     raise BadText("a text is empty: there is nothing to score")
-                every = (*before, *tokens)
+                every = (*before, *encoding.tokens)
                 cuts = [
                     (start, end, max(first, len(before)))
                     for start, end, first in reading.cuts(text, len(every))
@@ -193,37 +200,37 @@ def score_texts(
             except Gpt2rtError as error:
                 failed.append(error)
                 return
-            waiting.append((text, tokens, len(cuts)))
+            waiting.append((text, encoding, len(cuts)))
             for start, end, first in cuts:
                 yield Passage(every[start:end], first - start)
 
     found = score_tokens(passages())
     for part in found:
-        text, tokens, count = waiting.popleft()
+        text, encoding, count = waiting.popleft()
         parts = []
         for scores in chain([part], islice(found, count - 1)):
             advance(len(scores.logprobs))
             parts.append(scores)
-        yield _score(text, tokens, parts, tokenizer, reading)
+        yield _score(text, encoding, parts, tokenizer, reading)
     for error in failed:
         raise error
 
 
 def _score(
     text: str,
-    tokens: list[int],
+    encoding: Encoding,
     parts: list[TokenScores],
     tokenizer: Tokenizer,
     reading: Reading,
 ) -> Score:
-    spans = token_spans(tokenizer, text, tokens)
+    spans = encoding.spans
     logprobs = np.concatenate([part.logprobs for part in parts]).tolist()
     ranks = np.concatenate([part.ranks for part in parts]).tolist()
     best = [_alternatives(tokenizer, part, row) for part in parts for row in range(len(part.ranks))]
     scored = tuple(
         TokenScore(token, tokenizer.decode([token]), start, end, logprob, rank, alternatives)
         for token, (start, end), logprob, rank, alternatives in zip(
-            tokens, spans, logprobs, ranks, best, strict=True
+            encoding.tokens, spans, logprobs, ranks, best, strict=True
         )
     )
     words = word_spans(text)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from heapq import heappop, heappush
-from itertools import chain, count, pairwise, product
+from itertools import accumulate, chain, count, pairwise, product
 from pathlib import Path
 
 import regex
@@ -27,6 +27,11 @@ WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N
 # most pieces are known already. Four control characters are spaces to `re` but not to `regex`.
 PIECE = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
 
+# The characters of a word and white space, as the `tokenizers` library has them for added tokens.
+LETTER = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"
+WORD_START, WORD_END = regex.compile(LETTER), regex.compile(LETTER + r"\Z")
+SPACE_START, SPACE_END = regex.compile(r"\s*"), regex.compile(r"\s*\Z")
+
 SPECIAL_TOKENS = "special_tokens.json"
 SPECIAL = re.compile(r"<\|.*\|>")  # symbols that are tokens of their own, made by no merge
 MERGES = re.compile(r"(?:[^ \n]+ [^ \n]+(?:\n|$))*")  # lines of two symbols
@@ -38,10 +43,13 @@ REMEDY = "copy encoder.json and vocab.bpe from the model as published"
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """A token that no merge makes.
+    """A token that is found in a text as a whole, before any merge: a fine-tune's added token.
 
-    `matched`: `encode(special=True)` finds its text (with the white space on its left or right, or
-    only where it is a word by itself, if so asked).
+    special: a control token, such as `<|user|>`; otherwise an ordinary word that was added.
+    matched: whether it is found in a text at all; the model may write one that never is.
+    normalized: found in a second pass only, in what the tokens of the first pass leave over.
+    lstrip, rstrip: takes the white space on its left or right with it.
+    single_word: found only where no letter or digit touches it.
     """
 
     id: int
@@ -50,14 +58,18 @@ class SpecialToken:
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
+    special: bool = True
+    normalized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
     """What a vocabulary other than OpenAI's has besides its symbols: `special_tokens.json`.
 
-    `n_vocab` counts the ids of the model; those that stand for nothing decode to nothing.
-    `prefix_space` begins every text with a space.
+    `n_vocab` counts the ids of the model; those that stand for nothing decode to nothing, and a
+    text with a token beyond them is refused. `prefix_space` begins every text with a space.
+    `ends`: every id that ends a text (None: `end_of_text` alone). `before` and `after`: tokens that
+    the tokenizer puts around every prompt.
     """
 
     n_vocab: int
@@ -65,9 +77,29 @@ class SpecialTokens:
     end_of_text: int
     tokens: tuple[SpecialToken, ...]
     prefix_space: bool = False
+    ends: tuple[int, ...] | None = None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The tokens of a text and the characters that each takes part in, from and up to."""
+
+    tokens: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of a text from character `start`: one added token, or text without any."""
+
+    text: str
+    start: int
+    token: int | None
 
 
 class Tokenizer:
@@ -89,7 +121,8 @@ class Tokenizer:
         self._encoder = encoder
         self._ranks = ranks
         self._special = special
-        self._splits = _splits(special.tokens)
+        self._passes = _passes(special.tokens)
+        self._beyond = any(token >= special.n_vocab for token in encoder.values())
         self._symbols = _Symbols(special.n_vocab)
         self._symbols.update((token.id, _symbols_of(token.text)) for token in special.tokens)
         self._symbols.update(zip(encoder.values(), encoder, strict=True))
@@ -129,17 +162,95 @@ class Tokenizer:
         return self._special.prefix_space
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends a text: `end_of_text`, unless a fine-tune has others or none."""
+        ends = self._special.ends
+        return (self.end_of_text,) if ends is None else ends
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Tokens that stand before every prompt; none in released models."""
+        return self._special.before
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Tokens that stand after every prompt; none in released models."""
+        return self._special.after
+
+    @property
     def special_tokens(self) -> tuple[SpecialToken, ...]:
-        """The tokens that `encode(special=True)` finds in a text, and others made by no merge."""
+        """The tokens that are found in a text as a whole, and others made by no merge."""
         return self._special.tokens
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Tokens of `text`; with `special`, `<|endoftext|>` in it (and any other special token of
-        the vocabulary) is one token and not plain text.
+    @property
+    def has_control_tokens(self) -> bool:
+        """Whether a fine-tune has control tokens of its own, such as `<|user|>`."""
+        plain = {self.end_of_text, self.start_of_text, self._encoder.get(END_OF_TEXT)}
+        return any(t.special and t.matched and t.id not in plain for t in self._special.tokens)
 
-        Raises `BadText` for a lone surrogate, which no UTF-8 can stand for, and for a byte that a
-        vocabulary other than OpenAI's has no token for.
+    def encode(self, text: str, *, special: bool | None = None) -> list[int]:
+        """Tokens of `text`; words that a fine-tune added are one token each.
+
+        `special`: whether control tokens in it (`<|endoftext|>`, `<|user|>`) are one token, too, or
+        plain text; None: one token where the vocabulary has control tokens of its own, as a chat
+        model's has, and plain text otherwise, as in OpenAI's code. `before` and `after` are left
+        to the caller.
+
+        Raises `BadText` for a lone surrogate, which no UTF-8 can stand for, for a byte that a
+        vocabulary other than OpenAI's has no token for, and for a token the model has no row for.
         """
+        tokens: list[int] = []
+        for part in self._parts(text, special):
+            tokens += self._part_tokens(part)
+        return tokens
+
+    def encode_spans(self, text: str, *, special: bool | None = None) -> Encoding:
+        """As `encode`, with the characters of `text` that each token takes part in.
+
+        A character that is split over several tokens is in the span of each of them. A space that
+        `prefix_space` puts before the text is no character of it.
+        """
+        tokens: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for part in self._parts(text, special):
+            found = self._part_tokens(part)
+            tokens += found
+            end = part.start + len(part.text)
+            spans += [(part.start, end)] if part.token is not None else self._spans(part, found)
+        return Encoding(tuple(tokens), tuple(spans))
+
+    def _part_tokens(self, part: _Part) -> list[int]:
+        if part.token is not None:
+            return [part.token]
+        pieces = PIECE.findall(f" {part.text}" if self._prefixed(part) else part.text)
+        tokens = list(chain.from_iterable(map(self._tokens.__getitem__, pieces)))
+        if self._beyond and max(tokens, default=0) >= self.n_vocab:
+            token = max(tokens)
+            symbol = next(symbol for symbol, i in self._encoder.items() if i == token)
+            text = symbol.translate(LATIN_1).encode("latin-1").decode("utf-8", "replace")
+            raise BadText(
+                f"the text has {text!r:.40}, token {token}, and the model knows {self.n_vocab} "
+                "tokens only; leave it out"
+            )
+        return tokens
+
+    def _prefixed(self, part: _Part) -> bool:
+        return self._special.prefix_space and not part.text.startswith(" ")
+
+    def _spans(self, part: _Part, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """The characters of each of the tokens of a part without added tokens."""
+        extra = int(self._prefixed(part))
+        place = [part.start] * extra  # of each byte, the character it belongs to
+        for number, character in enumerate(part.text, part.start):
+            place += [number] * len(character.encode("utf-8"))
+        ends = list(accumulate(len(self.token_bytes(token)) for token in tokens))
+        found = [(place[a], place[b - 1] + 1) for a, b in pairwise([0, *ends])]
+        if extra and ends[0] == 1:  # the space alone
+            found[0] = (part.start, part.start)
+        return found
+
+    def _parts(self, text: str, special: bool | None) -> list[_Part]:
+        """The text cut at added tokens, in two passes; raises `BadText` for half a surrogate."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -147,30 +258,12 @@ class Tokenizer:
                 f"the text has half a surrogate pair, U+{ord(text[error.start]):04X}, at position "
                 f"{error.start}; remove it, or decode the input as UTF-8"
             ) from None
-        tokens: list[int] = []
-        for part, token in self._parts(text) if special else ((text, None),):
-            if self._special.prefix_space and part and not part.startswith(" "):
-                part = f" {part}"
-            tokens += chain.from_iterable(map(self._tokens.__getitem__, PIECE.findall(part)))
-            if token is not None:
-                tokens.append(token)
-        return tokens
-
-    def _parts(self, text: str) -> Iterator[tuple[str, int | None]]:
-        """The text up to each special token and the token, at last the rest of the text."""
-        done = 0
-        for found in self._splits.finditer(text):
-            token = self._special.tokens[int(found.lastgroup[1:])] if found.lastgroup else None
-            start, end = found.span()
-            if token is None or (token.single_word and not _is_word(text, start, end)):
-                continue
-            if token.lstrip:
-                start = max(done, len(text[:start].rstrip()))
-            if token.rstrip:
-                end += len(text) - end - len(text[end:].lstrip())
-            yield text[done:start], token.id
-            done = end
-        yield text[done:], None
+        parts = [_Part(text, 0, None)] if text else []
+        special = self.has_control_tokens if special is None else special
+        for known in self._passes:
+            cut = (known.cut(part, special) if part.token is None else (part,) for part in parts)
+            parts = list(chain.from_iterable(cut))
+        return parts
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of `tokens`: U+FFFD where their bytes are not UTF-8, otherwise nothing changed.
@@ -209,16 +302,43 @@ class Tokenizer:
             ) from None
 
 
-def _splits(tokens: Sequence[SpecialToken]) -> re.Pattern[str]:
-    """Finds special tokens, at each place the longest; group `tN` matches the token at N."""
-    order = sorted(enumerate(tokens), key=lambda item: -len(item[1].text))
-    found = [f"(?P<t{i}>{re.escape(token.text)})" for i, token in order if token.matched]
-    return re.compile("|".join(found) or r"(?!)")
+class _Pass:
+    """Finds added tokens in a text, at each place the longest: one pass of Hugging Face's two."""
+
+    def __init__(self, tokens: Sequence[SpecialToken]) -> None:
+        self._tokens = {token.text: token for token in tokens}
+        texts = sorted(self._tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, texts)))
+        self._control = all(token.special for token in tokens)
+
+    def cut(self, part: _Part, special: bool) -> Iterable[_Part]:
+        """The added tokens of `part` (control tokens where `special`) and the text between."""
+        return (part,) if self._control and not special else self._cut(part, special)
+
+    def _cut(self, part: _Part, special: bool) -> Iterator[_Part]:
+        text, done = part.text, 0
+        for found in self._pattern.finditer(text):
+            token = self._tokens[found[0]]
+            start, end = found.span()
+            alone = not (WORD_END.search(text[:start]) or WORD_START.match(text, end))
+            if (token.special and not special) or (token.single_word and not alone):
+                continue
+            if token.lstrip:
+                start = max(done, SPACE_END.search(text[:start]).start())  # type: ignore[union-attr]
+            if token.rstrip:
+                end = SPACE_START.match(text, end).end()  # type: ignore[union-attr]
+            if done < start:
+                yield _Part(text[done:start], part.start + done, None)
+            yield _Part(text[start:end], part.start + start, token.id)
+            done = end
+        if done < len(text):
+            yield _Part(text[done:], part.start + done, None)
 
 
-def _is_word(text: str, start: int, end: int) -> bool:
-    around = text[start - 1 : start] + "\0" + text[end : end + 1]
-    return re.search(r"\w", around) is None
+def _passes(tokens: Sequence[SpecialToken]) -> tuple[_Pass, ...]:
+    """The first pass and the second, where there are tokens for them."""
+    groups = ([t for t in tokens if t.matched and t.normalized is n] for n in (False, True))
+    return tuple(_Pass(group) for group in groups if group)
 
 
 def _symbols_of(text: str) -> str:
@@ -352,8 +472,8 @@ def _read_special(path: Path) -> SpecialTokens | None:
         return None
     try:
         body = json.loads(_read_text(path))
-        tokens = tuple(SpecialToken(**token) for token in body.pop("tokens"))
-        special = SpecialTokens(tokens=tokens, **body)
+        body["tokens"] = tuple(SpecialToken(**token) for token in body["tokens"])
+        special = SpecialTokens(**{k: tuple(v) if type(v) is list else v for k, v in body.items()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadTokenizer(f"{path}: not what it should be ({error}); {REMEDY}") from None
     if wrong := _wrong_in_special(special):
@@ -366,11 +486,16 @@ def _wrong_in_special(special: SpecialTokens) -> str | None:
     for kind, holders in ((SpecialTokens, [special]), (SpecialToken, special.tokens)):
         for field, holder in product(fields(kind), holders):
             value = getattr(holder, field.name)
+            if value is None and field.default is None:
+                continue
             if type(value) is not wanted.get(str(field.type), tuple):
                 return f"{field.name} is {value!r:.40}, not of type {field.type}"
     ids = [token.id for token in special.tokens]
     known = range(special.n_vocab)
-    named = (*ids, special.start_of_text, special.end_of_text)
+    listed = (*(special.ends or ()), *special.before, *special.after)
+    if odd := [token for token in listed if type(token) is not int]:
+        return f"{odd[0]!r:.40} is no token"
+    named = (*ids, special.start_of_text, special.end_of_text, *listed)
     if strange := [token for token in named if token not in known]:
         return f"token {min(strange)} is not one of the {special.n_vocab}"
     texts = [token.text for token in special.tokens]
@@ -398,15 +523,14 @@ def _wrong_in(encoder: object, special: SpecialTokens | None) -> str | None:
         return f"the id of {symbol!a:.40} is {value!r:.40}, not a whole number"
     others = {token.id for token in special.tokens} if special else set()
     ids = sorted([*encoder.values(), *(others - set(encoder.values()))])
-    if ids != list(range(len(ids))):
+    if special and (ids[:1] < [0] or len(set(ids)) < len(ids)):
+        return "an id is negative or there twice"
+    if not special and ids != list(range(len(ids))):
         strange = next(min(pair) for pair in enumerate(ids) if pair[0] != pair[1])
         return f"the ids are not 0 to {len(ids) - 1}, each once (look for {strange})"
-    if special and len(ids) > special.n_vocab:
-        return f"{len(ids)} ids, more than the {special.n_vocab} of the model"
-    # Vocabularies other than OpenAI's may lack the symbols of bytes that they never saw.
-    for symbol in () if special else (*SYMBOLS.values(), END_OF_TEXT):
-        if symbol not in encoder:
-            return f"symbol {symbol!a} is missing"
+    # A vocabulary may lack the symbols of bytes that it never saw: a text with one is refused.
+    if not special and END_OF_TEXT not in encoder:
+        return f"symbol {END_OF_TEXT!a} is missing"
     if "" in encoder or not ALPHABET.fullmatch("".join(encoder)):
         symbol = next(symbol for symbol in encoder if not ALPHABET.fullmatch(symbol))
         return f"symbol {symbol!a:.40} is not made of the 256 characters that stand for bytes"

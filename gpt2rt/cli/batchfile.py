@@ -30,7 +30,7 @@ class Prompt:
     """A line of the file, from 1 on; `input` is what else a JSON object there has."""
 
     number: int
-    text: str | None
+    text: str | list[int] | None
     input: dict[str, Any] | None
 
 
@@ -71,8 +71,12 @@ def _parsed(number: int, text: str) -> Prompt:
     if not isinstance(value, dict) or "prompt" not in value:
         raise BadText('neither a text nor an object with a "prompt"')
     prompt = value.pop("prompt")
-    if prompt is not None and not isinstance(prompt, str):
-        raise BadText(f'"prompt" is {type(prompt).__name__}, not a text')
+    if isinstance(prompt, list):
+        known = all(type(token) is int for token in prompt)
+    else:
+        known = prompt is None or isinstance(prompt, str)
+    if not known:
+        raise BadText('"prompt" is neither a text nor a list of token ids')
     return Prompt(number, prompt, value or None)
 
 
@@ -199,7 +203,7 @@ def generate_file(
     usable = []
     for prompt in prompts:
         try:
-            gpt2.prompt_tokens(prompt.text, run.truncate)
+            gpt2.prompt_tokens(prompt.text, run.truncate, special=run.special)
             usable.append(prompt)
         except Gpt2rtError as error:
             wrong.append(f"{source}: line {prompt.number}: {error}")
@@ -276,7 +280,7 @@ class Batch:
         """What is still to be made. A sample's number goes by its line, whatever was there."""
         run = self._run
         one = Request(None, run.params, run.stopping, run.constraint, run.truncate)
-        one = replace(one, logprobs=self._logprobs)
+        one = replace(one, logprobs=self._logprobs, special=run.special)
         for prompt in prompts:
             for nth in range(run.nsamples):
                 number = (prompt.number - 1) * run.nsamples + nth

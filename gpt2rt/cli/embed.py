@@ -72,6 +72,7 @@ def embed(
             show_default=False,
         ),
     ] = None,
+    special: options.Special = None,
     similarity: Annotated[
         bool, typer.Option("--cosine", help="Print the cosine of every two vectors.")
     ] = False,
@@ -99,7 +100,7 @@ def embed(
       gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
     """
     unit = by or (Unit.WORD if word else Unit.TEXT if similarity else Unit.TOKEN)
-    params = EmbedParams(layer, unit.value, pooling.value, word, normalize, stride)
+    params = EmbedParams(layer, unit.value, pooling.value, word, normalize, stride, special)
     if output is not None and output.suffix not in FORMATS:
         raise InvalidSetting(f"{output}: name a file that ends in {', '.join(FORMATS)}")
     texts.check_output(output)

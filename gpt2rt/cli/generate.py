@@ -48,6 +48,7 @@ def generate(
             help="Which side of a prompt that is too long may be cut.", show_default=False
         ),
     ] = None,
+    special: options.Special = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a sample.")] = False,
     logprobs: Annotated[
         bool, typer.Option("--logprobs", help="With --json: the log-probability of every token.")
@@ -168,6 +169,7 @@ def generate(
         draft,
         threads,
         batch_size,
+        special,
     )
     gpt2 = options.load(
         model, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache

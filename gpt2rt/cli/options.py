@@ -48,6 +48,14 @@ ThreadCount = Annotated[
     int | None,
     typer.Option("--threads", help="Threads of the model.", show_default="the physical cores"),
 ]
+Special = Annotated[
+    bool | None,
+    typer.Option(
+        "--special/--no-special",
+        help="Whether control tokens in a text, such as <|user|>, are one token or plain text.",
+        show_default="one token where a fine-tune has its own, else text",
+    ),
+]
 Provider = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option(help="What computes; auto: CUDA where it is and the bundle has a graph for it."),

@@ -49,6 +49,7 @@ def score(
             show_default="none: they are refused",
         ),
     ] = None,
+    special: options.Special = None,
     top: Annotated[int, typer.Option(help="Alternatives to give for each token.")] = 0,
     by: Annotated[Unit, typer.Option(help="A row of the table or of --csv.")] = Unit.TOKEN,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
@@ -84,6 +85,7 @@ def score(
     found = gpt2.score_batch(
         (source.text for source in sources),
         context=before,
+        special=special,
         window=window,
         stride=stride,
         top=top,
