@@ -33,8 +33,8 @@ def words_of(tokens: Sequence[Span], words: Sequence[Span]) -> list[Span]:
     """The tokens of each word, as a range of their numbers.
 
     A word owns the white space before it, as GPT-2's tokens do; white space at the end of the text
-    belongs to none. GPT-2 cuts texts at white space first, so no token is in two words; an added token
-    of several words belongs to the last of them.
+    belongs to none. GPT-2 cuts texts at white space first, so no token is in two words; an added
+    token of several words belongs to the last of them.
     """
     ends = [end for _, end in words]
     owners = [bisect_left(ends, end) for _, end in tokens]

@@ -160,8 +160,9 @@ class GPT2:
         """Continue `prompt`, a text or token ids (None: begin a text, from `<|endoftext|>`).
 
         `special`: whether control tokens in the text, such as `<|user|>`, are one token or plain
-        text; None: one token where a fine-tune has its own (see `Tokenizer.encode`). `constraint` says what the text has to be like; `truncate` which side of a prompt that is
-        too long may be cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
+        text; None: one token where a fine-tune has its own (see `Tokenizer.encode`). `constraint`
+        says what the text has to be like; `truncate` which side of a prompt that is too long may be
+        cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
         """
         return self.generate_batch(
             [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special
@@ -282,10 +283,9 @@ class GPT2:
         """How likely the model finds `text`, token by token, after `context` (None: none).
 
         The first token is scored after `<|endoftext|>`. A text that exceeds the `window` (None:
-        n_ctx tokens) is read in windows that move on by `stride` (None: it is refused). `special` is
-        that of `generate`. `top` is
-        how many alternatives to give for each token. Raises `BadText`, `PromptTooLong`,
-        `InvalidSetting`.
+        n_ctx tokens) is read in windows that move on by `stride` (None: it is refused).
+        `special` is that of `generate`, `top` how many alternatives to give for each token. Raises
+        `BadText`, `PromptTooLong`, `InvalidSetting`.
         """
         (score,) = self.score_batch(
             [text], context=context, special=special, window=window, stride=stride, top=top

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import reference
 from conftest import NOISE, TINY, LargerWeights
 from gpt2rt import GPT2
-from gpt2rt.alignment import occurrences, token_spans, tokens_in, word_spans, words_of
+from gpt2rt.alignment import occurrences, tokens_in, word_spans, words_of
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.tokenizer import Tokenizer
 
@@ -126,7 +126,7 @@ def test_spans_of_any_text(text: str) -> None:
     """The bytes of a token lie in its characters, and no character at its ends is without them."""
     tokenizer = SYNTHETIC
     tokens = tokenizer.encode(text)
-    spans = token_spans(tokenizer, text, tokens)
+    spans = tokenizer.encode_spans(text).spans
     at = 0
     for token, (start, end) in zip(tokens, spans, strict=True):
         data = tokenizer.token_bytes(token)

@@ -141,8 +141,8 @@ def tokenizer_files(directory: Path, tokenizer: Tokenizer) -> dict[str, dict[str
             "single_word": token.single_word,
             "lstrip": token.lstrip,
             "rstrip": token.rstrip,
-            "normalized": False,
-            "special": True,
+            "normalized": token.normalized,
+            "special": token.special,
         }
         for token in tokenizer.special_tokens
     ]

@@ -18,6 +18,8 @@ from typing import Any
 from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS
 from gpt2rt.errors import BadTokenizer
 from gpt2rt.tokenizer import END_OF_TEXT, REMEDY, SpecialToken, SpecialTokens, Tokenizer
+from gpt2rt_export.post_processor import NOTHING, Around, around
+from gpt2rt_export.text_ends import ends_of
 from gpt2rt_export.vocabulary import write_vocabulary
 
 FAST = "tokenizer.json"
@@ -29,6 +31,7 @@ OTHERS = {
     "sentencepiece.bpe.model": "SentencePiece (sentencepiece.bpe.model)",
     "tokenizer.model": "SentencePiece (tokenizer.model)",
 }
+FLAGS = ("special", "lstrip", "rstrip", "single_word")
 MARKED = re.compile(r"<.*>|\[.*\]")  # how people write tokens that no merge makes
 MOST_PADDING = 1024  # ids without a token; more means that another model's tokenizer was named
 
@@ -41,6 +44,16 @@ class Vocabulary:
     merges: list[tuple[str, str]]
     added: dict[str, SpecialToken]
     prefix_space: bool
+    around: Around = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What an export says of the tokenizer: tokens left out, and ends that are ordinary words."""
+
+    left_out: tuple[str, ...] = ()
+    ordinary_ends: tuple[str, ...] = ()
+    beyond: int = 0  # symbols that the model has no row for
 
 
 def is_huggingface(directory: Path) -> bool:
@@ -52,19 +65,29 @@ def is_huggingface(directory: Path) -> bool:
 
 def write_tokenizer(
     directory: Path, n_vocab: int, work: Path, most_padding: int = MOST_PADDING
-) -> list[str]:
+) -> Carried:
     """Write the bundle's tokenizer files for a model of `n_vocab` ids into `work`.
 
-    Returns the added tokens that were left out, since the model has no rows for them. Raises
-    `BadTokenizer`, for a model with more than `most_padding` ids beyond the tokenizer's, too.
+    Raises `BadTokenizer`, for a model with more than `most_padding` ids beyond the tokenizer's, too.
     """
     vocabulary = _read(directory)
     _check_size(vocabulary, n_vocab, most_padding, directory)
-    left_out = [token for token in vocabulary.added.values() if token.id >= n_vocab]
+    left_out = [token.text for token in vocabulary.added.values() if token.id >= n_vocab]
     vocabulary = _sort_out(vocabulary, n_vocab)
-    start, end = _ends(directory, vocabulary, n_vocab)
     tokens = tuple(sorted(vocabulary.added.values(), key=lambda token: token.id))
-    special = SpecialTokens(n_vocab, start, end, tokens, vocabulary.prefix_space)
+    ids = {token.text: token.id for token in tokens}
+    ends = ends_of(
+        _settings(directory), _named(directory), vocabulary.encoder, ids, n_vocab, directory
+    )
+    before, after = vocabulary.around
+    if odd := [token for token in (*before, *after) if not 0 <= token < n_vocab]:
+        raise BadTokenizer(
+            f"{directory}: puts token {odd[0]} around every text, and the model's n_vocab is "
+            f"{n_vocab}; name the model's own tokenizer with --tokenizer DIR"
+        )
+    special = SpecialTokens(
+        n_vocab, ends.start, ends.end, tokens, vocabulary.prefix_space, ends.all, before, after
+    )
     write_vocabulary(work, vocabulary.encoder, vocabulary.merges)
     (work / SPECIAL_TOKENS).write_text(special.to_json(), encoding="utf-8")
     try:
@@ -76,7 +99,10 @@ def write_tokenizer(
             own = directory / (theirs if (directory / theirs).is_file() else FAST)
             text = text.replace(str(work / ours), str(own)).replace(ours, own.name)
         raise BadTokenizer(text) from None
-    return [token.text for token in left_out]
+    words = {token: text for text, token in vocabulary.encoder.items()}
+    ordinary = [f"{end} ({words[end]})" for end in ends.all if end in words.keys() - ids.values()]
+    beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
+    return Carried(tuple(left_out), tuple(ordinary), beyond)
 
 
 # ---- reading
@@ -91,6 +117,7 @@ def _read(directory: Path) -> Vocabulary:
         prefix = _prefix_space(body, path)
         merges = [_pair(merge, path) for merge in model["merges"]]
         encoder = model["vocab"]
+        around_text = around(body.get("post_processor"), path)
     else:
         _refuse_others(directory)
         encoder = _json(directory / SLOW[0])
@@ -99,17 +126,56 @@ def _read(directory: Path) -> Vocabulary:
         named = _json(beside).items() if beside.is_file() else ()
         added = _added([{"content": text, "id": token} for text, token in named], beside)
         prefix = False
+        around_text = NOTHING
     config = _optional(directory / "tokenizer_config.json")
     added = _decoder(config, directory / "tokenizer_config.json") | added
     if not path.is_file() or _is_gpt2s_own(config):
         prefix = bool(config.get("add_prefix_space"))
-    if not path.is_file():
-        for text in _named(directory).values():
-            if text in encoder and text not in added:
-                added[text] = SpecialToken(encoder[text], text)
     if odd := [text for text, number in encoder.items() if type(number) is not int]:
         raise BadTokenizer(f"{directory}: the id of {odd[0]!a:.40} is no whole number")
-    return Vocabulary(encoder, merges, added, prefix)
+    named = _named(directory)
+    listed = _listed(directory)
+    for text in (*named.values(), *listed):
+        if text in added:
+            added[text] = replace(added[text], special=True, normalized=False)
+        elif text in encoder and (text in listed or not path.is_file()):
+            added[text] = SpecialToken(encoder[text], text)
+    if not path.is_file():
+        around_text = _asked_around(config, named, {**encoder, **_ids(added)})
+    return Vocabulary(encoder, merges, added, prefix, around_text)
+
+
+def _ids(added: Mapping[str, SpecialToken]) -> dict[str, int]:
+    return {text: token.id for text, token in added.items()}
+
+
+def _asked_around(
+    config: Mapping[str, Any], named: Mapping[str, str], ids: Mapping[str, int]
+) -> Around:
+    """What `add_bos_token` and `add_eos_token` of a tokenizer without `tokenizer.json` ask for."""
+    start, end = (named.get(f"{kind}_token", END_OF_TEXT) for kind in ("bos", "eos"))
+    before = (ids[start],) if config.get("add_bos_token") and start in ids else ()
+    return before, (ids[end],) if config.get("add_eos_token") and end in ids else ()
+
+
+def _listed(directory: Path) -> list[str]:
+    """Further control tokens, which tokenizers list together."""
+    found = []
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        config = _optional(directory / name)
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            value = config.get(key) or ()
+            tokens = value.values() if isinstance(value, dict) else value
+            if isinstance(tokens, str):
+                raise BadTokenizer(f"{directory / name}: {key} is no list of tokens")
+            found += [t.get("content") if isinstance(t, dict) else t for t in tokens]
+    return [text for text in found if isinstance(text, str)]
+
+
+def _settings(directory: Path) -> dict[str, dict[str, Any]]:
+    """What is said of the model's use beside the tokenizer."""
+    names = ("config.json", "generation_config.json")
+    return {name: _json(directory / name) for name in names if (directory / name).is_file()}
 
 
 def _is_gpt2s_own(config: Mapping[str, Any]) -> bool:
@@ -184,11 +250,14 @@ def _added(tokens: Iterable[Any], path: Path) -> dict[str, SpecialToken]:
     found = {}
     for token in tokens:
         try:
-            flags = {name: bool(token.get(name)) for name in ("lstrip", "rstrip", "single_word")}
+            flags = {name: bool(token.get(name)) for name in FLAGS}
+            flags["normalized"] = bool(token.get("normalized", not flags["special"]))
             text, number = token["content"], token["id"]
         except (TypeError, KeyError, AttributeError):
             raise BadTokenizer(f"{path}: {token!r:.60} is no added token") from None
-        if type(text) is not str or not text or type(number) is not int or number < 0:
+        if text == "":
+            continue  # nothing matches it; the `tokenizers` library passes over it, too
+        if type(text) is not str or type(number) is not int or number < 0:
             raise BadTokenizer(f"{path}: {token!r:.60} is no added token")
         found[text] = SpecialToken(number, text, **flags)
     return found
@@ -249,41 +318,11 @@ def _named(directory: Path) -> dict[str, str]:
     return found
 
 
-def _ends(directory: Path, vocabulary: Vocabulary, n_vocab: int) -> tuple[int, int]:
-    """The tokens that begin and that end a text.
-
-    `config.json` decides where it names a special token, then the tokenizer's own files, then
-    `config.json` whatever it names, at last there may be an `<|endoftext|>`.
-    """
-    ids = {text: token.id for text, token in vocabulary.added.items()}
-    every = vocabulary.encoder | ids
-    config, named = _optional(directory / "config.json"), _named(directory)
-
-    def find(kind: str) -> int | None:
-        number = config.get(f"{kind}_token_id")
-        text = named.get(f"{kind}_token", "")
-        if type(number) is int and number in ids.values():
-            return number
-        if text in every:
-            return every[text]
-        if type(number) is int and 0 <= number < n_vocab:
-            return number
-        return every.get(END_OF_TEXT)
-
-    end = find("eos")
-    if end is None:
-        raise BadTokenizer(
-            f"{directory}: no token ends a text; name one in config.json, as eos_token_id"
-        )
-    start = find("bos")
-    return (end if start is None else start), end
-
-
 def _check_size(vocabulary: Vocabulary, n_vocab: int, most_padding: int, directory: Path) -> None:
     """The model has a row for every symbol, and not many rows besides."""
     every = {*vocabulary.encoder.values(), *(token.id for token in vocabulary.added.values())}
-    beyond = [i for i in vocabulary.encoder.values() if type(i) is int and i >= n_vocab]
-    if beyond or n_vocab - len(every) > most_padding:
+    beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
+    if max(beyond, n_vocab - len(every)) > most_padding:
         raise BadTokenizer(
             f"{directory}: {len(every)} tokens, but the model's n_vocab is {n_vocab}; "
             "name the model's own tokenizer with --tokenizer DIR"

@@ -103,8 +103,14 @@ def _tokenizer(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progres
     if is_huggingface(directory):
         # A model's own tokenizer is its own, however few of the model's ids it uses.
         padding = n_vocab if recipe.tokenizer is None else MOST_PADDING
-        if left_out := write_tokenizer(directory, n_vocab, work, padding):
-            show.stage(f"Leave out {', '.join(left_out)}: the model has no such rows")
+        carried = write_tokenizer(directory, n_vocab, work, padding)
+        if carried.left_out:
+            show.stage(f"Leave out {', '.join(carried.left_out)}: the model has no such rows")
+        if carried.beyond:
+            show.stage(f"{carried.beyond} symbols have no row in the model: texts with them fail")
+        if carried.ordinary_ends:
+            ends = ", ".join(carried.ordinary_ends)
+            show.stage(f"Token {ends}, an ordinary word, ends a text, as the settings say")
         return origin
     if not any((directory / name).exists() for name in (catalog.ENCODER, catalog.MERGES)):
         raise BadTokenizer(
