@@ -54,6 +54,7 @@ class Carried:
     left_out: tuple[str, ...] = ()
     ordinary_ends: tuple[str, ...] = ()
     beyond: int = 0  # symbols that the model has no row for
+    makeshift: bool = False  # no token could begin a text: 0 does
 
 
 def is_huggingface(directory: Path) -> bool:
@@ -63,15 +64,15 @@ def is_huggingface(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (FAST, *SLOW, *OTHERS))
 
 
-def write_tokenizer(
-    directory: Path, n_vocab: int, work: Path, most_padding: int = MOST_PADDING
-) -> Carried:
+def write_tokenizer(directory: Path, n_vocab: int, work: Path, own: bool = False) -> Carried:
     """Write the bundle's tokenizer files for a model of `n_vocab` ids into `work`.
 
-    Raises `BadTokenizer`, for a model with more than `most_padding` ids beyond the tokenizer's, too.
+    `own`: it is the model's own tokenizer, whatever its size. Raises `BadTokenizer`, for another
+    with symbols beyond the model's or over `MOST_PADDING` ids less, too.
     """
     vocabulary = _read(directory)
-    _check_size(vocabulary, n_vocab, most_padding, directory)
+    if not own:
+        _check_size(vocabulary, n_vocab, directory)
     left_out = [token.text for token in vocabulary.added.values() if token.id >= n_vocab]
     vocabulary = _sort_out(vocabulary, n_vocab)
     tokens = tuple(sorted(vocabulary.added.values(), key=lambda token: token.id))
@@ -102,7 +103,7 @@ def write_tokenizer(
     words = {token: text for text, token in vocabulary.encoder.items()}
     ordinary = [f"{end} ({words[end]})" for end in ends.all if end in words.keys() - ids.values()]
     beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
-    return Carried(tuple(left_out), tuple(ordinary), beyond)
+    return Carried(tuple(left_out), tuple(ordinary), beyond, ends.makeshift)
 
 
 # ---- reading
@@ -318,11 +319,11 @@ def _named(directory: Path) -> dict[str, str]:
     return found
 
 
-def _check_size(vocabulary: Vocabulary, n_vocab: int, most_padding: int, directory: Path) -> None:
+def _check_size(vocabulary: Vocabulary, n_vocab: int, directory: Path) -> None:
     """The model has a row for every symbol, and not many rows besides."""
     every = {*vocabulary.encoder.values(), *(token.id for token in vocabulary.added.values())}
     beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
-    if max(beyond, n_vocab - len(every)) > most_padding:
+    if beyond or n_vocab - len(every) > MOST_PADDING:
         raise BadTokenizer(
             f"{directory}: {len(every)} tokens, but the model's n_vocab is {n_vocab}; "
             "name the model's own tokenizer with --tokenizer DIR"

@@ -20,6 +20,7 @@ class Ends:
     start: int
     end: int
     all: tuple[int, ...]
+    makeshift: bool = False  # start and end are token 0, since there is none to be had
 
 
 def ends_of(
@@ -52,6 +53,9 @@ def ends_of(
     end, start = find("eos"), find("bos")
     if end is None:
         end = known[0] if known else start
+    if end is None and stops:
+        # What the settings name has no row: no text ends, and one from nothing has to begin somehow.
+        return Ends(0, 0, (), makeshift=True)
     if end is None:
         raise BadTokenizer(
             f"{directory}: no token ends a text; name one in config.json, as eos_token_id"
