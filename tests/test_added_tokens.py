@@ -1,4 +1,4 @@
-"""What a fine-tune added to GPT-2's tokenizer: as Hugging Face's `tokenizers` finds it in a text."""
+"""What a fine-tune added to GPT-2's tokenizer: as Hugging Face's `tokenizers` finds it."""
 
 from __future__ import annotations
 
@@ -96,6 +96,17 @@ def carried(theirs: Any, folder: Path, **files: object) -> Tokenizer:
     return Tokenizer.read(folder)
 
 
+def encoded(theirs: Any, text: str) -> list[int] | None:
+    """The library's tokens; None where it panics, over white space that two tokens take."""
+    try:
+        ids: list[int] = theirs.encode(text, add_special_tokens=False).ids
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        return None
+    return ids
+
+
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_random_tables_of_added_tokens_equal_tokenizers(number: int, tmp_path: Path) -> None:
     random = np.random.default_rng(number)
@@ -105,10 +116,10 @@ def test_random_tables_of_added_tokens_equal_tokenizers(number: int, tmp_path: P
         text = random_text(random, 12)
         for special in (True, False):
             theirs.encode_special_tokens = not special
-            wanted = theirs.encode(text, add_special_tokens=False)
-            assert ours.encode(text, special=special) == wanted.ids, (text, special)
             found = ours.encode_spans(text, special=special)
-            assert list(found.tokens) == wanted.ids
+            tokens = ours.encode(text, special=special)
+            assert list(found.tokens) == tokens
+            assert encoded(theirs, text) in (tokens, None), (text, special)
             assert_covers(text, found.spans)
 
 

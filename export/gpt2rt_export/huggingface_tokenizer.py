@@ -97,8 +97,8 @@ def write_tokenizer(directory: Path, n_vocab: int, work: Path, own: bool = False
         # The message names the files as they were written; the user knows them under other names.
         text = str(error).replace(REMEDY, "fetch the tokenizer's files again")
         for ours, theirs in ((ENCODER, SLOW[0]), (MERGES, SLOW[1]), (SPECIAL_TOKENS, FAST)):
-            own = directory / (theirs if (directory / theirs).is_file() else FAST)
-            text = text.replace(str(work / ours), str(own)).replace(ours, own.name)
+            mine = directory / (theirs if (directory / theirs).is_file() else FAST)
+            text = text.replace(str(work / ours), str(mine)).replace(ours, mine.name)
         raise BadTokenizer(text) from None
     words = {token: text for text, token in vocabulary.encoder.items()}
     ordinary = [f"{end} ({words[end]})" for end in ends.all if end in words.keys() - ids.values()]
@@ -124,8 +124,8 @@ def _read(directory: Path) -> Vocabulary:
         encoder = _json(directory / SLOW[0])
         merges = _merges(directory / SLOW[1])
         beside = directory / "added_tokens.json"
-        named = _json(beside).items() if beside.is_file() else ()
-        added = _added([{"content": text, "id": token} for text, token in named], beside)
+        listed = _optional(beside).items()
+        added = _added([{"content": text, "id": token} for text, token in listed], beside)
         prefix = False
         around_text = NOTHING
     config = _optional(directory / "tokenizer_config.json")
@@ -135,11 +135,11 @@ def _read(directory: Path) -> Vocabulary:
     if odd := [text for text, number in encoder.items() if type(number) is not int]:
         raise BadTokenizer(f"{directory}: the id of {odd[0]!a:.40} is no whole number")
     named = _named(directory)
-    listed = _listed(directory)
-    for text in (*named.values(), *listed):
+    control = _listed(directory)
+    for text in (*named.values(), *control):
         if text in added:
             added[text] = replace(added[text], special=True, normalized=False)
-        elif text in encoder and (text in listed or not path.is_file()):
+        elif text in encoder and (text in control or not path.is_file()):
             added[text] = SpecialToken(encoder[text], text)
     if not path.is_file():
         around_text = _asked_around(config, named, {**encoder, **_ids(added)})

@@ -108,9 +108,7 @@ def _tokenizer(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progres
         if carried.beyond:
             show.stage(f"{carried.beyond} symbols have no row in the model: texts with them fail")
         if carried.makeshift:
-            show.stage(
-                "No token of the settings begins or ends a text: token 0 begins one, none ends"
-            )
+            show.stage("Token 0 begins a text and none ends it: those of the settings have no row")
         if carried.ordinary_ends:
             ends = ", ".join(carried.ordinary_ends)
             show.stage(f"Token {ends}, an ordinary word, ends a text, as the settings say")
