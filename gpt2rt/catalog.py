@@ -79,6 +79,9 @@ RELEASES = (
     Release("1542M", "1558M", HParams(50257, 1024, 1600, 25, 48), 6_230_444_800),
 )
 
+# The same four under their names on the Hugging Face Hub.
+HUGGING_FACE = {"gpt2": "117M", "gpt2-medium": "345M", "gpt2-large": "762M", "gpt2-xl": "1542M"}
+
 # Current location first, then the former one.
 DOWNLOAD_ROOTS = (
     "https://openaipublic.blob.core.windows.net/gpt-2/models",
@@ -91,11 +94,13 @@ PRECISIONS = ("int8", "fp32", "fp16", "int4")
 
 def names() -> list[str]:
     """Every model name that can be exported, aliases included."""
-    return [DEMO] + [name for release in RELEASES for name in (release.name, release.alias)]
+    own = [name for release in RELEASES for name in (release.name, release.alias)]
+    return [DEMO, *own, *HUGGING_FACE]
 
 
 def canonical(name: str) -> str:
     """The first-release name of a size, `demo` as it is. Raises `UnknownModel`."""
+    name = HUGGING_FACE.get(name.lower(), name)
     for release in RELEASES:
         if name.upper() in (release.name, release.alias):
             return release.name

@@ -27,7 +27,12 @@ from gpt2rt_export.genai import write_genai
 from gpt2rt_export.huggingface_tokenizer import is_huggingface, write_tokenizer
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
-from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint
+from gpt2rt_export.sources import (
+    Checkpoint,
+    HuggingFaceCheckpoint,
+    RandomCheckpoint,
+    open_checkpoint,
+)
 from gpt2rt_export.standard import standard
 from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
 
@@ -43,6 +48,8 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
     recipe.check_destination()
     checkpoint = _checkpoint(recipe, show)
     with _publishing(recipe, _needed(recipe, checkpoint.hparams)) as work:
+        for note in checkpoint.notes if isinstance(checkpoint, HuggingFaceCheckpoint) else ():
+            show.stage(note)
         origin = _tokenizer(recipe, checkpoint, work, show)
         _graph(recipe, checkpoint, work, show)
         if recipe.verify:

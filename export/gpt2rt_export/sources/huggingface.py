@@ -1,4 +1,5 @@
-"""A GPT-2 of Hugging Face's Transformers: `config.json` and `model.safetensors`, whole or sharded.
+"""A GPT-2 of Hugging Face's Transformers: `config.json` and `model.safetensors` (or
+`pytorch_model.bin`), whole or sharded.
 
 The names and shapes are OpenAI's in another spelling (`transformer.h.0.attn.c_attn.weight`, [in,
 out]); the variants are choices of `GPT2Config`. A safetensors file has no checksums: its header is
@@ -20,10 +21,14 @@ from gpt2rt.bundle import is_name, sha256
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import Array, Shape, differences, family, first_line
+from gpt2rt_export.sources.naming import absent_biases, beside, prefixes
+from gpt2rt_export.sources.torch_file import TorchFile
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TORCH_WEIGHTS = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
 
 # hparams: names in config.json (the later one is Transformers' general one), default of GPT2Config
 SETTINGS: dict[str, tuple[tuple[str, ...], object]] = {
@@ -77,9 +82,13 @@ class HuggingFaceCheckpoint:
         self.hparams = _hparams(config, directory / CONFIG)
         self._files = _files(directory)
         self._tensors = _tensors(directory, self._files)
-        names = {name for name in self._tensors if name.startswith("transformer.")}
-        self._prefix = "transformer." if names else ""
+        self._prefix = prefixes(self._tensors)
+        self._beside = beside(self._tensors, self._prefix)
         shapes = {name: shape for name, (_, shape, _) in self._tensors.items()}
+        names = {variable: self._name(variable) for variable in self.hparams.variables()}
+        self._zeros = absent_biases(self.hparams, shapes, names)
+        for variable in self._zeros:
+            shapes[names[variable]] = self.hparams.variables()[variable][-2:]
         wrong = differences(self.hparams, shapes, self._name, lambda shape: shape[-2:])
         wrong = wrong or self._strange()
         if wrong and (other := family(self._tensors)):
@@ -93,16 +102,17 @@ class HuggingFaceCheckpoint:
         """`model/h0/attn/c_attn/w` -> `transformer.h.0.attn.c_attn.weight`."""
         block, *parts = variable.removeprefix("model/").split("/")
         if block == "lm_head":
-            return "lm_head.weight"
+            return f"{self._prefix.head}lm_head.weight"
         path = ["h", block[1:]] if block[1:].isdigit() else [block]
         end = {"b": "bias"}.get(parts[-1] if parts else "", "weight")
-        return self._prefix + ".".join([*path, *parts[:-1], end])
+        return self._prefix.body + ".".join([*path, *parts[:-1], end])
 
     def _check_head(self) -> None:
         """A tied lm_head may be stored; then it has to be the token embedding."""
-        if not self.hparams.tied or "lm_head.weight" not in self._tensors:
+        head = f"{self._prefix.head}lm_head.weight"
+        if not self.hparams.tied or head not in self._tensors:
             return
-        if not np.array_equal(self._values("lm_head.weight"), self._values(self._name("wte"))):
+        if not np.array_equal(self._values(head), self._values(self._name("wte"))):
             raise BadCheckpoint(
                 f"{self.origin}: lm_head.weight is not wte.weight, though {CONFIG} ties them; "
                 "if the model was trained untied, set tie_word_embeddings to false there"
@@ -110,9 +120,12 @@ class HuggingFaceCheckpoint:
 
     def _strange(self) -> list[str]:
         """Tensors that no GPT-2 has, such as an adapter's, and types that are no numbers."""
-        known = set(map(self._name, self.hparams.variables())) | {"lm_head.weight"}
+        known = set(map(self._name, self.hparams.variables()))
+        known |= {f"{self._prefix.head}lm_head.weight", *self._beside}
         wrong = []
         for name, (_, _, dtype) in sorted(self._tensors.items()):
+            if name in self._beside:
+                continue
             if name not in known and not any(part in name for part in IGNORED):
                 wrong.append(f"{name} is no part of a GPT-2")
             elif name in known and dtype not in DTYPES:
@@ -120,11 +133,27 @@ class HuggingFaceCheckpoint:
         return wrong
 
     @property
+    def notes(self) -> list[str]:
+        """What a user should know of how the files were read."""
+        told = []
+        if self._prefix.head:
+            told.append(f"The names begin with {self._prefix.head}, which says nothing")
+        heads = [name for name in self._beside if not any(part in name for part in IGNORED)]
+        if heads:
+            told.append(f"Leave out {', '.join(heads[:9])}: no part of the language model")
+        if self._zeros:
+            kinds = {"norms" if "/ln_" in name else "layers" for name in self._zeros}
+            told.append(f"The {' and '.join(sorted(kinds))} have no biases: zeros stand for them")
+        return told
+
+    @property
     def identity(self) -> str:
         hashes = (f"{path.name} {sha256(path)}" for path in self._files)
         return f"Hugging Face checkpoint, sha256 of {', '.join(hashes)}"
 
     def read(self, name: str) -> Array:
+        if name in self._zeros:
+            return np.zeros(self.hparams.variables()[name], np.float32)
         values = self._values(self._name(name)).astype(np.float32, copy=False)
         return np.asarray(values.reshape(self.hparams.variables()[name]), np.float32)
 
@@ -133,6 +162,8 @@ class HuggingFaceCheckpoint:
         from safetensors import safe_open
 
         path, _, _ = self._tensors[name]
+        if path.suffix == ".bin":
+            return TorchFile(path).read(name)
         try:
             with safe_open(path, "numpy") as file:
                 values: NDArray[Any] = file.get_tensor(name)
@@ -180,15 +211,16 @@ def _activation(name: object) -> object:
 
 def _files(directory: Path) -> list[Path]:
     """The weight files, one or as many shards as the index names."""
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
-    if not (directory / INDEX).is_file():
-        raise BadCheckpoint(_no_weights(directory))
-    names = _shards(directory / INDEX)
-    lost = [name for name in names if not (directory / name).is_file()]
-    if lost:
-        raise BadCheckpoint(f"{directory}: {', '.join(lost)} missing, which {INDEX} names")
-    return [directory / name for name in names]
+    for weights, index in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
+        if (directory / weights).is_file():
+            return [directory / weights]
+        if (directory / index).is_file():
+            names = _shards(directory / index)
+            lost = [name for name in names if not (directory / name).is_file()]
+            if lost:
+                raise BadCheckpoint(f"{directory}: {', '.join(lost)} missing, which {index} names")
+            return [directory / name for name in names]
+    raise BadCheckpoint(_no_weights(directory))
 
 
 def _shards(index: Path) -> list[str]:
@@ -208,7 +240,7 @@ def _no_weights(directory: Path) -> str:
             f"{directory}: an adapter, not a model; merge it into its model first "
             "(merge_and_unload() and save_pretrained(), Python package peft)"
         )
-    others = [*directory.glob("pytorch_model*"), *directory.glob("tf_model.h5")]
+    others = [*directory.glob("pytorch_model-*"), *directory.glob("tf_model.h5")]
     others += directory.glob("flax_model.msgpack")
     if others:
         return (
@@ -237,7 +269,14 @@ def _tensors(directory: Path, files: list[Path]) -> dict[str, tuple[Path, Shape,
     from safetensors import safe_open
 
     found: dict[str, tuple[Path, Shape, str]] = {}
-    for path in files:
+    for path in (path for path in files if path.suffix == ".bin"):
+        if _is_pointer(path):
+            raise BadCheckpoint(f"{path}: {POINTED}")
+        for name, tensor in TorchFile(path).tensors.items():
+            if name in found:
+                raise BadCheckpoint(f"{path}: holds {name}, as {found[name][0].name} does")
+            found[name] = path, tensor.shape, tensor.dtype
+    for path in (path for path in files if path.suffix != ".bin"):
         try:
             with safe_open(path, "numpy") as file:
                 for name in file.keys():  # noqa: SIM118  # no mapping

@@ -78,7 +78,15 @@ def _prefix(directory: Path, lost: list[str]) -> Path:
         # Training elsewhere, on Windows even, may have left an absolute path.
         name = PureWindowsPath(named[1]).name
     elif not (directory / f"{name}.index").is_file():
-        lost.append("checkpoint")
+        found = sorted(path.name.removesuffix(".index") for path in directory.glob("*.index"))
+        if len(found) > 1:
+            raise BadCheckpoint(
+                f"{directory}: several checkpoints ({', '.join(found[:9])}) and no file "
+                '"checkpoint" that names one; keep the files of one of them there'
+            )
+        name = found[0] if found else name
+        if not found:
+            lost.append("checkpoint")
     prefix = directory / name
     if not prefix.with_name(f"{name}.index").is_file():
         lost.append(f"{name}.index")
