@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt.beams import Beams
-from gpt2rt.cli import options, texts
+from gpt2rt.cli import options, texts, typed
 from gpt2rt.cli.batchfile import generate_file
 from gpt2rt.cli.printing import in_turn, line, record, write
 from gpt2rt.constraint import Constraint
@@ -39,6 +39,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    escape: typed.Escape = True,
     model: options.Model = None,
     nsamples: options.Samples = 1,
     batch_size: Annotated[int, typer.Option(help="Texts made side by side.")] = BATCH_SIZE,
@@ -155,7 +156,7 @@ def generate(
     constraint = Constraint.read(regex, json_schema, grammar)
     text = None
     if prompt is not None:
-        text = _read_stdin() if prompt == "-" else options.typed(prompt)
+        text = texts.stdin() if prompt == "-" else typed.typed(prompt, escape)
     seed = params.seed
     run = Run(
         text,
@@ -180,6 +181,7 @@ def generate(
         if not generate_file(gpt2, run, seed, file, output, logprobs):
             raise typer.Exit(1)
         return
+    typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
         texts.write(save_run, to_json(run, gpt2, completions).encode())
@@ -215,12 +217,6 @@ def _check_beams(
         raise InvalidSetting("a search has no log-probabilities of tokens; `score` has them")
     if beams is not None and draft is not None:
         raise InvalidSetting("--beams and --draft exclude each other")
-
-
-def _read_stdin() -> str:
-    """Standard input as UTF-8, less the newline that ends a file."""
-    text = options.utf8(sys.stdin.buffer.read(), "standard input")
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _show(

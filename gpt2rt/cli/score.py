@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2rt.cli import heatmap, options, tables, texts
+from gpt2rt.cli import heatmap, options, tables, texts, typed
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
@@ -36,6 +36,7 @@ def score(
     model: options.Model = None,
     file: texts.Files = None,
     lines: texts.Lines = False,
+    escape: typed.Escape = True,
     context: Annotated[
         str | None, typer.Option(help="What the model reads before each text, not scored.")
     ] = None,
@@ -76,9 +77,9 @@ def score(
     """
     if as_json and as_csv:
         raise InvalidSetting("--json and --csv exclude each other")
-    sources = texts.read(text, file, lines)
+    sources = texts.read(text, file, lines, escape)
     texts.check_output(html)
-    before = None if context is None else options.typed(context)
+    before = None if context is None else typed.typed(context, escape)
     gpt2 = options.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, sources), printed=as_json or as_csv)
     found = gpt2.score_batch(
