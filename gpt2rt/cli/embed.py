@@ -100,7 +100,9 @@ def embed(
       gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
     """
     unit = by or (Unit.WORD if word else Unit.TEXT if similarity else Unit.TOKEN)
-    params = EmbedParams(layer, unit.value, pooling.value, word and typed.typed(word, escape), normalize, stride)
+    params = EmbedParams(
+        layer, unit.value, pooling.value, word and typed.typed(word, escape), normalize, stride
+    )
     if output is not None and output.suffix not in FORMATS:
         raise InvalidSetting(f"{output}: name a file that ends in {', '.join(FORMATS)}")
     texts.check_output(output)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,13 @@ def score(
             show_default="none: they are refused",
         ),
     ] = None,
+    boundary: Annotated[
+        Literal["leading", "trailing"],
+        typer.Option(
+            help="Where the white space of a word counts; trailing: after it, so that a word is "
+            "known to have ended (Pimentel and Meister 2024; Oh and Schuler 2024)."
+        ),
+    ] = "leading",
     top: Annotated[int, typer.Option(help="Alternatives to give for each token.")] = 0,
     by: Annotated[Unit, typer.Option(help="A row of the table or of --csv.")] = Unit.TOKEN,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
@@ -87,6 +94,7 @@ def score(
         context=before,
         window=window,
         stride=stride,
+        boundary=boundary,
         top=top,
         advance=bar.advance,
     )
@@ -149,6 +157,7 @@ def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
         "context": result.context,
         "window": result.window,
         "stride": result.stride,
+        "boundary": result.boundary,
         "totals": totals(result),
         "tokens": [token_record(token) for token in result.tokens],
         "words": [asdict(word) for word in result.words],

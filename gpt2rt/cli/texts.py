@@ -43,7 +43,9 @@ class Source:
 def read(
     texts: list[str] | None, files: list[Path] | None, lines: bool, escape: bool
 ) -> list[Source]:
-    """The texts, arguments first; only those have escapes. Raises `InvalidSetting` where there are none, `BadText`.
+    """The texts, arguments first; only those have escapes.
+
+    Raises `InvalidSetting` where there are none, `BadText`.
 
     The newline that ends a file or standard input is not part of the text.
     """

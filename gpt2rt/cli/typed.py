@@ -56,7 +56,9 @@ def _meant(found: re.Match[bytes]) -> bytes:
     if found[2]:
         return bytes.fromhex(found[2].decode())
     units = found[3].replace(b"\\u", b"").decode()
-    return bytes.fromhex(units).decode("utf-16-be", "surrogatepass").encode("utf-8", "surrogatepass")
+    return (
+        bytes.fromhex(units).decode("utf-16-be", "surrogatepass").encode("utf-8", "surrogatepass")
+    )
 
 
 def hint_at_space(tokenizer: Tokenizer, prompts: Iterable[str | None]) -> bool:
