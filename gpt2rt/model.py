@@ -48,7 +48,9 @@ from gpt2rt.surprisal import Boundary, Reading, Score, score_texts, word_beginni
 from gpt2rt.tokenizer import TextStream, Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnxruntime as ort
+    from numpy.typing import NDArray
 
     from gpt2rt.constraint import Constraint, Grammar
     from gpt2rt.cuda import Device

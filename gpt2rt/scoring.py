@@ -142,16 +142,16 @@ def _score_tokens(
     slots = new_slots(1)
     most = min(batch_size, ROWS // STEP)
     with ThreadPoolExecutor(threads) as pool:
-        for group in ahead(_checked(passages, hparams), lambda passage: len(passage.tokens)):
-            lengths = [len(passage.tokens) - 1 for passage in group]
+        for taken in ahead(_checked(passages, hparams), lambda passage: len(passage.tokens)):
+            lengths = [len(passage.tokens) - 1 for passage in taken]
             scores: dict[int, TokenScores] = {}
             for numbers, width in side_by_side(lengths, hparams.n_ctx, ROWS, most):
-                chosen = [group[number] for number in numbers]
+                chosen = [taken[number] for number in numbers]
                 if len(chosen) > slots.count:
                     slots = new_slots(len(chosen))
                 found = _score(slots, chosen, width, top, partial(_shared, pool, threads, group))
                 scores |= zip(numbers, found, strict=True)
-            yield from (scores[number] for number in range(len(group)))
+            yield from (scores[number] for number in range(len(taken)))
 
 
 def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]:
