@@ -156,7 +156,7 @@ def test_words_by_the_trailing_boundary_equal_an_oracle(
 ) -> None:
     tokenizer = tiny.tokenizer
     begins = [
-        n == tokenizer.end_of_text or bool(re.match(r"\s", tokenizer.decode([n])))
+        n == tokenizer.end_of_text or bool(re.match(r"[^\S\x1c-\x1f]", tokenizer.decode([n])))
         for n in range(len(tokenizer))
     ]
     before = [tokenizer.end_of_text, *tokenizer.encode(context or "")]
@@ -165,6 +165,7 @@ def test_words_by_the_trailing_boundary_equal_an_oracle(
         pytest.skip("longer than the model reads at once")
     chances = reference.softmax(reference.logits(tiny_weights.read, TINY, read))
     word_may_begin = chances[len(before) - 1 :] @ np.array(begins)
+    noise = 3 * NOISE[tiny.bundle.manifest.precision] + 1e-4
     leading = tiny.score(text, context=context)
     trailing = tiny.score(text, context=context, boundary="trailing")
     assert [t.token for t in trailing.tokens] == [t.token for t in leading.tokens]
@@ -173,7 +174,7 @@ def test_words_by_the_trailing_boundary_equal_an_oracle(
         wanted = one.bits - np.log2(word_may_begin[one.last])
         if text[leading.tokens[one.first].start].isspace():
             wanted += np.log2(word_may_begin[one.first])
-        assert other.bits == pytest.approx(wanted, abs=1e-3)
+        assert other.bits == pytest.approx(wanted, abs=noise)
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
