@@ -31,6 +31,14 @@ class Unit(StrEnum):
     TEXT = "text"
 
 
+class Form(StrEnum):
+    """How results are printed for programs."""
+
+    JSON = "json"
+    CSV = "csv"
+    TSV = "tsv"
+
+
 def score(
     text: texts.Texts = None,
     model: options.Model = None,
@@ -58,9 +66,30 @@ def score(
         ),
     ] = "leading",
     top: Annotated[int, typer.Option(help="Alternatives to give for each token.")] = 0,
-    by: Annotated[Unit, typer.Option(help="A row of the table or of --csv.")] = Unit.TOKEN,
+    by: Annotated[
+        Unit | None,
+        typer.Option(
+            help="A row of the table, of --csv or tsv.", show_default="token; word with tsv"
+        ),
+    ] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format",
+            help="json and csv as --json and --csv; tsv: tab-separated, with numbers of item and "
+            "word, as R and pandas read it.",
+            show_default="table",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print comma-separated values for programs: cells are the texts as they are, which "
+            "a spreadsheet may take for formulas.",
+        ),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
@@ -80,10 +109,16 @@ def score(
 
       gpt2rt score --file book.txt --stride 512 --by word --csv > surprisal.csv
 
+      gpt2rt score --file sentences.txt --lines --boundary trailing --format tsv > words.tsv
+
       gpt2rt score --file page.txt --html page.html --top 5
     """
     if as_json and as_csv:
         raise InvalidSetting("--json and --csv exclude each other")
+    if form is not None and (as_json or as_csv):
+        raise InvalidSetting("--format excludes --json and --csv")
+    as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
+    unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
     sources = texts.read(text, file, lines, escape)
     texts.check_output(html)
     before = None if context is None else typed.typed(context, escape)
@@ -98,16 +133,17 @@ def score(
         top=top,
         advance=bar.advance,
     )
-    sheet = Sheet()
+    sheet = Sheet("\t" if form is Form.TSV else ",")
     kept: list[Result] = []
     try:
         with bar:
-            for source, result in zip(sources, found, strict=True):
+            for item, (source, result) in enumerate(zip(sources, found, strict=True), 1):
                 if as_json:
                     body = record(gpt2, source, result)
                     print(json.dumps(body, ensure_ascii=False), flush=True)
                 elif as_csv:
-                    sheet.write(rows(source, result, by))
+                    lines_of = rows(source, result, unit)
+                    sheet.write(numbered(item, lines_of, unit) if form is Form.TSV else lines_of)
                 if html or not (as_json or as_csv):
                     kept.append((source, result))
     finally:  # where a text fails, too, what was done before it is shown
@@ -116,8 +152,8 @@ def score(
             print(f"gpt2rt: wrote {html}", file=sys.stderr)
         if kept and not (as_json or as_csv):
             if html is None:
-                _table(kept, by, top)
-            if html or by is not Unit.TEXT:
+                _table(kept, unit, top)
+            if html or unit is not Unit.TEXT:
                 _summaries(kept)
 
 
@@ -181,10 +217,18 @@ def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
             yield {"source": source.name, **row}
 
 
-class Sheet:
-    """Comma-separated values on standard output, under the names of the first row."""
+def numbered(item: int, rows: Iterable[dict[str, Any]], by: Unit) -> Iterator[dict[str, Any]]:
+    """The rows of a text with its number and theirs, both from 1 on."""
+    for number, row in enumerate(rows, 1):
+        place = {} if by is Unit.TEXT else {f"{by}_number": number}
+        yield {"item": item, **place, **row}
 
-    def __init__(self) -> None:
+
+class Sheet:
+    """Separated values on standard output, under the names of the first row."""
+
+    def __init__(self, delimiter: str) -> None:
+        self._delimiter = delimiter
         self._writer: csv.DictWriter[str] | None = None
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -192,7 +236,11 @@ class Sheet:
             if self._writer is None:
                 # Every text in quotes: the writer would leave a carriage return without them.
                 self._writer = csv.DictWriter(
-                    sys.stdout, list(row), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+                    sys.stdout,
+                    list(row),
+                    delimiter=self._delimiter,
+                    lineterminator="\n",
+                    quoting=csv.QUOTE_NONNUMERIC,
                 )
                 self._writer.writeheader()
             self._writer.writerow(row)
