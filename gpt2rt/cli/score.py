@@ -86,7 +86,7 @@ def score(
         bool,
         typer.Option(
             "--csv",
-            help="Print comma-separated values for programs: cells are the texts as they are, which "
+            help="Print comma-separated values for programs: cells are texts as they are, which "
             "a spreadsheet may take for formulas.",
         ),
     ] = False,
