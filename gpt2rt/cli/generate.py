@@ -19,7 +19,7 @@ from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.generation import Completion, Piece
 from gpt2rt.model import BATCH_SIZE, GPT2
 from gpt2rt.params import SamplingParams, fresh_seed
-from gpt2rt.runs import Run, SavedRun, fingerprint, to_json
+from gpt2rt.runs import Run, SavedRun, fingerprint, found, to_json
 from gpt2rt.stopping import Stopping
 
 SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
@@ -184,7 +184,7 @@ def generate(
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
-        texts.write(save_run, to_json(run, gpt2, completions).encode())
+        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent).encode())
 
 
 def _check_replay(context: typer.Context) -> None:
@@ -245,8 +245,12 @@ def _show(
 def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs: bool) -> None:
     """Make a saved run again, with the same model, and say whether it came out the same."""
     saved = SavedRun.read(path)
+    draft = saved.run.draft
     gpt2 = options.load(
-        saved.bundle, saved.run.threads, provider=saved.provider, draft=saved.run.draft
+        found(saved.bundle, path.parent),
+        saved.run.threads,
+        provider=saved.provider,
+        draft=None if draft is None else found(draft, path.parent),
     )
     if gpt2.bundle.digest != saved.digest:
         raise BadRun(
