@@ -45,11 +45,13 @@ from gpt2rt.scoring import Passage, TokenScores
 from gpt2rt.session import SLOTS, Slots, hidden_misfit, hidden_states, misfit, slots_of
 from gpt2rt.speculation import Draft, Lookup, SmallerModel
 from gpt2rt.stopping import Stopping, StopStrings
-from gpt2rt.surprisal import Reading, Score, score_texts
+from gpt2rt.surprisal import Boundary, Reading, Score, score_texts, word_beginnings
 from gpt2rt.tokenizer import TextStream, Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnxruntime as ort
+    from numpy.typing import NDArray
 
     from gpt2rt.constraint import Constraint, Grammar
     from gpt2rt.cuda import Device
@@ -278,17 +280,26 @@ class GPT2:
         special: bool | None = None,
         window: int | None = None,
         stride: int | None = None,
+        boundary: Boundary = "leading",
         top: int = 0,
     ) -> Score:
         """How likely the model finds `text`, token by token, after `context` (None: none).
 
         The first token is scored after `<|endoftext|>`. A text that exceeds the `window` (None:
         n_ctx tokens) is read in windows that move on by `stride` (None: it is refused).
-        `special` is that of `generate`, `top` how many alternatives to give for each token. Raises
-        `BadText`, `PromptTooLong`, `InvalidSetting`.
+        `special` is that of `generate`, `top` how many alternatives to give for each token.
+        `boundary` is the end of a word at which its white space counts; `trailing` corrects the
+        surprisal of words for vocabularies that have spaces before words. Raises `BadText`,
+        `PromptTooLong`, `InvalidSetting`.
         """
         (score,) = self.score_batch(
-            [text], context=context, special=special, window=window, stride=stride, top=top
+            [text],
+            context=context,
+            special=special,
+            window=window,
+            stride=stride,
+            boundary=boundary,
+            top=top,
         )
         return score
 
@@ -300,6 +311,7 @@ class GPT2:
         special: bool | None = None,
         window: int | None = None,
         stride: int | None = None,
+        boundary: Boundary = "leading",
         top: int = 0,
         batch_size: int = scoring.BATCH_SIZE,
         advance: Callable[[int], None] = lambda tokens: None,
@@ -311,11 +323,13 @@ class GPT2:
         """
         if isinstance(texts, str):
             raise InvalidSetting("texts are a list; for one text there is `score`")
-        reading = Reading.within(self.hparams.n_ctx, window, stride, context, special)
+        reading = Reading.within(self.hparams.n_ctx, window, stride, context, special, boundary)
         scoring.check(self.hparams, top, batch_size)
 
+        group = word_beginnings(self.tokenizer) if boundary == "trailing" else None
+
         def score_tokens(passages: Iterable[Passage]) -> Iterator[TokenScores]:
-            return self.score_tokens(passages, top=top, batch_size=batch_size)
+            return self.score_tokens(passages, top=top, batch_size=batch_size, group=group)
 
         return score_texts(texts, self.tokenizer, reading, score_tokens, advance)
 
@@ -325,16 +339,24 @@ class GPT2:
         *,
         top: int = 0,
         batch_size: int = scoring.BATCH_SIZE,
+        group: NDArray[np.int64] | None = None,
     ) -> Iterator[TokenScores]:
         """The scores of each passage, in the order given; `top` most likely tokens at each place.
 
         Passages are read as they are needed, so any number of them takes the same memory. The
-        scores of one do not depend on the others. Raises `InvalidSetting`, `PromptTooLong`.
+        scores of one do not depend on the others. `group` are tokens whose probabilities to sum at
+        each place. Raises `InvalidSetting`, `PromptTooLong`.
         """
 
         threads = self._session.get_session_options().intra_op_num_threads
         return scoring.score_tokens(
-            self.new_slots, self.hparams, passages, top=top, batch_size=batch_size, threads=threads
+            self.new_slots,
+            self.hparams,
+            passages,
+            top=top,
+            batch_size=batch_size,
+            threads=threads,
+            group=group,
         )
 
     def embed(self, text: str, params: EmbedParams = EmbedParams()) -> Embedding:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,9 +15,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+from gpt2rt import library
 from gpt2rt.beams import Beams
 from gpt2rt.constraint import Constraint
-from gpt2rt.errors import BadRun, InvalidSetting
+from gpt2rt.errors import BadRun, Gpt2rtError, InvalidSetting
 from gpt2rt.generation import Completion, Piece, Request, raised
 from gpt2rt.model import GPT2
 from gpt2rt.params import SamplingParams
@@ -107,18 +109,21 @@ def fingerprint(completions: Iterable[Completion]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion]) -> str:
-    """The text of a run's file."""
+def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion], beside: Path) -> str:
+    """The text of a run's file, which will lie in the directory `beside`."""
     import numpy
     import onnxruntime
 
     from gpt2rt import __version__
 
+    draft = run.draft
+    if draft is not None and Path(draft).is_absolute():
+        draft = _place(Path(draft), beside)
     body = {
         "format": FORMAT,
         "version": VERSION,
         "model": gpt2.name,
-        "bundle": str(gpt2.bundle.directory),
+        "bundle": _place(gpt2.bundle.directory, beside),
         "digest": gpt2.bundle.digest,
         "provider": gpt2.provider,
         "versions": {
@@ -128,10 +133,30 @@ def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion]) -> str:
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}",
         },
-        "run": asdict(run),
+        "run": asdict(replace(run, draft=draft)),
         "tokens": fingerprint(completions),
     }
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+
+def _place(bundle: Path, beside: Path) -> str:
+    """What finds `bundle` again: its name, or the way to it from `beside`; never a path that says
+    where things lie on this machine, so a run's file can be given away."""
+    bundle = bundle.resolve()
+    try:
+        if library.find(bundle.name).directory.resolve() == bundle:
+            return bundle.name
+    except Gpt2rtError:  # no name to the library
+        pass
+    try:
+        return f"./{Path(os.path.relpath(bundle, beside.resolve())).as_posix()}"
+    except ValueError:  # another drive (Windows)
+        return bundle.name
+
+
+def found(place: str, beside: Path) -> str:
+    """The model that a run's file in `beside` names."""
+    return str(beside / place) if place.startswith("./") else place
 
 
 @dataclass(frozen=True, slots=True)

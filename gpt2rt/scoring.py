@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -23,7 +23,11 @@ ROWS = 128  # positions whose logits are held at a time; as fast as more
 BATCH_SIZE = ROWS // STEP  # passages side by side, at most
 
 Columns = tuple[
-    NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]
+    NDArray[np.float32],
+    NDArray[np.int32],
+    NDArray[np.int32],
+    NDArray[np.float32],
+    NDArray[np.float32],
 ]  # as in `TokenScores`
 
 
@@ -64,13 +68,15 @@ class TokenScores:
 
     `logprobs` float32 [n], natural logarithms; `ranks` int32 [n], how many tokens were more likely:
     0 for the most likely one. `top_ids` int32 and `top_logprobs` float32 [n, top] are the most
-    likely tokens at each place, best first.
+    likely tokens at each place, best first. `group` float32 [n] is the log-probability that one of
+    the tokens asked for (none: NaN) stands at the place.
     """
 
     logprobs: NDArray[np.float32]
     ranks: NDArray[np.int32]
     top_ids: NDArray[np.int32]
     top_logprobs: NDArray[np.float32]
+    group: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def windows(count: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -112,6 +118,7 @@ def score_tokens(
     top: int,
     batch_size: int,
     threads: int,
+    group: NDArray[np.int64] | None = None,
 ) -> Iterator[TokenScores]:
     """The scores of each passage, in their order. Raises `InvalidSetting`, `PromptTooLong`.
 
@@ -120,7 +127,7 @@ def score_tokens(
     a passage depends on its own length only. `threads` share the work on the logits.
     """
     check(hparams, top, batch_size)
-    return _score_tokens(new_slots, hparams, passages, top, batch_size, threads)
+    return _score_tokens(new_slots, hparams, passages, top, batch_size, threads, group)
 
 
 def _score_tokens(
@@ -130,20 +137,21 @@ def _score_tokens(
     top: int,
     batch_size: int,
     threads: int,
+    group: NDArray[np.int64] | None,
 ) -> Iterator[TokenScores]:
     slots = new_slots(1)
     most = min(batch_size, ROWS // STEP)
     with ThreadPoolExecutor(threads) as pool:
-        for group in ahead(_checked(passages, hparams), lambda passage: len(passage.tokens)):
-            lengths = [len(passage.tokens) - 1 for passage in group]
+        for taken in ahead(_checked(passages, hparams), lambda passage: len(passage.tokens)):
+            lengths = [len(passage.tokens) - 1 for passage in taken]
             scores: dict[int, TokenScores] = {}
             for numbers, width in side_by_side(lengths, hparams.n_ctx, ROWS, most):
-                chosen = [group[number] for number in numbers]
+                chosen = [taken[number] for number in numbers]
                 if len(chosen) > slots.count:
                     slots = new_slots(len(chosen))
-                found = _score(slots, chosen, width, top, partial(_shared, pool, threads))
+                found = _score(slots, chosen, width, top, partial(_shared, pool, threads, group))
                 scores |= zip(numbers, found, strict=True)
-            yield from (scores[number] for number in range(len(group)))
+            yield from (scores[number] for number in range(len(taken)))
 
 
 def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]:
@@ -183,22 +191,31 @@ def _score(
 
 
 def _shared(
-    pool: ThreadPoolExecutor, threads: int, logits: Logits, targets: NDArray[np.int32], top: int
+    pool: ThreadPoolExecutor,
+    threads: int,
+    group: NDArray[np.int64] | None,
+    logits: Logits,
+    targets: NDArray[np.int32],
+    top: int,
 ) -> list[Columns]:
     """`_reduce`, its rows divided among the threads."""
     size = max(1, -(-len(targets) // threads))
     parts = [slice(start, start + size) for start in range(0, max(1, len(targets)), size)]
-    return list(pool.map(lambda part: _reduce(logits[part], targets[part], top), parts))
+    return list(pool.map(lambda part: _reduce(logits[part], targets[part], top, group), parts))
 
 
-def _reduce(logits: Logits, targets: NDArray[np.int32], top: int) -> Columns:
-    """[R,V] -> log-probability [R] and rank [R] of the targets, best ids and theirs [R,top].
+def _reduce(
+    logits: Logits, targets: NDArray[np.int32], top: int, group: NDArray[np.int64] | None
+) -> Columns:
+    """[R,V] -> log-probability [R] and rank [R] of the targets, best ids and theirs [R,top], and
+    log-probability [R] of the group.
 
     A row at a time, since a row fits the processor's cache and a hundred do not.
     """
     count, n_vocab = logits.shape
     logprobs, ranks = np.empty(count, np.float32), np.empty(count, np.int32)
     ids, values = np.empty((count, top), np.int32), np.empty((count, top), np.float32)
+    grouped = np.full(count, np.nan, np.float32)
     powers, above = np.empty(n_vocab, np.float32), np.empty(n_vocab, bool)
     for i, (row, target) in enumerate(zip(logits, targets, strict=True)):
         largest = row.max()
@@ -206,10 +223,12 @@ def _reduce(logits: Logits, targets: NDArray[np.int32], top: int) -> Columns:
             raise BadLogits("the model's logits are not finite; its weights are damaged")
         np.exp(np.subtract(row, largest, out=powers), out=powers)
         total = np.log(powers.sum()) + largest
+        if group is not None:
+            grouped[i] = np.log(powers[group].sum()) + largest - total
         logprobs[i] = row[target] - total
         ranks[i] = np.count_nonzero(np.greater(row, row[target], out=above))
         if top:
             best = np.argpartition(row, -top)[-top:]
             ids[i] = best[np.lexsort((best, -row[best]))]
             values[i] = row[ids[i]] - total
-    return logprobs, ranks, ids, values
+    return logprobs, ranks, ids, values, grouped

@@ -12,14 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gpt2rt.alignment import word_spans, words_of
+from gpt2rt.alignment import Span, word_spans, words_of
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting, PromptTooLong
 from gpt2rt.scoring import Passage, TokenScores, windows
 from gpt2rt.tokenizer import Encoding, Tokenizer
 
+Boundary = Literal["leading", "trailing"]
 ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
 
 
@@ -63,7 +66,7 @@ class WordScore:
     """A word, a run of characters without white space: characters `start` to `end`.
 
     `bits` is the surprisal of its tokens, numbers `first` to `last` (not included), with those of
-    the white space before it.
+    the white space before it; by the trailing boundary corrected as `_trailing` says.
     """
 
     text: str
@@ -89,6 +92,7 @@ class Score:
     stride: int | None
     tokens: tuple[TokenScore, ...]
     words: tuple[WordScore, ...]
+    boundary: Boundary = "leading"
 
     @property
     def bytes(self) -> int:
@@ -135,13 +139,14 @@ class Reading:
 
     `window` tokens at once (None: all that the model can), then on by `stride`: the tokens beyond
     the first window are predicted from `window - stride + 1` at least. Without a stride a text has
-    to fit the window.
+    to fit the window. `boundary` says which end of a word its white space is counted at.
     """
 
     window: int
     stride: int | None
     context: str | None = None
     special: bool | None = None
+    boundary: Boundary = "leading"
 
     @classmethod
     def within(
@@ -151,12 +156,15 @@ class Reading:
         stride: int | None,
         context: str | None,
         special: bool | None = None,
+        boundary: Boundary = "leading",
     ) -> Reading:
+        if boundary not in ("leading", "trailing"):
+            raise InvalidSetting(f"boundary is leading or trailing, not {boundary!r}")
         window = n_ctx if window is None else window
         if not 1 <= window <= n_ctx:
             raise InvalidSetting(f"the window must be 1 to the context's {n_ctx}, not {window}")
         windows(0, window, window if stride is None else stride)
-        return cls(window, stride, context, special)
+        return cls(window, stride, context, special, boundary)
 
     def cuts(self, text: str, count: int) -> Iterator[tuple[int, int, int]]:
         """The `windows` of `text`, `count` tokens with what is before. Raises `PromptTooLong`."""
@@ -182,6 +190,8 @@ def score_texts(
     """
     context = tokenizer.encode(reading.context or "", special=reading.special)
     before = (*(tokenizer.before or (tokenizer.start_of_text,)), *context)
+    # What may follow a text is asked for at a place of its own, whose token itself does not count.
+    after = (tokenizer.end_of_text,) if reading.boundary == "trailing" else ()
     waiting: deque[tuple[str, Encoding, int]] = deque()  # text, tokens, number of windows
     failed: list[Gpt2rtError] = []
 
@@ -191,7 +201,7 @@ def score_texts(
                 encoding = tokenizer.encode_spans(text, special=reading.special)
                 if not encoding.tokens:
                     raise BadText("a text is empty: there is nothing to score")
-                every = (*before, *encoding.tokens)
+                every = (*before, *encoding.tokens, *after)
                 cuts = [
                     (start, end, max(first, len(before)))
                     for start, end, first in reading.cuts(text, len(every))
@@ -224,9 +234,11 @@ def _score(
     reading: Reading,
 ) -> Score:
     spans = encoding.spans
-    logprobs = np.concatenate([part.logprobs for part in parts]).tolist()
-    ranks = np.concatenate([part.ranks for part in parts]).tolist()
-    best = [_alternatives(tokenizer, part, row) for part in parts for row in range(len(part.ranks))]
+    count = len(encoding.tokens)
+    logprobs = np.concatenate([part.logprobs for part in parts]).tolist()[:count]
+    ranks = np.concatenate([part.ranks for part in parts]).tolist()[:count]
+    places = [(part, row) for part in parts for row in range(len(part.ranks))][:count]
+    best = [_alternatives(tokenizer, part, row) for part, row in places]
     scored = tuple(
         TokenScore(token, tokenizer.decode([token]), start, end, logprob, rank, alternatives)
         for token, (start, end), logprob, rank, alternatives in zip(
@@ -234,6 +246,12 @@ def _score(
         )
     )
     words = word_spans(text)
+    ranges = words_of(spans, words)
+    bits = [_bits(math.fsum(logprobs[first:last])) for first, last in ranges]
+    if reading.boundary == "trailing":
+        begins = np.concatenate([part.group for part in parts]).tolist()
+        spaced = [not word_spans(text[spans[first][0]]) for first, _ in ranges]
+        bits = _trailing(bits, ranges, begins, spaced)
     return Score(
         text,
         reading.context,
@@ -241,12 +259,37 @@ def _score(
         reading.stride,
         scored,
         tuple(
-            WordScore(
-                text[start:end], start, end, first, last, _bits(math.fsum(logprobs[first:last]))
-            )
-            for (start, end), (first, last) in zip(words, words_of(spans, words), strict=True)
+            WordScore(text[start:end], start, end, first, last, surprisal)
+            for (start, end), (first, last), surprisal in zip(words, ranges, bits, strict=True)
         ),
+        reading.boundary,
     )
+
+
+def _trailing(
+    bits: list[float], ranges: list[Span], begins: list[float], spaced: list[bool]
+) -> list[float]:
+    """The surprisal of words that end where the next begins, not where their own letters end.
+
+    A vocabulary that has its spaces before words leaves open after `cat` whether the word goes on
+    to be `cattle`. So p(word) = p(tokens) * B(after) / B(before), where B is the probability that
+    white space or the end of the text comes next, and the division, which takes off the space that
+    the word before has counted, is for words with white space before them (Pimentel and Meister
+    2024, How to Compute the Probability of a Word; Oh and Schuler 2024, Leading Whitespaces of
+    Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities).
+    `begins` is log B at each token and after the last.
+    """
+    return [
+        found + _bits(begins[last]) - (_bits(begins[first]) if space else 0.0)
+        for found, (first, last), space in zip(bits, ranges, spaced, strict=True)
+    ]
+
+
+def word_beginnings(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """The tokens before which a word has ended: those that begin with white space, and the end."""
+    texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(len(tokenizer)))
+    spaces = [n for n, text in enumerate(texts) if text[:1] and not word_spans(text[0])]
+    return np.array(sorted({*spaces, tokenizer.end_of_text}))
 
 
 def _alternatives(tokenizer: Tokenizer, scores: TokenScores, row: int) -> tuple[Alternative, ...]:

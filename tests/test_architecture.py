@@ -24,7 +24,7 @@ LAYERS = [
         "providers",
         "hugepages",
     },
-    {"history", "endings", "selection", "filters"},
+    {"textfile", "history", "endings", "selection", "filters"},
     {"sampling", "constraint"},
     {"kvcache", "session", "prefixes"},
     {"cuda"},

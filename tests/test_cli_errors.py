@@ -196,7 +196,7 @@ def test_a_damaged_bundle_is_refused_in_a_line(
         ("a\ud800b", b"", "half a surrogate pair, U+D800, at position 1"),
         ("a\udcffb", b"", "the prompt is not UTF-8 (byte 1)"),
         ("-", b"abc\xc3", "standard input is not UTF-8 (byte 3)"),
-        ("-", b"\xff\xfea\0", "standard input is not UTF-8 (byte 0)"),
+        ("-", b"\xff\xfea\0", "standard input is UTF-16"),
         ("-", b"", "the prompt is empty"),
         ("-", b"\n", "the prompt is empty"),
     ],

@@ -46,6 +46,8 @@ def test_a_run_says_what_it_depends_on(command: Command, model: Path, tmp_path: 
     assert command("generate", "a", "-m", model, "--save-run", run, "--length", "3").code == 0
     body = json.loads(run.read_text())
     assert body["digest"] == Bundle.open(model).digest
+    assert str(model) not in run.read_text()
+    assert not os.path.isabs(body["bundle"])
     assert body["provider"] == "cpu"
     assert {"gpt2rt", "onnxruntime", "numpy", "python"} <= set(body["versions"])
     assert isinstance(body["run"]["params"]["seed"], int)

@@ -63,6 +63,19 @@ def test_csv_reads_back(command: Command, model: Path, gpt2: GPT2, by: str) -> N
         assert [float(row["perplexity"]) for row in rows] == [s.perplexity for s in scores]
 
 
+def test_tsv_numbers_items_and_words(command: Command, model: Path, gpt2: GPT2) -> None:
+    arguments = ("-m", model, "--format", "tsv", "--boundary", "trailing")
+    ended = command("score", '=one "two"', "three", *arguments)
+    rows = list(csv.DictReader(io.StringIO(ended.out, newline=""), delimiter="\t"))
+    assert [(row["item"], row["word_number"], row["text"]) for row in rows] == [
+        ("1", "1", "=one"),
+        ("1", "2", '"two"'),
+        ("2", "1", "three"),
+    ]
+    first = gpt2.score('=one "two"', boundary="trailing")
+    assert [float(row["bits"]) for row in rows[:2]] == [word.bits for word in first.words]
+
+
 def test_table_has_a_row_a_token_and_ends_in_the_totals(
     command: Command, model: Path, gpt2: GPT2
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,6 +175,6 @@ def test_passages_the_model_cannot_read_are_refused(tiny: GPT2) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"top": -1}, {"top": TINY.n_vocab + 1}, {"batch_size": 0}])
-def test_impossible_settings_are_refused_at_once(tiny: GPT2, bad: dict[str, int]) -> None:
+def test_impossible_settings_are_refused_at_once(tiny: GPT2, bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidSetting, match=next(iter(bad))):
         tiny.score_tokens([], **bad)

@@ -149,6 +149,34 @@ def test_occurrences_are_whole_words() -> None:
     assert occurrences("a.c abc", "a.c") == [(0, 3)]
 
 
+@pytest.mark.parametrize("text", [*TEXTS[:4], " cat sat", "two  spaces "])
+@pytest.mark.parametrize("context", [None, "before"])
+def test_words_by_the_trailing_boundary_equal_an_oracle(
+    tiny: GPT2, tiny_weights: LargerWeights, text: str, context: str | None
+) -> None:
+    tokenizer = tiny.tokenizer
+    begins = [
+        n == tokenizer.end_of_text or bool(re.match(r"[^\S\x1c-\x1f]", tokenizer.decode([n])))
+        for n in range(len(tokenizer))
+    ]
+    before = [tokenizer.end_of_text, *tokenizer.encode(context or "")]
+    read = [*before, *tokenizer.encode(text)]
+    if len(read) > TINY.n_ctx:
+        pytest.skip("longer than the model reads at once")
+    chances = reference.softmax(reference.logits(tiny_weights.read, TINY, read))
+    word_may_begin = chances[len(before) - 1 :] @ np.array(begins)
+    noise = 3 * NOISE[tiny.bundle.manifest.precision] + 1e-4
+    leading = tiny.score(text, context=context)
+    trailing = tiny.score(text, context=context, boundary="trailing")
+    assert [t.token for t in trailing.tokens] == [t.token for t in leading.tokens]
+    np.testing.assert_allclose(trailing.bits, leading.bits, rtol=1e-5)
+    for one, other in zip(leading.words, trailing.words, strict=True):
+        wanted = one.bits - np.log2(word_may_begin[one.last])
+        if text[leading.tokens[one.first].start].isspace():
+            wanted += np.log2(word_may_begin[one.first])
+        assert other.bits == pytest.approx(wanted, abs=noise)
+
+
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_a_text_scores_the_same_among_others(tiny: GPT2, batch_size: int) -> None:
     texts = [*TEXTS, LONG, *TEXTS[::-1]]

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gpt2rt.cli import options
+from gpt2rt.cli import typed
 from gpt2rt.cli.printing import in_turn, line, record
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.generation import Request
 from gpt2rt.model import GPT2
 from gpt2rt.runs import Run
+from gpt2rt.textfile import unmarked, utf8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,12 @@ def read(path: str) -> tuple[list[Prompt], list[str]]:
     except OSError as error:
         raise BadText(f"{path}: {error.strerror}") from None
     prompts, wrong = [], []
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, raw in enumerate(unmarked(data, path).split(b"\n"), 1):
         raw = raw.removesuffix(b"\r")
         if not raw.strip():
             continue
         try:
-            text = options.utf8(raw, "the line")
+            text = utf8(raw, "the line")
             prompts.append(_parsed(number, text) if _is_json(path) else Prompt(number, text, None))
         except BadText as error:
             wrong.append(f"{path}: line {number}: {error}")
@@ -209,6 +210,8 @@ def generate_file(
             wrong.append(f"{source}: line {prompt.number}: {error}")
     for message in wrong:
         print(f"gpt2rt: {message}", file=sys.stderr)
+    texts = (prompt.text for prompt in usable if isinstance(prompt.text, str))
+    typed.hint_at_space(gpt2.tokenizer, texts)
     batch = Batch(gpt2, run, settings_key(run, gpt2, logprobs), source, logprobs)
     if output is None:
         return batch.print(usable) and not wrong

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from gpt2rt.cli import options, tables, texts
+from gpt2rt.cli import options, tables, texts, typed
 from gpt2rt.cli.texts import Source
 from gpt2rt.embeddings import Embedding, EmbedParams, cosine
 from gpt2rt.errors import InvalidSetting
@@ -45,6 +45,7 @@ def embed(
     model: options.Model = None,
     file: texts.Files = None,
     lines: texts.Lines = False,
+    escape: typed.Escape = True,
     layer: Annotated[
         int | None,
         typer.Option(
@@ -100,11 +101,19 @@ def embed(
       gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
     """
     unit = by or (Unit.WORD if word else Unit.TEXT if similarity else Unit.TOKEN)
-    params = EmbedParams(layer, unit.value, pooling.value, word, normalize, stride, special)
+    params = EmbedParams(
+        layer,
+        unit.value,
+        pooling.value,
+        word and typed.typed(word, escape),
+        normalize,
+        stride,
+        special,
+    )
     if output is not None and output.suffix not in FORMATS:
         raise InvalidSetting(f"{output}: name a file that ends in {', '.join(FORMATS)}")
     texts.check_output(output)
-    sources = texts.read(text, file, lines)
+    sources = texts.read(text, file, lines, escape)
     gpt2 = options.load(model, threads)
     bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
     results: list[Result] = []

@@ -8,7 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
+from gpt2rt.cli.typed import typed
 from gpt2rt.errors import BadText
+from gpt2rt.textfile import MARK
 
 CONTINUED = "... "
 BLOCK = '"""'
@@ -22,16 +24,16 @@ def entry(prompt: str) -> tuple[str, bool]:
 
     A line that ends with a backslash goes on with the next one; a text between `"""` and `"""` may
     have any lines, and nothing in it is special. Raises `EOFError` where the input has ended, and
-    `BadText` where it ends within a block.
+    `BadText` where it ends within a block or is not UTF-8.
     '''
-    line = input(prompt)
+    line = typed(input(prompt)).removeprefix(MARK)  # where a file is the input
     if line.startswith(BLOCK):
         return _block(line.removeprefix(BLOCK)), False
     lines = []
     while line.endswith("\\"):
         lines.append(line.removesuffix("\\"))
         try:
-            line = input(CONTINUED)
+            line = typed(input(CONTINUED))
         except EOFError:
             return "\n".join(lines), True
     return "\n".join([*lines, line]), True
@@ -42,7 +44,7 @@ def _block(line: str) -> str:
     while not line.endswith(BLOCK):
         lines.append(line)
         try:
-            line = input(CONTINUED)
+            line = typed(input(CONTINUED))
         except EOFError:
             raise BadText(f"the input ended within a text that {BLOCK} began; close it") from None
     return "\n".join([*lines, line.removesuffix(BLOCK)]).removeprefix("\n")

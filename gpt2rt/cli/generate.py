@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt.beams import Beams
-from gpt2rt.cli import options, texts
+from gpt2rt.cli import options, texts, typed
 from gpt2rt.cli.batchfile import generate_file
 from gpt2rt.cli.printing import in_turn, line, record, write
 from gpt2rt.constraint import Constraint
@@ -19,7 +19,7 @@ from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.generation import Completion, Piece
 from gpt2rt.model import BATCH_SIZE, GPT2
 from gpt2rt.params import SamplingParams, fresh_seed
-from gpt2rt.runs import Run, SavedRun, fingerprint, to_json
+from gpt2rt.runs import Run, SavedRun, fingerprint, found, to_json
 from gpt2rt.stopping import Stopping
 
 SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
@@ -39,6 +39,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    escape: typed.Escape = True,
     model: options.Model = None,
     nsamples: options.Samples = 1,
     batch_size: Annotated[int, typer.Option(help="Texts made side by side.")] = BATCH_SIZE,
@@ -156,7 +157,7 @@ def generate(
     constraint = Constraint.read(regex, json_schema, grammar)
     text = None
     if prompt is not None:
-        text = _read_stdin() if prompt == "-" else options.typed(prompt)
+        text = texts.stdin() if prompt == "-" else typed.typed(prompt, escape)
     seed = params.seed
     run = Run(
         text,
@@ -182,9 +183,10 @@ def generate(
         if not generate_file(gpt2, run, seed, file, output, logprobs):
             raise typer.Exit(1)
         return
+    typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
-        texts.write(save_run, to_json(run, gpt2, completions).encode())
+        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent).encode())
 
 
 def _check_replay(context: typer.Context) -> None:
@@ -219,12 +221,6 @@ def _check_beams(
         raise InvalidSetting("--beams and --draft exclude each other")
 
 
-def _read_stdin() -> str:
-    """Standard input as UTF-8, less the newline that ends a file."""
-    text = options.utf8(sys.stdin.buffer.read(), "standard input")
-    return text.removesuffix("\n").removesuffix("\r")
-
-
 def _show(
     gpt2: GPT2, run: Run, as_json: bool, logprobs: bool, stream: bool, show_probs: bool = False
 ) -> list[Completion]:
@@ -251,8 +247,12 @@ def _show(
 def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs: bool) -> None:
     """Make a saved run again, with the same model, and say whether it came out the same."""
     saved = SavedRun.read(path)
+    draft = saved.run.draft
     gpt2 = options.load(
-        saved.bundle, saved.run.threads, provider=saved.provider, draft=saved.run.draft
+        found(saved.bundle, path.parent),
+        saved.run.threads,
+        provider=saved.provider,
+        draft=None if draft is None else found(draft, path.parent),
     )
     if gpt2.bundle.digest != saved.digest:
         raise BadRun(

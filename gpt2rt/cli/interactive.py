@@ -12,6 +12,7 @@ import typer
 from gpt2rt import catalog
 from gpt2rt.cli import completion, entries, options, settings
 from gpt2rt.cli.printing import BANNER, write
+from gpt2rt.cli.typed import Escape, hint_at_space
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.model import GPT2
 from gpt2rt.params import SEED_BITS, SamplingParams, fresh_seed
@@ -40,6 +41,7 @@ class Answers:
 def interactive(
     params: SamplingParams,
     stopping: Stopping,
+    escape: Escape = True,
     model: options.Model = None,
     nsamples: options.Samples = 1,
     show_probs: options.ShowProbs = False,
@@ -92,7 +94,7 @@ class Session:
         self._stopping = stopping
         self._answers = answers
         self._last: str | None = None
-        self._ended = False
+        self._ended = self._hinted = False
 
     def run(self) -> None:
         """Answer what is typed until the input or the person ends it."""
@@ -130,7 +132,7 @@ class Session:
     def _obey(self, text: str, may_command: bool) -> None:
         command = COMMAND.fullmatch(text) if may_command else None
         if command is None:
-            self._answer(options.typed(text))
+            self._answer(text)
             return
         name, argument = command[1], (command[2] or "").strip()
         if name not in COMMANDS:
@@ -141,6 +143,7 @@ class Session:
         if not prompt:
             raise BadText("the prompt is empty; type some text to continue, or Ctrl-D to end")
         self._last = prompt
+        self._hinted = self._hinted or hint_at_space(self._gpt2.tokenizer, [prompt])
         params, stopping, answers = self._groups
         if stopping.length is None:
             stopping = replace(stopping, length=self._gpt2.hparams.n_ctx // 2)

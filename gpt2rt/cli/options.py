@@ -16,7 +16,8 @@ import typer
 from gpt2rt import library
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import completion
-from gpt2rt.errors import BadText, InvalidSetting, MissingExtra
+from gpt2rt.cli.typed import typed
+from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.model import GPT2, PREFIX_BYTES
 from gpt2rt.params import SamplingParams
 from gpt2rt.providers import AUTO
@@ -162,7 +163,7 @@ SETTINGS: dict[str, _Setting] = {
         [],
         _option(
             END,
-            help=r"A text that ends a sample before it; \n and \t are understood. Repeatable.",
+            help="A text that ends a sample before it. Repeatable.",
             show_default=False,
         ),
     ),
@@ -190,7 +191,8 @@ SETTINGS: dict[str, _Setting] = {
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options of `SETTINGS`; it takes `params` and `stopping` made of them.
+    """Give `command` the options of `SETTINGS`; it takes `params` and `stopping` made of them, and
+    has `escape`, by which their texts are read.
 
     So every command that generates has the same options, and what they mean stands once.
     """
@@ -210,6 +212,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         settings = {name: given.pop(name) for name in SETTINGS}
+        settings["escape"] = given["escape"]
         command(**given, params=sampling_params(settings), stopping=stopping(settings))
 
     run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
@@ -226,21 +229,21 @@ def sampling_params(settings: dict[str, Any]) -> SamplingParams:
         temperature = 0.0 if greedy else 1.0
     plain = {field.name: settings[field.name] for field in fields(SamplingParams)
              if field.name in settings}  # fmt: skip
-    bias = tuple(_bias(text) for text in settings["logit_bias"])
-    words = [_unescaped(typed(word)) for word in settings["bad_word"]]
+    bias = tuple(_bias(text, settings["escape"]) for text in settings["logit_bias"])
+    words = [typed(word, settings["escape"]) for word in settings["bad_word"]]
     made = {"temperature": temperature, "logit_bias": bias, "bad_words": words}
     return SamplingParams(**{**plain, **made})
 
 
-def _bias(text: str) -> tuple[int | str, float]:
-    token, equals, bias = typed(text).rpartition("=")
+def _bias(text: str, escape: bool) -> tuple[int | str, float]:
+    token, equals, bias = text.rpartition("=")
     try:
         value = float(bias)
     except ValueError:
         equals = ""
     if not (token and equals):
         raise InvalidSetting(f"--logit-bias is TOKEN=BIAS, such as 50256=-100, not {text!r}")
-    return (int(token) if token.isascii() and token.isdigit() else _unescaped(token)), value
+    return (int(token) if token.isascii() and token.isdigit() else typed(token, escape)), value
 
 
 def stopping(settings: dict[str, Any]) -> Stopping:
@@ -248,16 +251,10 @@ def stopping(settings: dict[str, Any]) -> Stopping:
     end_of_text = settings["end_of_text"]
     if end_of_text is None:
         end_of_text = settings["compat"] is None
-    strings = [_unescaped(typed(text)) for text in settings["stop"]]
+    strings = [typed(text, settings["escape"]) for text in settings["stop"]]
     return Stopping(
         settings["length"], strings, settings["stop_token"], end_of_text, settings["overflow"]
     )
-
-
-def _unescaped(text: str) -> str:
-    r"""`\n`, `\t` and `\\` as a person means them who types an option."""
-    parts = text.split("\\\\")
-    return "\\".join(part.replace("\\n", "\n").replace("\\t", "\t") for part in parts)
 
 
 def check_samples(nsamples: int) -> None:
@@ -266,26 +263,6 @@ def check_samples(nsamples: int) -> None:
         raise InvalidSetting(
             f"nsamples must be 1 to {MOST_SAMPLES:,}, or 0 for no end, not {nsamples}"
         )
-
-
-def typed(prompt: str) -> str:
-    """A prompt from the command line or a terminal: its bytes as UTF-8, whatever the locale says.
-
-    Raises `BadText` naming the first byte that is not UTF-8.
-    """
-    try:
-        data = prompt.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return prompt  # half a surrogate pair never was bytes; the tokenizer tells
-    return utf8(data, "the prompt")
-
-
-def utf8(data: bytes, what: str) -> str:
-    """Text of `data`. Raises `BadText` naming the first byte that is not UTF-8."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadText(f"{what} is not UTF-8 (byte {error.start}); convert it") from None
 
 
 def check_extra(what: str, needed: Sequence[str]) -> None:

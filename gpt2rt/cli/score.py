@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt2rt.cli import heatmap, options, tables, texts
+from gpt2rt.cli import heatmap, options, tables, texts, typed
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
@@ -31,11 +31,20 @@ class Unit(StrEnum):
     TEXT = "text"
 
 
+class Form(StrEnum):
+    """How results are printed for programs."""
+
+    JSON = "json"
+    CSV = "csv"
+    TSV = "tsv"
+
+
 def score(
     text: texts.Texts = None,
     model: options.Model = None,
     file: texts.Files = None,
     lines: texts.Lines = False,
+    escape: typed.Escape = True,
     context: Annotated[
         str | None, typer.Option(help="What the model reads before each text, not scored.")
     ] = None,
@@ -50,10 +59,38 @@ def score(
         ),
     ] = None,
     special: options.Special = None,
+    boundary: Annotated[
+        Literal["leading", "trailing"],
+        typer.Option(
+            help="Where the white space of a word counts; trailing: after it, so that a word is "
+            "known to have ended (Pimentel and Meister 2024; Oh and Schuler 2024)."
+        ),
+    ] = "leading",
     top: Annotated[int, typer.Option(help="Alternatives to give for each token.")] = 0,
-    by: Annotated[Unit, typer.Option(help="A row of the table or of --csv.")] = Unit.TOKEN,
+    by: Annotated[
+        Unit | None,
+        typer.Option(
+            help="A row of the table, of --csv or tsv.", show_default="token; word with tsv"
+        ),
+    ] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format",
+            help="json and csv as --json and --csv; tsv: tab-separated, with numbers of item and "
+            "word, as R and pandas read it.",
+            show_default="table",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print comma-separated values for programs: cells are texts as they are, which "
+            "a spreadsheet may take for formulas.",
+        ),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
@@ -73,13 +110,19 @@ def score(
 
       gpt2rt score --file book.txt --stride 512 --by word --csv > surprisal.csv
 
+      gpt2rt score --file sentences.txt --lines --boundary trailing --format tsv > words.tsv
+
       gpt2rt score --file page.txt --html page.html --top 5
     """
     if as_json and as_csv:
         raise InvalidSetting("--json and --csv exclude each other")
-    sources = texts.read(text, file, lines)
+    if form is not None and (as_json or as_csv):
+        raise InvalidSetting("--format excludes --json and --csv")
+    as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
+    unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
+    sources = texts.read(text, file, lines, escape)
     texts.check_output(html)
-    before = None if context is None else options.typed(context)
+    before = None if context is None else typed.typed(context, escape)
     gpt2 = options.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, sources), printed=as_json or as_csv)
     found = gpt2.score_batch(
@@ -88,19 +131,21 @@ def score(
         special=special,
         window=window,
         stride=stride,
+        boundary=boundary,
         top=top,
         advance=bar.advance,
     )
-    sheet = Sheet()
+    sheet = Sheet("\t" if form is Form.TSV else ",")
     kept: list[Result] = []
     try:
         with bar:
-            for source, result in zip(sources, found, strict=True):
+            for item, (source, result) in enumerate(zip(sources, found, strict=True), 1):
                 if as_json:
                     body = record(gpt2, source, result)
                     print(json.dumps(body, ensure_ascii=False), flush=True)
                 elif as_csv:
-                    sheet.write(rows(source, result, by))
+                    lines_of = rows(source, result, unit)
+                    sheet.write(numbered(item, lines_of, unit) if form is Form.TSV else lines_of)
                 if html or not (as_json or as_csv):
                     kept.append((source, result))
     finally:  # where a text fails, too, what was done before it is shown
@@ -109,8 +154,8 @@ def score(
             print(f"gpt2rt: wrote {html}", file=sys.stderr)
         if kept and not (as_json or as_csv):
             if html is None:
-                _table(kept, by, top)
-            if html or by is not Unit.TEXT:
+                _table(kept, unit, top)
+            if html or unit is not Unit.TEXT:
                 _summaries(kept)
 
 
@@ -150,6 +195,7 @@ def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
         "context": result.context,
         "window": result.window,
         "stride": result.stride,
+        "boundary": result.boundary,
         "totals": totals(result),
         "tokens": [token_record(token) for token in result.tokens],
         "words": [asdict(word) for word in result.words],
@@ -173,10 +219,18 @@ def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
             yield {"source": source.name, **row}
 
 
-class Sheet:
-    """Comma-separated values on standard output, under the names of the first row."""
+def numbered(item: int, rows: Iterable[dict[str, Any]], by: Unit) -> Iterator[dict[str, Any]]:
+    """The rows of a text with its number and theirs, both from 1 on."""
+    for number, row in enumerate(rows, 1):
+        place = {} if by is Unit.TEXT else {f"{by}_number": number}
+        yield {"item": item, **place, **row}
 
-    def __init__(self) -> None:
+
+class Sheet:
+    """Separated values on standard output, under the names of the first row."""
+
+    def __init__(self, delimiter: str) -> None:
+        self._delimiter = delimiter
         self._writer: csv.DictWriter[str] | None = None
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -184,7 +238,11 @@ class Sheet:
             if self._writer is None:
                 # Every text in quotes: the writer would leave a carriage return without them.
                 self._writer = csv.DictWriter(
-                    sys.stdout, list(row), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+                    sys.stdout,
+                    list(row),
+                    delimiter=self._delimiter,
+                    lineterminator="\n",
+                    quoting=csv.QUOTE_NONNUMERIC,
                 )
                 self._writer.writeheader()
             self._writer.writerow(row)

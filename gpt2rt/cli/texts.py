@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from gpt2rt.cli import options
+from gpt2rt.cli.typed import typed
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
+from gpt2rt.textfile import decoded
 
 Texts = Annotated[
     list[str] | None,
@@ -39,8 +40,12 @@ class Source:
     text: str
 
 
-def read(texts: list[str] | None, files: list[Path] | None, lines: bool) -> list[Source]:
-    """The texts, arguments first. Raises `InvalidSetting` where there are none, `BadText`.
+def read(
+    texts: list[str] | None, files: list[Path] | None, lines: bool, escape: bool
+) -> list[Source]:
+    """The texts, arguments first; only those have escapes.
+
+    Raises `InvalidSetting` where there are none, `BadText`.
 
     The newline that ends a file or standard input is not part of the text.
     """
@@ -48,7 +53,7 @@ def read(texts: list[str] | None, files: list[Path] | None, lines: bool) -> list
         raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
     if (texts or []).count("-") > 1:
         raise InvalidSetting("standard input can be read once only: give `-` once")
-    found = [*_arguments(texts or []), *(_file(path) for path in files or [])]
+    found = [*_arguments(texts or [], escape), *(_file(path) for path in files or [])]
     if lines:
         found = [part for source in found for part in _lines(source)]
     for source in found:
@@ -59,13 +64,17 @@ def read(texts: list[str] | None, files: list[Path] | None, lines: bool) -> list
     return found
 
 
-def _arguments(texts: list[str]) -> Iterator[Source]:
+def stdin() -> str:
+    """Standard input as UTF-8, less the newline that ends a file."""
+    return _unended(decoded(sys.stdin.buffer.read(), "standard input"))
+
+
+def _arguments(texts: list[str], escape: bool) -> Iterator[Source]:
     for number, text in enumerate(texts, 1):
         if text == "-":
-            name = "standard input"
-            yield Source(name, _unended(options.utf8(sys.stdin.buffer.read(), name)))
+            yield Source("standard input", stdin())
         else:
-            yield Source(f"text {number}", options.typed(text))
+            yield Source(f"text {number}", typed(text, escape))
 
 
 def _file(path: Path) -> Source:
@@ -73,7 +82,7 @@ def _file(path: Path) -> Source:
         data = path.read_bytes()
     except OSError as error:
         raise BadText(f"{path}: {error.strerror}; name a file of text") from None
-    return Source(str(path), _unended(options.utf8(data, str(path))))
+    return Source(str(path), _unended(decoded(data, str(path))))
 
 
 def _unended(text: str) -> str:

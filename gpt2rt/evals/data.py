@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt2rt.errors import BadData
+from gpt2rt.errors import BadData, BadText
+from gpt2rt.textfile import unmarked
 
 
 def find(place: Path, names: Sequence[str]) -> Path:
@@ -39,7 +40,9 @@ def text_of(path: Path) -> str:
     except OSError as error:
         raise BadData(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        text = data.decode("utf-8-sig")
+        text = unmarked(data, str(path)).decode("utf-8")
+    except BadText as error:
+        raise BadData(str(error)) from None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadData(f"{path}: line {line}: byte {error.start} is not UTF-8") from None
