@@ -27,10 +27,11 @@ from gpt2rt.hparams import HParams
 from gpt2rt.selection import Draw
 from gpt2rt.session import SLOTS, FusedSlots, Logits
 from gpt2rt.tokenizer import Tokenizer
-from gpt2rt_export import parity, pipeline, reference
+from gpt2rt_export import agreement, parity, pipeline, reference
+from gpt2rt_export.agreement import Loss, Noise
 from gpt2rt_export.cuda import CUDA
 from gpt2rt_export.gates import GATES
-from gpt2rt_export.parity import Loss, Noise, Report
+from gpt2rt_export.parity import Report
 from gpt2rt_export.quantize import PRECISIONS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint
@@ -88,9 +89,9 @@ def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, Report]) 
     assert report.failures() == []
     assert len(report.drift) == TINY.n_layer + 1
     assert max(report.drift) < 3e-6
-    for agreement in report.agreements.values():
-        assert agreement.relative < 3e-5
-        assert agreement.top1 == agreement.top5 == 1
+    for way in report.agreements.values():
+        assert way.relative < 3e-5
+        assert way.top1 == way.top5 == 1
     assert report.noise is not None
     assert report.noise.largest < 1e-4
     assert report.noise.greedy_equal
@@ -172,12 +173,12 @@ def test_nothing_that_is_not_a_number_passes(reports: dict[str, Report]) -> None
 
 def test_equal_logits_agree_and_statistics_are_those_of_each_row() -> None:
     a, b = np.random.default_rng(0).standard_normal((2, 70, 40)).astype(np.float32)
-    same = parity.compare(a, a)
+    same = agreement.compare(a, a)
     assert (same.largest, same.mean, same.kl, same.top1, same.top5) == (0, 0, 0, 1, 1)
-    found = parity.compare(a, b)
+    found = agreement.compare(a, b)
     assert found.largest == pytest.approx(np.abs(a - b).max())
     assert found.top1 == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
-    p, q = (np.exp(parity.log_softmax(x)) for x in (a, b))
+    p, q = (np.exp(agreement.log_softmax(x)) for x in (a, b))
     assert found.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean())
 
 
@@ -190,7 +191,7 @@ def test_rounding_without_direction_is_chance_and_a_loss_everywhere_is_not() -> 
     by_chance = Loss.of(nats, nats + 0.3 * rng.standard_normal(1023))
     assert by_chance.excess < 0 < abs(by_chance.change)
     everywhere = Loss.of(nats, nats + 0.1)
-    assert everywhere.excess == pytest.approx(math.expm1(0.1 - parity.CHANCE * everywhere.error))
+    assert everywhere.excess == pytest.approx(math.expm1(0.1 - agreement.CHANCE * everywhere.error))
     assert Loss.of(nats, nats - 0.1).excess == pytest.approx(everywhere.excess), "either way"
     assert Loss.of(nats, nats).excess == Loss.of(nats[:0], nats[:0]).excess == 0
 
@@ -221,7 +222,7 @@ def test_noise_forgives_near_ties_and_nothing_else() -> None:
 
 def test_every_precision_has_a_gate_and_fewer_bits_a_wider_one() -> None:
     assert set(PRECISIONS) <= set(GATES)
-    limits = [(g.largest, g.kl, g.perplexity, g.added) for g in GATES.values()]
+    limits = [(g.largest, g.tempered, g.kl, g.perplexity, g.added) for g in GATES.values()]
     assert all((np.diff(column) >= 0).all() for column in zip(*limits, strict=True))
 
 
@@ -238,7 +239,7 @@ def heldout() -> tuple[list[Passage], NDArray[np.float64]]:
     passages = [Passage((tokenizer.start_of_text, *tokens[at : at + n_ctx])) for at in starts]
     nats = []
     for passage in passages:
-        rows = parity.log_softmax(reference.read(checkpoint, passage.tokens[:-1]).logits())
+        rows = agreement.log_softmax(reference.read(checkpoint, passage.tokens[:-1]).logits())
         nats.append(-rows[range(len(rows)), passage.tokens[1:]])
     return passages, np.concatenate(nats)
 
@@ -391,8 +392,9 @@ def test_numbers_that_json_does_not_have_are_null(
     command: Command, bundle: Bundle, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit_manifest(bundle, origin="random weights, seed 3")
-    broken = parity.Agreement(1, math.nan, math.nan, 1.0, math.nan, 0.0, 0.0)
+    broken = agreement.Agreement(1, math.nan, math.nan, 1.0, math.nan, math.nan, 0.0, 0.0)
     report = Report(
+        "a text",
         48,
         broken,
         None,
