@@ -33,7 +33,7 @@ from gpt2rt.errors import (
 from gpt2rt.hparams import HParams
 from gpt2rt.providers import Threads, open_session
 from gpt2rt.session import SLOTS
-from gpt2rt_export import graph, parity, pipeline
+from gpt2rt_export import agreement, graph, parity, pipeline
 from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.convert import convert
 from gpt2rt_export.fuse import fuse
@@ -202,7 +202,7 @@ def test_demo_scores_equal_tensorflow(demo: dict[str, Bundle], kind: str) -> Non
         read = tokens[max(0, end - n_ctx - 1) : end]
         logits = tensorflow.read(OpenAICheckpoint(catalog.demo_checkpoint()), read[:-1]).logits()
         pairs = list(zip(logits, read[1:], strict=True))[done - end :]
-        wanted = [parity.log_softmax(row)[token] for row, token in pairs]
+        wanted = [agreement.log_softmax(row)[token] for row, token in pairs]
         found = [score.logprob for score in scores[done - 1 : end - 1]]
         np.testing.assert_allclose(found, wanted, atol=1e-3)
         done = end

@@ -23,6 +23,7 @@ from command_line import Command, Edit
 from conftest import TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, Passage, catalog
 from gpt2rt.bundle import CUDA_GRAPH, EMBED, PARITY, WEIGHTS, Bundle, Tensors, record
+from gpt2rt.errors import BadText
 from gpt2rt.hparams import HParams
 from gpt2rt.selection import Draw
 from gpt2rt.session import SLOTS, FusedSlots, Logits
@@ -34,6 +35,7 @@ from gpt2rt_export.gates import GATES
 from gpt2rt_export.parity import Report
 from gpt2rt_export.quantize import PRECISIONS
 from gpt2rt_export.recipe import Recipe
+from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint
 
 LAYER = 1
@@ -180,6 +182,89 @@ def test_equal_logits_agree_and_statistics_are_those_of_each_row() -> None:
     assert found.top1 == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
     p, q = (np.exp(agreement.log_softmax(x)) for x in (a, b))
     assert found.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean())
+
+
+# ---- models that do not know the text
+
+
+@dataclass(frozen=True)
+class Sharp(LargerWeights):
+    """Logits so far apart that English costs hundreds of nats a token."""
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        values = super().read(name)
+        return values * np.float32(100) if name == "model/ln_f/g" else values
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("factor", [3.0, 6.0, 20.0])
+def test_honest_exports_of_models_that_do_not_know_the_text_pass(
+    precision: str, factor: float, tmp_path: Path
+) -> None:
+    weights = Sharp(TINY, 7, factor)
+    report = measured(make_bundle(tmp_path / "b", weights, precision), weights)
+    assert report.loss.tensorflow > 30
+    assert not report.loss.known
+    assert report.failures() == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("mlp/c_proj/w", np.negative),
+        ("attn/c_proj/w", lambda values: np.swapaxes(values, -1, -2)),
+        ("ln_1/g", lambda values: values * np.float32(2)),
+    ],
+)
+def test_a_wrong_part_of_such_a_model_fails(
+    precision: str,
+    part: str,
+    change: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    tmp_path: Path,
+) -> None:
+    weights = Sharp(TINY, 7, 6.0)
+    wrong = Damaged(weights, f"model/h{LAYER}/{part}", change)
+    assert measured(make_bundle(tmp_path / "b", wrong, precision), weights).failures()
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "int4"])
+def test_4_bits_under_the_name_of_more_fail(precision: str, tmp_path: Path) -> None:
+    weights = Sharp(TINY, 7, 6.0)
+    directory = make_bundle(tmp_path / "b", weights, "int4").directory
+    assert parity.measure(directory, weights, "fused", precision).failures()
+
+
+@given(st.integers(1, 6), st.integers(0, 9))
+def test_vocabularies_of_few_tokens_are_compared(n_vocab: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).standard_normal((7, n_vocab)).astype(np.float32)
+    same = agreement.compare(rows, rows)
+    assert (same.relative, same.tempered, same.top1, same.top5) == (0, 0, 1, 1)
+    assert Noise.of(rows, rows).greedy_equal
+
+
+def test_a_text_is_known_where_it_is_read_better_than_by_its_frequencies() -> None:
+    tokens = [0, 1, 2, 3] * 8
+    guess = agreement.guess_of(tokens, 300)
+    assert guess == pytest.approx(math.log(4))
+    assert agreement.guess_of(range(1000), 300) == math.log(300)
+    for nats, known in ((1.0, True), (2.0, False)):
+        assert Loss.of(np.full(32, nats), np.full(32, nats), guess).known is known
+
+
+def test_the_text_is_the_one_given_else_held_out_else_english(tmp_path: Path) -> None:
+    assert Sample.choose(None, tmp_path).source == "English prose"
+    (tmp_path / "heldout.txt").write_text("e4 e5\n")
+    assert Sample.choose(None, tmp_path).text == "e4 e5\n"
+    own = tmp_path / "own.txt"
+    own.write_bytes("\ufeffACGT".encode())
+    assert Sample.choose(own, tmp_path) == Sample("ACGT", "own.txt")
+    for content in (b"\xff\xfe", b" \n"):
+        own.write_bytes(content)
+        with pytest.raises(BadText, match=r"own\.txt: "):
+            Sample.choose(own, None)
+    with pytest.raises(BadText, match=r"none\.txt: "):
+        Sample.choose(tmp_path / "none.txt", None)
 
 
 # ---- the loss

@@ -25,7 +25,7 @@ class Agreement:
     TensorFlow's logits around each position's mean, for scale; `kl` is the mean Kullback-Leibler
     divergence in nats, `tempered` the same where each position's logits are divided by their
     deviation if that is above 1: bounded however sharp a model is; `top1` is the share of positions where both prefer the same token, `top5`
-    the mean share of common tokens among the best five (or all, if there are fewer).
+    the mean share of common tokens among the best five (of fewer, among all).
     """
 
     positions: int

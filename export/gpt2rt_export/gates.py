@@ -29,10 +29,10 @@ class Gate:
     """The most that a precision may be off.
 
     `largest`: the largest difference of logits, in deviations of TensorFlow's. `tempered`: the
-    mean divergence in nats of logits that deviate by 1 at most. Of a text that the model knows, too,
-    `kl`: the mean divergence as it is; `perplexity`: the change as a share of TensorFlow's, beyond what chance does
-    to a text of that length. `added`: the relative difference of what any layer adds to the hidden
-    states.
+    mean divergence in nats of logits that deviate by 1 at most. `added`: the relative difference of
+    what any layer adds to the hidden states. And on a text that the model knows, `kl`: the mean
+    divergence as it is; `perplexity`: the change as a share of TensorFlow's, beyond what chance
+    does to a text of that length.
     """
 
     largest: float

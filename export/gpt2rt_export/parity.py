@@ -51,8 +51,8 @@ CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was measured on `text`; `cached` and `noise` are None where the context is one token long,
-    `cuda` where there is no graph for it.
+    """All that was measured on `text`; `cached` and `noise` are None where the context is one token
+    long, `cuda` where there is no graph for it.
 
     `drift` is the difference of the hidden states of each layer (counted as in `Tensors.hidden`),
     relative to TensorFlow's: Euclidean lengths at each position, mean over positions. `added` is
@@ -79,14 +79,15 @@ class Report:
     def failures(self) -> list[str]:
         """What is beyond the gate and by how much, a text each; none: the bundle passes."""
         gate, found = self.gate, []
-        for name, agreement in self.agreements.items():
-            relative, kl, tempered = agreement.relative, agreement.kl, agreement.tempered
-            found.append((f"{name} logits: {{}} of their deviation off", relative, gate.largest))
-            found.append((f"{name} tempered divergence: {{}} nats", tempered, gate.tempered))
-            if self.loss.known:
-                found.append((f"{name} divergence: {{}} nats", kl, gate.kl))
-        if self.loss.known:
-            found.append(("perplexity: {} off beyond chance", self.loss.excess, gate.perplexity))
+        # Without a limit a NaN still fails.
+        kl, perplexity = (gate.kl, gate.perplexity) if self.loss.known else (math.inf, math.inf)
+        for name, way in self.agreements.items():
+            found.append(
+                (f"{name} logits: {{}} of their deviation off", way.relative, gate.largest)
+            )
+            found.append((f"{name} tempered divergence: {{}} nats", way.tempered, gate.tempered))
+            found.append((f"{name} divergence: {{}} nats", way.kl, kl))
+        found.append(("perplexity: {} off beyond chance", self.loss.excess, perplexity))
         worst = int(np.argmax(self.added))  # a NaN counts as the largest
         found.append((f"what layer {worst} adds: {{}} off", self.added[worst], gate.added))
         # Written so that a NaN fails.
