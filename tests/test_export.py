@@ -147,7 +147,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     return {recipe.output.name: pipeline.export(recipe) for recipe in recipes if recipe.output}
 
 
-# Largest difference of logits in their deviations; change of perplexity on a text it does not know.
+# Largest difference of logits in their deviations; change of perplexity on its held-out text.
 CLOSE = {"fp32": (1e-3, 1e-4), "fp16": (0.02, 2e-3), "int8": (1.0, 0.05), "int4": (4.0, 0.2)}
 
 
@@ -309,7 +309,7 @@ def test_something_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
 def test_a_bundle_beyond_its_gate_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(GATES, "fp32", Gate(1e-12, 1e-12, 1e-12, 1e-12))
+    monkeypatch.setitem(GATES, "fp32", Gate(1e-12, 1e-12, 1e-12, 1e-12, 1e-12))
     place = tmp_path / "bundle"
     with pytest.raises(
         ParityFailure,

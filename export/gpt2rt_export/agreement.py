@@ -24,8 +24,9 @@ class Agreement:
     `largest` and `mean` are differences of logits; `deviation` is the standard deviation of
     TensorFlow's logits around each position's mean, for scale; `kl` is the mean Kullback-Leibler
     divergence in nats, `tempered` the same where each position's logits are divided by their
-    deviation if that is above 1: bounded however sharp a model is; `top1` is the share of positions where both prefer the same token, `top5`
-    the mean share of common tokens among the best five (of fewer, among all).
+    deviation if that is above 1: bounded however sharp a model is; `top1` is the share of
+    positions where both prefer the same token, `top5` the mean share of common tokens among the
+    best five (of fewer, among all).
     """
 
     positions: int
@@ -127,8 +128,10 @@ def compare(wanted: Logits, found: Logits) -> Agreement:  # [R,V], [R,V]
 
 
 def statistics(wanted: Logits, found: Logits, following: Sequence[int]) -> Float64:  # -> [R,9]
-    """Of each row: largest and mean difference, variance, divergence, also tempered, whether the best is the same,
-    share of the best five, and by either the nats of the token that follows."""
+    """Of each row: largest and mean difference, variance, divergence, that of tempered logits,
+    whether the best is the same, share of the best five, and by either the nats of the token that
+    follows.
+    """
     wide, other = wanted.astype(np.float64), found.astype(np.float64)
     difference = np.abs(wide - other)
     p, q = log_softmax(wide), log_softmax(other)

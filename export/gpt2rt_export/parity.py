@@ -12,6 +12,7 @@ the CPU provider, which rounds to float16 where the device does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,9 +83,8 @@ class Report:
         # Without a limit a NaN still fails.
         kl, perplexity = (gate.kl, gate.perplexity) if self.loss.known else (math.inf, math.inf)
         for name, way in self.agreements.items():
-            found.append(
-                (f"{name} logits: {{}} of their deviation off", way.relative, gate.largest)
-            )
+            largest = way.relative
+            found.append((f"{name} logits: {{}} of their deviation off", largest, gate.largest))
             found.append((f"{name} tempered divergence: {{}} nats", way.tempered, gate.tempered))
             found.append((f"{name} divergence: {{}} nats", way.kl, kl))
         found.append(("perplexity: {} off beyond chance", self.loss.excess, perplexity))
@@ -149,7 +149,7 @@ def measure(
         uncached=agreement_of(rows),
         cached=agreement,
         cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], show),
-        loss=Loss.of(*rows[:-1, -2:].T, guess_of(tokens[1:], hparams.n_vocab)),
+        loss=Loss.of(rows[:-1, -2], rows[:-1, -1], guess_of(tokens[1:], hparams.n_vocab)),
         drift=drift,
         added=added,
         noise=noise,

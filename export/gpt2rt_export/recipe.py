@@ -22,8 +22,8 @@ class Recipe:
     place. `tokenizer` is a directory to take the tokenizer's files from, of OpenAI's or of Hugging
     Face's kind.
     `output` None is the bundle's place in the home directory; `force` lets it replace a bundle.
-    Without `verify` the bundle is not held against its checkpoint and has no `parity.json`. `parity_text` is the text for that; None:
-    the checkpoint's `heldout.txt` or English prose.
+    Without `verify` the bundle is not held against its checkpoint and has no `parity.json`.
+    `parity_text` is the text for that; None: the checkpoint's `heldout.txt` or English prose.
     """
 
     model: str
