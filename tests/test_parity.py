@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 pytest.importorskip("tensorflow")
 
+from checkpoints import huggingface_config, huggingface_tensors
 from command_line import Command, Edit
 from conftest import TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, Passage, catalog
@@ -265,6 +267,50 @@ def test_the_text_is_the_one_given_else_held_out_else_english(tmp_path: Path) ->
             Sample.choose(own, None)
     with pytest.raises(BadText, match=r"none\.txt: "):
         Sample.choose(tmp_path / "none.txt", None)
+
+
+def test_export_and_verify_read_the_text_that_they_are_given_and_say_so(
+    command: Command, home: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("1. e4 e5 2. Nf3 Nc6 3. Bb5 a6\n" * 20)
+    ended = command("export", "demo", "--parity-text", text)
+    assert ended.code == 0
+    assert "own.txt" in ended.out
+    place = home / "bundles" / "demo-fp32"
+    report = Bundle.open(place).parity()
+    assert (report["text"], report["known"]) == ("own.txt", False)
+    (row,) = command("verify", place, "--parity-text", text, "--json").records
+    assert (row["text"], row["known"], row["perplexity"]) == (
+        "own.txt",
+        False,
+        report["perplexity"],
+    )
+    (row,) = command("verify", place, "--json").records
+    assert (row["text"], row["known"]) == ("the checkpoint's heldout.txt", True)
+    refused = command("export", "demo", "--force", "--parity-text", tmp_path / "none.txt")
+    assert "none.txt: No such file" in refused.err
+    assert (
+        "no verification"
+        in command("export", "demo", "--no-verify", "--parity-text", text, "--force").err
+    )
+
+
+@pytest.mark.parametrize("letters", ["e", "et", "eta"])
+def test_a_model_of_few_tokens_passes(letters: str, tmp_path: Path) -> None:
+    hparams = replace(TINY, n_vocab=len(letters) + 1)
+    values = {name: RandomCheckpoint(hparams, 3).read(name) for name in hparams.variables()}
+    place = tmp_path / "few"
+    place.mkdir()
+    save_file(huggingface_tensors(values), place / "model.safetensors", metadata={"format": "pt"})
+    (place / "config.json").write_text(
+        json.dumps(huggingface_config(hparams, bos_token_id=0, eos_token_id=0))
+    )
+    vocabulary = {"<|endoftext|>": 0} | {c: i for i, c in enumerate(letters, 1)}
+    (place / "vocab.json").write_text(json.dumps(vocabulary))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    recipe = Recipe("few", "int8", checkpoint=place, output=tmp_path / "bundle")
+    assert pipeline.export(recipe).parity()["uncached"]["top5"] == 1
 
 
 # ---- the loss

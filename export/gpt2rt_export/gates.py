@@ -44,7 +44,7 @@ class Gate:
 
 GATES = {
     "fp32": Gate(largest=1e-3, tempered=1e-9, kl=1e-6, perplexity=0.001, added=1e-3),
-    "fp16": Gate(largest=0.1, tempered=1e-5, kl=1e-3, perplexity=0.001, added=0.02),
+    "fp16": Gate(largest=0.1, tempered=3e-5, kl=1e-3, perplexity=0.001, added=0.02),
     "int8": Gate(largest=3.0, tempered=0.01, kl=0.1, perplexity=0.05, added=0.2),
     "int4": Gate(largest=5.0, tempered=0.12, kl=0.5, perplexity=0.25, added=0.6),
 }
