@@ -33,7 +33,7 @@ from gpt2rt.errors import (
 from gpt2rt.hparams import HParams
 from gpt2rt.providers import Threads, open_session
 from gpt2rt.session import SLOTS
-from gpt2rt_export import graph, parity, pipeline
+from gpt2rt_export import agreement, graph, parity, pipeline
 from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.convert import convert
 from gpt2rt_export.fuse import fuse
@@ -147,7 +147,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     return {recipe.output.name: pipeline.export(recipe) for recipe in recipes if recipe.output}
 
 
-# Largest difference of logits in their deviations; change of perplexity on a text it does not know.
+# Largest difference of logits in their deviations; change of perplexity on its held-out text.
 CLOSE = {"fp32": (1e-3, 1e-4), "fp16": (0.02, 2e-3), "int8": (1.0, 0.05), "int4": (4.0, 0.2)}
 
 
@@ -202,7 +202,7 @@ def test_demo_scores_equal_tensorflow(demo: dict[str, Bundle], kind: str) -> Non
         read = tokens[max(0, end - n_ctx - 1) : end]
         logits = tensorflow.read(OpenAICheckpoint(catalog.demo_checkpoint()), read[:-1]).logits()
         pairs = list(zip(logits, read[1:], strict=True))[done - end :]
-        wanted = [parity.log_softmax(row)[token] for row, token in pairs]
+        wanted = [agreement.log_softmax(row)[token] for row, token in pairs]
         found = [score.logprob for score in scores[done - 1 : end - 1]]
         np.testing.assert_allclose(found, wanted, atol=1e-3)
         done = end
@@ -309,7 +309,7 @@ def test_something_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
 def test_a_bundle_beyond_its_gate_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(GATES, "fp32", Gate(1e-12, 1e-12, 1e-12, 1e-12))
+    monkeypatch.setitem(GATES, "fp32", Gate(1e-12, 1e-12, 1e-12, 1e-12, 1e-12))
     place = tmp_path / "bundle"
     with pytest.raises(
         ParityFailure,

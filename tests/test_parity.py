@@ -16,23 +16,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 pytest.importorskip("tensorflow")
 
+from checkpoints import huggingface_config, huggingface_tensors
 from command_line import Command, Edit
 from conftest import TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, Passage, catalog
 from gpt2rt.bundle import CUDA_GRAPH, EMBED, PARITY, WEIGHTS, Bundle, Tensors, record
+from gpt2rt.errors import BadText
 from gpt2rt.hparams import HParams
 from gpt2rt.selection import Draw
 from gpt2rt.session import SLOTS, FusedSlots, Logits
 from gpt2rt.tokenizer import Tokenizer
-from gpt2rt_export import parity, pipeline, reference
+from gpt2rt_export import agreement, parity, pipeline, reference
+from gpt2rt_export.agreement import Loss, Noise
 from gpt2rt_export.cuda import CUDA
 from gpt2rt_export.gates import GATES
-from gpt2rt_export.parity import Loss, Noise, Report
+from gpt2rt_export.parity import Report
 from gpt2rt_export.quantize import PRECISIONS
 from gpt2rt_export.recipe import Recipe
+from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint
 
 LAYER = 1
@@ -88,9 +93,9 @@ def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, Report]) 
     assert report.failures() == []
     assert len(report.drift) == TINY.n_layer + 1
     assert max(report.drift) < 3e-6
-    for agreement in report.agreements.values():
-        assert agreement.relative < 3e-5
-        assert agreement.top1 == agreement.top5 == 1
+    for way in report.agreements.values():
+        assert way.relative < 3e-5
+        assert way.top1 == way.top5 == 1
     assert report.noise is not None
     assert report.noise.largest < 1e-4
     assert report.noise.greedy_equal
@@ -172,13 +177,140 @@ def test_nothing_that_is_not_a_number_passes(reports: dict[str, Report]) -> None
 
 def test_equal_logits_agree_and_statistics_are_those_of_each_row() -> None:
     a, b = np.random.default_rng(0).standard_normal((2, 70, 40)).astype(np.float32)
-    same = parity.compare(a, a)
+    same = agreement.compare(a, a)
     assert (same.largest, same.mean, same.kl, same.top1, same.top5) == (0, 0, 0, 1, 1)
-    found = parity.compare(a, b)
+    found = agreement.compare(a, b)
     assert found.largest == pytest.approx(np.abs(a - b).max())
     assert found.top1 == pytest.approx((a.argmax(-1) == b.argmax(-1)).mean())
-    p, q = (np.exp(parity.log_softmax(x)) for x in (a, b))
+    p, q = (np.exp(agreement.log_softmax(x)) for x in (a, b))
     assert found.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean())
+
+
+# ---- models that do not know the text
+
+
+@dataclass(frozen=True)
+class Sharp(LargerWeights):
+    """Logits so far apart that English costs hundreds of nats a token."""
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        values = super().read(name)
+        return values * np.float32(100) if name == "model/ln_f/g" else values
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("factor", [3.0, 6.0, 20.0])
+def test_honest_exports_of_models_that_do_not_know_the_text_pass(
+    precision: str, factor: float, tmp_path: Path
+) -> None:
+    weights = Sharp(TINY, 7, factor)
+    report = measured(make_bundle(tmp_path / "b", weights, precision), weights)
+    assert report.loss.tensorflow > 30
+    assert not report.loss.known
+    assert report.failures() == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("mlp/c_proj/w", np.negative),
+        ("attn/c_proj/w", lambda values: np.swapaxes(values, -1, -2)),
+        ("ln_1/g", lambda values: values * np.float32(2)),
+    ],
+)
+def test_a_wrong_part_of_such_a_model_fails(
+    precision: str,
+    part: str,
+    change: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    tmp_path: Path,
+) -> None:
+    weights = Sharp(TINY, 7, 6.0)
+    wrong = Damaged(weights, f"model/h{LAYER}/{part}", change)
+    assert measured(make_bundle(tmp_path / "b", wrong, precision), weights).failures()
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "int4"])
+def test_4_bits_under_the_name_of_more_fail(precision: str, tmp_path: Path) -> None:
+    weights = Sharp(TINY, 7, 6.0)
+    directory = make_bundle(tmp_path / "b", weights, "int4").directory
+    assert parity.measure(directory, weights, "fused", precision).failures()
+
+
+@given(st.integers(1, 6), st.integers(0, 9))
+def test_vocabularies_of_few_tokens_are_compared(n_vocab: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).standard_normal((7, n_vocab)).astype(np.float32)
+    same = agreement.compare(rows, rows)
+    assert (same.relative, same.tempered, same.top1, same.top5) == (0, 0, 1, 1)
+    assert Noise.of(rows, rows).greedy_equal
+
+
+def test_a_text_is_known_where_it_is_read_better_than_by_its_frequencies() -> None:
+    tokens = [0, 1, 2, 3] * 8
+    guess = agreement.guess_of(tokens, 300)
+    assert guess == pytest.approx(math.log(4))
+    assert agreement.guess_of(range(1000), 300) == math.log(300)
+    for nats, known in ((1.0, True), (2.0, False)):
+        assert Loss.of(np.full(32, nats), np.full(32, nats), guess).known is known
+
+
+def test_the_text_is_the_one_given_else_held_out_else_english(tmp_path: Path) -> None:
+    assert Sample.choose(None, tmp_path).source == "English prose"
+    (tmp_path / "heldout.txt").write_text("e4 e5\n")
+    assert Sample.choose(None, tmp_path).text == "e4 e5\n"
+    own = tmp_path / "own.txt"
+    own.write_bytes("\ufeffACGT".encode())
+    assert Sample.choose(own, tmp_path) == Sample("ACGT", "own.txt")
+    for content in (b"\xff\xfe", b" \n"):
+        own.write_bytes(content)
+        with pytest.raises(BadText, match=r"own\.txt: "):
+            Sample.choose(own, None)
+    with pytest.raises(BadText, match=r"none\.txt: "):
+        Sample.choose(tmp_path / "none.txt", None)
+
+
+def test_export_and_verify_read_the_text_that_they_are_given_and_say_so(
+    command: Command, home: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("1. e4 e5 2. Nf3 Nc6 3. Bb5 a6\n" * 20)
+    ended = command("export", "demo", "--parity-text", text)
+    assert ended.code == 0
+    assert "own.txt" in ended.out
+    place = home / "bundles" / "demo-fp32"
+    report = Bundle.open(place).parity()
+    assert (report["text"], report["known"]) == ("own.txt", False)
+    (row,) = command("verify", place, "--parity-text", text, "--json").records
+    assert (row["text"], row["known"], row["perplexity"]) == (
+        "own.txt",
+        False,
+        report["perplexity"],
+    )
+    (row,) = command("verify", place, "--json").records
+    assert (row["text"], row["known"]) == ("the checkpoint's heldout.txt", True)
+    refused = command("export", "demo", "--force", "--parity-text", tmp_path / "none.txt")
+    assert "none.txt: No such file" in refused.err
+    assert (
+        "no verification"
+        in command("export", "demo", "--no-verify", "--parity-text", text, "--force").err
+    )
+
+
+@pytest.mark.parametrize("letters", ["e", "et", "eta"])
+def test_a_model_of_few_tokens_passes(letters: str, tmp_path: Path) -> None:
+    hparams = replace(TINY, n_vocab=len(letters) + 1)
+    values = {name: RandomCheckpoint(hparams, 3).read(name) for name in hparams.variables()}
+    place = tmp_path / "few"
+    place.mkdir()
+    save_file(huggingface_tensors(values), place / "model.safetensors", metadata={"format": "pt"})
+    (place / "config.json").write_text(
+        json.dumps(huggingface_config(hparams, bos_token_id=0, eos_token_id=0))
+    )
+    vocabulary = {"<|endoftext|>": 0} | {c: i for i, c in enumerate(letters, 1)}
+    (place / "vocab.json").write_text(json.dumps(vocabulary))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    recipe = Recipe("few", "int8", checkpoint=place, output=tmp_path / "bundle")
+    assert pipeline.export(recipe).parity()["uncached"]["top5"] == 1
 
 
 # ---- the loss
@@ -190,7 +322,7 @@ def test_rounding_without_direction_is_chance_and_a_loss_everywhere_is_not() -> 
     by_chance = Loss.of(nats, nats + 0.3 * rng.standard_normal(1023))
     assert by_chance.excess < 0 < abs(by_chance.change)
     everywhere = Loss.of(nats, nats + 0.1)
-    assert everywhere.excess == pytest.approx(math.expm1(0.1 - parity.CHANCE * everywhere.error))
+    assert everywhere.excess == pytest.approx(math.expm1(0.1 - agreement.CHANCE * everywhere.error))
     assert Loss.of(nats, nats - 0.1).excess == pytest.approx(everywhere.excess), "either way"
     assert Loss.of(nats, nats).excess == Loss.of(nats[:0], nats[:0]).excess == 0
 
@@ -221,7 +353,7 @@ def test_noise_forgives_near_ties_and_nothing_else() -> None:
 
 def test_every_precision_has_a_gate_and_fewer_bits_a_wider_one() -> None:
     assert set(PRECISIONS) <= set(GATES)
-    limits = [(g.largest, g.kl, g.perplexity, g.added) for g in GATES.values()]
+    limits = [(g.largest, g.tempered, g.kl, g.perplexity, g.added) for g in GATES.values()]
     assert all((np.diff(column) >= 0).all() for column in zip(*limits, strict=True))
 
 
@@ -238,7 +370,7 @@ def heldout() -> tuple[list[Passage], NDArray[np.float64]]:
     passages = [Passage((tokenizer.start_of_text, *tokens[at : at + n_ctx])) for at in starts]
     nats = []
     for passage in passages:
-        rows = parity.log_softmax(reference.read(checkpoint, passage.tokens[:-1]).logits())
+        rows = agreement.log_softmax(reference.read(checkpoint, passage.tokens[:-1]).logits())
         nats.append(-rows[range(len(rows)), passage.tokens[1:]])
     return passages, np.concatenate(nats)
 
@@ -391,8 +523,9 @@ def test_numbers_that_json_does_not_have_are_null(
     command: Command, bundle: Bundle, edit_manifest: Edit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit_manifest(bundle, origin="random weights, seed 3")
-    broken = parity.Agreement(1, math.nan, math.nan, 1.0, math.nan, 0.0, 0.0)
+    broken = agreement.Agreement(1, math.nan, math.nan, 1.0, math.nan, math.nan, 0.0, 0.0)
     report = Report(
+        "a text",
         48,
         broken,
         None,

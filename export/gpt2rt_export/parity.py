@@ -13,133 +13,47 @@ the CPU provider, which rounds to float16 where the device does.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt2rt.bundle import CUDA_GRAPH, EMBED, GRAPH
 from gpt2rt.cuda import Device, HostMemory
-from gpt2rt.errors import BadText
 from gpt2rt.providers import Threads, open_session
 from gpt2rt.session import SLOTS, Slots, hidden_states
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import reference
+from gpt2rt_export.agreement import (
+    Agreement,
+    Float64,
+    Logits,
+    Loss,
+    Noise,
+    agreement_of,
+    guess_of,
+    statistics,
+)
 from gpt2rt_export.gates import GATES, Gate
 from gpt2rt_export.progress import Progress, Silent
+from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import Checkpoint
-
-Logits = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 
 STRETCHES = 16  # of tokens fed one by one, from position 1 to the last
 STRETCH = 4  # tokens each
 ROWS = 32  # positions compared at a time
-CHANCE = 3.0  # standard errors that the loss may be off by chance
-MOST_NATS = 700.0  # e to that power is still a number
 CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
-TEXT = "parity.txt"
 
 
 # ---- what is found
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """Logits of a bundle beside TensorFlow's, over some positions of one text.
-
-    `largest` and `mean` are differences of logits; `deviation` is the standard deviation of
-    TensorFlow's logits around each position's mean, for scale; `kl` is the mean Kullback-Leibler
-    divergence in nats; `top1` is the share of positions where both prefer the same token, `top5`
-    the mean share of common tokens among the best five.
-    """
-
-    positions: int
-    largest: float
-    mean: float
-    deviation: float
-    kl: float
-    top1: float
-    top5: float
-
-    @property
-    def relative(self) -> float:
-        """The largest difference in deviations; 0 of nothing at all is 0."""
-        if self.deviation:
-            return self.largest / self.deviation
-        return math.inf if self.largest else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Mean nats a token of the text after its first one, 0 where there is no more.
-
-    `error` is the standard error of their difference if rounding had no direction: then a text of
-    so many tokens shows a difference of that size by chance.
-    """
-
-    tensorflow: float
-    bundle: float
-    error: float
-
-    @classmethod
-    def of(cls, wanted: Float64, found: Float64) -> Loss:  # nats of each token
-        count = max(1, len(wanted))
-        error = math.sqrt(float(np.square(found - wanted).sum())) / count
-        return cls(float(wanted.sum()) / count, float(found.sum()) / count, error)
-
-    @property
-    def change(self) -> float:
-        """Of the perplexity, as a share of TensorFlow's."""
-        return math.expm1(min(self.bundle - self.tensorflow, MOST_NATS))
-
-    @property
-    def excess(self) -> float:
-        """As `change`, in either direction, without what may be chance."""
-        beyond = abs(self.bundle - self.tensorflow) - CHANCE * self.error
-        return math.expm1(min(beyond, MOST_NATS))
-
-    def as_dict(self) -> dict[str, float]:
-        perplexities = {
-            "tensorflow": math.exp(min(self.tensorflow, MOST_NATS)),
-            "bundle": math.exp(min(self.bundle, MOST_NATS)),
-        }
-        return {**perplexities, "change": self.change, "error": self.error, "excess": self.excess}
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """How far cached and uncached logits of the bundle itself are apart.
-
-    `largest` is the largest difference; `near_ties` is the share of positions where the two best
-    tokens are no further apart than that, and `greedy_equal` says whether everywhere else both ways
-    prefer the same token.
-    """
-
-    largest: float
-    near_ties: float
-    greedy_equal: bool
-
-    @classmethod
-    def of(cls, whole: Logits, stepwise: Logits) -> Noise:  # [R,V], [R,V]
-        largest = float(np.abs(whole - stepwise).max())
-        second, best = np.partition(whole, -2, axis=-1)[:, -2:].T
-        # Written so that NaNs are no near ties and differ.
-        apart = ~(best - second <= largest)
-        same = np.argmax(whole, axis=-1) == np.argmax(stepwise, axis=-1)
-        return cls(largest, float(np.mean(~apart)), bool((same & ~np.isnan(best))[apart].all()))
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """All that was measured; `cached` and `noise` are None where the context is one token long,
-    `cuda` where there is no graph for it.
+    """All that was measured on `text`; `cached` and `noise` are None where the context is one token
+    long, `cuda` where there is no graph for it.
 
     `drift` is the difference of the hidden states of each layer (counted as in `Tensors.hidden`),
     relative to TensorFlow's: Euclidean lengths at each position, mean over positions. `added` is
@@ -147,6 +61,7 @@ class Report:
     wrong layer where drift hardly does; of the first and the last layer it is the drift.
     """
 
+    text: str
     tokens: int
     uncached: Agreement
     cached: Agreement | None
@@ -165,11 +80,14 @@ class Report:
     def failures(self) -> list[str]:
         """What is beyond the gate and by how much, a text each; none: the bundle passes."""
         gate, found = self.gate, []
-        for name, agreement in self.agreements.items():
-            relative, kl = agreement.relative, agreement.kl
-            found.append((f"{name} logits: {{}} of their deviation off", relative, gate.largest))
-            found.append((f"{name} divergence: {{}} nats", kl, gate.kl))
-        found.append(("perplexity: {} off beyond chance", self.loss.excess, gate.perplexity))
+        # Without a limit a NaN still fails.
+        kl, perplexity = (gate.kl, gate.perplexity) if self.loss.known else (math.inf, math.inf)
+        for name, way in self.agreements.items():
+            largest = way.relative
+            found.append((f"{name} logits: {{}} of their deviation off", largest, gate.largest))
+            found.append((f"{name} tempered divergence: {{}} nats", way.tempered, gate.tempered))
+            found.append((f"{name} divergence: {{}} nats", way.kl, kl))
+        found.append(("perplexity: {} off beyond chance", self.loss.excess, perplexity))
         worst = int(np.argmax(self.added))  # a NaN counts as the largest
         found.append((f"what layer {worst} adds: {{}} off", self.added[worst], gate.added))
         # Written so that a NaN fails.
@@ -182,6 +100,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The content of `parity.json`."""
         parts = {
+            "text": self.text,
+            "known": self.loss.known,
             "tokens": self.tokens,
             **{name: asdict(a) | {"relative": a.relative} for name, a in self.agreements.items()},
             "perplexity": self.loss.as_dict(),
@@ -202,11 +122,15 @@ def measure(
     kind: str,
     precision: str,
     show: Progress | None = None,
+    sample: Sample | None = None,
 ) -> Report:
-    """Compare the bundle in `directory` with `checkpoint`. What to make of it the gate says."""
+    """Compare the bundle in `directory` with `checkpoint`, on `sample` or else English prose. What
+    to make of it the gate says.
+    """
     show = show or Silent()
     hparams = checkpoint.hparams
-    tokens = text_tokens(Tokenizer.read(directory), hparams.n_ctx)
+    sample = sample or Sample.choose(None, None)
+    tokens = sample.tokens(Tokenizer.read(directory), hparams.n_ctx)
     wanted, drift, added = _layers(directory, checkpoint, tokens, show)
     slots = SLOTS[kind](open_session(directory / GRAPH, Threads(spinning=False)), hparams, 1)
     advance = show.stage("Verify: logits", len(tokens))
@@ -216,15 +140,16 @@ def measure(
     if positions:
         advance = show.stage("Verify: logits with a cache", len(positions))
         stepwise = cached(slots, tokens, positions, advance)
-        agreement = _agreement(_rows(wanted, stepwise, positions, [0] * len(positions)))
+        agreement = agreement_of(_rows(wanted, stepwise, positions, [0] * len(positions)))
         noise = Noise.of(whole[positions], stepwise)
     del slots, whole
     return Report(
+        text=sample.source,
         tokens=len(tokens),
-        uncached=_agreement(rows),
+        uncached=agreement_of(rows),
         cached=agreement,
         cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], show),
-        loss=Loss.of(*rows[:-1, -2:].T),
+        loss=Loss.of(rows[:-1, -2], rows[:-1, -1], guess_of(tokens[1:], hparams.n_vocab)),
         drift=drift,
         added=added,
         noise=noise,
@@ -247,25 +172,7 @@ def _cuda(
         found.append(np.array(slots.advance([at], [tokens[at]])[0])[None])
     positions = range(len(tokens))
     rows = _rows(wanted, np.concatenate(found), positions, [0] * len(tokens), advance)
-    return _agreement(rows)
-
-
-def text_tokens(tokenizer: Tokenizer, n_ctx: int) -> list[int]:
-    """`n_ctx` tokens of real English text, from `<|endoftext|>` on.
-
-    Without the words that a vocabulary which lacks bytes cannot spell.
-    """
-    text = resources.files("gpt2rt_export").joinpath(TEXT).read_text(encoding="utf-8")
-    tokens = [tokenizer.start_of_text]
-    try:
-        tokens += tokenizer.encode(text)
-    except BadText:
-        for word in re.findall(r"\s*\S+", text):
-            with suppress(BadText):
-                tokens += tokenizer.encode(word)
-    while len(tokens) < n_ctx:
-        tokens += tokens
-    return tokens[:n_ctx]
+    return agreement_of(rows)
 
 
 def stretches(count: int) -> list[int]:
@@ -334,65 +241,18 @@ def relative_difference(wanted: Logits, found: Logits) -> float:  # [S,D], [S,D]
     return float(np.where((difference == 0) & (length == 0), 0.0, share).mean())
 
 
-# ---- comparing logits
-
-
-def compare(wanted: Logits, found: Logits) -> Agreement:  # [R,V], [R,V]
-    return _agreement(_statistics(wanted, found, [0] * len(wanted)))
-
-
 def _rows(
     wanted: reference.Reference,
     found: Logits,
     positions: Sequence[int],
     following: Sequence[int],
     advance: Callable[[int], None] = lambda done: None,
-) -> Float64:  # found [R,V] -> [R,8]
-    """`_statistics` of `found`, a block of rows after the other."""
+) -> Float64:  # found [R,V] -> [R,9]
+    """`statistics` of `found`, a block of rows after the other."""
     parts = []
     for start in range(0, len(positions), ROWS):
         block = slice(start, start + ROWS)
         logits = wanted.logits(list(positions[block]))
-        parts.append(_statistics(logits, found[block], following[block]))
+        parts.append(statistics(logits, found[block], following[block]))
         advance(len(logits))
     return np.concatenate(parts)
-
-
-def _statistics(wanted: Logits, found: Logits, following: Sequence[int]) -> Float64:  # -> [R,8]
-    """Of each row: largest and mean difference, variance, divergence, whether the best is the same,
-    share of the best five, and by either the nats of the token that follows."""
-    wide, other = wanted.astype(np.float64), found.astype(np.float64)
-    difference = np.abs(wide - other)
-    p, q = log_softmax(wide), log_softmax(other)
-    best = (np.argpartition(logits, -5, axis=-1)[:, -5:] for logits in (wanted, found))
-    common = [len(np.intersect1d(a, b)) / 5 for a, b in zip(*best, strict=True)]
-    at = np.arange(len(wanted)), np.asarray(following)
-    columns = (
-        difference.max(axis=-1),
-        difference.mean(axis=-1),
-        wide.var(axis=-1),
-        np.sum(np.exp(p) * (p - q), axis=-1),
-        np.argmax(wanted, axis=-1) == np.argmax(found, axis=-1),
-        common,
-        -p[at],
-        -q[at],
-    )
-    return np.stack([np.asarray(column, np.float64) for column in columns], axis=-1)
-
-
-def _agreement(rows: Float64) -> Agreement:  # [R,8]
-    largest, mean, variance, kl, top1, top5, _, _ = rows.T
-    return Agreement(
-        positions=len(rows),
-        largest=float(largest.max()),
-        mean=float(mean.mean()),
-        deviation=float(np.sqrt(variance.mean())),
-        kl=float(kl.mean()),
-        top1=float(top1.mean()),
-        top5=float(top5.mean()),
-    )
-
-
-def log_softmax(logits: NDArray[Any]) -> Float64:  # [..., V] -> [..., V]
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)

@@ -27,6 +27,7 @@ from gpt2rt_export.genai import write_genai
 from gpt2rt_export.huggingface_tokenizer import is_huggingface, write_tokenizer
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
+from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import (
     Checkpoint,
     HuggingFaceCheckpoint,
@@ -46,6 +47,8 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
     show = progress or Silent()
     recipe.check_sources()
     recipe.check_destination()
+    if recipe.parity_text is not None:
+        Sample.choose(recipe.parity_text, None)  # a text that cannot be read fails at once
     checkpoint = _checkpoint(recipe, show)
     with _publishing(recipe, _needed(recipe, checkpoint.hparams)) as work:
         for note in checkpoint.notes if isinstance(checkpoint, HuggingFaceCheckpoint) else ():
@@ -157,7 +160,8 @@ def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -
 
 def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -> None:
     """Raises `ParityFailure` beyond the gate of the precision."""
-    report = parity.measure(work, checkpoint, recipe.graph, recipe.precision, show)
+    sample = Sample.choose(recipe.parity_text, checkpoint.tokenizer)
+    report = parity.measure(work, checkpoint, recipe.graph, recipe.precision, show, sample)
     if failures := report.failures():
         raise ParityFailure(
             f"{recipe.precision} is not close enough to the checkpoint: {'; '.join(failures)}; "

@@ -23,6 +23,7 @@ class Recipe:
     Face's kind.
     `output` None is the bundle's place in the home directory; `force` lets it replace a bundle.
     Without `verify` the bundle is not held against its checkpoint and has no `parity.json`.
+    `parity_text` is the text for that; None: the checkpoint's `heldout.txt` or English prose.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Recipe:
     output: Path | None = None
     force: bool = False
     verify: bool = True
+    parity_text: Path | None = None
 
     def __post_init__(self) -> None:
         for what, value, choices in (
@@ -52,6 +54,8 @@ class Recipe:
             )
         if self.random_seed is not None and self.checkpoint is not None:
             raise InvalidSetting("random weights and a checkpoint exclude each other")
+        if self.parity_text is not None and not self.verify:
+            raise InvalidSetting("a text for parity and no verification exclude each other")
         if self.random_seed is not None and not 0 <= self.random_seed < 1 << 64:
             raise InvalidSetting(f"seed must be 0 to 2**64 - 1, not {self.random_seed}")
 

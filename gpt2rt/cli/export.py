@@ -79,6 +79,13 @@ def export(
         bool,
         typer.Option(help="Hold the bundle against its checkpoint before it is published."),
     ] = True,
+    parity_text: Annotated[
+        Path | None,
+        typer.Option(
+            help="The text for that, of the model's own kind (chess, DNA, Chinese, ...).",
+            show_default="the checkpoint's heldout.txt, else English prose",
+        ),
+    ] = None,
 ) -> None:
     """Export a GPT-2 checkpoint to a bundle that `gpt2rt generate` runs.
 
@@ -116,6 +123,7 @@ def export(
         output=output,
         force=force,
         verify=verify,
+        parity_text=parity_text,
     )
     recipe.check_sources()
     recipe.check_destination()

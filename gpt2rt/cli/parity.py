@@ -32,13 +32,15 @@ def _logits(report: dict[str, Any]) -> Table:
     named = ["uncached", "cached", *(["cuda"] if "cuda" in report else [])]
     table = _table("beside TensorFlow", *named, "allowed")
     ways = [report.get(name) for name in named]
-    gate = report["gate"]
+    gate, known = report["gate"], report["known"]
+    table.add_row("text", report["text"])
     for title, form, key, allowed in (
         ("positions", "{:,}", "positions", ""),
         ("largest difference of logits", "{:.2g}", "largest", ""),
         ("in deviations of TensorFlow's", "{:.2g} σ", "relative", f"{gate['largest']:g} σ"),
         ("mean difference", "{:.2g}", "mean", ""),
-        ("KL divergence, nats", "{:.2g}", "kl", f"{gate['kl']:g}"),
+        ("KL divergence, nats", "{:.2g}", "kl", f"{gate['kl']:g}" if known else "unknown text"),
+        ("the same, logits tempered", "{:.2g}", "tempered", f"{gate['tempered']:g}"),
         ("same best token", "{:.2%}", "top1", ""),
         ("common among the best five", "{:.2%}", "top5", ""),
     ):
@@ -46,9 +48,11 @@ def _logits(report: dict[str, Any]) -> Table:
         table.add_row(title, *cells, allowed)
     text = report["perplexity"]
     table.add_row("perplexity of TensorFlow", "{:,.2f}".format(text["tensorflow"]))
+    if text.get("guess") is not None:
+        table.add_row("by the tokens' frequencies alone", "{:,.2f}".format(text["guess"]))
     table.add_row("perplexity of the bundle", "{:,.2f}".format(text["bundle"]))
     table.add_row("its change", f"{text['change']:+.3%}")
-    allowed = f"{gate['perplexity']:.1%}"
+    allowed = f"{gate['perplexity']:.1%}" if known else "unknown text"
     beyond = [f"{max(text['excess'], 0):.3%}", *[""] * (len(named) - 1)]
     table.add_row("its change beyond chance", *beyond, allowed)
     if noise := report.get("noise"):

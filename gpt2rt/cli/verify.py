@@ -37,6 +37,13 @@ def verify(
             show_default="found by the bundle's manifest",
         ),
     ] = None,
+    parity_text: Annotated[
+        Path | None,
+        typer.Option(
+            help="The text that both read, of the model's own kind.",
+            show_default="the checkpoint's heldout.txt, else English prose",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON.")] = False,
 ) -> None:
     """Hold a bundle against its checkpoint: every file's hash, then TensorFlow's logits.
@@ -69,11 +76,13 @@ def verify(
         with quietly():
             from gpt2rt_export import parity
             from gpt2rt_export.origin import checkpoint_of
+            from gpt2rt_export.sample import Sample
 
         stages.stage("Read the checkpoint")
         source = checkpoint_of(manifest, checkpoint)
+        sample = Sample.choose(parity_text, source.tokenizer)
         report = parity.measure(
-            bundle.directory, source, manifest.graph, manifest.precision, stages
+            bundle.directory, source, manifest.graph, manifest.precision, stages, sample
         )
     failures = report.failures()
     if as_json:
