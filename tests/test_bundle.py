@@ -459,3 +459,12 @@ def test_an_empty_home_holds_nothing_but_the_demo(
     shutil.copytree(tiny_bundles["int8"].directory, no_demo)
     assert library.exported() == [Bundle.open(no_demo)]
     assert not (home / "bundles").exists()
+
+
+def test_a_device_or_pipe_in_a_bundle_is_refused_unopened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to(os.devnull)
+    for name in ("pipe", "zero"):
+        for read in (sha256, file_size, read_manifest):
+            with pytest.raises(BadBundle, match="no regular file"):
+                read(tmp_path / name)

@@ -14,6 +14,7 @@ import typer
 from gpt2rt import catalog, library, storage
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.hparams import HParams
 
@@ -73,7 +74,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{_size(total)} on disk in {home}")
     for error in found:
         if isinstance(error, BadBundle):
-            print(f"gpt2rt: {error}", file=sys.stderr)
+            print(escaped(f"gpt2rt: {error}"), file=sys.stderr)
 
 
 @models.command()
