@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,19 @@ import pytest
 
 from conftest import TINY
 from gpt2rt import GPT2, catalog, library
-from gpt2rt.bundle import EMBED, GRAPH, MANIFEST, PARITY, WEIGHTS, Bundle, Tensors, record
+from gpt2rt.bundle import (
+    EMBED,
+    GRAPH,
+    MANIFEST,
+    PARITY,
+    WEIGHTS,
+    Bundle,
+    Tensors,
+    file_size,
+    read_manifest,
+    record,
+    sha256,
+)
 from gpt2rt.errors import BadBundle, UnknownModel
 from gpt2rt.scoring import Passage
 from gpt2rt.session import SLOTS

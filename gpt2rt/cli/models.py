@@ -213,11 +213,11 @@ def _table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         size = _size(row["bytes"])
         if row["kind"] == "checkpoint":
-            table.add_row(row["name"], "", "", size, "", "", row["directory"])
+            table.add_row(escaped(row["name"]), "", "", size, "", "", escaped(row["directory"]))
             continue
         measured = row["parity"].get("uncached")
         off = f"{measured['relative']:.2g} σ" if measured else NOT_VERIFIED
         top1 = f"{measured['top1']:.1%}" if measured else ""
         cells = (row["model"], row["precision"], row["graph"], size, off, top1, row["directory"])
-        table.add_row(*cells)
+        table.add_row(*map(escaped, cells))
     tables.show(table)
