@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, BinaryIO
 
 from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS, bundles_directory, demo_bundle, names
 from gpt2rt.errors import BadBundle, BadCheckpoint
@@ -215,7 +217,8 @@ class Bundle:
         try:
             report = dict(json.loads(path.read_text(encoding="utf-8")))
             for name in ("relative", "top1") if "uncached" in report else ():
-                float(report["uncached"][name])
+                if type(report["uncached"][name]) is not float:
+                    raise TypeError
         except (ValueError, TypeError, KeyError, RecursionError):
             raise BadBundle(f"{path}: no report of an export; {self.way_out}") from None
         return report
@@ -235,7 +238,8 @@ def bundle_name(model: str, precision: str, graph: str) -> str:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises `BadBundle` for one that is no manifest, or was changed."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            body = json.loads(file.read().decode())
     except FileNotFoundError:
         raise BadBundle(
             f"{path.parent}: no {MANIFEST}, so no bundle; make one with `gpt2rt export`"
@@ -251,7 +255,11 @@ def read_manifest(path: Path) -> Manifest:
             "upgrade gpt2rt or export again"
         )
     digest = body.pop("digest", None)
-    if digest != _digest({**body, "version": version}):
+    try:
+        found = _digest({**body, "version": version})
+    except RecursionError:
+        raise BadBundle(f"{path}: nested too deeply for a manifest; export again") from None
+    if digest != found:
         raise BadBundle(f"{path}: edited or damaged (its digest does not fit); export again")
     return _parse(body, path)
 
@@ -277,7 +285,7 @@ def _parse(body: dict[str, Any], path: Path) -> Manifest:
     if wrong:
         raise BadBundle(f"{path}: not what it should be: {', '.join(wrong)!a:.200}; export again")
     missing = sorted({GRAPH, WEIGHTS, ENCODER, MERGES} - set(files))
-    if missing or any(Path(name).name != name for name in files):
+    if missing or not all(map(_is_file_name, files)):
         raise BadBundle(f"{path}: lists no {', '.join(missing) or 'plain file names'}")
     # However few bits a weight has: a token takes at least 4 times n_embd of them.
     rows = hparams.n_vocab // 2 + hparams.n_ctx + hparams.n_layer
@@ -291,18 +299,46 @@ def _is_text(value: object) -> bool:
     return type(value) is str and value.isprintable()
 
 
-def file_size(path: Path) -> int:
-    """Bytes of a bundle's file. Raises `BadBundle` where there is none."""
+def _is_file_name(text: str) -> bool:
+    return is_name(text) and text not in (".", "..")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, or a link to one, open for reading. Raises `OSError`.
+
+    A pipe, socket or device is refused: before it is opened, and again once it is, unblocked, in
+    case that another took the file's place meanwhile.
+    """
+    _check_regular(path.stat().st_mode, path)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
     try:
-        return path.stat().st_size
+        _check_regular(os.fstat(file.fileno()).st_mode, path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(0, "no regular file", str(path))
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a bundle's file. Raises `BadBundle` where there is no regular file."""
+    try:
+        found = path.stat()
+        _check_regular(found.st_mode, path)
     except OSError as error:
         raise BadBundle(f"{path}: {error.strerror}; export again") from None
+    return found.st_size
 
 
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadBundle(f"{path}: {error.strerror}; export again") from None

@@ -114,7 +114,8 @@ def _missing(name: str) -> str:
     try:
         model = catalog.canonical(model)
     except UnknownModel as error:
-        return f"{error}; or name a bundle's directory"
+        there = ", ".join(b.name for b in exported() if isinstance(b, Bundle)) or "nothing"
+        return f"{error}; exported is {there}; or name a bundle's directory"
     option = EXPORTS.get(rest.lower() or catalog.PRECISIONS[0])
     if option is None:
         kinds = ", ".join(f"{model}-{kind}" for kind in EXPORTS)

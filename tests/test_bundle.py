@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,19 @@ import pytest
 
 from conftest import TINY
 from gpt2rt import GPT2, catalog, library
-from gpt2rt.bundle import EMBED, GRAPH, MANIFEST, PARITY, WEIGHTS, Bundle, Tensors, record
+from gpt2rt.bundle import (
+    EMBED,
+    GRAPH,
+    MANIFEST,
+    PARITY,
+    WEIGHTS,
+    Bundle,
+    Tensors,
+    file_size,
+    read_manifest,
+    record,
+    sha256,
+)
 from gpt2rt.errors import BadBundle, UnknownModel
 from gpt2rt.scoring import Passage
 from gpt2rt.session import SLOTS
@@ -459,3 +472,12 @@ def test_an_empty_home_holds_nothing_but_the_demo(
     shutil.copytree(tiny_bundles["int8"].directory, no_demo)
     assert library.exported() == [Bundle.open(no_demo)]
     assert not (home / "bundles").exists()
+
+
+def test_a_device_or_pipe_in_a_bundle_is_refused_unopened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to(os.devnull)
+    for name in ("pipe", "zero"):
+        for read in (sha256, file_size, read_manifest):
+            with pytest.raises(BadBundle, match="no regular file"):
+                read(tmp_path / name)

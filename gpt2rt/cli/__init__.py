@@ -22,6 +22,7 @@ from gpt2rt.cli.lm_eval import lm_eval
 from gpt2rt.cli.models import models
 from gpt2rt.cli.pack import pack, unpack
 from gpt2rt.cli.score import score
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.cli.verify import verify
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 
@@ -89,7 +90,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         else:
-            print(f"gpt2rt: {error}", file=sys.stderr)
+            print(escaped(f"gpt2rt: {error}", keep="\n"), file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidSetting) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -98,7 +99,8 @@ def main() -> None:
             raise
         if not isinstance(error, BrokenPipeError):  # as in `| head`
             place = error.filename or "the output"
-            print(f"gpt2rt: {place}: {error.strerror or error}", file=sys.stderr)
+            told = f"gpt2rt: {place}: {error.strerror or error}"
+            print(escaped(told, keep="\n"), file=sys.stderr)
         with suppress(OSError):
             sys.stdout.close()  # what could not be written is not tried again at the end
         sys.exit(1)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gpt2rt.cli import tables
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import MissingExtra
 
 MARKS = {"good": "ok", "note": "note", "bad": "BAD"}
@@ -40,5 +41,7 @@ def doctor(
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in found.findings:
         way_out = "" if finding.way_out is None else f"\n-> {finding.way_out}"
-        table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{way_out}")
+        table.add_row(
+            finding.subject, MARKS[finding.state], escaped(f"{finding.found}{way_out}", keep="\n")
+        )
     tables.show(table)

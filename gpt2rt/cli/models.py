@@ -14,6 +14,7 @@ import typer
 from gpt2rt import catalog, library, storage
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.hparams import HParams
 
@@ -73,7 +74,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{_size(total)} on disk in {home}")
     for error in found:
         if isinstance(error, BadBundle):
-            print(f"gpt2rt: {error}", file=sys.stderr)
+            print(escaped(f"gpt2rt: {error}"), file=sys.stderr)
 
 
 @models.command()
@@ -212,11 +213,11 @@ def _table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         size = _size(row["bytes"])
         if row["kind"] == "checkpoint":
-            table.add_row(row["name"], "", "", size, "", "", row["directory"])
+            table.add_row(escaped(row["name"]), "", "", size, "", "", escaped(row["directory"]))
             continue
         measured = row["parity"].get("uncached")
         off = f"{measured['relative']:.2g} σ" if measured else NOT_VERIFIED
         top1 = f"{measured['top1']:.1%}" if measured else ""
         cells = (row["model"], row["precision"], row["graph"], size, off, top1, row["directory"])
-        table.add_row(*cells)
+        table.add_row(*map(escaped, cells))
     tables.show(table)

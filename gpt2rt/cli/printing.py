@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 
 from gpt2rt.cli.colours import Painter
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.generation import Completion, Piece
 from gpt2rt.model import GPT2
 
@@ -62,7 +64,8 @@ def write(
 
 
 def _plain(piece: Piece) -> None:
-    print(piece.text, end="", flush=True)
+    text = escaped(piece.text, keep="\n\t") if sys.stdout.isatty() else piece.text
+    print(text, end="", flush=True)
 
 
 def _coloured() -> Callable[[Piece], None]:

@@ -1,0 +1,21 @@
+"""What may be shown on a terminal of strings that others wrote."""
+
+from __future__ import annotations
+
+# Characters that turn the direction of what follows, or break a line, without being controls.
+UNSEEN = frozenset(
+    "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """`text` with control characters as `\\x1b`; printable text of all scripts as it is."""
+    return "".join(c if c in keep or not _controls(c) else _escape(c) for c in text)
+
+
+def _controls(c: str) -> bool:
+    return c < " " or "\x7f" <= c <= "\x9f" or c in UNSEEN
+
+
+def _escape(c: str) -> str:
+    return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
