@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from gpt2rt.endings import Endings, Flags, allowed_by, fits
 from gpt2rt.errors import InvalidSetting, MissingExtra
-from gpt2rt.tokenizer import END_OF_TEXT, Tokenizer
+from gpt2rt.tokenizer import END_OF_TEXT
+from gpt2rt.tokenizers import TextTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -103,7 +104,7 @@ class Constraint:
 class Grammar:
     """A constraint compiled for one vocabulary; shared by any number of sequences."""
 
-    def __init__(self, constraint: Constraint, tokenizer: Tokenizer) -> None:
+    def __init__(self, constraint: Constraint, tokenizer: TextTokenizer) -> None:
         """Compile `constraint`, milliseconds; the first for a tokenizer takes some 0.3 s more.
 
         Raises `InvalidSetting` with the reason for what the library refuses and for what no text
@@ -254,7 +255,7 @@ class Matcher:
 
 
 @lru_cache(maxsize=2)
-def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
+def _vocabulary(tokenizer: TextTokenizer) -> LLTokenizer:
     """The vocabulary as llguidance wants it: the bytes of every token, and which one ends."""
     from llguidance import LLTokenizer
 
@@ -267,7 +268,7 @@ class _Wrapper:
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self.eos_token_id = tokenizer.end_of_text
         control = {token.id for token in tokenizer.special_tokens if token.special}
         self.special_token_ids = sorted(control | {tokenizer.end_of_text, *tokenizer.ends})

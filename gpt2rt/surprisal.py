@@ -18,7 +18,8 @@ import numpy as np
 from gpt2rt.alignment import word_spans, words_of
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting, PromptTooLong
 from gpt2rt.scoring import Passage, TokenScores, windows
-from gpt2rt.tokenizer import Encoding, Tokenizer
+from gpt2rt.tokenizer import Encoding
+from gpt2rt.tokenizers import TextTokenizer
 
 ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
 
@@ -170,7 +171,7 @@ class Reading:
 
 def score_texts(
     texts: Iterable[str],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     reading: Reading,
     score_tokens: ScoreTokens,
     advance: Callable[[int], None],
@@ -220,7 +221,7 @@ def _score(
     text: str,
     encoding: Encoding,
     parts: list[TokenScores],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     reading: Reading,
 ) -> Score:
     spans = encoding.spans
@@ -249,7 +250,7 @@ def _score(
     )
 
 
-def _alternatives(tokenizer: Tokenizer, scores: TokenScores, row: int) -> tuple[Alternative, ...]:
+def _alternatives(tokenizer: TextTokenizer, scores: TokenScores, row: int) -> tuple[Alternative, ...]:
     pairs = zip(scores.top_ids[row].tolist(), scores.top_logprobs[row].tolist(), strict=True)
     return tuple(
         Alternative(token, tokenizer.decode([token]), math.exp(logprob)) for token, logprob in pairs

@@ -29,7 +29,7 @@ from gpt2rt.cuda import Device, HostMemory
 from gpt2rt.errors import BadText
 from gpt2rt.providers import Threads, open_session
 from gpt2rt.session import SLOTS, Slots, hidden_states
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer, read_tokenizer
 from gpt2rt_export import reference
 from gpt2rt_export.gates import GATES, Gate
 from gpt2rt_export.progress import Progress, Silent
@@ -206,7 +206,7 @@ def measure(
     """Compare the bundle in `directory` with `checkpoint`. What to make of it the gate says."""
     show = show or Silent()
     hparams = checkpoint.hparams
-    tokens = text_tokens(Tokenizer.read(directory), hparams.n_ctx)
+    tokens = text_tokens(read_tokenizer(directory), hparams.n_ctx)
     wanted, drift, added = _layers(directory, checkpoint, tokens, show)
     slots = SLOTS[kind](open_session(directory / GRAPH, Threads(spinning=False)), hparams, 1)
     advance = show.stage("Verify: logits", len(tokens))
@@ -250,7 +250,7 @@ def _cuda(
     return _agreement(rows)
 
 
-def text_tokens(tokenizer: Tokenizer, n_ctx: int) -> list[int]:
+def text_tokens(tokenizer: TextTokenizer, n_ctx: int) -> list[int]:
     """`n_ctx` tokens of real English text, from `<|endoftext|>` on.
 
     Without the words that a vocabulary which lacks bytes cannot spell.
