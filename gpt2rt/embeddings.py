@@ -59,8 +59,8 @@ class EmbedParams:
     divides; `word` takes all places of one word instead, without the punctuation at it.
     `normalize` divides each vector by its Euclidean length. A text longer than the context is read
     in windows that move on by `stride` tokens; None refuses it. `special`: whether control tokens
-    are tokens or text (see `TextTokenizer.encode`). Tokens that the tokenizer puts around a text are
-    read and have vectors, and take part in no word and no pooled text.
+    are tokens or text (see `TextTokenizer.encode`). Tokens that the tokenizer puts around a text
+    are read and have vectors, and take part in no word and no pooled text.
     """
 
     layer: int | None = None

@@ -16,7 +16,7 @@ import regex
 
 from gpt2rt.catalog import SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, MissingExtra
-from gpt2rt.tokenizer import LATIN_1, Encoding, SpecialToken, SpecialTokens, read_special
+from gpt2rt.tokenizer import LATIN_1, SYMBOLS, Encoding, SpecialToken, SpecialTokens, read_special
 
 REMEDY = "export the model again"
 BYTE = regex.compile(r"<0x([0-9A-F]{2})>")  # a byte, to tokenizers that fall back on bytes
@@ -36,7 +36,9 @@ class ForeignTokenizer:
         model, kinds = body["model"], set(_types(body.get("decoder")))
         self._byte_level = "ByteLevel" in kinds
         self._byte_fallback = "ByteFallback" in kinds
-        self._drops = model.get("type") == "BPE" and not model.get("unk_token")
+        whole = model.get("unk_token") or model.get("byte_fallback")
+        self._drops = model.get("type") == "BPE" and not whole
+        self._prefix = str(model.get("continuing_subword_prefix") or "")
         self._suffix = str(model.get("end_of_word_suffix") or "")
         self._added = {token.id for token in special.tokens}
         self._neighbour: int | None = None
@@ -129,22 +131,29 @@ class ForeignTokenizer:
                 f"{self.n_vocab} tokens only; leave it out"
             )
         if self._drops:
-            self._check_whole(text, found.offsets)
+            self._check_whole(text, found)
         return found
 
-    def _check_whole(self, text: str, spans: Iterable[tuple[int, int]]) -> None:
-        """Raises `BadText` for a character that BPE without an unknown token left out."""
-        place = 0
-        for start, end in [*spans, (len(text), len(text))]:
-            for character in UNSEEN.sub("", text[place:start]):
-                normalizer = self._library.normalizer
-                shown = normalizer.normalize_str(character) if normalizer else character
-                ends = ("", self._suffix)
-                if shown and all(self._library.token_to_id(shown + end) is None for end in ends):
-                    raise BadText(
-                        f"the vocabulary has no token for {character!r}; leave the character out"
-                    )
-            place = max(place, end)
+    def _check_whole(self, text: str, found: Any) -> None:
+        """Raises `BadText` for a character that BPE without an unknown token leaves out."""
+        characters = list(text)
+        for token, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if token in self._added:
+                characters[start:end] = " " * (end - start)
+        for character in UNSEEN.sub("", "".join(dict.fromkeys(characters))):
+            normalizer = self._library.normalizer
+            shown = normalizer.normalize_str(character) if normalizer else character
+            units = [SYMBOLS[byte] for byte in shown.encode()] if self._byte_level else shown
+            if lost := [unit for unit in units if not self._has(unit)]:
+                raise BadText(
+                    f"the vocabulary has no token for {character!r} ({lost[0]!a}); "
+                    "leave the character out"
+                )
+
+    def _has(self, unit: str) -> bool:
+        """Whether words can be begun with this character, or go on by it, or end in it."""
+        forms = (unit, self._prefix + unit, unit + self._suffix)
+        return any(self._library.token_to_id(form) is not None for form in forms)
 
     # ---- and back
 

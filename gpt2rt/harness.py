@@ -81,7 +81,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def tokenizer_name(self) -> str:
         """Names the vocabulary by its digest; part of the harness's keys for cached requests."""
         files = self._gpt2.bundle.manifest.files
-        return "gpt2rt-" + "-".join(files[name].sha256[:12] for name in TOKENIZER_FILES if name in files)
+        named = (files[name].sha256[:12] for name in TOKENIZER_FILES if name in files)
+        return "-".join(["gpt2rt", *named])
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

@@ -160,8 +160,8 @@ class GPT2:
         """Continue `prompt`, a text or token ids (None: begin a text, from `<|endoftext|>`).
 
         `special`: whether control tokens in the text, such as `<|user|>`, are one token or plain
-        text; None: one token where a fine-tune has its own (see `TextTokenizer.encode`). `constraint`
-        says what the text has to be like; `truncate` which side of a prompt that is too long may be
+        text; None: one token where a fine-tune has its own (see `TextTokenizer.encode`).
+        `constraint` says what the text has to be like; `truncate` which side of a prompt that is too long may be
         cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
         """
         return self.generate_batch(

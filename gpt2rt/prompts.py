@@ -39,8 +39,8 @@ def prompt_tokens(
     """The tokens a model reads for a prompt; None begins a text, by the start token.
 
     A text gets what the tokenizer puts before and after every prompt; token ids are read as they
-    are. `special` is that of `TextTokenizer.encode`. `truncate` says which side of the text may be cut;
-    what is cut leaves room for `length` new tokens, at most (None: just) half the context.
+    are. `special` is that of `TextTokenizer.encode`. `truncate` says which side of the text may be
+    cut; what is cut leaves room for `length` new tokens, at most (None: just) half the context.
 
     Raises `BadText`, `PromptTooLong` for more than `n_ctx`, `InvalidSetting` for an id that is no
     token.

@@ -250,7 +250,9 @@ def _score(
     )
 
 
-def _alternatives(tokenizer: TextTokenizer, scores: TokenScores, row: int) -> tuple[Alternative, ...]:
+def _alternatives(
+    tokenizer: TextTokenizer, scores: TokenScores, row: int
+) -> tuple[Alternative, ...]:
     pairs = zip(scores.top_ids[row].tolist(), scores.top_logprobs[row].tolist(), strict=True)
     return tuple(
         Alternative(token, tokenizer.decode([token]), math.exp(logprob)) for token, logprob in pairs

@@ -31,6 +31,7 @@ class TextTokenizer(Protocol):
     around a text; a prompt gets those before it, never those after it, which would end it.
     """
 
+    def __hash__(self) -> int: ...
     @property
     def n_vocab(self) -> int: ...
     @property

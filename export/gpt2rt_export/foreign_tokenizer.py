@@ -211,14 +211,13 @@ def _added_tokens(
     if odd := [text for text, number in more.items() if type(number) is not int]:
         raise BadTokenizer(f"{beside}: the id of {odd[0]!a:.40} is no whole number")
     control = {*named.values(), *_listed(directory)}
+    vocabulary.update(more)  # else the library numbers them anew
     ids = {**{text: vocabulary[text] for text in control if text in vocabulary}, **more}
-    found = {
-        text: {"id": number, "content": text, **flags, "special": text in control}
-        for text, number in ids.items()
-    }
-    for text in found:
-        found[text]["normalized"] = text not in control
+    found = {}
+    for text, number in ids.items():
+        own = {**flags, "special": text in control, "normalized": text not in control}
+        found[text] = {"id": number, "content": text, **own}
     for text, token in _decoder(config, directory / CONFIG).items():
         own = {name: getattr(token, name) for name in (*flags, "special")}
-        found[text] = {"id": token.id, "content": text, **own}
+        found[text] = {"id": vocabulary.setdefault(text, token.id), "content": text, **own}
     return sorted(found.values(), key=lambda token: token["id"])
