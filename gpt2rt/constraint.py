@@ -40,6 +40,7 @@ SPACING: Any = {
     "whitespace_flexible": False,
 }
 
+UNFORCED = '%llguidance {"no_forcing": true}\n'
 PLACE = re.compile(r"(at )?\d+\(\d+\): ")  # line and column, before what is wrong there
 
 TIGHT = 8  # spare tokens below which every draw is looked at before it is allowed
@@ -122,6 +123,9 @@ class Grammar:
         vocabulary = _vocabulary(tokenizer)
         try:
             source = compilers[constraint.kind]()
+            self.spells_all = _spells_all(tokenizer)
+            if not self.spells_all:
+                source = _unforced(source)
             self._start: LLMatcher = llguidance(vocabulary, source, log_level=0)
             reason = self._start.get_error()
         except ValueError as error:
@@ -179,7 +183,10 @@ class Matcher:
         if self._matcher.is_error():
             reason = self._matcher.get_error()
             dead = reason.startswith("NoExtension")
-            raise self._stuck("no text satisfies it" if dead else _in_one_line(reason))
+            none = "no text satisfies it"
+            if not self._grammar.spells_all:
+                none += ", or none that this vocabulary can spell"
+            raise self._stuck(none if dead else _in_one_line(reason))
         allowed[self._end] &= self._matcher.is_accepting()  # a grammar may name it elsewhere
         if not allowed.any():
             raise self._stuck(f"a text ends where `start` ends, {END_OF_TEXT} is not written")
@@ -277,6 +284,34 @@ class _Wrapper:
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, special=False)
+
+
+@lru_cache(maxsize=2)
+def _spells_all(tokenizer: TextTokenizer) -> bool:
+    """Whether every byte is a token, and the tokens of a text go on by that text anywhere.
+
+    It is so for byte-level BPE. WordPiece has no bytes, and one token for `the` at the start of a
+    text and for ` the` within it.
+    """
+    every = {tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)}
+    if not every.issuperset(bytes([byte]) for byte in range(256)):
+        return False
+    return b"".join(map(tokenizer.token_bytes, tokenizer.encode("the"))) == b"the"
+
+
+def _unforced(source: str) -> str:
+    """The grammar without text that the library encodes by itself where there is no other way on.
+
+    What it would encode may have other tokens within a text, or none.
+    """
+    if not source.startswith("{"):
+        return source if source.startswith("%llguidance") else UNFORCED + source
+    body = json.loads(source)
+    for grammar in body["grammars"]:
+        schema = grammar.pop("json_schema", None)
+        lark = grammar.get("lark_grammar") or f"start: %json {json.dumps(schema)}"
+        grammar["lark_grammar"] = UNFORCED + lark
+    return json.dumps(body)
 
 
 def _library() -> type[LLMatcher]:

@@ -38,7 +38,10 @@ class Endings:
         single = _single_bytes(tokenizer)
 
         def steps(characters: str) -> list[list[int]]:
-            return [[single[byte] for byte in c.encode()] for c in dict.fromkeys(characters)]
+            ways = (
+                [single.get(byte, -1) for byte in c.encode()] for c in dict.fromkeys(characters)
+            )
+            return [way for way in ways if -1 not in way]  # not every vocabulary has every byte
 
         self._closing = steps(CLOSING)
         others = "".join(c for c in speaks_of + EXAMPLES if c not in CLOSING)

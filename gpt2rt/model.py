@@ -161,8 +161,8 @@ class GPT2:
 
         `special`: whether control tokens in the text, such as `<|user|>`, are one token or plain
         text; None: one token where a fine-tune has its own (see `TextTokenizer.encode`).
-        `constraint` says what the text has to be like; `truncate` which side of a prompt that is too long may be
-        cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
+        `constraint` says what the text has to be like; `truncate` which side of a prompt that is
+        too long may be cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
         """
         return self.generate_batch(
             [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special

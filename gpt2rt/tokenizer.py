@@ -288,7 +288,7 @@ class Tokenizer:
         return self.decode_bytes((token,))
 
     def stream(self, after: Sequence[int] = ()) -> TextStream:
-        """A stream for the text that follows the tokens `after`, which do not change how it reads."""
+        """A stream for the text that follows the tokens `after`: bytes read the same after any."""
         return TextStream(self)
 
     def _tokens_of(self, piece: str) -> tuple[int, ...]:

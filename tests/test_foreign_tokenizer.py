@@ -1,8 +1,10 @@
-"""Vocabularies that the `tokenizers` library reads: its ids, its texts, from export to generation."""
+"""Vocabularies that the `tokenizers` library reads: its ids and texts, up to generation."""
 
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from checkpoints import huggingface_config
 from conftest import LargerWeights, skeleton
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
 from gpt2rt.bundle import MANIFEST, Bundle, Manifest, record
+from gpt2rt.constraint import Constraint
 from gpt2rt.errors import BadBundle, BadText, BadTokenizer, InvalidSetting, MissingExtra
 from gpt2rt.foreign_tokenizer import ForeignTokenizer
 from gpt2rt.tokenizers import read_tokenizer
@@ -170,8 +173,6 @@ def test_ids_and_spans_are_the_librarys(
 
 def test_strings_of_a_stream_are_the_text(pair: tuple[Tokenizer, ForeignTokenizer]) -> None:
     """Of any tokens, bytes in the wrong places included."""
-    import random
-
     made, found = pair
     chance = random.Random(5)
     for _ in range(60):
@@ -354,7 +355,8 @@ def test_a_model_reads_and_writes_them(model: tuple[Tokenizer, GPT2]) -> None:
     assert done.prompt_tokens == (*before, *ids)
     known = made.decode([*before, *ids], skip_special_tokens=False)
     every = made.decode([*before, *ids, *done.tokens], skip_special_tokens=False)
-    assert known + done.text == every and done.text
+    assert known + done.text == every
+    assert done.text
     assert "".join(gpt2.stream(text, params, stopping)) == done.text
     score = gpt2.score(text)
     assert [token.token for token in score.tokens] == ids
@@ -368,3 +370,23 @@ def test_a_bundle_lists_the_one_file_or_the_other(tmp_path: Path) -> None:
     (folder.directory / "encoder.json").write_text("{}")
     with pytest.raises(BadBundle, match=r"encoder\.json: no file of this bundle"):
         GPT2.load(folder.directory)
+
+
+SPELLED = [r" ?[a-z ]{4,20}", r"( ?[今天气]){3}", r"the cat", r" (the|今) ?[a-c]{2}\."]
+
+
+@pytest.mark.parametrize("expression", SPELLED)
+def test_a_constraint_holds_or_is_refused(model: tuple[Tokenizer, GPT2], expression: str) -> None:
+    """WordPiece cannot go on by `the` without a space before it, which is said."""
+    pytest.importorskip("llguidance")
+    _, gpt2 = model
+    constraint, stopping = Constraint(regex=expression), Stopping(length=12)
+    for seed in range(3):
+        params = SamplingParams(seed=seed)
+        try:
+            done = gpt2.generate("the", params, stopping, constraint=constraint)
+        except InvalidSetting as error:
+            assert "none that this vocabulary can spell" in str(error)
+            assert expression in (SPELLED[2], SPELLED[3])
+        else:
+            assert re.fullmatch(expression, done.text)
