@@ -328,12 +328,15 @@ class _Pass:
             if (token.special and not special) or (token.single_word and not alone):
                 continue
             if token.lstrip:
-                start = max(done, SPACE_END.search(text[:start]).start())  # type: ignore[union-attr]
+                start = max(done, SPACE_END.search(text[:start]).start())
             if token.rstrip:
-                end = SPACE_START.match(text, end).end()  # type: ignore[union-attr]
+                end = SPACE_START.match(text, end).end()
+            if start >= end:
+                continue  # white space that the token before it took
             if done < start:
                 yield _Part(text[done:start], part.start + done, None)
-            yield _Part(text[start:end], part.start + start, token.id)
+            first = max(start, done)
+            yield _Part(text[first:end], part.start + first, token.id)
             done = end
         if done < len(text):
             yield _Part(text[done:], part.start + done, None)
@@ -477,7 +480,8 @@ def read_special(path: Path) -> SpecialTokens | None:
     try:
         body = json.loads(_read_text(path))
         body["tokens"] = tuple(SpecialToken(**token) for token in body["tokens"])
-        special = SpecialTokens(**{k: tuple(v) if type(v) is list else v for k, v in body.items()})
+        lists = {name: tuple(value) for name, value in body.items() if type(value) is list}
+        special = SpecialTokens(**(body | lists))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadTokenizer(f"{path}: not what it should be ({error}); {REMEDY}") from None
     if wrong := _wrong_in_special(special):

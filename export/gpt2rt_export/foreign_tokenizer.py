@@ -56,14 +56,13 @@ def is_foreign(directory: Path) -> bool:
     return not plain or any(model.get(name) for name in BEYOND_GPT2)
 
 
-def write_foreign(
-    directory: Path, n_vocab: int, work: Path, most_padding: int = MOST_PADDING
-) -> Carried:
+def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -> Carried:
     """Write `tokenizer.json` and `special_tokens.json` for a model of `n_vocab` ids into `work`.
 
     Added tokens that the model has no row for are left out. Of what the tokenizer puts after a text
-    the tokens that end one are left out, too: after BERT's `[SEP]` a prompt would be over. Raises
-    `BadTokenizer`, `MissingExtra` without the library.
+    the tokens that end one are left out, too: after BERT's `[SEP]` a prompt would be over. `own`:
+    the tokenizer is the model's own, however many of its ids it uses. Raises `BadTokenizer`,
+    `MissingExtra` without the library.
     """
     path = directory / FAST
     if path.is_file():
@@ -83,7 +82,7 @@ def write_foreign(
         raise BadTokenizer(f"{path}: {error}; fetch it again") from None
     vocabulary: dict[str, int] = library.get_vocab()
     beyond = sum(token >= n_vocab for token in vocabulary.values())
-    if max(beyond, n_vocab - len(vocabulary)) > most_padding:
+    if not own and max(beyond, n_vocab - len(vocabulary)) > MOST_PADDING:
         raise BadTokenizer(
             f"{directory}: {len(vocabulary)} tokens, but the model's n_vocab is {n_vocab}; "
             "name the model's own tokenizer with --tokenizer DIR"

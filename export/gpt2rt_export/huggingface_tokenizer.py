@@ -54,6 +54,7 @@ class Carried:
     left_out: tuple[str, ...] = ()
     ordinary_ends: tuple[str, ...] = ()
     beyond: int = 0  # symbols that the model has no row for
+    makeshift: bool = False  # no token could begin a text: 0 does
 
 
 def is_huggingface(directory: Path) -> bool:
@@ -63,15 +64,15 @@ def is_huggingface(directory: Path) -> bool:
     return any((directory / name).is_file() for name in (FAST, *SLOW, *OTHERS))
 
 
-def write_tokenizer(
-    directory: Path, n_vocab: int, work: Path, most_padding: int = MOST_PADDING
-) -> Carried:
+def write_tokenizer(directory: Path, n_vocab: int, work: Path, own: bool = False) -> Carried:
     """Write the bundle's tokenizer files for a model of `n_vocab` ids into `work`.
 
-    Raises `BadTokenizer`, for a model with more than `most_padding` ids beyond the tokenizer's, too.
+    `own`: it is the model's own tokenizer, whatever its size. Raises `BadTokenizer`, for another
+    with symbols beyond the model's or over `MOST_PADDING` ids less, too.
     """
     vocabulary = _read(directory)
-    _check_size(vocabulary, n_vocab, most_padding, directory)
+    if not own:
+        _check_size(vocabulary, n_vocab, directory)
     left_out = [token.text for token in vocabulary.added.values() if token.id >= n_vocab]
     vocabulary = _sort_out(vocabulary, n_vocab)
     tokens = tuple(sorted(vocabulary.added.values(), key=lambda token: token.id))
@@ -96,13 +97,13 @@ def write_tokenizer(
         # The message names the files as they were written; the user knows them under other names.
         text = str(error).replace(REMEDY, "fetch the tokenizer's files again")
         for ours, theirs in ((ENCODER, SLOW[0]), (MERGES, SLOW[1]), (SPECIAL_TOKENS, FAST)):
-            own = directory / (theirs if (directory / theirs).is_file() else FAST)
-            text = text.replace(str(work / ours), str(own)).replace(ours, own.name)
+            mine = directory / (theirs if (directory / theirs).is_file() else FAST)
+            text = text.replace(str(work / ours), str(mine)).replace(ours, mine.name)
         raise BadTokenizer(text) from None
     words = {token: text for text, token in vocabulary.encoder.items()}
     ordinary = [f"{end} ({words[end]})" for end in ends.all if end in words.keys() - ids.values()]
     beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
-    return Carried(tuple(left_out), tuple(ordinary), beyond)
+    return Carried(tuple(left_out), tuple(ordinary), beyond, ends.makeshift)
 
 
 # ---- reading
@@ -123,8 +124,8 @@ def _read(directory: Path) -> Vocabulary:
         encoder = _json(directory / SLOW[0])
         merges = _merges(directory / SLOW[1])
         beside = directory / "added_tokens.json"
-        named = _json(beside).items() if beside.is_file() else ()
-        added = _added([{"content": text, "id": token} for text, token in named], beside)
+        listed = _optional(beside).items()
+        added = _added([{"content": text, "id": token} for text, token in listed], beside)
         prefix = False
         around_text = NOTHING
     config = _optional(directory / "tokenizer_config.json")
@@ -134,11 +135,11 @@ def _read(directory: Path) -> Vocabulary:
     if odd := [text for text, number in encoder.items() if type(number) is not int]:
         raise BadTokenizer(f"{directory}: the id of {odd[0]!a:.40} is no whole number")
     named = _named(directory)
-    listed = _listed(directory)
-    for text in (*named.values(), *listed):
+    control = _listed(directory)
+    for text in (*named.values(), *control):
         if text in added:
             added[text] = replace(added[text], special=True, normalized=False)
-        elif text in encoder and (text in listed or not path.is_file()):
+        elif text in encoder and (text in control or not path.is_file()):
             added[text] = SpecialToken(encoder[text], text)
     if not path.is_file():
         around_text = _asked_around(config, named, {**encoder, **_ids(added)})
@@ -318,11 +319,11 @@ def _named(directory: Path) -> dict[str, str]:
     return found
 
 
-def _check_size(vocabulary: Vocabulary, n_vocab: int, most_padding: int, directory: Path) -> None:
+def _check_size(vocabulary: Vocabulary, n_vocab: int, directory: Path) -> None:
     """The model has a row for every symbol, and not many rows besides."""
     every = {*vocabulary.encoder.values(), *(token.id for token in vocabulary.added.values())}
     beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
-    if max(beyond, n_vocab - len(every)) > most_padding:
+    if beyond or n_vocab - len(every) > MOST_PADDING:
         raise BadTokenizer(
             f"{directory}: {len(every)} tokens, but the model's n_vocab is {n_vocab}; "
             "name the model's own tokenizer with --tokenizer DIR"

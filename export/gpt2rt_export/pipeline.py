@@ -25,7 +25,7 @@ from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
 from gpt2rt_export.foreign_tokenizer import is_foreign, write_foreign
 from gpt2rt_export.genai import write_genai
-from gpt2rt_export.huggingface_tokenizer import MOST_PADDING, is_huggingface, write_tokenizer
+from gpt2rt_export.huggingface_tokenizer import is_huggingface, write_tokenizer
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint
@@ -103,13 +103,14 @@ def _tokenizer(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progres
         return "synthetic"
     if is_huggingface(directory):
         # A model's own tokenizer is its own, however few of the model's ids it uses.
-        padding = n_vocab if recipe.tokenizer is None else MOST_PADDING
         write = write_foreign if is_foreign(directory) else write_tokenizer
-        carried = write(directory, n_vocab, work, padding)
+        carried = write(directory, n_vocab, work, own=recipe.tokenizer is None)
         if carried.left_out:
             show.stage(f"Leave out {', '.join(carried.left_out)}: the model has no such rows")
         if carried.beyond:
             show.stage(f"{carried.beyond} symbols have no row in the model: texts with them fail")
+        if carried.makeshift:
+            show.stage("Token 0 begins a text and none ends it: those of the settings have no row")
         if carried.ordinary_ends:
             ends = ", ".join(carried.ordinary_ends)
             show.stage(f"Token {ends}, an ordinary word, ends a text, as the settings say")

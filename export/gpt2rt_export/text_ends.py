@@ -20,6 +20,7 @@ class Ends:
     start: int
     end: int
     all: tuple[int, ...]
+    makeshift: bool = False  # start and end are token 0, since there is none to be had
 
 
 def ends_of(
@@ -52,6 +53,9 @@ def ends_of(
     end, start = find("eos"), find("bos")
     if end is None:
         end = known[0] if known else start
+    if end is None and stops:
+        # What the settings name has no row: no text ends, and one from nothing begins somehow.
+        return Ends(0, 0, (), makeshift=True)
     if end is None:
         raise BadTokenizer(
             f"{directory}: no token ends a text; name one in config.json, as eos_token_id"
@@ -68,9 +72,9 @@ def _stops(settings: Mapping[str, Mapping[str, Any]], directory: Path) -> list[i
     return None
 
 
-def _ids(value: object, directory: Path) -> list[int]:
+def _ids(value: Any, directory: Path) -> list[int]:
     """An id, a list of ids or nothing."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if odd := [token for token in ids if type(token) is not int]:
         raise BadTokenizer(f"{directory}: eos_token_id or bos_token_id {odd[0]!r:.40} is no id")
-    return ids
+    return list(ids)
