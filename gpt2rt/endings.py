@@ -38,10 +38,9 @@ class Endings:
         single = _single_bytes(tokenizer)
 
         def steps(characters: str) -> list[list[int]]:
-            ways = (
-                [single.get(byte, -1) for byte in c.encode()] for c in dict.fromkeys(characters)
-            )
-            return [way for way in ways if -1 not in way]  # not every vocabulary has every byte
+            every = (c.encode() for c in dict.fromkeys(characters))
+            known = (data for data in every if single.keys() >= set(data))  # some have no bytes
+            return [[single[byte] for byte in data] for data in known]
 
         self._closing = steps(CLOSING)
         others = "".join(c for c in speaks_of + EXAMPLES if c not in CLOSING)

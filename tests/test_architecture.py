@@ -21,6 +21,7 @@ LAYERS = [
         "tokenizer",
         "tokenizers",
         "foreign_tokenizer",
+        "prompts",
         "params",
         "stopping",
         "providers",
@@ -47,6 +48,7 @@ SAME_LAYER |= {("packing", "bundle"), ("packing", "catalog")}
 SAME_LAYER |= {("providers", "bundle"), ("providers", "hugepages")}
 SAME_LAYER |= {("storage", "bundle"), ("storage", "catalog")}
 SAME_LAYER |= {("tokenizers", name) for name in ("catalog", "tokenizer", "foreign_tokenizer")}
+SAME_LAYER |= {("prompts", "tokenizers")}
 SAME_LAYER |= {("foreign_tokenizer", name) for name in ("catalog", "tokenizer")}
 SAME_LAYER |= {("session", "kvcache"), ("hparams", "errors"), ("stopping", "params")}
 EXPORTER_MAY_USE = {"errors", "hparams", "catalog", "bundle", "tokenizer", "providers", "session"}

@@ -121,11 +121,11 @@ def save(folder: Path, made: Tokenizer, **settings: Any) -> Path:
     return folder
 
 
-def exported(folder: Path, n_vocab: int = N_VOCAB) -> ForeignTokenizer:
+def exported(folder: Path, n_vocab: int = N_VOCAB, own: bool = True) -> ForeignTokenizer:
     work = folder / "work"
     work.mkdir(exist_ok=True)
     assert is_foreign(folder)
-    write_foreign(folder, n_vocab, work)
+    write_foreign(folder, n_vocab, work, own=own)
     found = read_tokenizer(work)
     assert isinstance(found, ForeignTokenizer)
     return found
@@ -286,7 +286,7 @@ def test_a_token_without_a_row_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadTokenizer, match="name the model's own tokenizer"):
-        exported(save(tmp_path / "model", wordpiece()), 5000)
+        exported(save(tmp_path / "model", wordpiece()), 5000, own=False)
 
 
 def test_a_character_without_a_symbol_is_not_dropped(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_constraint_holds_or_is_refused(model: tuple[Tokenizer, GPT2], express
         try:
             done = gpt2.generate("the", params, stopping, constraint=constraint)
         except InvalidSetting as error:
-            assert "none that this vocabulary can spell" in str(error)
-            assert expression in (SPELLED[2], SPELLED[3])
+            if "vocabulary can spell" not in str(error) or expression in SPELLED[:2]:
+                raise
         else:
             assert re.fullmatch(expression, done.text)
