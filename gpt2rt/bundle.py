@@ -8,6 +8,8 @@ contract.
     embed.onnx      the graph of the hidden states, over the same weights; older bundles have none
     encoder.json    OpenAI's tokenizer files
     vocab.bpe
+    tokenizer.json  in their place, where the vocabulary is no byte-level BPE: the library
+                    `tokenizers` reads it
     special_tokens.json     where the vocabulary has other special tokens than OpenAI's
     parity.json     how closely the bundle reproduced its checkpoint when it was made; none: nobody
                     looked (`gpt2rt export --no-verify`)
@@ -24,11 +26,20 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from io import BufferedReader
 from pathlib import Path
 from shlex import quote
-from typing import Any, BinaryIO
+from typing import Any
 
-from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS, bundles_directory, demo_bundle, names
+from gpt2rt.catalog import (
+    ENCODER,
+    MERGES,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    bundles_directory,
+    demo_bundle,
+    names,
+)
 from gpt2rt.errors import BadBundle, BadCheckpoint
 from gpt2rt.hparams import HParams
 
@@ -158,8 +169,9 @@ class Bundle:
                     f"{directory / name}: {found} bytes, not the {record.bytes} of the manifest; "
                     f"{bundle.way_out}"
                 )
-        if SPECIAL_TOKENS not in bundle.manifest.files and (directory / SPECIAL_TOKENS).exists():
-            raise BadBundle(f"{directory / SPECIAL_TOKENS}: no file of this bundle; remove it")
+        for name in (ENCODER, SPECIAL_TOKENS):
+            if name not in bundle.manifest.files and (directory / name).exists():
+                raise BadBundle(f"{directory / name}: no file of this bundle; remove it")
         return bundle
 
     @property
@@ -284,7 +296,9 @@ def _parse(body: dict[str, Any], path: Path) -> Manifest:
         wrong.append("tools")
     if wrong:
         raise BadBundle(f"{path}: not what it should be: {', '.join(wrong)!a:.200}; export again")
-    missing = sorted({GRAPH, WEIGHTS, ENCODER, MERGES} - set(files))
+    foreign = TOKENIZER in files and ENCODER not in files
+    vocabulary = {TOKENIZER, SPECIAL_TOKENS} if foreign else {ENCODER, MERGES}
+    missing = sorted({GRAPH, WEIGHTS, *vocabulary} - set(files))
     if missing or not all(map(_is_file_name, files)):
         raise BadBundle(f"{path}: lists no {', '.join(missing) or 'plain file names'}")
     # However few bits a weight has: a token takes at least 4 times n_embd of them.
@@ -303,7 +317,7 @@ def _is_file_name(text: str) -> bool:
     return is_name(text) and text not in (".", "..")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, or a link to one, open for reading. Raises `OSError`.
 
     A pipe, socket or device is refused: before it is opened, and again once it is, unblocked, in

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from gpt2rt.endings import Endings, Flags, allowed_by, fits
 from gpt2rt.errors import InvalidSetting, MissingExtra
-from gpt2rt.tokenizer import END_OF_TEXT, Tokenizer
+from gpt2rt.tokenizer import END_OF_TEXT
+from gpt2rt.tokenizers import TextTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -39,6 +40,7 @@ SPACING: Any = {
     "whitespace_flexible": False,
 }
 
+UNFORCED = '%llguidance {"no_forcing": true}\n'
 PLACE = re.compile(r"(at )?\d+\(\d+\): ")  # line and column, before what is wrong there
 
 TIGHT = 8  # spare tokens below which every draw is looked at before it is allowed
@@ -103,7 +105,7 @@ class Constraint:
 class Grammar:
     """A constraint compiled for one vocabulary; shared by any number of sequences."""
 
-    def __init__(self, constraint: Constraint, tokenizer: Tokenizer) -> None:
+    def __init__(self, constraint: Constraint, tokenizer: TextTokenizer) -> None:
         """Compile `constraint`, milliseconds; the first for a tokenizer takes some 0.3 s more.
 
         Raises `InvalidSetting` with the reason for what the library refuses and for what no text
@@ -121,6 +123,9 @@ class Grammar:
         vocabulary = _vocabulary(tokenizer)
         try:
             source = compilers[constraint.kind]()
+            self.spells_all = _spells_all(tokenizer)
+            if not self.spells_all:
+                source = _unforced(source)
             self._start: LLMatcher = llguidance(vocabulary, source, log_level=0)
             reason = self._start.get_error()
         except ValueError as error:
@@ -178,7 +183,10 @@ class Matcher:
         if self._matcher.is_error():
             reason = self._matcher.get_error()
             dead = reason.startswith("NoExtension")
-            raise self._stuck("no text satisfies it" if dead else _in_one_line(reason))
+            none = "no text satisfies it"
+            if not self._grammar.spells_all:
+                none += ", or none that this vocabulary can spell"
+            raise self._stuck(none if dead else _in_one_line(reason))
         allowed[self._end] &= self._matcher.is_accepting()  # a grammar may name it elsewhere
         if not allowed.any():
             raise self._stuck(f"a text ends where `start` ends, {END_OF_TEXT} is not written")
@@ -254,7 +262,7 @@ class Matcher:
 
 
 @lru_cache(maxsize=2)
-def _vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
+def _vocabulary(tokenizer: TextTokenizer) -> LLTokenizer:
     """The vocabulary as llguidance wants it: the bytes of every token, and which one ends."""
     from llguidance import LLTokenizer
 
@@ -267,7 +275,7 @@ class _Wrapper:
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self.eos_token_id = tokenizer.end_of_text
         control = {token.id for token in tokenizer.special_tokens if token.special}
         self.special_token_ids = sorted(control | {tokenizer.end_of_text, *tokenizer.ends})
@@ -276,6 +284,34 @@ class _Wrapper:
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, special=False)
+
+
+@lru_cache(maxsize=2)
+def _spells_all(tokenizer: TextTokenizer) -> bool:
+    """Whether every byte is a token, and the tokens of a text go on by that text anywhere.
+
+    It is so for byte-level BPE. WordPiece has no bytes, and one token for `the` at the start of a
+    text and for ` the` within it.
+    """
+    every = {tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)}
+    if not every.issuperset(bytes([byte]) for byte in range(256)):
+        return False
+    return b"".join(map(tokenizer.token_bytes, tokenizer.encode("the"))) == b"the"
+
+
+def _unforced(source: str) -> str:
+    """The grammar without text that the library encodes by itself where there is no other way on.
+
+    What it would encode may have other tokens within a text, or none.
+    """
+    if not source.startswith("{"):
+        return source if source.startswith("%llguidance") else UNFORCED + source
+    body = json.loads(source)
+    for grammar in body["grammars"]:
+        schema = grammar.pop("json_schema", None)
+        lark = grammar.get("lark_grammar") or f"start: %json {json.dumps(schema)}"
+        grammar["lark_grammar"] = UNFORCED + lark
+    return json.dumps(body)
 
 
 def _library() -> type[LLMatcher]:

@@ -19,7 +19,8 @@ from gpt2rt.batching import ahead, side_by_side
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.hparams import HParams
 from gpt2rt.scoring import windows
-from gpt2rt.tokenizer import Encoding, Tokenizer
+from gpt2rt.tokenizer import Encoding
+from gpt2rt.tokenizers import TextTokenizer
 
 Vectors = NDArray[np.float32]
 ROWS = 1024  # positions that are read side by side, at most
@@ -58,8 +59,8 @@ class EmbedParams:
     divides; `word` takes all places of one word instead, without the punctuation at it.
     `normalize` divides each vector by its Euclidean length. A text longer than the context is read
     in windows that move on by `stride` tokens; None refuses it. `special`: whether control tokens
-    are tokens or text (see `Tokenizer.encode`). Tokens that the tokenizer puts around a text are
-    read and have vectors, and take part in no word and no pooled text.
+    are tokens or text (see `TextTokenizer.encode`). Tokens that the tokenizer puts around a text
+    are read and have vectors, and take part in no word and no pooled text.
     """
 
     layer: int | None = None
@@ -95,7 +96,7 @@ class EmbedParams:
 class Reader:
     """A model as it is needed here; `states` maps tokens [B,S] and a layer to [B,S,n_embd]."""
 
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     hparams: HParams
     states: Callable[[NDArray[np.int32], int], Vectors]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -32,13 +32,15 @@ EXAMPLES = "0 159aAeEé\n"  # of classes of characters
 class Endings:
     """Finds endings in the vocabulary of one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, speaks_of: str = "") -> None:
+    def __init__(self, tokenizer: TextTokenizer, speaks_of: str = "") -> None:
         """The characters of `speaks_of`, an expression, are tried early: by them a loop is left."""
         self._tokenizer = tokenizer
         single = _single_bytes(tokenizer)
 
         def steps(characters: str) -> list[list[int]]:
-            return [[single[byte] for byte in c.encode()] for c in dict.fromkeys(characters)]
+            every = (c.encode() for c in dict.fromkeys(characters))
+            known = (data for data in every if single.keys() >= set(data))  # some have no bytes
+            return [[single[byte] for byte in data] for data in known]
 
         self._closing = steps(CLOSING)
         others = "".join(c for c in speaks_of + EXAMPLES if c not in CLOSING)
@@ -114,7 +116,7 @@ def allowed_by(matcher: LLMatcher, n_vocab: int) -> Flags:  # [n_vocab]
 
 
 @lru_cache(maxsize=2)
-def _single_bytes(tokenizer: Tokenizer) -> dict[int, int]:
+def _single_bytes(tokenizer: TextTokenizer) -> dict[int, int]:
     """Byte -> the token that is this byte alone."""
     known = ((tokenizer.token_bytes(token), token) for token in range(tokenizer.n_vocab))
     return {data[0]: token for data, token in sorted(known) if len(data) == 1}

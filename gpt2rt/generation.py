@@ -25,7 +25,7 @@ from gpt2rt.sampling import Sampler
 from gpt2rt.selection import Row
 from gpt2rt.speculation import Draft, Pace
 from gpt2rt.stopping import FinishReason, Stopping, StopStrings
-from gpt2rt.tokenizer import TextStream
+from gpt2rt.tokenizers import Stream
 
 if TYPE_CHECKING:
     from gpt2rt.constraint import Constraint, Matcher
@@ -42,7 +42,7 @@ class Request:
     truncate: a prompt that is too long loses tokens on the "left" or the "right"; None: an error.
     sample: the number that its random numbers go by, with the seed of `params`.
     logprobs: also report each token's log-probability.
-    special: whether control tokens in the prompt are tokens or text (see `Tokenizer.encode`).
+    special: whether control tokens in the prompt are tokens or text (see `TextTokenizer.encode`).
     """
 
     prompt: Prompt = None
@@ -135,7 +135,7 @@ class Task:
     enders: frozenset[int]
     ends: frozenset[int]  # the tokenizer's, wherever they may end this text
     sampler: Sampler
-    stream: TextStream
+    stream: Stream
     stops: StopStrings
     matcher: Matcher | None
     load_ms: float

@@ -22,7 +22,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
-from gpt2rt.catalog import ENCODER, MERGES
+from gpt2rt.catalog import TOKENIZER_FILES
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.evals.model import BundleModel, Decoding
 from gpt2rt.evals.text import last_tokens
@@ -81,7 +81,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def tokenizer_name(self) -> str:
         """Names the vocabulary by its digest; part of the harness's keys for cached requests."""
         files = self._gpt2.bundle.manifest.files
-        return "gpt2rt-" + "-".join(files[name].sha256[:12] for name in (ENCODER, MERGES))
+        named = (files[name].sha256[:12] for name in TOKENIZER_FILES if name in files)
+        return "-".join(["gpt2rt", *named])
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.params import SamplingParams
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -35,7 +35,7 @@ class Edits:
     enders: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, params: SamplingParams, tokenizer: Tokenizer, enders: Iterable[int]) -> Edits:
+    def of(cls, params: SamplingParams, tokenizer: TextTokenizer, enders: Iterable[int]) -> Edits:
         """Raises `InvalidSetting` for ids the vocabulary lacks and bias texts of many tokens."""
         bias = tuple((_one_token(token, tokenizer), value) for token, value in params.biases)
         if len({token for token, _ in bias}) < len(bias):
@@ -48,7 +48,7 @@ class Edits:
         return cls(bias, tuple(sorted(words)), tuple(sorted(enders)))
 
 
-def _one_token(token: int | str, tokenizer: Tokenizer) -> int:
+def _one_token(token: int | str, tokenizer: TextTokenizer) -> int:
     if isinstance(token, str):
         tokens = tokenizer.encode(token)
         if len(tokens) != 1:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from gpt2rt import embeddings, library, scoring
 from gpt2rt.beams import Beams
 from gpt2rt.bundle import EMBED, WEIGHTS, Bundle
-from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS
+from gpt2rt.catalog import TOKENIZER_FILES
 from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
@@ -46,7 +46,7 @@ from gpt2rt.session import SLOTS, Slots, hidden_misfit, hidden_states, misfit, s
 from gpt2rt.speculation import Draft, Lookup, SmallerModel
 from gpt2rt.stopping import Stopping, StopStrings
 from gpt2rt.surprisal import Boundary, Reading, Score, score_texts, word_beginnings
-from gpt2rt.tokenizer import TextStream, Tokenizer
+from gpt2rt.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +99,7 @@ class GPT2:
         bundle.check(name for name in bundle.manifest.files if name != WEIGHTS)
         with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing leave Python to others
             weights = aside.submit(bundle.check, [WEIGHTS])
-            tokenizer = aside.submit(Tokenizer.read, bundle.directory)
+            tokenizer = aside.submit(read_tokenizer, bundle.directory)
             self._session, self.provider = _opened(bundle, threads, chosen, provider == AUTO)
             self.tokenizer = tokenizer.result()
             weights.result()
@@ -162,9 +162,9 @@ class GPT2:
         """Continue `prompt`, a text or token ids (None: begin a text, from `<|endoftext|>`).
 
         `special`: whether control tokens in the text, such as `<|user|>`, are one token or plain
-        text; None: one token where a fine-tune has its own (see `Tokenizer.encode`). `constraint`
-        says what the text has to be like; `truncate` which side of a prompt that is too long may be
-        cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
+        text; None: one token where a fine-tune has its own (see `TextTokenizer.encode`).
+        `constraint` says what the text has to be like; `truncate` which side of a prompt that is
+        too long may be cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
         """
         return self.generate_batch(
             [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special
@@ -460,7 +460,7 @@ class GPT2:
             enders=frozenset(enders),
             ends=ends,
             sampler=Sampler(params, seed, request.sample, edits, tokens),
-            stream=TextStream(self.tokenizer),
+            stream=self.tokenizer.stream(tokens),
             stops=StopStrings(stopping.strings),
             matcher=None if grammar is None else grammar.begin(),
             load_ms=self.load_ms,
@@ -478,7 +478,7 @@ class GPT2:
         if not isinstance(draft, GPT2):
             return Lookup
         mine, others = (model.bundle.manifest.files for model in (self, draft))
-        if any(mine.get(name) != others.get(name) for name in (ENCODER, MERGES, SPECIAL_TOKENS)):
+        if any(mine.get(name) != others.get(name) for name in TOKENIZER_FILES):
             raise InvalidSetting(
                 f"{draft.name} cannot draft for {self.name}: it has another tokenizer"
             )

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer
 
 Prompt = str | Sequence[int] | None
 Truncate = Literal["left", "right"] | None
@@ -29,7 +29,7 @@ def check_prompt(prompt: object) -> str | tuple[int, ...] | None:
 
 def prompt_tokens(
     prompt: Prompt,
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     n_ctx: int,
     *,
     special: bool | None = None,
@@ -39,8 +39,8 @@ def prompt_tokens(
     """The tokens a model reads for a prompt; None begins a text, by the start token.
 
     A text gets what the tokenizer puts before and after every prompt; token ids are read as they
-    are. `special` is that of `Tokenizer.encode`. `truncate` says which side of the text may be cut;
-    what is cut leaves room for `length` new tokens, at most (None: just) half the context.
+    are. `special` is that of `TextTokenizer.encode`. `truncate` says which side of the text may be
+    cut; what is cut leaves room for `length` new tokens, at most (None: just) half the context.
 
     Raises `BadText`, `PromptTooLong` for more than `n_ctx`, `InvalidSetting` for an id that is no
     token.

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from gpt2rt.alignment import Span, word_spans, words_of
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting, PromptTooLong
 from gpt2rt.scoring import Passage, TokenScores, windows
-from gpt2rt.tokenizer import Encoding, Tokenizer
+from gpt2rt.tokenizer import Encoding
+from gpt2rt.tokenizers import TextTokenizer
 
 Boundary = Literal["leading", "trailing"]
 ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
@@ -178,7 +179,7 @@ class Reading:
 
 def score_texts(
     texts: Iterable[str],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     reading: Reading,
     score_tokens: ScoreTokens,
     advance: Callable[[int], None],
@@ -230,7 +231,7 @@ def _score(
     text: str,
     encoding: Encoding,
     parts: list[TokenScores],
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     reading: Reading,
 ) -> Score:
     spans = encoding.spans
@@ -285,14 +286,16 @@ def _trailing(
     ]
 
 
-def word_beginnings(tokenizer: Tokenizer) -> NDArray[np.int64]:
+def word_beginnings(tokenizer: TextTokenizer) -> NDArray[np.int64]:
     """The tokens before which a word has ended: those that begin with white space, and the end."""
-    texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(len(tokenizer)))
+    texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(tokenizer.n_vocab))
     spaces = [n for n, text in enumerate(texts) if text[:1] and not word_spans(text[0])]
     return np.array(sorted({*spaces, tokenizer.end_of_text}))
 
 
-def _alternatives(tokenizer: Tokenizer, scores: TokenScores, row: int) -> tuple[Alternative, ...]:
+def _alternatives(
+    tokenizer: TextTokenizer, scores: TokenScores, row: int
+) -> tuple[Alternative, ...]:
     pairs = zip(scores.top_ids[row].tolist(), scores.top_logprobs[row].tolist(), strict=True)
     return tuple(
         Alternative(token, tokenizer.decode([token]), math.exp(logprob)) for token, logprob in pairs

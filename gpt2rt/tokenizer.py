@@ -134,7 +134,7 @@ class Tokenizer:
 
         `BadTokenizer` says which is wrong, and how.
         """
-        special = _read_special(directory / SPECIAL_TOKENS)
+        special = read_special(directory / SPECIAL_TOKENS)
         encoder = _read_encoder(directory / "encoder.json", special)
         return cls(encoder, _read_ranks(directory / "vocab.bpe", encoder), special)
 
@@ -286,6 +286,10 @@ class Tokenizer:
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token, often a part of a character; raises as `decode` does."""
         return self.decode_bytes((token,))
+
+    def stream(self, after: Sequence[int] = ()) -> TextStream:
+        """A stream for the text that follows the tokens `after`: bytes read the same after any."""
+        return TextStream(self)
 
     def _tokens_of(self, piece: str) -> tuple[int, ...]:
         words = WORD.findall(piece)
@@ -470,7 +474,7 @@ def _read_text(path: Path) -> str:
         raise BadTokenizer(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
 
 
-def _read_special(path: Path) -> SpecialTokens | None:
+def read_special(path: Path) -> SpecialTokens | None:
     if not path.exists():
         return None
     try:

@@ -19,6 +19,9 @@ LAYERS = [
         "packing",
         "storage",
         "tokenizer",
+        "tokenizers",
+        "foreign_tokenizer",
+        "prompts",
         "params",
         "stopping",
         "providers",
@@ -44,9 +47,12 @@ SAME_LAYER = {("bundle", "catalog"), ("library", "bundle"), ("library", "catalog
 SAME_LAYER |= {("packing", "bundle"), ("packing", "catalog")}
 SAME_LAYER |= {("providers", "bundle"), ("providers", "hugepages")}
 SAME_LAYER |= {("storage", "bundle"), ("storage", "catalog")}
+SAME_LAYER |= {("tokenizers", name) for name in ("catalog", "tokenizer", "foreign_tokenizer")}
+SAME_LAYER |= {("prompts", "tokenizers")}
+SAME_LAYER |= {("foreign_tokenizer", name) for name in ("catalog", "tokenizer")}
 SAME_LAYER |= {("session", "kvcache"), ("hparams", "errors"), ("stopping", "params")}
 EXPORTER_MAY_USE = {"errors", "hparams", "catalog", "bundle", "tokenizer", "providers", "session"}
-EXPORTER_MAY_USE |= {"cuda"}
+EXPORTER_MAY_USE |= {"cuda", "tokenizers", "foreign_tokenizer"}
 
 
 def modules(package: Path) -> list[Path]:

@@ -157,7 +157,7 @@ def test_words_by_the_trailing_boundary_equal_an_oracle(
     tokenizer = tiny.tokenizer
     begins = [
         n == tokenizer.end_of_text or bool(re.match(r"[^\S\x1c-\x1f]", tokenizer.decode([n])))
-        for n in range(len(tokenizer))
+        for n in range(tokenizer.n_vocab)
     ]
     before = [tokenizer.end_of_text, *tokenizer.encode(context or "")]
     read = [*before, *tokenizer.encode(text)]

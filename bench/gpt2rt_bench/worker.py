@@ -100,14 +100,12 @@ class Subject:
 
     def _tokenise(self, prompts: Sequence[Tokens], texts: Sequence[Tokens]) -> None:
         """What the same request costs as text: read once, and told token by token."""
-        from gpt2rt.tokenizer import TextStream
-
         tokenizer = self._model.tokenizer
         for prompt, tokens in zip(prompts, texts, strict=True):
             text = tokenizer.decode(prompt)
             with self._timed("tokenising"):
                 tokenizer.encode(text)
-                stream = TextStream(tokenizer)
+                stream = tokenizer.stream()
                 for token in tokens:
                     stream.push(token)
 

@@ -20,6 +20,7 @@ from gpt2rt.bundle import Tensors
 from gpt2rt.catalog import ENCODER, MERGES
 from gpt2rt.hparams import HParams
 from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer, read_tokenizer
 
 GRAPH = "genai.onnx"
 CONFIG = "genai_config.json"
@@ -38,9 +39,10 @@ OUTPUTS = {
 def write_genai(standard: onnx.ModelProto, hparams: HParams, directory: Path) -> None:
     """Put the graph, its settings and the tokenizer beside the bundle's own files."""
     onnx.save(genai(standard, hparams), directory / GRAPH)
-    tokenizer = Tokenizer.read(directory)
+    tokenizer = read_tokenizer(directory)
     (directory / CONFIG).write_text(json.dumps(config(hparams, tokenizer), indent=2) + "\n")
-    for name, body in tokenizer_files(directory, tokenizer).items():
+    files = tokenizer_files(directory, tokenizer) if isinstance(tokenizer, Tokenizer) else {}
+    for name, body in files.items():
         text = json.dumps(body, indent=1, ensure_ascii=False)
         (directory / name).write_text(text + "\n", encoding="utf-8")
 
@@ -103,7 +105,7 @@ def _part(presents: list[str], hparams: HParams) -> list[onnx.NodeProto]:
     ]
 
 
-def config(hparams: HParams, tokenizer: Tokenizer) -> dict[str, Any]:
+def config(hparams: HParams, tokenizer: TextTokenizer) -> dict[str, Any]:
     """`genai_config.json`: greedy unless told otherwise, up to the context."""
     end = tokenizer.end_of_text
     return {

@@ -24,7 +24,7 @@ from gpt2rt.bundle import CUDA_GRAPH, EMBED, GRAPH
 from gpt2rt.cuda import Device, HostMemory
 from gpt2rt.providers import Threads, open_session
 from gpt2rt.session import SLOTS, Slots, hidden_states
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import read_tokenizer
 from gpt2rt_export import reference
 from gpt2rt_export.agreement import (
     Agreement,
@@ -130,7 +130,7 @@ def measure(
     show = show or Silent()
     hparams = checkpoint.hparams
     sample = sample or Sample.choose(None, None)
-    tokens = sample.tokens(Tokenizer.read(directory), hparams.n_ctx)
+    tokens = sample.tokens(read_tokenizer(directory), hparams.n_ctx)
     wanted, drift, added = _layers(directory, checkpoint, tokens, show)
     slots = SLOTS[kind](open_session(directory / GRAPH, Threads(spinning=False)), hparams, 1)
     advance = show.stage("Verify: logits", len(tokens))

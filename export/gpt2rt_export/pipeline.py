@@ -23,6 +23,7 @@ from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import parity, targets
 from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
+from gpt2rt_export.foreign_tokenizer import is_foreign, write_foreign
 from gpt2rt_export.genai import write_genai
 from gpt2rt_export.huggingface_tokenizer import is_huggingface, write_tokenizer
 from gpt2rt_export.progress import Progress, Silent
@@ -112,7 +113,8 @@ def _tokenizer(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progres
         return "synthetic"
     if is_huggingface(directory):
         # A model's own tokenizer is its own, however few of the model's ids it uses.
-        carried = write_tokenizer(directory, n_vocab, work, own=recipe.tokenizer is None)
+        write = write_foreign if is_foreign(directory) else write_tokenizer
+        carried = write(directory, n_vocab, work, own=recipe.tokenizer is None)
         if carried.left_out:
             show.stage(f"Leave out {', '.join(carried.left_out)}: the model has no such rows")
         if carried.beyond:

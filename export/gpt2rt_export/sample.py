@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from gpt2rt.errors import BadText
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer
 
 ENGLISH = "parity.txt"
 HELD_OUT = "heldout.txt"
@@ -36,7 +36,7 @@ class Sample:
         text = resources.files("gpt2rt_export").joinpath(ENGLISH).read_text(encoding="utf-8")
         return cls(text, "English prose")
 
-    def tokens(self, tokenizer: Tokenizer, n_ctx: int) -> list[int]:
+    def tokens(self, tokenizer: TextTokenizer, n_ctx: int) -> list[int]:
         """`n_ctx` tokens, from `<|endoftext|>` on; a shorter text is repeated.
 
         Without the words that a vocabulary which lacks bytes cannot spell.

@@ -15,7 +15,7 @@ import typer
 
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.textfile import utf8
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import TextTokenizer
 
 Escape = Annotated[
     bool,
@@ -61,7 +61,7 @@ def _meant(found: re.Match[bytes]) -> bytes:
     )
 
 
-def hint_at_space(tokenizer: Tokenizer, prompts: Iterable[str | None]) -> bool:
+def hint_at_space(tokenizer: TextTokenizer, prompts: Iterable[str | None]) -> bool:
     """Say on standard error, once, that a prompt ends in a space, where the vocabulary has its
     spaces before words; returns whether it was said.
 
@@ -78,7 +78,7 @@ def hint_at_space(tokenizer: Tokenizer, prompts: Iterable[str | None]) -> bool:
     return False
 
 
-def _taken_up(tokenizer: Tokenizer, prompt: str) -> bool:
+def _taken_up(tokenizer: TextTokenizer, prompt: str) -> bool:
     """Whether a word after the prompt would change the prompt's own tokens."""
     last = prompt.rstrip(" ")[-20:] + prompt[len(prompt.rstrip(" ")) :][-20:]
     try:

@@ -1,0 +1,79 @@
+"""What the rest asks of a tokenizer, and the choice of the one that a bundle has.
+
+GPT-2's own byte-level BPE is `gpt2rt.tokenizer`; whatever else a fine-tune brings is read by the
+`tokenizers` library, in `gpt2rt.foreign_tokenizer`, which is imported only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from gpt2rt.catalog import ENCODER, TOKENIZER
+from gpt2rt.tokenizer import Encoding, SpecialToken, Tokenizer
+
+
+class Stream(Protocol):
+    """Turns tokens into text as they arrive."""
+
+    def push(self, token: int, last: bool = False) -> str:
+        """The text that `token` completes, maybe none; `last` completes it whatever is missing."""
+
+    def close(self) -> str:
+        """What is left when no token was pushed as the last."""
+
+
+class TextTokenizer(Protocol):
+    """Text to tokens and back; never changed, safe to share among threads.
+
+    `ends`: every token that ends a text. `before` and `after`: tokens that the tokenizer puts
+    around a text; a prompt gets those before it, never those after it, which would end it.
+    """
+
+    def __hash__(self) -> int: ...
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def start_of_text(self) -> int: ...
+    @property
+    def end_of_text(self) -> int: ...
+    @property
+    def ends(self) -> tuple[int, ...]: ...
+    @property
+    def before(self) -> tuple[int, ...]: ...
+    @property
+    def after(self) -> tuple[int, ...]: ...
+    @property
+    def special_tokens(self) -> tuple[SpecialToken, ...]: ...
+
+    def encode(self, text: str, *, special: bool | None = None) -> list[int]:
+        """Tokens of `text`; `special`: whether control tokens in it are tokens, not plain text."""
+
+    def encode_spans(self, text: str, *, special: bool | None = None) -> Encoding:
+        """As `encode`, with the characters of `text` that each token takes part in."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of `tokens`; raises `InvalidSetting` for one that the vocabulary does not have."""
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """The bytes that `tokens` stand for; raises as `decode` does."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token adds within a text; raises as `decode` does."""
+
+    def stream(self, after: Sequence[int] = ()) -> Stream:
+        """A stream whose strings, joined, are what its tokens add to the text of `after`."""
+
+
+def read_tokenizer(directory: Path) -> TextTokenizer:
+    """The tokenizer whose files lie in `directory`: OpenAI's two, or else a `tokenizer.json`.
+
+    Raises `BadTokenizer` for files that are none, and `MissingExtra` where the second needs a
+    library that is not installed.
+    """
+    if (directory / ENCODER).exists() or not (directory / TOKENIZER).exists():
+        return Tokenizer.read(directory)
+    from gpt2rt.foreign_tokenizer import ForeignTokenizer
+
+    return ForeignTokenizer.read(directory)
