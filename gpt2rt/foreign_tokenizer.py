@@ -86,7 +86,7 @@ class ForeignTokenizer:
 
     @property
     def after(self) -> tuple[int, ...]:
-        """Tokens that it puts after a text, as BERT's puts `[SEP]`; a prompt is not ended so."""
+        """Tokens that it puts after every text, as BERT's puts `[SEP]`."""
         return self._special.after
 
     @property

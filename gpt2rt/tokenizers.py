@@ -28,7 +28,7 @@ class TextTokenizer(Protocol):
     """Text to tokens and back; never changed, safe to share among threads.
 
     `ends`: every token that ends a text. `before` and `after`: tokens that the tokenizer puts
-    around a text; a prompt gets those before it, never those after it, which would end it.
+    around a text, a prompt included.
     """
 
     def __hash__(self) -> int: ...

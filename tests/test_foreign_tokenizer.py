@@ -165,10 +165,7 @@ def test_ids_and_spans_are_the_librarys(
     assert list(encoding.tokens) == wanted.ids
     assert list(encoding.spans) == wanted.offsets
     assert found.decode(wanted.ids) == made.decode(wanted.ids, skip_special_tokens=False)
-    assert [*found.before, *wanted.ids, *found.after] in (
-        made.encode(text).ids,
-        made.encode(text).ids[:-1],  # without [SEP], which would end a prompt
-    )
+    assert [*found.before, *wanted.ids, *found.after] == made.encode(text).ids
 
 
 def test_strings_of_a_stream_are_the_text(pair: tuple[Tokenizer, ForeignTokenizer]) -> None:
@@ -214,9 +211,9 @@ def test_vocab_txt_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
     found, made = exported(save_wordpiece(tmp_path / "model")), wordpiece()
     for text in TEXTS:
         wanted = made.encode(text)
-        assert [*found.before, *found.encode(text)] == wanted.ids[:-1]
+        assert [*found.before, *found.encode(text), *found.after] == wanted.ids
         assert found.decode(wanted.ids) == made.decode(wanted.ids, skip_special_tokens=False)
-    assert (found.start_of_text, found.end_of_text, found.before, found.after) == (2, 3, (2,), ())
+    assert (found.start_of_text, found.end_of_text, found.before, found.after) == (2, 3, (2,), (3,))
     assert found.ends == ()  # 50256, which config.json names, is none
 
 
@@ -348,13 +345,13 @@ def test_a_model_reads_and_writes_them(model: tuple[Tokenizer, GPT2]) -> None:
     made, gpt2 = model
     text = "the cat sat"
     ids = made.encode(text, add_special_tokens=False).ids
-    before = gpt2.tokenizer.before
+    before, after = gpt2.tokenizer.before, gpt2.tokenizer.after
     stopping = Stopping(length=9, end_of_text=False)
     params = SamplingParams(temperature=0)
     done = gpt2.generate(text, params, stopping)
-    assert done.prompt_tokens == (*before, *ids)
-    known = made.decode([*before, *ids], skip_special_tokens=False)
-    every = made.decode([*before, *ids, *done.tokens], skip_special_tokens=False)
+    assert done.prompt_tokens == (*before, *ids, *after)
+    known = made.decode([*before, *ids, *after], skip_special_tokens=False)
+    every = made.decode([*before, *ids, *after, *done.tokens], skip_special_tokens=False)
     assert known + done.text == every
     assert done.text
     assert "".join(gpt2.stream(text, params, stopping)) == done.text

@@ -59,8 +59,8 @@ def is_foreign(directory: Path) -> bool:
 def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -> Carried:
     """Write `tokenizer.json` and `special_tokens.json` for a model of `n_vocab` ids into `work`.
 
-    Added tokens that the model has no row for are left out. Of what the tokenizer puts after a text
-    the tokens that end one are left out, too: after BERT's `[SEP]` a prompt would be over. `own`:
+    Added tokens that the model has no row for are left out. What the tokenizer puts around a text,
+    BERT's `[CLS]` and `[SEP]`, is put around a prompt, too, as Transformers does. `own`:
     the tokenizer is the model's own, however many of its ids it uses. Raises `BadTokenizer`,
     `MissingExtra` without the library.
     """
@@ -128,8 +128,6 @@ def _special(
             named[kind] = named[other]
     vocabulary, ids = library.get_vocab(), {token.text: token.id for token in tokens}
     ends = ends_of(_settings(directory), named, vocabulary, ids, n_vocab, directory)
-    closing = {ends.end, *ends.all, vocabulary.get(named.get("sep_token"))}
-    after = tuple(token for token in after if token not in closing)
     start = before[0] if before else ends.start
     return SpecialTokens(n_vocab, start, ends.end, tokens, False, ends.all, before, after)
 
