@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gpt2rt.endings import Endings, Flags, allowed_by, fits
 from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.tokenizer import END_OF_TEXT
-from gpt2rt.tokenizers import TextTokenizer
+from gpt2rt.tokenizers import TextTokenizer, once
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -261,7 +261,7 @@ class Matcher:
         return next((w for w in rests if len(w) <= limit and fits(matcher, w)), None)
 
 
-@lru_cache(maxsize=2)
+@once
 def _vocabulary(tokenizer: TextTokenizer) -> LLTokenizer:
     """The vocabulary as llguidance wants it: the bytes of every token, and which one ends."""
     from llguidance import LLTokenizer
@@ -280,13 +280,15 @@ class _Wrapper:
         control = {token.id for token in tokenizer.special_tokens if token.special}
         self.special_token_ids = sorted(control | {tokenizer.end_of_text, *tokenizer.ends})
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
-        self._tokenizer = tokenizer
+        self._tokenizer: TextTokenizer = weakref.proxy(
+            tokenizer
+        )  # what is made of this outlives no tokenizer
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, special=False)
 
 
-@lru_cache(maxsize=2)
+@once
 def _spells_all(tokenizer: TextTokenizer) -> bool:
     """Whether every byte is a token, and the tokens of a text go on by that text anywhere.
 

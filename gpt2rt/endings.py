@@ -8,14 +8,13 @@ be the shortest.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.tokenizers import TextTokenizer
+from gpt2rt.tokenizers import TextTokenizer, once
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -115,7 +114,7 @@ def allowed_by(matcher: LLMatcher, n_vocab: int) -> Flags:  # [n_vocab]
     return np.unpackbits(bits, count=n_vocab, bitorder="little").view(np.bool_)
 
 
-@lru_cache(maxsize=2)
+@once
 def _single_bytes(tokenizer: TextTokenizer) -> dict[int, int]:
     """Byte -> the token that is this byte alone."""
     known = ((tokenizer.token_bytes(token), token) for token in range(tokenizer.n_vocab))

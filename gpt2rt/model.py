@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from gpt2rt import embeddings, library, scoring
 from gpt2rt.beams import Beams
@@ -46,7 +46,7 @@ from gpt2rt.session import SLOTS, Slots, hidden_misfit, hidden_states, misfit, s
 from gpt2rt.speculation import Draft, Lookup, SmallerModel
 from gpt2rt.stopping import Stopping, StopStrings
 from gpt2rt.surprisal import Boundary, Reading, Score, score_texts, word_beginnings
-from gpt2rt.tokenizers import read_tokenizer
+from gpt2rt.tokenizers import TextTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +88,7 @@ class GPT2:
         tokenizer.
         """
         began = now()
+        self._loaded: ort.InferenceSession | None
         self.bundle = bundle
         self.hparams: HParams = bundle.manifest.hparams
         if bundle.manifest.graph not in SLOTS:
@@ -100,7 +101,7 @@ class GPT2:
         with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing leave Python to others
             weights = aside.submit(bundle.check, [WEIGHTS])
             tokenizer = aside.submit(read_tokenizer, bundle.directory)
-            self._session, self.provider = _opened(bundle, threads, chosen, provider == AUTO)
+            self._loaded, self.provider = _opened(bundle, threads, chosen, provider == AUTO)
             self.tokenizer = tokenizer.result()
             weights.result()
         self._hidden: ort.InferenceSession | None = None
@@ -116,7 +117,7 @@ class GPT2:
                 f"(look for {odd}); {bundle.way_out}"
             )
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
-        self._grammar = lru_cache(GRAMMARS)(self._compiled)
+        self._grammar = lru_cache(GRAMMARS)(partial(_compiled, self.tokenizer))
         self._device = _device(self._session, self.hparams) if self.provider == CUDA else None
         self.load_ms = now() - began
 
@@ -148,6 +149,32 @@ class GPT2:
     @property
     def name(self) -> str:
         return self.bundle.name
+
+    def close(self) -> None:
+        """Give back the weights, the threads and what prompts left behind; then only `name` works.
+
+        `with GPT2.load(...) as model:` closes at its end, and the last reference that goes does.
+        """
+        self._loaded = self._hidden = self._device = self.prefixes = None
+        self._grammar.cache_clear()
+
+    def __enter__(self) -> GPT2:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a loaded model cannot be copied or pickled: share it among threads, and load it in "
+            f"each process that needs it, by GPT2.load({str(self.bundle.directory)!r})"
+        )
+
+    @property
+    def _session(self) -> ort.InferenceSession:
+        if self._loaded is None:
+            raise InvalidSetting(f"{self.name} is closed; load it again")
+        return self._loaded
 
     def generate(
         self,
@@ -466,17 +493,14 @@ class GPT2:
             load_ms=self.load_ms,
         )
 
-    def _compiled(self, constraint: Constraint) -> Grammar:
-        from gpt2rt.constraint import Grammar
-
-        return Grammar(constraint, self.tokenizer)
-
     def _drafts_of(self, draft: GPT2 | Literal["lookup"] | None) -> Callable[[], Draft] | None:
         """What makes the draft of a sequence."""
         if draft is None:
             return None
-        if not isinstance(draft, GPT2):
+        if draft == LOOKUP:
             return Lookup
+        if not isinstance(draft, GPT2):
+            raise InvalidSetting(f'draft is a GPT2, "{LOOKUP}" or None, not {draft!r:.60}')
         mine, others = (model.bundle.manifest.files for model in (self, draft))
         if any(mine.get(name) != others.get(name) for name in TOKENIZER_FILES):
             raise InvalidSetting(
@@ -486,6 +510,12 @@ class GPT2:
         cost = 1.25 * others[WEIGHTS].bytes / mine[WEIGHTS].bytes
         smaller = draft
         return lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost)
+
+
+def _compiled(tokenizer: TextTokenizer, constraint: Constraint) -> Grammar:
+    from gpt2rt.constraint import Grammar
+
+    return Grammar(constraint, tokenizer)
 
 
 def _opened(

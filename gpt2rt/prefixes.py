@@ -9,11 +9,13 @@ least two tokens of a prompt are always read.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,18 @@ class _Block:
     kv: KeysValues
 
 
+_caches: WeakSet[PrefixCache] = WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in _caches:
+        cache.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class PrefixCache:
     """At most `capacity` bytes of blocks, the least recently used given up first.
 
@@ -50,6 +64,11 @@ class PrefixCache:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.reset()
+        _caches.add(self)
+
+    def reset(self) -> None:
+        """Forget all, under a new lock: in a forked child the old one may be held for ever."""
         self._blocks: OrderedDict[_Key, _Block] = OrderedDict()
         self._numbers = count(1)
         self._lock = threading.Lock()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from gpt2rt.errors import InvalidSetting
@@ -58,25 +60,23 @@ class StopStrings:
     """
 
     def __init__(self, strings: Collection[str]) -> None:
-        self._strings = tuple(strings)
+        self._automaton = _automaton(tuple(strings)) if strings else None
+        self._state = 0
         self._held = ""
         self.found: str | None = None
 
     def push(self, piece: str) -> str:
         """The text that is ready now; nothing more comes once a string is `found`."""
-        if not self._strings:
+        if self._automaton is None:
             return piece
         text = self._held + piece
-        ends = [
-            (start + len(string), -len(string), string)
-            for string in self._strings
-            if (start := text.find(string)) >= 0
-        ]
-        if ends:
-            end, _, self.found = min(ends)
-            self._held = ""
-            return text[: end - len(self.found)]
-        ready = len(text) - max(_overlap(text, string) for string in self._strings)
+        for end, character in enumerate(piece, len(self._held) + 1):
+            self._state = self._automaton.step(self._state, character)
+            if length := self._automaton.longest[self._state]:
+                self.found = text[end - length : end]
+                self._held = ""
+                return text[: end - length]
+        ready = len(text) - self._automaton.depth[self._state]
         self._held = text[ready:]
         return text[:ready]
 
@@ -86,7 +86,47 @@ class StopStrings:
         return held
 
 
-def _overlap(text: str, string: str) -> int:
-    """Characters at the end of `text` that begin `string`."""
-    longest = min(len(text), len(string) - 1)
-    return next((n for n in range(longest, 0, -1) if string.startswith(text[-n:])), 0)
+class _Automaton:
+    """Finds any of many strings in one pass over a text (Aho and Corasick 1975).
+
+    A state is the longest end of the text so far that begins a string: `depth` is its length,
+    `longest` that of the longest string that ends there, 0 where none does.
+    """
+
+    def __init__(self, strings: Collection[str]) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self.depth = [0]
+        self.longest = [0]
+        for string in strings:
+            state = 0
+            for character in string:
+                state = self._next[state].setdefault(character, len(self.depth))
+                if state == len(self.depth):
+                    self._next.append({})
+                    self.depth.append(0)
+                    self.longest.append(0)
+            self.longest[state] = len(string)
+        self._fall = [0] * len(self.depth)
+        self._link()
+
+    def _link(self) -> None:
+        """Where each state falls back to: the next shorter end of the text that begins a string."""
+        waiting = deque([0])
+        while waiting:
+            state = waiting.popleft()
+            for character, after in self._next[state].items():
+                self.depth[after] = self.depth[state] + 1
+                self._fall[after] = self.step(self._fall[state], character) if state else 0
+                self.longest[after] = max(self.longest[after], self.longest[self._fall[after]])
+                waiting.append(after)
+
+    def step(self, state: int, character: str) -> int:
+        """The state after one more character."""
+        while (after := self._next[state].get(character)) is None and state:
+            state = self._fall[state]
+        return after or 0
+
+
+@lru_cache(maxsize=4)
+def _automaton(strings: tuple[str, ...]) -> _Automaton:
+    return _Automaton(strings)

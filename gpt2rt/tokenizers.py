@@ -6,9 +6,11 @@ GPT-2's own byte-level BPE is `gpt2rt.tokenizer`; whatever else a fine-tune brin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from gpt2rt.catalog import ENCODER, TOKENIZER
 from gpt2rt.tokenizer import Encoding, SpecialToken, Tokenizer
@@ -64,6 +66,25 @@ class TextTokenizer(Protocol):
 
     def stream(self, after: Sequence[int] = ()) -> Stream:
         """A stream whose strings, joined, are what its tokens add to the text of `after`."""
+
+
+Found = TypeVar("Found")
+
+
+def once(compute: Callable[[TextTokenizer], Found]) -> Callable[[TextTokenizer], Found]:
+    """`compute`, whose result is kept as long as its tokenizer is: nothing here keeps that alive.
+
+    So the result must not hold the tokenizer.
+    """
+    known: WeakKeyDictionary[TextTokenizer, Found] = WeakKeyDictionary()
+
+    @wraps(compute)
+    def found(tokenizer: TextTokenizer) -> Found:
+        if tokenizer not in known:
+            known[tokenizer] = compute(tokenizer)
+        return known[tokenizer]
+
+    return found
 
 
 def read_tokenizer(directory: Path) -> TextTokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,3 +79,22 @@ def test_impossible_values_are_refused(bad: dict[str, object], fact: str) -> Non
 
 def test_one_string_is_a_list_of_one() -> None:
     assert Stopping(strings="END").strings == ("END",)
+
+
+def test_many_strings_are_found_as_one_by_one() -> None:
+    """Against a search of every string at every place."""
+    random = np.random.default_rng(7)
+    for _ in range(300):
+        words = ["".join(random.choice(list("ab"), random.integers(1, 5))) for _ in range(6)]
+        text = "".join(random.choice(list("abc"), random.integers(0, 30)))
+        stops = StopStrings(words)
+        said, at = "", 0
+        while at < len(text) and stops.found is None:
+            size = int(random.integers(1, 4))
+            said += stops.push(text[at : at + size])
+            at += size
+        said += stops.close() if stops.found is None else ""
+        ends = [(text.find(w) + len(w), -len(w), w) for w in words if w in text]
+        wanted = min(ends, default=None)
+        assert stops.found == (wanted[2] if wanted else None)
+        assert said == (text[: wanted[0] + wanted[1]] if wanted else text)

@@ -1,0 +1,206 @@
+"""Files of `torch.save`, made here as PyTorch makes them: tensors are read, all else is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gpt2rt.errors import BadCheckpoint
+from gpt2rt_export.sources.torch_file import TorchFile
+
+KINDS = {
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "bool": "BoolStorage",
+}
+
+
+class Global:
+    """Pickled as the name of something in a module that is not here."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+
+class Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
+    """Writes `Global`s by their names and storages by their keys, as PyTorch does."""
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Global):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        else:
+            super().save(obj, save_persistent_id)
+
+    def persistent_id(self, obj: Any) -> Any:
+        return obj[1:] if isinstance(obj, tuple) and obj[:1] == ("PERSISTENT",) else None
+
+    def save_call(self, call: Global, *args: object) -> None:
+        self.save(call)
+        self.save(args)
+        self.write(pickle.REDUCE)
+
+
+class Call:
+    """Pickled as a call of a global."""
+
+    def __init__(self, call: Global, *args: object) -> None:
+        self.call, self.args = call, args
+
+
+def dumped(body: object) -> bytes:
+    buffer = io.BytesIO()
+    pickler = Pickler(buffer, 2)
+    plain = pickler.save
+
+    def save(obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Call):
+            pickler.save_call(obj.call, *obj.args)
+        else:
+            plain(obj, save_persistent_id)
+
+    pickler.save = save
+    pickler.dump(body)
+    return buffer.getvalue()
+
+
+def tensor(key: str, values: NDArray[Any], **changes: Any) -> Call:
+    """A tensor over storage `key`."""
+    kind = Global("torch", KINDS[values.dtype.name])
+    told = {"count": values.size, "offset": 0, "shape": values.shape}
+    told["strides"] = tuple(s // values.itemsize for s in values.strides)
+    told |= changes
+    storage = ("PERSISTENT", "storage", kind, key, "cpu", told["count"])
+    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+    rest = (told["offset"], told["shape"], told["strides"], False, OrderedDict())
+    return Call(rebuild, storage, *rest)
+
+
+def write(path: Path, body: object, storages: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", dumped(body))
+        archive.writestr("archive/byteorder", "little")
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return path
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_values_of_every_type_and_layout(tmp_path: Path, kind: str) -> None:
+    dtype = ml_dtypes.bfloat16 if kind == "bfloat16" else np.dtype(kind)
+    values = np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)
+    body = OrderedDict(
+        whole=tensor("0", values),
+        turned=tensor("0", values, shape=(4, 3), strides=(1, 4)),
+        part=tensor("0", values, offset=5, shape=(2,), strides=(3,)),
+        empty=tensor("0", values, shape=(0, 4), strides=(4, 1)),
+        parameter=Call(Global("torch._utils", "_rebuild_parameter"), tensor("0", values), True, {}),
+    )
+    file = TorchFile(write(tmp_path / "x.bin", body, {"0": values.tobytes()}))
+    flat = values.ravel()
+    for name, wanted in {
+        "whole": values,
+        "turned": values.T,
+        "part": flat[[5, 8]],
+        "empty": values[:0],
+        "parameter": values,
+    }.items():
+        assert file.tensors[name].shape == wanted.shape
+        np.testing.assert_array_equal(file.read(name), wanted)
+
+
+VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
+HOSTILE = [
+    Call(Global("os", "system"), "touch {marker}"),
+    Call(Global("builtins", "eval"), "open('{marker}', 'w')"),
+    Call(Global("builtins", "getattr"), Global("collections", "OrderedDict"), "__init__"),
+    Call(Global("torch.storage", "_load_from_bytes"), b""),
+    Call(Global("numpy.core.multiarray", "_reconstruct"), 1),
+    Call(Global("posix", "system"), "touch {marker}"),
+    Global("subprocess", "Popen"),
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_pickle_that_asks_for_more_is_refused_and_nothing_is_run(
+    tmp_path: Path, hostile: Call | Global
+) -> None:
+    marker = tmp_path / "was-run"
+    if isinstance(hostile, Call):
+        args = [a.format(marker=marker) if isinstance(a, str) else a for a in hostile.args]
+        hostile = Call(hostile.call, *args)
+    path = write(tmp_path / "x.bin", OrderedDict(a=tensor("0", VALUES), b=hostile), {})
+    with pytest.raises(BadCheckpoint, match=r"x\.bin: asks for .*, which is no tensor; .*save"):
+        TorchFile(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offset": 1},
+        {"offset": -1},
+        {"shape": (3, 5)},
+        {"shape": (-3, 4)},
+        {"strides": (400, 1)},
+        {"strides": (4,)},
+        {"shape": (1 << 62, 4)},
+        {"count": -1},
+        {"shape": ("3", 4)},
+    ],
+)
+def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    body = {"a": tensor("0", VALUES, **changes)}
+    path = write(tmp_path / "x.bin", body, {"0": VALUES.tobytes()})
+    with pytest.raises(BadCheckpoint, match="its pickle cannot be read"):
+        TorchFile(path)
+
+
+def test_files_that_are_cut_or_no_such_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.bin", {"a": tensor("0", VALUES)}, {"0": VALUES.tobytes()[:-4]})
+    with pytest.raises(BadCheckpoint, match="tensor a is cut short"):
+        TorchFile(path).read("a")
+    path = write(tmp_path / "y.bin", {"a": tensor("1", VALUES)}, {})
+    with pytest.raises(BadCheckpoint, match="tensor a cannot be read"):
+        TorchFile(path).read("a")
+    whole = write(tmp_path / "z.bin", {"a": tensor("0", VALUES)}, {"0": VALUES.tobytes()})
+    data = whole.read_bytes()
+    for cut in range(0, len(data), 37):
+        (tmp_path / "cut.bin").write_bytes(data[:cut])
+        with pytest.raises(BadCheckpoint):
+            TorchFile(tmp_path / "cut.bin")
+    for body, fact in (([1], "holds list"), ({"a": 1}, "'a' is no tensor")):
+        with pytest.raises(BadCheckpoint, match=fact):
+            TorchFile(write(tmp_path / "b.bin", body, {}))
+
+
+def test_flipped_bytes_give_the_values_or_an_error(tmp_path: Path) -> None:
+    whole = write(tmp_path / "z.bin", {"a": tensor("0", VALUES)}, {"0": VALUES.tobytes()})
+    data = whole.read_bytes()
+    random = np.random.default_rng(3)
+    for _ in range(300):
+        at, bit = random.integers(len(data)), random.integers(8)
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << bit
+        path = tmp_path / "damaged.bin"
+        path.write_bytes(damaged)
+        try:
+            file = TorchFile(path)
+            found = {name: file.read(name) for name in file.tensors}
+        except BadCheckpoint:
+            continue
+        for values in found.values():
+            np.testing.assert_array_equal(values.ravel(), VALUES.ravel())
+    assert os.path.exists(path)
