@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Callable
@@ -387,3 +388,31 @@ def test_a_constraint_holds_or_is_refused(model: tuple[Tokenizer, GPT2], express
                 raise
         else:
             assert re.fullmatch(expression, done.text)
+
+
+def test_a_chinese_model_as_transformers_reads_it(tmp_path: Path) -> None:
+    """Values of transformers 5.24: GPT2LMHeadModel over the same weights (`save_huggingface`), and
+    BertTokenizer over the same `vocab.txt`, its `[SEP]` left out."""
+    bundle = bundle_of(save_wordpiece(tmp_path / "model"), tmp_path / "bundle", SHAPE)
+    gpt2 = GPT2.load(bundle.directory, threads=1)
+    done = gpt2.generate("今天the cat", SamplingParams(temperature=0), Stopping(length=8))
+    assert done.prompt_tokens == (2, 15, 16, 5, 6)
+    assert done.tokens == (92, 190, 261, 89, 153, 153, 153, 285)
+    bits = [-token.logprob / math.log(2) for token in gpt2.score("今天 the cats").tokens]
+    assert bits == pytest.approx([9.626, 7.036, 9.227, 10.3, 7.236], abs=2e-3)
+    words = gpt2.score("今天 the cats").words
+    assert [word.text for word in words] == ["今天", "the", "cats"]
+
+
+def test_spans_of_vectors_leave_white_space_out(tmp_path: Path) -> None:
+    """What stands in no token shifts none."""
+    bundle = bundle_of(save_wordpiece(tmp_path / "model"), tmp_path / "bundle", SHAPE)
+    gpt2 = GPT2.load(bundle.directory, threads=1)
+    spans = gpt2.embed("今天  the cats").spans
+    assert [span for span in spans if span[0] < span[1]] == [
+        (0, 1),
+        (1, 2),
+        (4, 7),
+        (8, 11),
+        (11, 12),
+    ]

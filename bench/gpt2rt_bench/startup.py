@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gpt2rt.bundle import Bundle
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.tokenizers import read_tokenizer
 from gpt2rt_bench.subject import SubjectFailed
 
 OURS = """
@@ -36,7 +36,7 @@ def program(bundle: Bundle, threads: int, provider: str, text: str) -> list[str]
 
 def prompt(bundle: Bundle, length: int) -> tuple[str, list[int]]:
     """A text of exactly `length` tokens and its tokens. Raises `InvalidSetting`."""
-    tokenizer = Tokenizer.read(bundle.directory)
+    tokenizer = read_tokenizer(bundle.directory)
     plain = TEXT * length
     for end in range(length, len(plain)):
         tokens = tokenizer.encode(plain[:end])

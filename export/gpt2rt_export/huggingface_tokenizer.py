@@ -3,7 +3,7 @@ what is special about it, `special_tokens.json`.
 
 Read are `tokenizer.json`, or else `vocab.json` and `merges.txt` with `added_tokens.json`; the names
 of the special tokens come from `tokenizer_config.json`, `special_tokens_map.json`, `config.json`.
-Only GPT-2's kind can be carried over, byte-level BPE; anything else is refused by name.
+Here GPT-2's kind is carried over, byte-level BPE; any other is `foreign_tokenizer`'s part.
 """
 
 from __future__ import annotations

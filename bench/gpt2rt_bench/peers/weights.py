@@ -19,6 +19,7 @@ import numpy as np
 
 from gpt2rt import catalog
 from gpt2rt.bundle import Bundle
+from gpt2rt.errors import InvalidSetting
 from gpt2rt.hparams import HParams
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export.sources import Checkpoint
@@ -27,6 +28,11 @@ from gpt2rt_export.sources import Checkpoint
 def directory_for(bundle: Bundle) -> Path:
     """Where a bundle's weights are kept for peers: one place for all its precisions."""
     m = bundle.manifest
+    if catalog.ENCODER not in m.files:
+        raise InvalidSetting(
+            f"{bundle.name}: peers are given GPT-2's own kind of vocabulary only; "
+            "measure this model without peers"
+        )
     tokenizer = [m.files[name].sha256 for name in (catalog.ENCODER, catalog.MERGES)]
     identity = json.dumps([m.origin, m.hparams.as_dict(), tokenizer])
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
