@@ -446,6 +446,7 @@ class GPT2:
             special=special,
             truncate=truncate,
             length=length,
+            name=self.name,
         )
 
     def _engine(self, count: int) -> Engine:

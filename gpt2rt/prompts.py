@@ -35,6 +35,7 @@ def prompt_tokens(
     special: bool | None = None,
     truncate: Truncate = None,
     length: int | None = None,
+    name: str = "the model",
 ) -> tuple[int, ...]:
     """The tokens a model reads for a prompt; None begins a text, by the start token.
 
@@ -42,8 +43,8 @@ def prompt_tokens(
     are. `special` is that of `TextTokenizer.encode`. `truncate` says which side of the text may be
     cut; what is cut leaves room for `length` new tokens, at most (None: just) half the context.
 
-    Raises `BadText`, `PromptTooLong` for more than `n_ctx`, `InvalidSetting` for an id that is no
-    token.
+    `name` is the model's, for messages. Raises `BadText`, `PromptTooLong` for more than `n_ctx`,
+    `InvalidSetting` for an id that is no token.
     """
     checked = check_prompt(prompt)
     if checked is None:
@@ -62,7 +63,7 @@ def prompt_tokens(
         return (*before, *body, *after)
     if truncate is None:
         raise PromptTooLong(
-            f"the prompt has {count} tokens, the context holds {n_ctx}; "
+            f"the prompt has {count} tokens, the context of {name} holds {n_ctx}; "
             "shorten the prompt, or have it truncated (left or right)"
         )
     half = n_ctx // 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ class HuggingFaceCheckpoint:
         self._prefix = prefixes(self._tensors)
         self._beside = beside(self._tensors, self._prefix)
         shapes = {name: shape for name, (_, shape, _) in self._tensors.items()}
-        names = {variable: self._name(variable) for variable in self.hparams.variables()}
-        self._zeros = absent_biases(self.hparams, shapes, names)
+        # A damaged n_layer may be huge: the blocks of the files are enough to know their biases by.
+        known = replace(self.hparams, n_layer=min(self.hparams.n_layer, len(shapes)))
+        names = {variable: self._name(variable) for variable in known.variables()}
+        self._zeros = absent_biases(known, shapes, names)
         for variable in self._zeros:
-            shapes[names[variable]] = self.hparams.variables()[variable][-2:]
+            shapes[names[variable]] = known.variables()[variable][-2:]
         wrong = differences(self.hparams, shapes, self._name, lambda shape: shape[-2:])
         wrong = wrong or self._strange()
         if wrong and (other := family(self._tensors)):
