@@ -35,24 +35,6 @@ class Global:
         self.module, self.name = module, name
 
 
-class Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """Writes `Global`s by their names and storages by their keys, as PyTorch does."""
-
-    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, Global):
-            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
-        else:
-            super().save(obj, save_persistent_id)
-
-    def persistent_id(self, obj: Any) -> Any:
-        return obj[1:] if isinstance(obj, tuple) and obj[:1] == ("PERSISTENT",) else None
-
-    def save_call(self, call: Global, *args: object) -> None:
-        self.save(call)
-        self.save(args)
-        self.write(pickle.REDUCE)
-
-
 class Call:
     """Pickled as a call of a global."""
 
@@ -60,26 +42,36 @@ class Call:
         self.call, self.args = call, args
 
 
+PythonsPickler: Any = pickle.__dict__["_Pickler"]  # the one that can be taught
+
+
+class Pickler(PythonsPickler):  # type: ignore[misc]
+    """Writes globals by their names and storages by their keys, as PyTorch does."""
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Global):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, Call):
+            self.save(obj.call)
+            self.save(obj.args)
+            self.write(pickle.REDUCE)
+        else:
+            super().save(obj, save_persistent_id)
+
+    def persistent_id(self, obj: Any) -> Any:
+        return obj[1:] if isinstance(obj, tuple) and obj[:1] == ("PERSISTENT",) else None
+
+
 def dumped(body: object) -> bytes:
     buffer = io.BytesIO()
-    pickler = Pickler(buffer, 2)
-    plain = pickler.save
-
-    def save(obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, Call):
-            pickler.save_call(obj.call, *obj.args)
-        else:
-            plain(obj, save_persistent_id)
-
-    pickler.save = save
-    pickler.dump(body)
+    Pickler(buffer, 2).dump(body)
     return buffer.getvalue()
 
 
 def tensor(key: str, values: NDArray[Any], **changes: Any) -> Call:
     """A tensor over storage `key`."""
     kind = Global("torch", KINDS[values.dtype.name])
-    told = {"count": values.size, "offset": 0, "shape": values.shape}
+    told: dict[str, Any] = {"count": values.size, "offset": 0, "shape": values.shape}
     told["strides"] = tuple(s // values.itemsize for s in values.strides)
     told |= changes
     storage = ("PERSISTENT", "storage", kind, key, "cpu", told["count"])
