@@ -76,7 +76,7 @@ def tensor(key: str, values: NDArray[Any], **changes: Any) -> Call:
     told |= changes
     storage = ("PERSISTENT", "storage", kind, key, "cpu", told["count"])
     rebuild = Global("torch._utils", "_rebuild_tensor_v2")
-    rest = (told["offset"], told["shape"], told["strides"], False, OrderedDict())
+    rest: tuple[Any, ...] = (told["offset"], told["shape"], told["strides"], False, OrderedDict())
     return Call(rebuild, storage, *rest)
 
 
