@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from gpt2rt import embeddings, library, scoring
+from gpt2rt import embeddings, library, memory, scoring
 from gpt2rt.beams import Beams
 from gpt2rt.bundle import EMBED, WEIGHTS, Bundle
 from gpt2rt.catalog import TOKENIZER_FILES
@@ -273,6 +273,8 @@ class GPT2:
         """
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
+        if self._device is None:
+            memory.check(self.hparams, int(batch_size))
         return self._pieces(requests, batch_size)
 
     def _pieces(self, requests: Iterable[Request], batch_size: int) -> Iterator[Piece]:
@@ -453,9 +455,13 @@ class GPT2:
         return Engine(self.new_slots(count), self.prefixes)
 
     def new_slots(self, count: int) -> Slots:
-        """Places for `count` sequences, with keys and values of their own."""
+        """Places for `count` sequences, with keys and values of their own.
+
+        Raises `InvalidSetting` for more than memory holds.
+        """
         if self._device is not None:
             return self._device.slots(count)
+        memory.check(self.hparams, count)
         manifest = self.bundle.manifest
         slots = slots_of(manifest.graph, manifest.precision)
         return slots(self._session, self.hparams, count)

@@ -26,6 +26,7 @@ LAYERS = [
         "stopping",
         "providers",
         "hugepages",
+        "memory",
     },
     {"textfile", "history", "endings", "selection", "filters"},
     {"sampling", "constraint"},

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from gpt2rt import library
 from gpt2rt.bundle import Bundle
+from gpt2rt.memory import slot_bytes
 from gpt2rt.providers import cuda_libraries
 from gpt2rt_bench.machine import Machine, cannot_help
 from gpt2rt_bench.opening import Opening, opening
@@ -94,6 +95,7 @@ def diagnose() -> Diagnosis:
         *_providers(providers),
         *_graphics(cuda, providers.get(CUDA)),
         _models(bundles),
+        _slots(bundles),
         *_damaged(bundles),
         *_extras(),
     )
@@ -220,6 +222,13 @@ def _models(bundles: list[Any]) -> Finding:
     if not names:
         return Finding("models", "note", "only the embedded demo", "gpt2rt export 117M --int8")
     return Finding("models", "good", ", ".join(names))
+
+
+def _slots(bundles: list[Any]) -> Finding:
+    """What each text made side by side costs, at full length."""
+    shapes = {b.manifest.model: b.manifest.hparams for b in bundles if isinstance(b, Bundle)}
+    costs = (f"{model} {slot_bytes(shape) / 1e6:.0f} MB" for model, shape in shapes.items())
+    return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '75 MB for 117M'}")
 
 
 def _damaged(bundles: list[Any]) -> Iterator[Finding]:

@@ -42,7 +42,9 @@ def generate(
     escape: typed.Escape = True,
     model: options.Model = None,
     nsamples: options.Samples = 1,
-    batch_size: Annotated[int, typer.Option(help="Texts made side by side.")] = BATCH_SIZE,
+    batch_size: Annotated[
+        int, typer.Option(help="Texts made side by side; of 117M each takes up to 75 MB.")
+    ] = BATCH_SIZE,
     truncate: Annotated[
         Literal["left", "right"] | None,
         typer.Option(
