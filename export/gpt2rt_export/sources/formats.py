@@ -34,7 +34,7 @@ def _npz(place: Path, with_tokenizer: bool) -> Checkpoint:
 FORMATS = (
     Format(
         "OpenAI's TensorFlow checkpoint",
-        ("checkpoint", "*.ckpt*.index", "*.ckpt*.data-*"),
+        ("checkpoint", "*.index", "*.data-*-of-*"),
         lambda place, with_tokenizer: OpenAICheckpoint(place, with_tokenizer=with_tokenizer),
     ),
     Format(
@@ -82,4 +82,4 @@ def open_checkpoint(place: Path, *, with_tokenizer: bool = True) -> Checkpoint:
 
 
 def _holds(place: Path, patterns: tuple[str, ...]) -> bool:
-    return any(next(place.glob(pattern), None) is not None for pattern in patterns)
+    return any(path.is_file() for pattern in patterns for path in place.glob(pattern))

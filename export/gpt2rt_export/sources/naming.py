@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gpt2rt.hparams import HParams
+from gpt2rt_export.sources.checkpoint import family
 
 # What training wrappers put before every name: DataParallel, torch.compile, PEFT, TRL.
 WRAPPERS = ("module", "_orig_mod", "model", "base_model", "pretrained_model")
@@ -50,6 +51,7 @@ def beside(names: Iterable[str], prefix: Prefixes) -> list[str]:
         for name in names
         if not inner.match(name)
         and not ADAPTER.search(name)
+        and not family([name])
         and not (prefix.body.endswith(BODY) and name.startswith(prefix.body))
         and not name.startswith(f"{prefix.head}lm_head.")
     )

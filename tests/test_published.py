@@ -1,0 +1,143 @@
+"""Checkpoints as people publish them: wrappers' prefixes, heads beside the model, no biases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("tensorflow")
+
+from checkpoints import huggingface_tensors, save_huggingface, save_openai, values_of
+from conftest import LargerWeights
+from gpt2rt import HParams
+from gpt2rt.errors import BadCheckpoint
+from gpt2rt_export.sources import HuggingFaceCheckpoint, open_checkpoint
+from test_torch_file import tensor, write
+
+SHAPE = HParams(n_vocab=300, n_ctx=20, n_embd=24, n_head=3, n_layer=2)
+VALUES = values_of(LargerWeights(SHAPE, seed=5))
+TENSORS = huggingface_tensors(VALUES)
+Tensors = dict[str, NDArray[Any]]
+
+
+def read(folder: Path) -> tuple[Tensors, str]:
+    """Every variable, and what is said of how they were read."""
+    checkpoint = open_checkpoint(folder)
+    assert isinstance(checkpoint, HuggingFaceCheckpoint)
+    values = {name: checkpoint.read(name) for name in checkpoint.hparams.variables()}
+    return values, " ".join(checkpoint.notes)
+
+
+def assert_same(found: Tensors, wanted: Tensors) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value, name)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "base_model.model.", "model."]
+)
+def test_prefixes_of_wrappers_are_taken_off_and_said(prefix: str, tmp_path: Path) -> None:
+    tensors = {prefix + name: value for name, value in TENSORS.items()}
+    values, said = read(save_huggingface(tmp_path / "m", SHAPE, tensors))
+    assert_same(values, VALUES)
+    assert f"begin with {prefix}," in said
+
+
+def test_an_unknown_prefix_is_refused(tmp_path: Path) -> None:
+    tensors = {f"vision.{name}": value for name, value in TENSORS.items()}
+    with pytest.raises(BadCheckpoint, match="missing"):
+        open_checkpoint(save_huggingface(tmp_path / "m", SHAPE, tensors))
+
+
+@pytest.mark.parametrize("name", ["v_head.summary.weight", "score.weight", "classifier.bias"])
+def test_a_head_beside_the_model_is_left_out_and_said(name: str, tmp_path: Path) -> None:
+    tensors = {**TENSORS, name: np.ones((1, 24), np.float32)}
+    values, said = read(save_huggingface(tmp_path / "m", SHAPE, tensors))
+    assert_same(values, VALUES)
+    assert f"Leave out {name}" in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.h.0.adapter.weight",
+        "transformer.h.1.attn.c_attn.lora_A.weight",
+        "transformer.ln_f.extra",
+        "lm_head.bias",
+        "lora_B.weight",
+    ],
+)
+def test_what_would_change_the_model_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    tensors = {**TENSORS, name: np.ones((24,), np.float32)}
+    with pytest.raises(BadCheckpoint, match=r"no part of a GPT-2|LoRA"):
+        open_checkpoint(save_huggingface(tmp_path / "m", SHAPE, tensors))
+
+
+NORMS: Callable[[str], bool] = lambda name: ".ln_" in name  # noqa: E731
+LAYERS: Callable[[str], bool] = lambda name: ".ln_" not in name  # noqa: E731
+ALL: Callable[[str], bool] = lambda name: True  # noqa: E731
+
+
+@pytest.mark.parametrize(("lost", "said"), [(ALL, "layers and norms"), (NORMS, "norms")])
+def test_biases_that_are_missing_together_are_zeros(
+    lost: Callable[[str], bool], said: str, tmp_path: Path
+) -> None:
+    tensors = {n: v for n, v in TENSORS.items() if not (n.endswith(".bias") and lost(n))}
+    values, told = read(save_huggingface(tmp_path / "m", SHAPE, tensors))
+    gone = {n for n in VALUES if n.endswith("/b") and (said != "norms" or "/ln_" in n)}
+    assert_same(values, {n: np.zeros_like(v) if n in gone else v for n, v in VALUES.items()})
+    assert f"The {said} have no biases" in told
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["transformer.h.0.attn.c_attn.bias", "transformer.h.1.ln_2.bias", "transformer.ln_f.bias"],
+)
+def test_a_bias_that_alone_is_missing_is_refused(name: str, tmp_path: Path) -> None:
+    tensors = {n: v for n, v in TENSORS.items() if n != name}
+    with pytest.raises(BadCheckpoint, match=f"{name} missing"):
+        open_checkpoint(save_huggingface(tmp_path / "m", SHAPE, tensors))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_files_of_torch_are_read_as_safetensors_are(shards: int, tmp_path: Path) -> None:
+    folder = save_huggingface(tmp_path / "m", SHAPE, TENSORS)
+    (folder / "model.safetensors").unlink()
+    names = sorted(TENSORS)
+    place: dict[str, str] = {}
+    for number in range(shards):
+        part = names[number::shards]
+        file = f"pytorch_model-{number}.bin" if shards > 1 else "pytorch_model.bin"
+        body = {name: tensor(str(i), TENSORS[name]) for i, name in enumerate(part)}
+        data = {str(i): TENSORS[name].tobytes() for i, name in enumerate(part)}
+        write(folder / file, body, data)
+        place.update(dict.fromkeys(part, file))
+    if shards > 1:
+        index = f'{{"weight_map": {place!r}}}'.replace("'", '"')
+        (folder / "pytorch_model.bin.index.json").write_text(index)
+    assert_same(read(folder)[0], VALUES)
+
+
+def test_a_folder_called_checkpoint_is_no_tensorflow_checkpoint(tmp_path: Path) -> None:
+    folder = save_huggingface(tmp_path / "m", SHAPE, TENSORS)
+    (folder / "checkpoint").mkdir()
+    assert_same(read(folder)[0], VALUES)
+
+
+def test_a_tensorflow_fine_tune_without_its_checkpoint_file(tmp_path: Path) -> None:
+    folder = save_openai(tmp_path / "m", VALUES, SHAPE)
+    (folder / "checkpoint").unlink(missing_ok=True)
+    for path in list(folder.glob("model.ckpt*")):
+        path.rename(folder / path.name.replace("model.ckpt", "model-1234"))
+    found = open_checkpoint(folder)
+    assert_same({name: found.read(name) for name in found.hparams.variables()}, VALUES)
+    for path in list(folder.glob("model-1234*")):
+        path.with_name(path.name.replace("1234", "99")).write_bytes(path.read_bytes())
+    with pytest.raises(BadCheckpoint, match="several checkpoints"):
+        open_checkpoint(folder)
