@@ -395,8 +395,10 @@ def test_a_chinese_model_as_transformers_reads_it(tmp_path: Path) -> None:
     BertTokenizer over the same `vocab.txt`, its `[SEP]` left out."""
     bundle = bundle_of(save_wordpiece(tmp_path / "model"), tmp_path / "bundle", SHAPE)
     gpt2 = GPT2.load(bundle.directory, threads=1)
-    done = gpt2.generate("今天the cat", SamplingParams(temperature=0), Stopping(length=8))
-    assert done.prompt_tokens == (2, 15, 16, 5, 6)
+    assert gpt2.prompt_tokens("今天the cat") == (2, 15, 16, 5, 6, 3)
+    prompt = [2, 15, 16, 5, 6]
+    done = gpt2.generate(prompt, SamplingParams(temperature=0), Stopping(length=8))
+    assert done.prompt_tokens == tuple(prompt)
     assert done.tokens == (92, 190, 261, 89, 153, 153, 153, 285)
     bits = [-token.logprob / math.log(2) for token in gpt2.score("今天 the cats").tokens]
     assert bits == pytest.approx([9.626, 7.036, 9.227, 10.3, 7.236], abs=2e-3)
