@@ -122,7 +122,14 @@ class Tokenizer:
         self._ranks = ranks
         self._special = special
         self._passes = _passes(special.tokens)
+        plain = {special.end_of_text, special.start_of_text, encoder.get(END_OF_TEXT)}
+        own = (t for t in special.tokens if t.special and t.matched and t.id not in plain)
+        self._has_control = any(own)
         self._beyond = any(token >= special.n_vocab for token in encoder.values())
+        # Whether a text without its control tokens is one part, as in OpenAI's vocabulary.
+        self._whole = not (special.prefix_space or self._beyond) and all(
+            known.control for known in self._passes
+        )
         self._symbols = _Symbols(special.n_vocab)
         self._symbols.update((token.id, _symbols_of(token.text)) for token in special.tokens)
         self._symbols.update(zip(encoder.values(), encoder, strict=True))
@@ -185,8 +192,7 @@ class Tokenizer:
     @property
     def has_control_tokens(self) -> bool:
         """Whether a fine-tune has control tokens of its own, such as `<|user|>`."""
-        plain = {self.end_of_text, self.start_of_text, self._encoder.get(END_OF_TEXT)}
-        return any(t.special and t.matched and t.id not in plain for t in self._special.tokens)
+        return self._has_control
 
     def encode(self, text: str, *, special: bool | None = None) -> list[int]:
         """Tokens of `text`; words that a fine-tune added are one token each.
@@ -199,6 +205,10 @@ class Tokenizer:
         Raises `BadText` for a lone surrogate, which no UTF-8 can stand for, for a byte that a
         vocabulary other than OpenAI's has no token for, and for a token the model has no row for.
         """
+        special = self._has_control if special is None else special
+        if self._whole and not special:  # OpenAI's vocabulary: a text is one part
+            _check(text)
+            return self._pieces_tokens(text)
         tokens: list[int] = []
         for part in self._parts(text, special):
             tokens += self._part_tokens(part)
@@ -212,6 +222,7 @@ class Tokenizer:
         """
         tokens: list[int] = []
         spans: list[tuple[int, int]] = []
+        special = self._has_control if special is None else special
         for part in self._parts(text, special):
             found = self._part_tokens(part)
             tokens += found
@@ -222,8 +233,7 @@ class Tokenizer:
     def _part_tokens(self, part: _Part) -> list[int]:
         if part.token is not None:
             return [part.token]
-        pieces = PIECE.findall(f" {part.text}" if self._prefixed(part) else part.text)
-        tokens = list(chain.from_iterable(map(self._tokens.__getitem__, pieces)))
+        tokens = self._pieces_tokens(f" {part.text}" if self._prefixed(part) else part.text)
         if self._beyond and max(tokens, default=0) >= self.n_vocab:
             token = max(tokens)
             symbol = next(symbol for symbol, i in self._encoder.items() if i == token)
@@ -233,6 +243,9 @@ class Tokenizer:
                 "tokens only; leave it out"
             )
         return tokens
+
+    def _pieces_tokens(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._tokens.__getitem__, PIECE.findall(text))))
 
     def _prefixed(self, part: _Part) -> bool:
         return self._special.prefix_space and not part.text.startswith(" ")
@@ -249,17 +262,10 @@ class Tokenizer:
             found[0] = (part.start, part.start)
         return found
 
-    def _parts(self, text: str, special: bool | None) -> list[_Part]:
+    def _parts(self, text: str, special: bool) -> list[_Part]:
         """The text cut at added tokens, in two passes; raises `BadText` for half a surrogate."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise BadText(
-                f"the text has half a surrogate pair, U+{ord(text[error.start]):04X}, at position "
-                f"{error.start}; remove it, or decode the input as UTF-8"
-            ) from None
+        _check(text)
         parts = [_Part(text, 0, None)] if text else []
-        special = self.has_control_tokens if special is None else special
         for known in self._passes:
             cut = (known.cut(part, special) if part.token is None else (part,) for part in parts)
             parts = list(chain.from_iterable(cut))
@@ -313,11 +319,11 @@ class _Pass:
         self._tokens = {token.text: token for token in tokens}
         texts = sorted(self._tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts)))
-        self._control = all(token.special for token in tokens)
+        self.control = all(token.special for token in tokens)
 
     def cut(self, part: _Part, special: bool) -> Iterable[_Part]:
         """The added tokens of `part` (control tokens where `special`) and the text between."""
-        return (part,) if self._control and not special else self._cut(part, special)
+        return (part,) if self.control and not special else self._cut(part, special)
 
     def _cut(self, part: _Part, special: bool) -> Iterator[_Part]:
         text, done = part.text, 0
@@ -346,6 +352,17 @@ def _passes(tokens: Sequence[SpecialToken]) -> tuple[_Pass, ...]:
     """The first pass and the second, where there are tokens for them."""
     groups = ([t for t in tokens if t.matched and t.normalized is n] for n in (False, True))
     return tuple(_Pass(group) for group in groups if group)
+
+
+def _check(text: str) -> None:
+    """Raises `BadText` for half a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadText(
+            f"the text has half a surrogate pair, U+{ord(text[error.start]):04X}, at position "
+            f"{error.start}; remove it, or decode the input as UTF-8"
+        ) from None
 
 
 def _symbols_of(text: str) -> str:
