@@ -278,7 +278,7 @@ def _tensors(directory: Path, files: list[Path]) -> dict[str, tuple[Path, Shape,
         for name, tensor in TorchFile(path).tensors.items():
             if name in found:
                 raise BadCheckpoint(f"{path}: holds {name}, as {found[name][0].name} does")
-            found[name] = path, tensor.shape, tensor.dtype
+            found[name] = path, tensor.shape, tensor.storage.dtype
     for path in (path for path in files if path.suffix != ".bin"):
         try:
             with safe_open(path, "numpy") as file:

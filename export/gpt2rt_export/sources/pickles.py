@@ -1,0 +1,218 @@
+"""The pickle in PyTorch's files, read by a machine that knows data and tensors and nothing else.
+
+A pickle is a program, and Python's own reader runs it. This one runs no code: it makes numbers,
+texts, lists, dictionaries and descriptions of tensors; whatever else is asked for is refused by
+name. Messages show nothing nested: parts that are shared make a text exponentially long. Nothing is
+imported, no attribute is set, no object but these is made.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any, NamedTuple
+
+Shape = tuple[int, ...]
+
+# PyTorch's storages: the type in safetensors' words, and bytes a number.
+STORAGES = {
+    "DoubleStorage": ("F64", 8),
+    "FloatStorage": ("F32", 4),
+    "HalfStorage": ("F16", 2),
+    "BFloat16Storage": ("BF16", 2),
+    "LongStorage": ("I64", 8),
+    "IntStorage": ("I32", 4),
+    "ShortStorage": ("I16", 2),
+    "CharStorage": ("I8", 1),
+    "ByteStorage": ("U8", 1),
+    "BoolStorage": ("BOOL", 1),
+}
+TENSOR = ("torch._utils", "_rebuild_tensor_v2")
+OLD_TENSOR = ("torch._utils", "_rebuild_tensor")
+PARAMETER = ("torch._utils", "_rebuild_parameter")
+DICTIONARY = ("collections", "OrderedDict")
+SIZE = ("torch", "Size")
+
+
+class Refused(ValueError):
+    """What the pickle holds or asks for, and no file of tensors does."""
+
+
+class Global(NamedTuple):
+    """The name of something that the pickle asks for; never the thing."""
+
+    module: str
+    name: str
+
+
+class Storage(NamedTuple):
+    """A row of numbers that tensors are views of."""
+
+    key: str
+    dtype: str
+    size: int
+    numbers: int
+
+
+class View(NamedTuple):
+    """A tensor as the pickle describes it: where it lies in its storage."""
+
+    storage: Storage
+    offset: int
+    shape: Shape
+    strides: Shape
+
+
+_MARK = object()
+CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "MARK": lambda: _MARK,
+}
+VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def load(file: IO[bytes]) -> Any:
+    """The data of one pickle; the file is left behind it. Raises `Refused`."""
+    machine = _Machine()
+    try:
+        for code, argument, _ in pickletools.genops(file):
+            if code.name == "STOP":
+                return machine.pop()
+            machine.step(code.name, argument)
+    except Refused:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise Refused(f"a damaged pickle ({str(error)[:80]!a})") from None
+    raise Refused("a pickle without an end")
+
+
+@dataclass(slots=True)
+class _Machine:
+    stack: list[Any] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+
+    def pop(self) -> Any:
+        value = self.stack.pop()
+        if value is _MARK:
+            raise Refused("a damaged pickle (a mark where a value should be)")
+        return value
+
+    def to_mark(self) -> list[Any]:
+        found = []
+        while (value := self.stack.pop()) is not _MARK:
+            found.append(value)
+        return found[::-1]
+
+    def step(self, name: str, argument: Any) -> None:
+        push = self.stack.append
+        if name in CONSTANTS:
+            push(CONSTANTS[name]())
+        elif name in VALUES:
+            push(argument)
+        elif name in ("PROTO", "FRAME"):
+            pass
+        elif name in TUPLES:
+            push(tuple([self.pop() for _ in range(TUPLES[name])][::-1]))
+        elif name == "TUPLE":
+            push(tuple(self.to_mark()))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = self.stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = self.stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            push(self.memo[argument])
+        elif name in ("APPEND", "APPENDS"):
+            more = self.to_mark() if name == "APPENDS" else [self.pop()]
+            _of(list, self.stack[-1]).extend(more)
+        elif name in ("SETITEM", "SETITEMS"):
+            pairs = self.to_mark() if name == "SETITEMS" else [self.pop(), self.pop()][::-1]
+            _set_items(_of(dict, self.stack[-1]), pairs)
+        elif name == "GLOBAL":
+            push(_known(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            own, module = self.pop(), self.pop()
+            push(_known(_of(str, module), _of(str, own)))
+        elif name == "BINPERSID":
+            push(_storage(self.pop()))
+        elif name == "REDUCE":
+            arguments, asked = self.pop(), self.pop()
+            push(_made(asked, _of(tuple, arguments)))
+        elif name == "BUILD":  # an OrderedDict's _metadata: module versions
+            self.pop()
+            _of(dict, self.stack[-1])
+        else:
+            raise Refused(f"its pickle does what no file of tensors needs ({name})")
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise Refused(f"a damaged pickle ({type(value).__name__} where {kind.__name__} should be)")
+    return value
+
+
+def _set_items(target: dict[Any, Any], pairs: list[Any]) -> None:
+    if len(pairs) % 2:
+        raise Refused("a damaged pickle (a key without a value)")
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if not isinstance(key, str | int | float | bool | None):
+            raise Refused(f"a key of type {type(key).__name__}")
+        target[key] = value
+
+
+def _known(module: str, name: str) -> Global:
+    asked = Global(module, name)
+    if asked in (TENSOR, OLD_TENSOR, PARAMETER, DICTIONARY, SIZE):
+        return asked
+    if module == "torch" and name in STORAGES:
+        return asked
+    raise Refused(f"asks for {f'{module}.{name}'!a:.100}, which is no tensor")
+
+
+def _made(asked: Any, arguments: tuple[Any, ...]) -> Any:
+    if asked == DICTIONARY and type(asked) is Global:
+        made: dict[Any, Any] = {}
+        for pair in arguments[0] if arguments else ():
+            _set_items(made, list(pair))
+        return made
+    if type(asked) is Global and asked in (TENSOR, OLD_TENSOR):
+        return _view(*arguments[:4])
+    if type(asked) is Global and asked == PARAMETER:
+        return _of(View, arguments[0])
+    if type(asked) is Global and asked == SIZE:
+        return tuple(arguments[0])
+    raise Refused("its pickle calls what makes no tensor")
+
+
+def _storage(reference: Any) -> Storage:
+    kind, storage, key, _, numbers, *more = _of(tuple, reference)
+    if kind != "storage" or type(storage) is not Global or storage.name not in STORAGES:
+        raise Refused("its pickle refers to what is no storage")
+    if type(numbers) is not int or numbers < 0 or more not in ([], [None]):
+        raise Refused("a storage of no known size")
+    return Storage(_of(str, key), *STORAGES[storage.name], numbers)
+
+
+def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> View:
+    """A tensor that lies within its storage, or `Refused`."""
+    storage, shape, strides = _of(Storage, storage), _of(tuple, shape), _of(tuple, strides)
+    numbers = (offset, *shape, *strides)
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or len(shape) > 8:
+        raise Refused("a tensor of no shape")
+    if len(shape) != len(strides):
+        raise Refused(f"a tensor of shape {shape}, but strides {strides}")
+    count = 1
+    for n in shape:
+        count *= n
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if count and (last >= storage.numbers or count > storage.numbers):
+        raise Refused(
+            f"a tensor of shape {list(shape)} that lies beyond its {storage.numbers} numbers"
+        )
+    return View(storage, offset, shape, strides)
