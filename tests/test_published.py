@@ -80,7 +80,6 @@ def test_what_would_change_the_model_is_refused_by_name(name: str, tmp_path: Pat
 
 
 NORMS: Callable[[str], bool] = lambda name: ".ln_" in name  # noqa: E731
-LAYERS: Callable[[str], bool] = lambda name: ".ln_" not in name  # noqa: E731
 ALL: Callable[[str], bool] = lambda name: True  # noqa: E731
 
 
@@ -102,6 +101,12 @@ def test_biases_that_are_missing_together_are_zeros(
 def test_a_bias_that_alone_is_missing_is_refused(name: str, tmp_path: Path) -> None:
     tensors = {n: v for n, v in TENSORS.items() if n != name}
     with pytest.raises(BadCheckpoint, match=f"{name} missing"):
+        open_checkpoint(save_huggingface(tmp_path / "m", SHAPE, tensors))
+
+
+def test_layers_without_biases_beside_norms_with_them_are_refused(tmp_path: Path) -> None:
+    tensors = {n: v for n, v in TENSORS.items() if not n.endswith(".bias") or NORMS(n)}
+    with pytest.raises(BadCheckpoint, match=r"c_attn\.bias missing"):
         open_checkpoint(save_huggingface(tmp_path / "m", SHAPE, tensors))
 
 

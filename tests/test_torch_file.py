@@ -272,6 +272,7 @@ def test_a_tensor_of_more_numbers_than_its_storage_is_refused(
         TorchFile(write(tmp_path / "x.bin", body, {"0": VALUES.tobytes()}))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_random_pickles_are_read_or_refused(tmp_path: Path) -> None:
     random = np.random.default_rng(11)
     whole = dumped(

@@ -60,9 +60,8 @@ def beside(names: Iterable[str], prefix: Prefixes) -> list[str]:
 def absent_biases(
     hparams: HParams, found: Mapping[str, object], own_name: Mapping[str, str]
 ) -> frozenset[str]:
-    """Variables that stand for zeros: all biases of the norms, or of the layers, where none is."""
-    biases = [v for v in hparams.variables() if v.endswith("/b")]
-    norms = [v for v in biases if "/ln_" in v]
-    layers = [v for v in biases if "/ln_" not in v]
-    lost = [group for group in (norms, layers) if not any(own_name[v] in found for v in group)]
-    return frozenset(variable for group in lost for variable in group)
+    """Variables that stand for zeros: every bias where there is none, or those of the norms."""
+    biases = frozenset(v for v in hparams.variables() if v.endswith("/b"))
+    norms = frozenset(v for v in biases if "/ln_" in v)
+    groups = (biases, norms)
+    return next((g for g in groups if not any(own_name[v] in found for v in g)), frozenset())
