@@ -134,10 +134,11 @@ def _embed_texts(
 
 def _encoded(text: str, reader: Reader, params: EmbedParams) -> Encoding:
     """The tokens of a text with those that the tokenizer puts around it, which have no span."""
-    tokenizer, end = reader.tokenizer, len(text)
+    tokenizer = reader.tokenizer
     found = tokenizer.encode_spans(text, special=params.special)
     if not found.tokens or not (tokenizer.before or tokenizer.after):
         return found
+    end = len(text)
     around = ((0, 0),) * len(tokenizer.before), ((end, end),) * len(tokenizer.after)
     return Encoding(
         (*tokenizer.before, *found.tokens, *tokenizer.after), (*around[0], *found.spans, *around[1])

@@ -16,14 +16,22 @@ import regex
 
 from gpt2rt.catalog import SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, MissingExtra
-from gpt2rt.tokenizer import LATIN_1, SYMBOLS, Encoding, SpecialToken, SpecialTokens, read_special
+from gpt2rt.tokenizer import (
+    LATIN_1,
+    SYMBOLS,
+    Encoding,
+    SpecialTokens,
+    WithSpecialTokens,
+    check_text,
+    read_special,
+)
 
 REMEDY = "export the model again"
 BYTE = regex.compile(r"<0x([0-9A-F]{2})>")  # a byte, to tokenizers that fall back on bytes
 UNSEEN = regex.compile(r"[\s\p{M}\p{C}]")  # what a tokenizer may drop without loss
 
 
-class ForeignTokenizer:
+class ForeignTokenizer(WithSpecialTokens):
     """A `tokenizer.json`, read: made by `read`, never changed, safe to share among threads."""
 
     def __init__(self, source: str, special: SpecialTokens) -> None:
@@ -56,45 +64,6 @@ class ForeignTokenizer:
             raise BadTokenizer(f"{path}: {error}; {REMEDY}") from None
 
     @property
-    def n_vocab(self) -> int:
-        """How many tokens the model has; those that stand for nothing decode to nothing."""
-        return self._special.n_vocab
-
-    def __len__(self) -> int:
-        return self.n_vocab
-
-    @property
-    def start_of_text(self) -> int:
-        """The token that a text from nothing begins with."""
-        return self._special.start_of_text
-
-    @property
-    def end_of_text(self) -> int:
-        """The token that separates documents."""
-        return self._special.end_of_text
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """Every token that ends a text."""
-        ends = self._special.ends
-        return (self.end_of_text,) if ends is None else ends
-
-    @property
-    def before(self) -> tuple[int, ...]:
-        """Tokens that the tokenizer puts before a text, as BERT's puts `[CLS]`."""
-        return self._special.before
-
-    @property
-    def after(self) -> tuple[int, ...]:
-        """Tokens that it puts after every text, as BERT's puts `[SEP]`."""
-        return self._special.after
-
-    @property
-    def special_tokens(self) -> tuple[SpecialToken, ...]:
-        """The tokens that are found in a text as a whole, control tokens and added words."""
-        return self._special.tokens
-
-    @property
     def has_control_tokens(self) -> bool:
         """Whether a text may have control tokens, such as `[SEP]`."""
         return any(token.special for token in self._special.tokens)
@@ -117,11 +86,7 @@ class ForeignTokenizer:
         return Encoding(tuple(found.ids), tuple(found.offsets))
 
     def _encoded(self, text: str, special: bool | None) -> Any:
-        if half := regex.search(r"[\ud800-\udfff]", text):
-            raise BadText(
-                f"the text has half a surrogate pair, U+{ord(half[0]):04X}, at position "
-                f"{half.start()}; remove it, or decode the input as UTF-8"
-            )
+        check_text(text)
         library = self._plain if special is False else self._library
         found = library.encode(text, add_special_tokens=False)
         if beyond := [i for i, token in enumerate(found.ids) if token >= self.n_vocab]:

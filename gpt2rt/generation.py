@@ -20,7 +20,7 @@ from gpt2rt.beams import Beams, beam_search
 from gpt2rt.engine import Engine, Logits, Sequence
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 from gpt2rt.params import SamplingParams
-from gpt2rt.prompts import Prompt, Truncate
+from gpt2rt.prompts import Prompt, Truncate, check_prompt
 from gpt2rt.sampling import Sampler
 from gpt2rt.selection import Row
 from gpt2rt.speculation import Draft, Pace
@@ -35,7 +35,10 @@ HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context: 1/16 from the beginnin
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One text to be made. Raises `InvalidSetting` for settings that contradict each other.
+    """One text to be made.
+
+    Raises `InvalidSetting` for settings that contradict each other, `BadText` for a prompt that is
+    neither text nor ids.
 
     prompt: a text, or token ids; None begins a text, from `<|endoftext|>`.
     constraint: what the text has to be like.
@@ -55,6 +58,7 @@ class Request:
     special: bool | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", check_prompt(self.prompt))
         length = self.stopping.length
         if length is not None and self.params.min_length > length:
             raise InvalidSetting(

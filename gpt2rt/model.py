@@ -257,11 +257,12 @@ class GPT2:
             raise InvalidSetting("prompts are a list of texts; for one text there is `generate`")
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
-        for prompt in dict.fromkeys(map(check_prompt, prompts)):  # all of them, before any work
+        checked = [check_prompt(prompt) for prompt in prompts]
+        for prompt in dict.fromkeys(checked):  # all of them, before any work
             self.prompt_tokens(prompt, truncate, special=special)
         requests = [
             Request(prompt, params, stopping, constraint, truncate, sample, special=special)
-            for sample, prompt in enumerate(prompts)
+            for sample, prompt in enumerate(checked)
         ]
         return raised(self.run(requests, batch_size=min(batch_size, max(1, len(requests)))))
 

@@ -67,9 +67,8 @@ class Run:
         """The samples, as they are made."""
         if self.beams is not None:
             return self._likeliest(gpt2)
-        gpt2.prompt_tokens(
-            self.prompt, self.truncate, special=self.special
-        )  # an error before any work
+        # An error comes before any work.
+        gpt2.prompt_tokens(self.prompt, self.truncate, special=self.special)
         one = Request(
             self.prompt,
             self.params,

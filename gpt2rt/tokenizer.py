@@ -102,48 +102,10 @@ class _Part:
     token: int | None
 
 
-class Tokenizer:
-    """A vocabulary and its merges: made by `read`, never changed, safe to share among threads."""
+class WithSpecialTokens:
+    """What every tokenizer says of its `SpecialTokens`."""
 
-    def __init__(
-        self,
-        encoder: Mapping[str, int],
-        ranks: Mapping[str, int],
-        special: SpecialTokens | None = None,
-    ) -> None:
-        """Takes symbol -> token and `"left right"` -> rank, both as checked by `read`.
-
-        `special` None: OpenAI's one special token, `<|endoftext|>`.
-        """
-        if special is None:
-            end = encoder[END_OF_TEXT]
-            special = SpecialTokens(len(encoder), end, end, (SpecialToken(end, END_OF_TEXT),))
-        self._encoder = encoder
-        self._ranks = ranks
-        self._special = special
-        self._passes = _passes(special.tokens)
-        plain = {special.end_of_text, special.start_of_text, encoder.get(END_OF_TEXT)}
-        own = (t for t in special.tokens if t.special and t.matched and t.id not in plain)
-        self._has_control = any(own)
-        self._beyond = any(token >= special.n_vocab for token in encoder.values())
-        # Whether a text without its control tokens is one part, as in OpenAI's vocabulary.
-        self._whole = not (special.prefix_space or self._beyond) and all(
-            known.control for known in self._passes
-        )
-        self._symbols = _Symbols(special.n_vocab)
-        self._symbols.update((token.id, _symbols_of(token.text)) for token in special.tokens)
-        self._symbols.update(zip(encoder.values(), encoder, strict=True))
-        self._tokens = _Memory(self._tokens_of)
-
-    @classmethod
-    def read(cls, directory: Path) -> Tokenizer:
-        """Read `encoder.json`, `vocab.bpe` and, where there is one, `special_tokens.json`.
-
-        `BadTokenizer` says which is wrong, and how.
-        """
-        special = read_special(directory / SPECIAL_TOKENS)
-        encoder = _read_encoder(directory / "encoder.json", special)
-        return cls(encoder, _read_ranks(directory / "vocab.bpe", encoder), special)
+    _special: SpecialTokens
 
     @property
     def n_vocab(self) -> int:
@@ -189,6 +151,50 @@ class Tokenizer:
         """The tokens that are found in a text as a whole, and others made by no merge."""
         return self._special.tokens
 
+
+class Tokenizer(WithSpecialTokens):
+    """A vocabulary and its merges: made by `read`, never changed, safe to share among threads."""
+
+    def __init__(
+        self,
+        encoder: Mapping[str, int],
+        ranks: Mapping[str, int],
+        special: SpecialTokens | None = None,
+    ) -> None:
+        """Takes symbol -> token and `"left right"` -> rank, both as checked by `read`.
+
+        `special` None: OpenAI's one special token, `<|endoftext|>`.
+        """
+        if special is None:
+            end = encoder[END_OF_TEXT]
+            special = SpecialTokens(len(encoder), end, end, (SpecialToken(end, END_OF_TEXT),))
+        self._encoder = encoder
+        self._ranks = ranks
+        self._special = special
+        self._passes = _passes(special.tokens)
+        plain = {special.end_of_text, special.start_of_text, encoder.get(END_OF_TEXT)}
+        own = (t for t in special.tokens if t.special and t.matched and t.id not in plain)
+        self._has_control = any(own)
+        self._beyond = any(token >= special.n_vocab for token in encoder.values())
+        # Whether a text without its control tokens is one part, as in OpenAI's vocabulary.
+        self._whole = not (special.prefix_space or self._beyond) and all(
+            known.control for known in self._passes
+        )
+        self._symbols = _Symbols(special.n_vocab)
+        self._symbols.update((token.id, _symbols_of(token.text)) for token in special.tokens)
+        self._symbols.update(zip(encoder.values(), encoder, strict=True))
+        self._tokens = _Memory(self._tokens_of)
+
+    @classmethod
+    def read(cls, directory: Path) -> Tokenizer:
+        """Read `encoder.json`, `vocab.bpe` and, where there is one, `special_tokens.json`.
+
+        `BadTokenizer` says which is wrong, and how.
+        """
+        special = read_special(directory / SPECIAL_TOKENS)
+        encoder = _read_encoder(directory / "encoder.json", special)
+        return cls(encoder, _read_ranks(directory / "vocab.bpe", encoder), special)
+
     @property
     def has_control_tokens(self) -> bool:
         """Whether a fine-tune has control tokens of its own, such as `<|user|>`."""
@@ -207,7 +213,7 @@ class Tokenizer:
         """
         special = self._has_control if special is None else special
         if self._whole and not special:  # OpenAI's vocabulary: a text is one part
-            _check(text)
+            check_text(text)
             return self._pieces_tokens(text)
         tokens: list[int] = []
         for part in self._parts(text, special):
@@ -264,7 +270,7 @@ class Tokenizer:
 
     def _parts(self, text: str, special: bool) -> list[_Part]:
         """The text cut at added tokens, in two passes; raises `BadText` for half a surrogate."""
-        _check(text)
+        check_text(text)
         parts = [_Part(text, 0, None)] if text else []
         for known in self._passes:
             cut = (known.cut(part, special) if part.token is None else (part,) for part in parts)
@@ -354,8 +360,10 @@ def _passes(tokens: Sequence[SpecialToken]) -> tuple[_Pass, ...]:
     return tuple(_Pass(group) for group in groups if group)
 
 
-def _check(text: str) -> None:
-    """Raises `BadText` for half a surrogate pair."""
+def check_text(text: object) -> None:
+    """Raises `BadText` for what is no text, and for half a surrogate pair, which no UTF-8 has."""
+    if not isinstance(text, str):
+        raise BadText(f"a text is a str, not {type(text).__name__}; decode bytes as UTF-8 first")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -44,6 +44,7 @@ class LargerWeights:
     factor: float = 6.0
     origin: str = "test"
     tokenizer: None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:

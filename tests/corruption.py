@@ -188,7 +188,7 @@ def read(place: Path, work: Path) -> Read:
         """The checkpoint; remembers what was read."""
 
         hparams, origin, identity = checkpoint.hparams, checkpoint.origin, checkpoint.identity
-        tokenizer = checkpoint.tokenizer
+        tokenizer, notes = checkpoint.tokenizer, checkpoint.notes
 
         def read(self, name: str) -> NDArray[np.float32]:
             array = checkpoint.read(name)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, PromptTooLong
 from gpt2rt.prompts import check_prompt, prompt_tokens
 from gpt2rt.tokenizer import Tokenizer
@@ -253,3 +254,26 @@ def test_what_is_no_prompt_is_refused() -> None:
         prompt_tokens([], tokenizer, 9)
     with pytest.raises(PromptTooLong):
         prompt_tokens([1] * 10, tokenizer, 9)
+
+
+def test_ids_of_numpy_are_a_prompt_as_lists_are(model: Path) -> None:
+    gpt2 = GPT2.load(model, threads=1)
+    ids = [[5, 6, 7], [5, 6, 8], [5, 6, 7]]
+    greedy, short = SamplingParams(temperature=0), Stopping(3)
+    wanted = [done.tokens for done in gpt2.generate_batch(ids, greedy, short)]
+    arrays: Any = [np.array(prompt) for prompt in ids]
+    assert [done.tokens for done in gpt2.generate_batch(arrays, greedy, short)] == wanted
+    requests = [Request(prompt, greedy, short, sample=n) for n, prompt in enumerate(arrays)]
+    pieces = gpt2.run(requests)
+    found = {p.completion.sample: p.completion.tokens for p in pieces if p.completion}
+    assert [found[n] for n in range(3)] == wanted
+    with pytest.raises(BadText, match="text, token ids or None"):
+        Request(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("odd", [3, b"text", None, ["a"]])
+def test_what_is_no_text_is_neither_scored_nor_embedded(model: Path, odd: Any) -> None:
+    gpt2 = GPT2.load(model, threads=1)
+    for call in (gpt2.score, gpt2.embed):
+        with pytest.raises(BadText, match="a text is a str, not"):
+            call(odd)

@@ -52,6 +52,7 @@ class Damaged:
     change: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     origin: str = "test"
     tokenizer: None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def hparams(self) -> HParams:

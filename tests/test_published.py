@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 pytest.importorskip("tensorflow")
 
-from checkpoints import huggingface_tensors, save_huggingface, save_openai, values_of
+import reference
+from checkpoints import huggingface_tensors, save_huggingface, save_npz, save_openai, values_of
 from conftest import LargerWeights
 from gpt2rt import HParams
 from gpt2rt.errors import BadCheckpoint
+from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.sources import HuggingFaceCheckpoint, open_checkpoint
 from test_torch_file import tensor, write
 
@@ -146,3 +149,57 @@ def test_a_tensorflow_fine_tune_without_its_checkpoint_file(tmp_path: Path) -> N
         path.with_name(path.name.replace("1234", "99")).write_bytes(path.read_bytes())
     with pytest.raises(BadCheckpoint, match="several checkpoints"):
         open_checkpoint(folder)
+
+
+# ---- OpenAI's formats: nothing in a checkpoint is silently left out
+
+HEAD = np.random.default_rng(9).normal(size=(300, 24)).astype(np.float32)
+
+
+def saved(kind: str, folder: Path, values: Tensors) -> Path:
+    """A checkpoint of the kind; its `hparams.json` has OpenAI's five keys and nothing of a head."""
+    openai = kind == "openai"
+    made = save_openai(folder, values, SHAPE) if openai else save_npz(folder, SHAPE, values)
+    hparams = folder / "hparams.json"
+    keys = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+    hparams.write_text(json.dumps({key: getattr(SHAPE, key) for key in keys}))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["openai", "npz"])
+def test_a_head_of_its_own_is_used_though_no_setting_names_it(kind: str, tmp_path: Path) -> None:
+    values: Tensors = {**VALUES, "model/lm_head": HEAD}
+    checkpoint = open_checkpoint(saved(kind, tmp_path / "m", values))
+    assert not checkpoint.hparams.tied
+    np.testing.assert_array_equal(checkpoint.read("model/lm_head"), HEAD)
+    assert list(checkpoint.notes) == []
+    text = [1, 2, 3, 4]
+    wanted = reference.logits(values.__getitem__, checkpoint.hparams, text)
+    found = tensorflow.read(checkpoint, text).logits()
+    np.testing.assert_allclose(found, wanted, atol=3e-5)
+    tied = reference.logits(values.__getitem__, SHAPE, text)
+    assert np.abs(wanted - tied).max() > 1, "the head makes a difference"
+
+
+@pytest.mark.parametrize("kind", ["openai", "npz"])
+def test_a_head_that_is_the_embedding_stays_tied(kind: str, tmp_path: Path) -> None:
+    values: Tensors = {**VALUES, "model/lm_head": VALUES["model/wte"]}
+    checkpoint = open_checkpoint(saved(kind, tmp_path / "m", values))
+    assert checkpoint.hparams == SHAPE
+    assert list(checkpoint.notes) == []
+
+
+@pytest.mark.parametrize("kind", ["openai", "npz"])
+def test_a_head_of_another_shape_is_refused(kind: str, tmp_path: Path) -> None:
+    values: Tensors = {**VALUES, "model/lm_head": HEAD[:, :5]}
+    with pytest.raises(BadCheckpoint, match=r"model/lm_head is \[300, 5\], not"):
+        open_checkpoint(saved(kind, tmp_path / "m", values))
+
+
+@pytest.mark.parametrize("kind", ["openai", "npz"])
+def test_arrays_that_are_not_used_are_named(kind: str, tmp_path: Path) -> None:
+    names = [f"model/h0/extra{n:02}" for n in range(12)]
+    values: Tensors = {**VALUES, **{name: np.ones(3, np.float32) for name in names}}
+    (said,) = open_checkpoint(saved(kind, tmp_path / "m", values)).notes
+    assert said.startswith(f"Leave out {names[0]}, ")
+    assert "and 3 more" in said

@@ -31,7 +31,6 @@ from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import (
     Checkpoint,
-    HuggingFaceCheckpoint,
     RandomCheckpoint,
     open_checkpoint,
 )
@@ -52,7 +51,7 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
         Sample.choose(recipe.parity_text, None)  # a text that cannot be read fails at once
     checkpoint = _checkpoint(recipe, show)
     with _publishing(recipe, _needed(recipe, checkpoint.hparams)) as work:
-        for note in checkpoint.notes if isinstance(checkpoint, HuggingFaceCheckpoint) else ():
+        for note in checkpoint.notes:
             show.stage(note)
         origin = _tokenizer(recipe, checkpoint, work, show)
         _graph(recipe, checkpoint, work, show)

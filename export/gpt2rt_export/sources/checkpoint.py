@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from gpt2rt.hparams import HParams
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
+HEAD, EMBEDDING = "model/lm_head", "model/wte"
 BLOCK = re.compile(r"(?:^|[/.])h[/.]?(\d{1,9})[/.]")
 
 
@@ -34,6 +35,10 @@ class Checkpoint(Protocol):
     @property
     def tokenizer(self) -> Path | None:
         """The directory that holds the tokenizer's files, where the origin has one."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of how it was read: arrays left out, zeros, other names."""
 
     @property
     def identity(self) -> str:
@@ -67,6 +72,31 @@ def differences(
         elif found[name] != shape:
             wrong.append(f"{name} is {list(found[name])}, not {list(shape)}")
     return wrong
+
+
+def with_own_head(
+    hparams: HParams, found: Mapping[str, Shape], read: Callable[[str], Array]
+) -> HParams:
+    """`hparams`, untied where the arrays have a head unlike the token embedding.
+
+    OpenAI's `hparams.json` has no word for it, so the arrays decide.
+    """
+    if not hparams.tied or HEAD not in found or EMBEDDING not in found:
+        return hparams
+    tied = found[HEAD] == found[EMBEDDING] and np.array_equal(read(HEAD), read(EMBEDDING))
+    return hparams if tied else replace(hparams, tied=False)
+
+
+def left_out(names: Iterable[str]) -> list[str]:
+    """A note that names arrays which are not used, such as an optimiser's; none where all are."""
+    some = sorted(names)
+    more = f" and {len(some) - 9:,} more" if len(some) > 9 else ""
+    return [f"Leave out {', '.join(some[:9])}{more}: no part of the model"] if some else []
+
+
+def unused(hparams: HParams, found: Iterable[str]) -> set[str]:
+    """The arrays that are no variables; a tied head is the embedding once more."""
+    return set(found) - set(hparams.variables()) - ({HEAD} if hparams.tied else set())
 
 
 # How the tensors of other families are called, most telling first.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gpt2rt.bundle import is_name, sha256
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
-from gpt2rt_export.sources.checkpoint import Array, Shape, differences, family, first_line
+from gpt2rt_export.sources.checkpoint import Array, Shape, differences, family, first_line, left_out
 from gpt2rt_export.sources.naming import absent_biases, beside, prefixes
 from gpt2rt_export.sources.torch_file import TorchFile
 
@@ -142,8 +142,7 @@ class HuggingFaceCheckpoint:
         if self._prefix.head:
             told.append(f"The names begin with {self._prefix.head}, which says nothing")
         heads = [name for name in self._beside if not any(part in name for part in IGNORED)]
-        if heads:
-            told.append(f"Leave out {', '.join(heads[:9])}: no part of the language model")
+        told += left_out(heads)
         if self._zeros:
             kinds = {"norms" if "/ln_" in name else "layers" for name in self._zeros}
             told.append(f"The {' and '.join(sorted(kinds))} have no biases: zeros stand for them")

@@ -7,6 +7,7 @@ wide, as in every model that OpenAI released. The zip's crc32 of an array is che
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,16 @@ from gpt2rt.bundle import sha256
 from gpt2rt.catalog import HPARAMS
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
-from gpt2rt_export.sources.checkpoint import BLOCK, Array, Shape, differences, first_line
+from gpt2rt_export.sources.checkpoint import (
+    BLOCK,
+    Array,
+    Shape,
+    differences,
+    first_line,
+    left_out,
+    unused,
+    with_own_head,
+)
 
 HEAD_WIDTH = 64
 
@@ -36,9 +46,14 @@ class NpzCheckpoint:
         beside = path.with_name(HPARAMS)
         says = HPARAMS if beside.is_file() else "the shape of model/wte"
         self.hparams = HParams.read(beside) if beside.is_file() else _derived(self._shapes, path)
+        self.hparams = with_own_head(self.hparams, self._shapes, self.read)
         wrong = differences(self.hparams, self._shapes)
         if wrong:
             raise BadCheckpoint(f"{path}: the arrays are not what {says} says: {'; '.join(wrong)}")
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return left_out(unused(self.hparams, self._shapes))
 
     @property
     def identity(self) -> str:

@@ -16,7 +16,15 @@ from gpt2rt.bundle import sha256
 from gpt2rt.catalog import ENCODER, HPARAMS, MERGES
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
-from gpt2rt_export.sources.checkpoint import Array, differences, family, first_line
+from gpt2rt_export.sources.checkpoint import (
+    Array,
+    differences,
+    family,
+    first_line,
+    left_out,
+    unused,
+    with_own_head,
+)
 
 
 class OpenAICheckpoint:
@@ -45,11 +53,14 @@ class OpenAICheckpoint:
         self.tokenizer = directory
         self._index = index
         self._reader, found = _open(prefix)
-        if wrong := differences(self.hparams, {name: shape for name, (shape, _) in found.items()}):
+        shapes = {name: shape for name, (shape, _) in found.items()}
+        _check_lengths(prefix, found)
+        self.hparams = with_own_head(self.hparams, shapes, self.read)
+        if wrong := differences(self.hparams, shapes):
             raise BadCheckpoint(
                 f"{directory}: the checkpoint is not what {HPARAMS} says: {'; '.join(wrong)}"
             )
-        _check_lengths(prefix, found)
+        self.notes = left_out(unused(self.hparams, shapes))
 
     @property
     def identity(self) -> str:

@@ -24,6 +24,7 @@ class RandomCheckpoint:
     seed: int
     origin: str = "random weights"
     tokenizer: None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
