@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from gpt2rt import embeddings, library, memory, scoring
+from gpt2rt import embeddings, library, memory, scoring, surprisal
 from gpt2rt.beams import Beams
 from gpt2rt.bundle import EMBED, WEIGHTS, Bundle
 from gpt2rt.catalog import TOKENIZER_FILES
@@ -45,7 +45,16 @@ from gpt2rt.scoring import Passage, TokenScores
 from gpt2rt.session import SLOTS, Slots, hidden_misfit, hidden_states, misfit, slots_of
 from gpt2rt.speculation import Draft, Lookup, SmallerModel
 from gpt2rt.stopping import Stopping, StopStrings
-from gpt2rt.surprisal import Boundary, Reading, Score, score_texts, word_beginnings
+from gpt2rt.surprisal import (
+    Bos,
+    Boundary,
+    Document,
+    Reading,
+    Score,
+    beginning,
+    score_texts,
+    word_beginnings,
+)
 from gpt2rt.tokenizers import TextTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -306,6 +315,7 @@ class GPT2:
         self,
         text: str,
         *,
+        bos: Bos = surprisal.AUTO,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -315,15 +325,17 @@ class GPT2:
     ) -> Score:
         """How likely the model finds `text`, token by token, after `context` (None: none).
 
-        The first token is scored after `<|endoftext|>`. A text that exceeds the `window` (None:
-        n_ctx tokens) is read in windows that move on by `stride` (None: it is refused).
-        `special` is that of `generate`, `top` how many alternatives to give for each token.
-        `boundary` is the end of a word at which its white space counts; `trailing` corrects the
-        surprisal of words for vocabularies that have spaces before words. Raises `BadText`,
-        `PromptTooLong`, `InvalidSetting`.
+        `bos` is the token that stands before both, by its id or text: `"auto"` is the tokenizer's,
+        `<|endoftext|>` in released models; by None nothing does, and the first token of all has no
+        score. A text that exceeds the `window` (None: n_ctx tokens) is read in windows that move on
+        by `stride` (None: it is refused). `special` is that of `generate`, `top` how many
+        alternatives to give for each token. `boundary` is the end of a word at which its white
+        space counts; `trailing` corrects the surprisal of words for vocabularies that have spaces
+        before words. Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
         """
         (score,) = self.score_batch(
             [text],
+            bos=bos,
             context=context,
             special=special,
             window=window,
@@ -333,10 +345,45 @@ class GPT2:
         )
         return score
 
+    def score_document(
+        self,
+        texts: Iterable[str],
+        *,
+        joint: str = " ",
+        bos: Bos = surprisal.AUTO,
+        context: str | None = None,
+        special: bool | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        boundary: Boundary = "leading",
+        top: int = 0,
+    ) -> list[Score]:
+        """As `score`, for the sentences of a document: each after those before it.
+
+        They are scored as one text, joined by `joint`, and cut out of its score; so window and
+        stride are those of the whole: a document longer than the window wants a stride, and its
+        tokens are predicted from `window - stride + 1` at least, the earliest being left out.
+        """
+        if isinstance(texts, str):
+            raise InvalidSetting("texts are a list; for one text there is `score`")
+        document = Document(tuple(texts), joint)
+        whole = self.score(
+            document.text,
+            bos=bos,
+            context=context,
+            special=special,
+            window=window,
+            stride=stride,
+            boundary=boundary,
+            top=top,
+        )
+        return document.parts(whole)
+
     def score_batch(
         self,
         texts: Iterable[str],
         *,
+        bos: Bos = surprisal.AUTO,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -353,7 +400,8 @@ class GPT2:
         """
         if isinstance(texts, str):
             raise InvalidSetting("texts are a list; for one text there is `score`")
-        reading = Reading.within(self.hparams.n_ctx, window, stride, context, special, boundary)
+        n_ctx, begin = self.hparams.n_ctx, beginning(self.tokenizer, bos)
+        reading = Reading.within(n_ctx, window, stride, context, special, boundary, begin)
         scoring.check(self.hparams, top, batch_size)
 
         group = word_beginnings(self.tokenizer) if boundary == "trailing" else None

@@ -6,11 +6,17 @@ The page's script makes its elements from JSON, so no character of a text is eve
 from __future__ import annotations
 
 import json
+import math
 from importlib import resources
 from typing import Any
 
 from gpt2rt.cli.texts import Source
 from gpt2rt.surprisal import Score
+
+
+def known(value: float | None) -> float | None:
+    """None for what JSON has no number for: no score, or a perplexity beyond all numbers."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def page(model: str, scores: list[tuple[Source, Score]]) -> str:
@@ -30,8 +36,8 @@ def _text(source: Source, score: Score) -> dict[str, Any]:
             {
                 "text": score.text[max(shown, token.start) : token.end],
                 "token": token.text,
-                "bits": round(token.bits, 3),
-                "p": float(f"{token.probability:.4g}"),
+                "bits": known(round(token.bits, 3)),
+                "p": known(float(f"{token.probability:.4g}")),
                 "rank": token.rank,
                 "top": [[a.text, float(f"{a.probability:.4g}")] for a in token.alternatives],
             }
@@ -42,6 +48,6 @@ def _text(source: Source, score: Score) -> dict[str, Any]:
         "context": score.context,
         "tokens": tokens,
         "bits": score.bits,
-        "perplexity": min(score.perplexity, 1e300),
-        "bitsPerByte": score.bits_per_byte,
+        "perplexity": known(min(score.perplexity, 1e300)),
+        "bitsPerByte": known(score.bits_per_byte),
     }

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from gpt2rt.cli import heatmap, options, tables, texts, typed
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
-from gpt2rt.surprisal import Score, TokenScore
+from gpt2rt.surprisal import AUTO, Bos, Document, Score, TokenScore, WordScore
 
 Result = tuple[Source, Score]
 
@@ -44,6 +45,7 @@ def score(
     model: options.Model = None,
     file: texts.Files = None,
     lines: texts.Lines = False,
+    column: texts.Column = None,
     escape: typed.Escape = True,
     context: Annotated[
         str | None, typer.Option(help="What the model reads before each text, not scored.")
@@ -58,6 +60,25 @@ def score(
             show_default="none: they are refused",
         ),
     ] = None,
+    bos: Annotated[
+        str,
+        typer.Option(
+            metavar="TOKEN",
+            help="What stands before all: a token's text or id; none: nothing, and the first token "
+            "has no score; auto: the tokenizer's, <|endoftext|> in released models.",
+        ),
+    ] = AUTO,
+    document: Annotated[
+        bool,
+        typer.Option(
+            "--document",
+            help="Score each text after those before it of its document: of its file, of the TEXTs "
+            "together, of the rows of a table that have the same item. See --stride.",
+        ),
+    ] = False,
+    joint: Annotated[
+        str, typer.Option(help="What stands between the texts of a document.", show_default="' '")
+    ] = " ",
     special: options.Special = None,
     boundary: Annotated[
         Literal["leading", "trailing"],
@@ -100,7 +121,7 @@ def score(
 ) -> None:
     """Score TEXT: log-probability and surprisal of every token and word, perplexity.
 
-    The first token is scored after <|endoftext|>. Surprisal is in bits.
+    The first token is scored after <|endoftext|>, see --bos. Surprisal is in bits.
 
     Examples:
 
@@ -112,6 +133,12 @@ def score(
 
       gpt2rt score --file sentences.txt --lines --boundary trailing --format tsv > words.tsv
 
+      gpt2rt score --file story.txt --lines --document --stride 512 --format tsv > words.tsv
+
+      gpt2rt score --file items.csv --column sentence --document --format tsv > words.tsv
+
+      gpt2rt score "Once upon a time" --bos none
+
       gpt2rt score --file page.txt --html page.html --top 5
     """
     if as_json and as_csv:
@@ -120,13 +147,17 @@ def score(
         raise InvalidSetting("--format excludes --json and --csv")
     as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
     unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
-    sources = texts.read(text, file, lines, escape)
+    sources = texts.read(text, file, lines, escape, column)
+    groups = _documents(sources, document)
+    between = typed.typed(joint, escape)
+    whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
     before = None if context is None else typed.typed(context, escape)
     gpt2 = options.load(model, threads, provider=provider)
-    bar = tables.Bar("Score", lambda: _size(gpt2, sources), printed=as_json or as_csv)
+    bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(
-        (source.text for source in sources),
+        (document.text for document in whole),
+        bos=_bos(bos, escape),
         context=before,
         special=special,
         window=window,
@@ -135,11 +166,16 @@ def score(
         top=top,
         advance=bar.advance,
     )
+    results = (
+        pair
+        for group, document, score in zip(groups, whole, found, strict=True)
+        for pair in zip(group, document.parts(score), strict=True)
+    )
     sheet = Sheet("\t" if form is Form.TSV else ",")
     kept: list[Result] = []
     try:
         with bar:
-            for item, (source, result) in enumerate(zip(sources, found, strict=True), 1):
+            for item, (source, result) in enumerate(results, 1):
                 if as_json:
                     body = record(gpt2, source, result)
                     print(json.dumps(body, ensure_ascii=False), flush=True)
@@ -157,16 +193,38 @@ def score(
                 _table(kept, unit, top)
             if html or unit is not Unit.TEXT:
                 _summaries(kept)
+            if bos != AUTO:
+                print(_begun(kept[0][1].bos))
 
 
-def _size(gpt2: GPT2, sources: list[Source]) -> int:
-    return sum(len(gpt2.tokenizer.encode(source.text)) for source in sources)
+def _documents(sources: list[Source], document: bool) -> list[list[Source]]:
+    """The texts that follow each other; each alone unless they are one `document`."""
+    if not document:
+        return [[source] for source in sources]
+    return [list(group) for _, group in groupby(sources, lambda source: source.document)]
+
+
+def _bos(text: str, escape: bool) -> Bos:
+    if text == "none":
+        return None
+    return int(text) if text.isascii() and text.isdigit() else typed.typed(text, escape)
+
+
+def _begun(bos: str | None) -> str:
+    if bos is None:
+        return "Nothing stands before the first token: it has no score, without a context."
+    return f"{tables.quoted(bos)} stands before the first token."
+
+
+def _size(gpt2: GPT2, documents: list[Document]) -> int:
+    return sum(len(gpt2.tokenizer.encode(document.text)) for document in documents)
 
 
 def totals(result: Score) -> dict[str, Any]:
-    """What is known of the text as a whole; None where a perplexity is beyond all numbers."""
+    """What is known of the text as a whole; None where a number is not known or beyond all."""
     found = {
         "tokens": len(result.tokens),
+        "scored": len(result.scored),
         "words": len(result.words),
         "bytes": result.bytes,
         "logprob": result.logprob,
@@ -176,14 +234,19 @@ def totals(result: Score) -> dict[str, Any]:
         "byte_perplexity": result.byte_perplexity,
         "bits_per_byte": result.bits_per_byte,
     }
-    return {name: None if value == math.inf else value for name, value in found.items()}
+    return {name: heatmap.known(value) for name, value in found.items()}
 
 
 def token_record(token: TokenScore) -> dict[str, Any]:
     body = asdict(token)
     alternatives = body.pop("alternatives")
-    more = {"bits": token.bits, "probability": token.probability}
-    return body | more | ({"alternatives": alternatives} if alternatives else {})
+    numbers = {"logprob": token.logprob, "bits": token.bits, "probability": token.probability}
+    body |= {name: heatmap.known(value) for name, value in numbers.items()}
+    return body | ({"alternatives": alternatives} if alternatives else {})
+
+
+def word_record(word: WordScore) -> dict[str, Any]:
+    return asdict(word) | {"bits": heatmap.known(word.bits)}
 
 
 def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
@@ -191,24 +254,27 @@ def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
     return {
         "model": gpt2.name,
         "source": source.name,
+        **({"columns": dict(source.columns)} if source.columns else {}),
         "text": result.text,
+        "bos": result.bos,
         "context": result.context,
+        "preceding": result.preceding,
         "window": result.window,
         "stride": result.stride,
         "boundary": result.boundary,
         "totals": totals(result),
         "tokens": [token_record(token) for token in result.tokens],
-        "words": [asdict(word) for word in result.words],
+        "words": [word_record(word) for word in result.words],
     }
 
 
 def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
     """The rows of `--csv`."""
     if by is Unit.TEXT:
-        yield {"source": source.name, **totals(result)}
+        yield beside(source, totals(result))
     elif by is Unit.WORD:
         for word in result.words:
-            yield {"source": source.name, **asdict(word)}
+            yield beside(source, word_record(word))
     else:
         for token in result.tokens:
             row = token_record(token)
@@ -216,14 +282,26 @@ def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
             for number, other in enumerate(token.alternatives, 1):
                 row[f"alternative_{number}"] = other.text
                 row[f"probability_{number}"] = other.probability
-            yield {"source": source.name, **row}
+            yield beside(source, row)
+
+
+def beside(source: Source, row: dict[str, Any]) -> dict[str, Any]:
+    """A row with where it is from, the columns of a table included. Raises `InvalidSetting`."""
+    row = {"source": source.name, **row}
+    if both := source.columns.keys() & row.keys():
+        raise InvalidSetting(
+            f"{source.name}: the column {min(both)!r} is one of the results, too; rename it"
+        )
+    return {**source.columns, **row}
 
 
 def numbered(item: int, rows: Iterable[dict[str, Any]], by: Unit) -> Iterator[dict[str, Any]]:
-    """The rows of a text with its number and theirs, both from 1 on."""
+    """The rows of a text with its number, unless a table has an item, and theirs, from 1 on."""
     for number, row in enumerate(rows, 1):
         place = {} if by is Unit.TEXT else {f"{by}_number": number}
-        yield {"item": item, **place, **row}
+        if both := place.keys() & row.keys():
+            raise InvalidSetting(f"the column {min(both)!r} is one of the results, too; rename it")
+        yield {"item": row.pop(texts.ITEM, item), **place, **row}
 
 
 class Sheet:
@@ -297,27 +375,32 @@ def _cells(source: Source, result: Score, by: Unit) -> Iterator[list[str]]:
             *counts,
             f"{result.bits:.2f}",
             *(_number(found[name]) for name in names),
-            f"{result.bits_per_byte:.3f}",
+            _number(found["bits_per_byte"], 3),
         ]
     elif by is Unit.WORD:
         for word in result.words:
-            yield [tables.quoted(word.text), str(word.start), str(word.end), f"{word.bits:.2f}"]
+            yield [tables.quoted(word.text), str(word.start), str(word.end), _bits(word.bits)]
     else:
         for token in result.tokens:
             cells = [tables.quoted(token.text), str(token.start), str(token.end)]
-            cells += [f"{token.bits:.2f}", _percent(token.probability), str(token.rank)]
+            rank = "-" if token.rank is None else str(token.rank)
+            cells += [_bits(token.bits), _percent(token.probability), rank]
             others = (
                 f"{tables.quoted(a.text)} {_percent(a.probability)}" for a in token.alternatives
             )
             yield [*cells, "  ".join(others)] if token.alternatives else cells
 
 
+def _bits(bits: float) -> str:
+    return "-" if math.isnan(bits) else f"{bits:.2f}"
+
+
 def _percent(p: float) -> str:
-    return f"{p:.1%}" if p >= 0.001 else f"{p:.0e}"
+    return "-" if math.isnan(p) else f"{p:.1%}" if p >= 0.001 else f"{p:.0e}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.2f}" if value < 1e6 else f"{value:.3g}"
+def _number(value: float | None, places: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{places}f}" if value < 1e6 else f"{value:.3g}"
 
 
 def summary(name: str, result: Score) -> str:
@@ -326,5 +409,6 @@ def summary(name: str, result: Score) -> str:
     return (
         f"{name}{len(result.tokens):,} tokens, {result.bits:,.2f} bits; perplexity "
         f"{_number(found['perplexity'])} a token, {_number(found['word_perplexity'])} a word, "
-        f"{_number(found['byte_perplexity'])} a byte; {result.bits_per_byte:.3f} bits a byte"
+        f"{_number(found['byte_perplexity'])} a byte; {_number(found['bits_per_byte'], 3)} bits a "
+        "byte"
     )

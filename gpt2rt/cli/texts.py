@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -32,28 +34,55 @@ Lines = Annotated[
 ]
 
 
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        help="Files are tables, .csv or else tab-separated, whose first line names the columns; "
+        "texts are in this one, and the others stand beside the results.",
+        show_default=False,
+    ),
+]
+ITEM = "item"  # the column by which the rows of a table are of one document
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text and where it came from."""
+    """A text and where it came from; those of one `document`, in a row, follow each other there.
+
+    `columns` are the other cells of its row of a table.
+    """
 
     name: str
     text: str
+    document: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(
-    texts: list[str] | None, files: list[Path] | None, lines: bool, escape: bool
+    texts: list[str] | None,
+    files: list[Path] | None,
+    lines: bool,
+    escape: bool,
+    column: str | None = None,
 ) -> list[Source]:
-    """The texts, arguments first; only those have escapes.
+    """The texts, arguments first; only those have escapes. With a `column`, files are tables.
 
     Raises `InvalidSetting` where there are none, `BadText`.
 
-    The newline that ends a file or standard input is not part of the text.
+    The newline that ends a file or standard input is not part of the text. All arguments are one
+    document, every file is one; of a table, rows that follow each other with the same `item` are.
     """
+    if column is not None and (lines or not files):
+        raise InvalidSetting("--column is for tables in --file, whose rows are the texts")
     if not texts and not files:
         raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
     if (texts or []).count("-") > 1:
         raise InvalidSetting("standard input can be read once only: give `-` once")
-    found = [*_arguments(texts or [], escape), *(_file(path) for path in files or [])]
+    found = [*_arguments(texts or [], escape)]
+    for number, path in enumerate(files or [], 1):
+        source = _file(path, f"file {number}")
+        found += [source] if column is None else _rows(source, path, column)
     if lines:
         found = [part for source in found for part in _lines(source)]
     for source in found:
@@ -72,17 +101,17 @@ def stdin() -> str:
 def _arguments(texts: list[str], escape: bool) -> Iterator[Source]:
     for number, text in enumerate(texts, 1):
         if text == "-":
-            yield Source("standard input", stdin())
+            yield Source("standard input", stdin(), "standard input")
         else:
             yield Source(f"text {number}", typed(text, escape))
 
 
-def _file(path: Path) -> Source:
+def _file(path: Path, document: str) -> Source:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BadText(f"{path}: {error.strerror}; name a file of text") from None
-    return Source(str(path), _unended(decoded(data, str(path))))
+    return Source(str(path), _unended(decoded(data, str(path))), document)
 
 
 def _unended(text: str) -> str:
@@ -92,7 +121,32 @@ def _unended(text: str) -> str:
 def _lines(source: Source) -> Iterator[Source]:
     for number, line in enumerate(source.text.split("\n"), 1):
         if line.strip():
-            yield Source(f"{source.name}, line {number}", line.removesuffix("\r"))
+            name = f"{source.name}, line {number}"
+            yield Source(name, line.removesuffix("\r"), source.document)
+
+
+def _rows(source: Source, path: Path, column: str) -> Iterator[Source]:
+    """The rows of a table. Raises `BadText` naming the line where it is none."""
+    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+        if column not in names or len(set(names)) < len(names):
+            raise BadText(
+                f"{path}: the first line must name every column once, {column!r} among them; it "
+                f"has {', '.join(map(repr, names)) or 'nothing'}"
+            )
+        for cells in reader:
+            if not cells:  # a blank line
+                continue
+            name = f"{path}, line {reader.line_num}"
+            if len(cells) != len(names):
+                raise BadText(f"{name}: {len(cells)} cells, and {len(names)} columns; mend it")
+            columns = dict(zip(names, cells, strict=True))
+            text = columns.pop(column)
+            yield Source(name, text, f"{source.document} {columns.get(ITEM, '')}", columns)
+    except csv.Error as error:
+        raise BadText(f"{path}, line {reader.line_num}: no table ({error}); mend it") from None
 
 
 def check_output(path: Path | None) -> None:
