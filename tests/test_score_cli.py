@@ -76,6 +76,91 @@ def test_tsv_numbers_items_and_words(command: Command, model: Path, gpt2: GPT2) 
     assert [float(row["bits"]) for row in rows[:2]] == [word.bits for word in first.words]
 
 
+TABLE = (
+    "item,condition,sentence\r\n"
+    '1,"a,b","He said ""no""."\r\n'
+    "1,c,NA null =SUM(A1)\r\n"
+    "\r\n"
+    '7,é,"A\ttab and\na line."\r\n'
+    "1,d,'Twas\r\n"
+)
+
+
+def rows_of(out: str, delimiter: str = "\t") -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(out, newline=""), delimiter=delimiter, strict=True))
+
+
+@pytest.mark.parametrize("form", ["tsv", "csv"])
+def test_a_table_of_sentences_becomes_a_row_a_word(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path, form: str
+) -> None:
+    table = tmp_path / "items.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + TABLE.encode())
+    arguments = ("--file", table, "--column", "sentence", "--bos", "none", "-m", model)
+    ended = command("score", *arguments, "--document", "--by", "word", "--format", form)
+    assert (ended.code, ended.err) == (0, "")
+    rows = rows_of(ended.out, "\t" if form == "tsv" else ",")
+    documents = [['He said "no".', "NA null =SUM(A1)"], ["A\ttab and\na line."], ["'Twas"]]
+    parts = [part for texts in documents for part in gpt2.score_document(texts, bos=None)]
+    words = [word for part in parts for word in part.words]
+    assert [row["text"] for row in rows] == [word.text for word in words]
+    assert [float(row["bits"] or "nan") for row in rows] == pytest.approx(
+        [word.bits for word in words], nan_ok=True, abs=0
+    )
+    assert [row["bits"] == "" for row in rows] == [n in (0, 6, 11) for n in range(len(rows))]
+    wanted = [("1", "a,b")] * 3 + [("1", "c")] * 3 + [("7", "é")] * 5 + [("1", "d")]
+    assert [(row["item"], row["condition"]) for row in rows] == wanted
+    if form == "tsv":
+        numbers = [n for part in parts for n in range(1, len(part.words) + 1)]
+        assert [int(row["word_number"]) for row in rows] == numbers
+
+
+def test_rows_without_an_item_are_one_document_a_file(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
+) -> None:
+    for name in ("a.tsv", "b.tsv"):
+        (tmp_path / name).write_text('text\tx"y\nthe cat\t1\nsat down\t2\n')
+    files = ("--file", tmp_path / "a.tsv", "--file", tmp_path / "b.tsv", "--column", "text")
+    ended = command("score", *files, "--document", "--joint", r"\n", "-m", model, "--json")
+    parts = gpt2.score_document(["the cat", "sat down"], joint="\n")
+    assert [record["totals"]["bits"] for record in ended.records] == [p.bits for p in parts] * 2
+    assert [record["preceding"] for record in ended.records] == [0, 8] * 2
+    assert [record["columns"] for record in ended.records] == [{'x"y': "1"}, {'x"y': "2"}] * 2
+    alone = command("score", *files, "-m", model, "--format", "tsv")
+    assert [row["item"] for row in rows_of(alone.out)] == list("11223344")
+
+
+def test_lines_of_a_file_and_the_arguments_are_documents(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("three\n\nfour\n")
+    arguments = ("one", "two", "--file", tmp_path / "t.txt", "--lines", "--document")
+    records = command("score", *arguments, "-m", model, "--json").records
+    parts = gpt2.score_document(["one", "two"]) + gpt2.score_document(["three", "four"])
+    assert [record["totals"]["bits"] for record in records] == [part.bits for part in parts]
+
+
+def test_a_first_token_without_a_score_is_said_everywhere(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("score", "the cat", "x", "--bos", "none", "-m", model)
+    first, second = command(*arguments, "--json", "--top", "2").records
+    assert (first["bos"], first["tokens"][0]["bits"], first["words"][0]["bits"]) == (None,) * 3
+    assert first["totals"]["scored"] == first["totals"]["tokens"] - 1
+    assert (second["totals"]["perplexity"], second["totals"]["scored"]) == (None, 0)
+    for by in ("token", "word", "text"):
+        ended = command(*arguments, "--by", by)
+        assert "first token, which has no score" in ended.out
+        assert "nan" not in ended.out
+        assert "nan" not in command(*arguments, "--by", by, "--csv").out
+    assert "before the context" in command(*arguments, "--context", "a").out
+    assert command(*arguments, "--html", tmp_path / "p.html").code == 0
+    page = (tmp_path / "p.html").read_text()
+    assert "NaN" not in page.split('id="data">')[1].split("</script>")[0]
+    other = command("score", "the cat", "--bos", "7", "-m", model)
+    assert "stands before everything" in other.out
+
+
 def test_table_has_a_row_a_token_and_ends_in_the_totals(
     command: Command, model: Path, gpt2: GPT2
 ) -> None:
@@ -143,6 +228,17 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("--file", "nowhere.txt"), "nowhere.txt: No such file", 1),
         (("--file", "blank.txt", "--lines"), "every line is blank", 1),
         (("--file", "latin.txt"), "latin.txt is not UTF-8 (byte 1)", 1),
+        (("a", "--bos", "300"), "bos 300 is not in the vocabulary", 2),
+        (("a", "--bos", "\x1b[1m"), r"bos '\x1b[1m' is no token", 2),
+        (("a", "--column", "text"), "--column is for tables in --file", 2),
+        (("--file", "t.csv", "--column", "text", "--lines"), "--column is for tables", 2),
+        (("--file", "t.csv", "--column", "text"), "name every column once, 'text' among them", 1),
+        (("--file", "twice.csv", "--column", "a"), "it has 'a', 'a'", 1),
+        (("--file", "t.csv", "--column", "a"), "t.csv, line 3: 1 cells, and 2 columns", 1),
+        (("--file", "open.csv", "--column", "a"), "open.csv, line 2: no table (", 1),
+        (("--file", "bits.csv", "--column", "a", "--csv", "--by", "word"), "'bits' is one of", 2),
+        (("--file", "no.csv", "--column", "a", "--format", "tsv"), "'word_number' is one of", 2),
+        (("--file", "void.csv", "--column", "a"), "void.csv, line 3 is empty", 1),
     ],
 )
 def test_score_refuses_in_one_line(
@@ -157,6 +253,12 @@ def test_score_refuses_in_one_line(
     monkeypatch.chdir(tmp_path)
     Path("blank.txt").write_text("\n \n")
     Path("latin.txt").write_bytes(b"\x41\xe9")
+    Path("t.csv").write_text("a,b\n1,2\n3\n")
+    Path("twice.csv").write_text("a,a\n1,2\n")
+    Path("open.csv").write_text('a,b\n1,"2\n')
+    Path("bits.csv").write_text("a,bits\n1,2\n")
+    Path("no.csv").write_text("a,word_number\n1,2\n")
+    Path("void.csv").write_text("a,b\n1,2\n,3\n")
     ended = command("score", *arguments, "-m", model, stdin=b"ab\xff")
     assert ended.code == code
     assert words in ended.in_one_line()

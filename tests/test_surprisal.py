@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from conftest import NOISE, TINY, LargerWeights
 from gpt2rt import GPT2
 from gpt2rt.alignment import occurrences, tokens_in, word_spans, words_of
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
+from gpt2rt.surprisal import Boundary
 from gpt2rt.tokenizer import Tokenizer
 
 TEXTS = [
@@ -28,6 +30,7 @@ TEXTS = [
     "<|endoftext|> is text",
     "漢字かな交じり文 𝕬",
 ]
+BOUNDARIES: tuple[Boundary, ...] = ("leading", "trailing")
 LONG = "one two three four five six seven eight nine ten " * 5
 
 
@@ -86,6 +89,140 @@ def test_a_long_context_fills_the_windows(tiny: GPT2, tiny_weights: LargerWeight
     np.testing.assert_allclose([token.logprob for token in score.tokens], oracle, atol=noise)
 
 
+@pytest.mark.parametrize("boundary", ["leading", "trailing"])
+@pytest.mark.parametrize("context", [None, "before"])
+def test_another_token_may_stand_before_all(
+    tiny: GPT2, tiny_weights: LargerWeights, context: str | None, boundary: Boundary
+) -> None:
+    tokenizer, text = tiny.tokenizer, "the cat sat"
+    before = [7, *tokenizer.encode(context or "")]
+    read = before + tokenizer.encode(text)
+    oracle = log_probabilities(tiny_weights, read, 48, 48)[len(before) - 1 :]
+    score = tiny.score(text, bos=7, context=context, boundary=boundary)
+    noise = NOISE[tiny.bundle.manifest.precision]
+    np.testing.assert_allclose([token.logprob for token in score.tokens], oracle, atol=noise)
+    assert score == tiny.score(text, bos=tokenizer.decode([7]), context=context, boundary=boundary)
+    assert score.bos == tokenizer.decode([7])
+    own = tiny.score(text, context=context, boundary=boundary)
+    assert own == tiny.score(text, bos="<|endoftext|>", context=context, boundary=boundary)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(None, 24), (48, 1), (20, 7), (1, 1)])
+@pytest.mark.parametrize("text", [*TEXTS[:2], " cat sat", LONG])
+def test_with_nothing_before_it_the_first_token_has_no_score(
+    tiny: GPT2, tiny_weights: LargerWeights, text: str, window: int | None, stride: int
+) -> None:
+    tokens = tiny.tokenizer.encode(text)
+    score = tiny.score(text, bos=None, window=window, stride=stride, top=2)
+    oracle = log_probabilities(tiny_weights, tokens, window or 48, stride)
+    noise = NOISE[tiny.bundle.manifest.precision]
+    first, *rest = score.tokens
+    assert (score.bos, first.rank, first.alternatives) == (None, None, ())
+    assert math.isnan(first.logprob)
+    assert math.isnan(first.bits)
+    assert math.isnan(first.probability)
+    np.testing.assert_allclose([token.logprob for token in rest], oracle, atol=noise)
+    assert score.scored == tuple(rest)
+    assert all(len(token.alternatives) == 2 for token in rest)
+    bits = sum(token.bits for token in rest)
+    assert math.log2(score.perplexity) * len(rest) == pytest.approx(bits)
+    behind = len(text[rest[0].start :].encode())
+    assert score.bits_per_byte * behind == pytest.approx(bits)
+    assert [math.isnan(word.bits) for word in score.words] == [
+        word.first == 0 for word in score.words
+    ]
+    of_words = sum(token.bits for token in score.tokens[score.words[0].last :])
+    assert math.log2(score.word_perplexity or 0) * (len(score.words) - 1) == pytest.approx(of_words)
+
+
+def test_without_a_bos_words_by_the_trailing_boundary_are_those_after_the_first(tiny: GPT2) -> None:
+    """A context that is the first of the tokens gives the others the same places and scores."""
+    text = "the cat sat on"
+    alone = tiny.score(text, bos=None, boundary="trailing")
+    after = tiny.score(" cat sat on", bos=None, context="the", boundary="trailing")
+    assert [word.text for word in alone.words][1:] == [word.text for word in after.words]
+    assert math.isnan(alone.words[0].bits)
+    noise = NOISE[tiny.bundle.manifest.precision]
+    assert [word.bits for word in alone.words[1:]] == pytest.approx(
+        [word.bits for word in after.words], abs=noise
+    )
+
+
+def test_one_token_with_nothing_before_it_has_no_score_at_all(tiny: GPT2) -> None:
+    for boundary in BOUNDARIES:
+        one, more = tiny.score_batch(["x", "the cat"], bos=None, boundary=boundary)
+        assert (one.text, one.scored, one.bits) == ("x", (), 0)
+        assert all(map(math.isnan, (one.perplexity, one.byte_perplexity, one.bits_per_byte)))
+        assert math.isnan(one.word_perplexity or 0)
+        assert len(more.scored) == len(more.tokens) - 1
+        assert len(tiny.score("x", bos=None, context="a", boundary=boundary).scored) == 1
+
+
+@pytest.mark.parametrize("bos", [300, -1, 1.5, "", "the cat sat", "no such token"])
+def test_a_bos_that_is_no_token_is_refused(tiny: GPT2, bos: Any) -> None:
+    with pytest.raises(InvalidSetting, match=r"bos .* vocabulary"):
+        tiny.score("a", bos=bos)
+
+
+@pytest.mark.parametrize("boundary", ["leading", "trailing"])
+@pytest.mark.parametrize("bos", ["auto", None])
+@pytest.mark.parametrize("joint", [" ", "\n", "\n\n", ""])
+@pytest.mark.parametrize("sentences", [LONG.split("ten "), TEXTS, ["a ", "  b", "\n", "\u3000c"]])
+def test_sentences_of_a_document_are_slices_of_its_score(
+    tiny: GPT2, sentences: list[str], joint: str, bos: str | None, boundary: Boundary
+) -> None:
+    sentences = [sentence for sentence in sentences if sentence]
+    whole = tiny.score(
+        joint.join(sentences), context="Title", bos=bos, window=40, stride=20, boundary=boundary
+    )
+    parts = tiny.score_document(
+        sentences,
+        joint=joint,
+        context="Title",
+        bos=bos,
+        window=40,
+        stride=20,
+        boundary=boundary,
+    )
+    assert [part.text for part in parts] == sentences
+    tokens = [token for part in parts for token in part.tokens]
+    assert [(t.token, t.logprob, t.rank) for t in tokens] == [
+        (t.token, t.logprob, t.rank) for t in whole.tokens
+    ]
+    assert [word.bits for part in parts for word in part.words] == [w.bits for w in whole.words]
+    begin = 0
+    for part in parts:
+        assert part.preceding == begin
+        begin += len(part.text) + len(joint)
+        for token in part.tokens:
+            assert 0 <= token.start <= token.end <= len(part.text)
+        for word in part.words:
+            assert part.text[word.start : word.end] == word.text
+            assert 0 <= word.first < word.last <= len(part.tokens)
+
+
+def test_words_of_a_sentence_are_its_own_and_add_up(tiny: GPT2) -> None:
+    sentences = ["The cat sat.", "It was  warm,", "naïve 漢字 too."]
+    for part in tiny.score_document(sentences, stride=20):
+        assert [word.text for word in part.words] == part.text.split()
+        for word in part.words:
+            assert word.bits == pytest.approx(
+                sum(token.bits for token in part.tokens[word.first : word.last])
+            )
+            own = part.tokens[word.last - 1]
+            assert own.end == word.end
+        assert part.bits == pytest.approx(sum(word.bits for word in part.words))
+
+
+def test_a_document_longer_than_the_window_wants_a_stride(tiny: GPT2) -> None:
+    with pytest.raises(PromptTooLong, match="give a stride"):
+        tiny.score_document(["the cat sat"] * 40)
+    with pytest.raises(BadText, match="empty"):
+        tiny.score_document(["a", ""])
+    with pytest.raises(InvalidSetting, match="list"):
+        tiny.score_document("text")
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_sums_add_up(tiny: GPT2, text: str) -> None:
     score = tiny.score(text, top=3)
@@ -104,7 +241,7 @@ def test_sums_add_up(tiny: GPT2, text: str) -> None:
     assert inside == pytest.approx(bits)
     for token in score.tokens:
         assert token.probability == pytest.approx(math.exp(token.logprob))
-        if token.rank < 3:
+        if token.rank is not None and token.rank < 3:
             assert token.alternatives[token.rank].token == token.token
 
 

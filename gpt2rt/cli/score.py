@@ -194,7 +194,7 @@ def score(
             if html or unit is not Unit.TEXT:
                 _summaries(kept)
             if bos != AUTO:
-                print(_begun(kept[0][1].bos))
+                print(_begun(kept[0][1]))
 
 
 def _documents(sources: list[Source], document: bool) -> list[list[Source]]:
@@ -210,10 +210,12 @@ def _bos(text: str, escape: bool) -> Bos:
     return int(text) if text.isascii() and text.isdigit() else typed.typed(text, escape)
 
 
-def _begun(bos: str | None) -> str:
-    if bos is None:
-        return "Nothing stands before the first token: it has no score, without a context."
-    return f"{tables.quoted(bos)} stands before the first token."
+def _begun(first: Score) -> str:
+    if first.bos is not None:
+        return f"{tables.quoted(first.bos)} stands before everything."
+    return "Nothing stands before the " + (
+        "context." if first.context else "first token, which has no score."
+    )
 
 
 def _size(gpt2: GPT2, documents: list[Document]) -> int:
