@@ -111,8 +111,9 @@ def encoded(theirs: Any, text: str) -> list[int] | None:
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_random_tables_of_added_tokens_equal_tokenizers(number: int, tmp_path: Path) -> None:
     random = np.random.default_rng(number)
-    theirs = random_table(random)
-    ours = carried(theirs, tmp_path)
+    ours = carried(random_table(random), tmp_path)
+    # As a user has it: a token added twice, with other flags, is in memory not what it is in files.
+    theirs = library.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     for _ in range(40):
         text = random_text(random, 12)
         for special in (True, False):
