@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +76,20 @@ def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not export" in subjects(list(doctor._extras()))["extras"].found
 
 
+def test_the_release_of_unicode_is_that_of_the_newest_letter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever is newer than this Python's Unicode is no letter to it."""
+    ours = [n for n, letter in doctor.LETTERS.items() if unicodedata.category(letter)[0] == "L"]
+    assert ours[-1] == unicodedata.unidata_version.replace(".0", "")
+    assert float(doctor.unicode_release()) >= 15.1
+    old = {"match": lambda pattern, letter: letter <= "\U00010fff" and letter != "\U000105c0"}
+    monkeypatch.setattr(doctor, "regex", SimpleNamespace(**old))
+    assert doctor.unicode_release() == "14"
+    monkeypatch.setattr(doctor, "regex", SimpleNamespace(match=lambda pattern, letter: None))
+    assert doctor.unicode_release() == "before 9"
+
+
 def test_doctor_on_the_command_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "opening", lambda name, libraries=(): Opening(name == CPU, "no", ())
@@ -84,6 +101,9 @@ def test_doctor_on_the_command_line(command: Command, monkeypatch: pytest.Monkey
     assert body["providers"][CPU]["opened"] is True
     assert {"processor", "versions", "models", "extras"} <= {f["subject"] for f in body["findings"]}
     assert body["models"] == []
+    (said,) = (f["found"] for f in body["findings"] if f["subject"] == "tokenizer")
+    assert f"Unicode {body['unicode']}" in said
+    assert f"regex {version('regex')}" in said
 
 
 def test_a_damaged_bundle_is_told(

@@ -10,12 +10,13 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import onnxruntime as ort
+import regex
 
 from gpt2rt import library
 from gpt2rt.bundle import Bundle
 from gpt2rt.memory import slot_bytes
 from gpt2rt.providers import cuda_libraries
-from gpt2rt_bench.machine import Machine, cannot_help
+from gpt2rt_bench.machine import Machine, cannot_help, installed
 from gpt2rt_bench.opening import Opening, opening
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -27,6 +28,21 @@ EXTRAS = {
     "constrain": ("llguidance",),
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
+}
+
+# A letter that each release of Unicode was the first to have, by which one tells a release.
+LETTERS = {
+    "9": "\U000104b0",
+    "10": "\U00011d00",
+    "11": "\U00016e40",
+    "12": "\U00010fe0",
+    "13": "\U00010e80",
+    "14": "\U00010570",
+    "15": "\U0001e4d0",
+    "15.1": "\U0002ebf0",
+    "16": "\U000105c0",
+    "17": "\U00016ea0",
+    "18": "\U0003d000",
 }
 
 State = Literal["good", "note", "bad"]
@@ -73,6 +89,7 @@ class Diagnosis:
     providers: dict[str, Opening]
     cuda: Cuda
     models: tuple[str, ...]
+    unicode: str
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,10 +105,12 @@ def diagnose() -> Diagnosis:
         providers[name] = opening(name, [*libraries.values()] if name == CUDA else [])
     cuda = _cuda(providers.get(CUDA))
     bundles = library.exported()
+    unicode = unicode_release()
     findings = (
         *_processor(machine),
         _memory(machine),
         _runtime(machine),
+        _letters(unicode),
         *_providers(providers),
         *_graphics(cuda, providers.get(CUDA)),
         _models(bundles),
@@ -100,7 +119,24 @@ def diagnose() -> Diagnosis:
         *_extras(),
     )
     names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
-    return Diagnosis(machine, providers, cuda, names, findings)
+    return Diagnosis(machine, providers, cuda, names, unicode, findings)
+
+
+def unicode_release() -> str:
+    """The newest release of Unicode, of those known here, whose letters `regex` knows as letters.
+
+    GPT-2's tokenizer cuts texts at letters and digits, so the tokens of those that are newer than
+    that are others.
+    """
+    known = [release for release, letter in LETTERS.items() if regex.match(r"\p{L}", letter)]
+    return known[-1] if known else "before 9"
+
+
+def _letters(unicode: str) -> Finding:
+    newest = " or newer" if unicode == [*LETTERS][-1] else ""
+    version = installed(["regex"]).get("regex", "of unknown version")
+    found = f"letters and digits of Unicode {unicode}{newest} (regex {version})"
+    return Finding("tokenizer", "good", found)
 
 
 def cuda_and_cudnn() -> dict[str, str]:
