@@ -23,7 +23,7 @@ from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting
 
 END_OF_TEXT = "<|endoftext|>"
 # Letters and digits are those of the installed `regex`, as in `encoder.py`. A newer release of
-# Unicode only makes some of what was no character before, so other texts keep their tokens.
+# Unicode only makes some of what was no character before (from 9 to 18: and U+1CF2 and U+1CF3).
 WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 # No word holds a space after something else, so the much faster `re` may cut the text there first;
 # most pieces are known already. Four control characters are spaces to `re` but not to `regex`.

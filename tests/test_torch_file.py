@@ -89,6 +89,7 @@ def write(path: Path, body: object, storages: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", dumped(body))
         archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")  # PyTorch opens no file without
         for key, data in storages.items():
             archive.writestr(f"archive/data/{key}", data)
     return path
