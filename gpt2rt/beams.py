@@ -19,8 +19,9 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.engine import Engine, Logits, Sequence
+from gpt2rt.engine import Engine, Sequence
 from gpt2rt.errors import BadLogits, InvalidSetting
+from gpt2rt.slots import Logits
 from gpt2rt.stopping import FinishReason
 
 MOST = 1024

@@ -198,6 +198,12 @@ class DecodedStream:
         """What is left when no token was pushed as the last."""
         return self._settle(whole=True, last=True)
 
+    def branch(self) -> DecodedStream:
+        """A stream of the same text, to go on by itself from here."""
+        other = DecodedStream(self._tokenizer, self._tokens)
+        other._settled = self._settled
+        return other
+
     def _settle(self, whole: bool, last: bool = False) -> str:
         if not whole or self._settled == len(self._tokens):
             return ""

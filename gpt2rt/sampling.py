@@ -158,7 +158,7 @@ def _picked(logits: Floats, params: SamplingParams, uniform: float) -> int:
 
 def choose_selected(row: Row, params: SamplingParams, uniforms: Seq[float]) -> int | None:
     """As `choose`, from what a device selected; None where that cannot tell."""
-    if not (math.isfinite(row.logits[0]) and math.isfinite(row.mass)):
+    if not (math.isfinite(row.logits[0]) and math.isfinite(row.normaliser)):
         return None
     if params.greedy:
         return int(row.ids[0])
@@ -186,7 +186,7 @@ def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | Non
     count = len(weights)
     if params.top_p < 1:
         sums = np.cumsum(weights, dtype=np.float64)
-        wanted = params.top_p * row.mass
+        wanted = params.top_p * row.normaliser
         crossing = int(np.searchsorted(sums, wanted))
         if crossing < count and params.compat == "openai":
             count = max(1, crossing + int(sums[crossing] <= wanted))

@@ -395,6 +395,12 @@ class TextStream:
         """What is left when no token was pushed as the last: U+FFFD, or nothing."""
         return self._utf8.decode(b"", True)
 
+    def branch(self) -> TextStream:
+        """A stream of the same text, to go on by itself from here."""
+        other = TextStream(self._tokenizer)
+        other._utf8.setstate(self._utf8.getstate())
+        return other
+
 
 def byte_symbols() -> dict[int, str]:
     """The character that stands for each byte, as `bytes_to_unicode` of OpenAI's `encoder.py`.

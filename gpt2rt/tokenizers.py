@@ -25,6 +25,9 @@ class Stream(Protocol):
     def close(self) -> str:
         """What is left when no token was pushed as the last."""
 
+    def branch(self) -> Stream:
+        """A stream of the same text, to go on by itself from here."""
+
 
 class TextTokenizer(Protocol):
     """Text to tokens and back; never changed, safe to share among threads.

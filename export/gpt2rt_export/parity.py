@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 
 from gpt2rt.bundle import CUDA_GRAPH, EMBED, GRAPH
-from gpt2rt.cuda import Device, HostMemory
+from gpt2rt.cuda import Device
+from gpt2rt.cuda_memory import HostMemory
+from gpt2rt.hidden import hidden_states
 from gpt2rt.providers import Threads, open_session
-from gpt2rt.session import SLOTS, Slots, hidden_states
+from gpt2rt.runtime import SLOTS
+from gpt2rt.slots import Slots
 from gpt2rt.tokenizers import read_tokenizer
 from gpt2rt_export import reference
 from gpt2rt_export.agreement import (
