@@ -21,7 +21,6 @@ from checkpoints import save_openai
 from conftest import SHARED, LargerWeights, skeleton
 from gpt2rt import HParams, catalog
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.precision import PRECISIONS
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint, openai
@@ -332,7 +331,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: 
     spoilt["model/h1/mlp/c_proj/w"][0, 0, 0] = np.inf
     spoilt["model/ln_f/b"][3] = -np.inf
     checkpoint = OpenAICheckpoint(save(tmp_path / "model", spoilt))
-    for precision in PRECISIONS.values():
+    for precision in ARITHMETICS.values():
         model, weights = fuse(skeleton(SHAPE), SHAPE, precision)
         with pytest.raises(BadCheckpoint) as caught, np.errstate(invalid="ignore"):
             attach([model], weights, checkpoint, tmp_path / "weights.bin")
