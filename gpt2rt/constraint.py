@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from gpt2rt.endings import Endings, Flags, allowed_by, fits
 from gpt2rt.errors import InvalidSetting, MissingExtra
-from gpt2rt.tokenizer import END_OF_TEXT
 from gpt2rt.tokenizers import TextTokenizer, once
+from gpt2rt.vocabulary_files import END_OF_TEXT
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from gpt2rt.catalog import ENCODER, TOKENIZER
-from gpt2rt.tokenizer import Encoding, SpecialToken, Tokenizer
+from gpt2rt.special_tokens import SpecialToken
+from gpt2rt.tokenizer import Encoding, Tokenizer
 
 
 class Stream(Protocol):

@@ -29,11 +29,12 @@ from gpt2rt.bundle import (
     record,
     sha256,
 )
+from gpt2rt.catalog import SPECIAL_TOKENS
 from gpt2rt.errors import BadBundle, UnknownModel
 from gpt2rt.precision import PRECISIONS
 from gpt2rt.runtime import SLOTS
 from gpt2rt.scoring import Passage
-from gpt2rt.tokenizer import SPECIAL_TOKENS, SpecialTokens
+from gpt2rt.special_tokens import SpecialTokens
 
 FILES = ("model.onnx", EMBED, "weights.bin", "encoder.json", "vocab.bpe")
 
