@@ -47,7 +47,7 @@ EXCESS = 2 / (math.e * math.log(2)) * ROUNDING  # how far a chord of 2**x is abo
 
 
 class Restriction(Protocol):
-    """What may come next, as a constraint sees it (`gpt2rt.constraint.Matcher`)."""
+    """What may come next, as a constraint sees it (`gpt2rt.grammar.Matcher`)."""
 
     def mask(self, logits: Floats, left: int | None) -> Floats:
         """`logits` with -inf for what cannot come next, `left` tokens from the end at most."""

@@ -18,7 +18,7 @@ from gpt2rt.stopping import FinishReason, StopStrings
 from gpt2rt.tokenizers import Stream
 
 if TYPE_CHECKING:
-    from gpt2rt.constraint import Matcher
+    from gpt2rt.grammar import Matcher
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,8 @@ from gpt2rt.task import Task
 from gpt2rt.tokenizers import TextTokenizer
 
 if TYPE_CHECKING:
-    from gpt2rt.constraint import Constraint, Grammar
+    from gpt2rt.constraint import Constraint
+    from gpt2rt.grammar import Grammar
 
 GRAMMARS = 16  # constraints kept ready
 
@@ -77,6 +78,6 @@ class Tasks:
 
 
 def _compiled(tokenizer: TextTokenizer, constraint: Constraint) -> Grammar:
-    from gpt2rt.constraint import Grammar
+    from gpt2rt.grammar import Grammar
 
     return Grammar(constraint, tokenizer)
