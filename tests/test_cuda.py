@@ -25,7 +25,7 @@ from gpt2rt.cuda import CudaSlots, Device
 from gpt2rt.cuda_memory import CudaMemory, HostMemory
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadBundle, BadLogits, InvalidSetting, ProviderMissing
-from gpt2rt.filters import candidates, pick, softmax_weights, stretches
+from gpt2rt.filters import candidates, pick, softmax_weights
 from gpt2rt.interface import cuda
 from gpt2rt.providers import Threads, graph_of, open_session, provider_for
 from gpt2rt.sampling import NUMBERS, choose
@@ -190,7 +190,7 @@ def test_the_drawn_token_is_the_one_the_number_falls_on(
         chosen = [Draw(1 / temperature, number) for number in numbers[start : start + 8]]
         for row in rows(wide, chosen):
             weights = softmax_weights(np.asarray(row), temperature)
-            fallen = pick(weights, stretches(weights), row.draw.uniform)
+            fallen = pick(weights, chunk_sums(weights), row.draw.uniform)
             assert choose(replace(row, fetch=unwanted), params, [0.5]) == fallen
 
 

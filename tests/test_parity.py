@@ -83,7 +83,7 @@ def reports(tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights) -> dic
 
 @given(st.integers(0, 3000))
 def test_stretches_cover_the_context_from_its_second_token_to_its_last(count: int) -> None:
-    found = parity.stretches(count)
+    found = parity.spans(count)
     assert found == sorted(set(found))
     assert found[:1] == [1][: count - 1 if count else 0]
     assert found[-1:] == [count - 1][: count - 1 if count else 0]

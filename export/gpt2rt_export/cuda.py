@@ -38,7 +38,7 @@ from gpt2rt_export.rounding import half
 from gpt2rt_export.weights import Weight
 
 HALF = TensorProto.FLOAT16
-STRETCH = 256  # weights summed as one where the drawn token is looked for
+CHUNK = 256  # weights summed as one where the drawn token is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,24 +205,24 @@ CUDA = {
 def select(b: Builder, scores: str) -> None:
     """The likeliest tokens of each row, and one drawn from all of them by the row's number.
 
-    Inverse transform sampling as in `gpt2rt.filters.pick`: the stretch in which the running sum
+    Inverse transform sampling as in `gpt2rt.filters.pick`: the chunk in which the running sum
     passes the number's share, then the token in it. CumSum over a whole row would take quadratic
     time on CUDA.
     """
     n_vocab = b.hparams.n_vocab
-    stretches = -(-n_vocab // STRETCH)
+    chunks = -(-n_vocab // CHUNK)
     const = {
         name: b.constant(f"select/{name}", np.array(values, np.int64))
         for name, values in (
             ("zero", [0]),
             ("one", [1]),
             ("two", [2]),
-            ("last", [stretches - 1]),
-            ("end", [STRETCH - 1]),
-            ("width", [STRETCH]),
+            ("last", [chunks - 1]),
+            ("end", [CHUNK - 1]),
+            ("width", [CHUNK]),
             ("k", [min(SHORTLIST, n_vocab)]),
-            ("pads", [0, 0, 0, stretches * STRETCH - n_vocab]),
-            ("shape", [-1, stretches, STRETCH]),
+            ("pads", [0, 0, 0, chunks * CHUNK - n_vocab]),
+            ("shape", [-1, chunks, CHUNK]),
         )
     }
     axis = b.constant("select/axis", np.array(1, np.int64))
@@ -252,15 +252,15 @@ def select(b: Builder, scores: str) -> None:
     running = op("CumSum", [sums, axis], "running")
     total = op("Gather", [running, const["last"]], "total", axis=1)
     wanted = op("Mul", [op("Unsqueeze", [UNIFORM.name, const["one"]], "uniform"), total], "wanted")
-    stretch = crossing(running, wanted, total, "stretch")
-    within = op("GatherElements", [sums, stretch], "within", axis=1)
-    reached = op("GatherElements", [running, stretch], "reached", axis=1)
+    chunk = crossing(running, wanted, total, "chunk")
+    within = op("GatherElements", [sums, chunk], "within", axis=1)
+    reached = op("GatherElements", [running, chunk], "reached", axis=1)
     left = op("Sub", [wanted, op("Sub", [reached, within], "before")], "left")
-    part = op("GatherND", [parts, stretch], "part", batch_dims=1)
+    part = op("GatherND", [parts, chunk], "part", batch_dims=1)
     inside = op("CumSum", [part, axis], "inside")
     end = op("Gather", [inside, const["end"]], "inside/end", axis=1)
     place = crossing(inside, left, end, "place")
-    first = op("Mul", [stretch, const["width"]], "first")
+    first = op("Mul", [chunk, const["width"]], "first")
     drawn = op("Add", [first, place], "drawn")
     b.op("Squeeze", [drawn, const["one"]], DRAWN.name)
     b.op("Squeeze", [total, const["one"]], NORMALISER.name)
