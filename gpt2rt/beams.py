@@ -52,7 +52,7 @@ class Beams:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A finished text: its tokens, an ender included, their log-probability, and why it ended."""
+    """A finished text: its tokens and the one that ended it, their log-probability, the reason."""
 
     tokens: tuple[int, ...]
     total: float

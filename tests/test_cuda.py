@@ -25,7 +25,7 @@ from gpt2rt.cuda import CudaSlots, Device
 from gpt2rt.cuda_memory import CudaMemory, HostMemory
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadBundle, BadLogits, InvalidSetting, ProviderMissing
-from gpt2rt.filters import candidates, pick, softmax_weights
+from gpt2rt.filters import candidates, chunk_sums, pick, softmax_weights
 from gpt2rt.interface import cuda
 from gpt2rt.providers import Threads, graph_of, open_session, provider_for
 from gpt2rt.sampling import NUMBERS, choose

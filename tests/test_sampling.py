@@ -400,5 +400,6 @@ def test_a_filter_in_the_table_counts_in_every_draw(
     logits = np.array([5.0, 1.0, 4.5, 4.0], np.float32)
     added = filters.Filter(active=lambda params: True, keep=not_the_best)
     monkeypatch.setattr(filters, "FILTERS", (*filters.FILTERS, added))
-    draws = {choose(logits, params, np.random.default_rng(n).random(NUMBERS)) for n in range(200)}
+    numbers = np.random.default_rng(1).random((200, NUMBERS)).tolist()
+    draws = {choose(logits, params, uniforms) for uniforms in numbers}
     assert draws == {1, 2, 3} if params.top_p == 1 else draws == {2, 3}
