@@ -2,13 +2,14 @@
 
 from gpt2rt.beams import Beams
 from gpt2rt.bundle import Bundle
+from gpt2rt.completion import Completion, Piece, Timing
 from gpt2rt.constraint import Constraint
 from gpt2rt.embeddings import Embedding, EmbedParams
 from gpt2rt.errors import Gpt2rtError
-from gpt2rt.generation import Completion, Piece, Request, Timing
 from gpt2rt.hparams import HParams
 from gpt2rt.model import GPT2
 from gpt2rt.params import SamplingParams
+from gpt2rt.request import Request
 from gpt2rt.scoring import Passage, TokenScores
 from gpt2rt.stopping import Stopping
 from gpt2rt.surprisal import Score, TokenScore, WordScore

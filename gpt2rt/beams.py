@@ -19,8 +19,9 @@ from numbers import Real
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.engine import Engine, Logits, Sequence
+from gpt2rt.engine import Engine, Sequence
 from gpt2rt.errors import BadLogits, InvalidSetting
+from gpt2rt.slots import Logits
 from gpt2rt.stopping import FinishReason
 
 MOST = 1024
@@ -51,7 +52,7 @@ class Beams:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A finished text: its tokens, an ender included, their log-probability, and why it ended."""
+    """A finished text: its tokens and the one that ended it, their log-probability, the reason."""
 
     tokens: tuple[int, ...]
     total: float

@@ -14,7 +14,8 @@ contract.
     parity.json     how closely the bundle reproduced its checkpoint when it was made; none: nobody
                     looked (`gpt2rt export --no-verify`)
 
-File names, tensor names and the manifest are defined here and nowhere else. A directory is a bundle
+File names and the manifest are defined here and nowhere else; inputs and outputs of the graphs in
+`gpt2rt.interface`. A directory is a bundle
 once it has a manifest, which is therefore written last.
 """
 
@@ -54,58 +55,6 @@ WEIGHTS = "weights.bin"
 PARITY = "parity.json"
 
 LONGEST_NAME = 200  # bytes of a model's name: room for the rest within a file name's 255
-SHORTLIST = 256  # likeliest tokens that the graph for CUDA hands out
-
-
-class Tensors:
-    """Names of the inputs and outputs of the graphs.
-
-    Fused graph, B rows of S tokens, KV capacity C, R rows with wanted logits:
-    `X` int32 [B,S]; `position` int32 [B,S]; `rows` int32 [R], indices into B*S; `seqlens_k` int32
-    [B], the row's length with the new tokens, less one; `total_sequence_length` int32 scalar, the
-    largest length; `past_key.i`, `past_value.i` float32 [B,H,C,W'] -> `logits` float32 [R,V];
-    `present_key.i`, `present_value.i`, which may be the very buffers of the past. W' is
-    `HParams.kv_width`.
-
-    The graph for CUDA has the same with float16 keys and values, `heat` float32 [R], one over the
-    temperature, and `uniform` float32 [R], a random number; besides the logits it gives
-    `best_logits` float32 and `best` int64 [R,K], the K = `SHORTLIST` likeliest tokens in order;
-    `mass` float32 [R], the sum of exp((logit - largest) * heat); and `drawn` int64 [R], the token
-    that the random number falls on.
-
-    Standard graph: `X` int32 [B,S]; `past` float32 [B,L,2,H,P,W] -> `logits` float32 [B,S,V];
-    `present` float32 [B,L,2,H,P+S,W].
-
-    Embedding graph: the inputs of the bundle's own graph without a cache (with an empty `past`) ->
-    `hidden.i` float32 [M,D] or [B,S,D], i from 0 (the embeddings) to n_layer (after ln_f).
-    """
-
-    X = "X"
-    POSITION = "position"
-    ROWS = "rows"
-    SEQLENS = "seqlens_k"
-    TOTAL = "total_sequence_length"
-    PAST = "past"
-    PRESENT = "present"
-    LOGITS = "logits"
-    HEAT = "heat"
-    UNIFORM = "uniform"
-    BEST = "best"
-    BEST_LOGITS = "best_logits"
-    MASS = "mass"
-    DRAWN = "drawn"
-
-    @staticmethod
-    def past(layer: int) -> tuple[str, str]:
-        return f"past_key.{layer}", f"past_value.{layer}"
-
-    @staticmethod
-    def hidden(layer: int) -> str:
-        return f"hidden.{layer}"
-
-    @staticmethod
-    def present(layer: int) -> tuple[str, str]:
-        return f"present_key.{layer}", f"present_value.{layer}"
 
 
 @dataclass(frozen=True, slots=True)

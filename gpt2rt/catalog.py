@@ -90,9 +90,6 @@ DOWNLOAD_ROOTS = (
     "https://storage.googleapis.com/gpt-2/models",
 )
 
-# Best first where a name says nothing about the precision.
-PRECISIONS = ("int8", "fp32", "fp16", "int4")
-
 
 def names() -> list[str]:
     """Every model name that can be exported, aliases included."""

@@ -9,14 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gpt2rt.prefixes import PrefixCache
 from gpt2rt.selection import Draw, Selected
-from gpt2rt.session import Slots
-
-Logits = NDArray[np.float32]
+from gpt2rt.slots import Logits, Slots
 
 
 @dataclass(slots=True, eq=False)

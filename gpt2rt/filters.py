@@ -6,6 +6,8 @@ Only candidates are ever sorted: the row is narrowed down as early as it can be.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -17,11 +19,31 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-COLDEST, HOTTEST = 1e-20, 1e20  # beyond: ties of the best alone, all alike; float32 holds no more
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e20  # beyond, float32 holds no more
 SORTED = 4096  # weights that are sorted rather than narrowed down again
 EVERY = 16  # one weight in so many stands for the others where the crossing is looked for
 SPARSE = 32  # the same, for a rougher look
-STRETCH = 256  # weights summed as one
+CHUNK = 256  # weights summed as one
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A rule by which settings leave tokens out, of those that a top-k keeps.
+
+    `active`: whether the settings use it. `keep`: weights [n], the best of them 1, to a mask [n] of
+    those that stay. `one_by_one`: whether the sampler can tell of a single token that it stays,
+    without looking at the others (`gpt2rt.sampling._tried`); it works out all weights for a filter
+    of which it cannot.
+    """
+
+    active: Callable[[SamplingParams], bool]
+    keep: Callable[[Floats, SamplingParams], Mask]
+    one_by_one: bool = False
+
+
+def active(params: SamplingParams) -> tuple[Filter, ...]:
+    """The filters that the settings use, in the order in which they apply."""
+    return tuple(rule for rule in FILTERS if rule.active(params))
 
 
 def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
@@ -38,7 +60,7 @@ def shortlist(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Float
     """As `candidates`, by the rules that look at a token's logit alone."""
     if 0 < params.top_k < len(logits):
         ids = keep_top_k(logits, params.top_k)
-    elif params.min_p > 0 and params.top_p == params.typical_p == 1:
+    elif active(params) == (MIN_P,):
         below = clamped(params.temperature) * (1 - math.log(params.min_p))  # not one too few
         ids = np.flatnonzero(logits >= float(logits.max()) - below)
     else:
@@ -47,19 +69,14 @@ def shortlist(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Float
 
 
 def filtered(weights: Floats, params: SamplingParams) -> Floats:  # [n] -> [n]
-    """The weights, the best of them 1, with 0 for what top-p, min-p and typical leave out."""
-    if params.top_p < 1:
-        rule = in_openai_top_p if params.compat == "openai" else in_top_p
-        weights = weights * rule(weights, params.top_p)
-    if params.min_p > 0:
-        weights = weights * (weights >= np.float32(params.min_p))
-    if params.typical_p < 1:
-        weights = weights * in_typical_p(weights, params.typical_p)
+    """The weights, the best of them 1, with 0 for what the filters leave out."""
+    for rule in active(params):
+        weights = weights * rule.keep(weights, params)
     return weights
 
 
 def clamped(temperature: float) -> float:
-    return min(max(temperature, COLDEST), HOTTEST)
+    return min(max(temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE)
 
 
 def softmax_weights(logits: Floats, temperature: float) -> Floats:  # [n] -> [n]
@@ -114,18 +131,18 @@ def in_typical_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
     strangeness = np.abs(surprisal - float(shares @ surprisal))
     inside = np.zeros(len(weights), bool)
     wanted = p
-    while True:  # quickselect by mass: half of what is left is decided in every round
+    while True:  # quickselect by share: half of what is left is decided in every round
         half = len(ids) // 2 if len(ids) > SORTED else len(ids)
         order = np.argpartition(strangeness, half - 1) if half < len(ids) else None
         near = slice(None) if order is None else order[:half]
-        mass = float(shares[near].sum())
-        if order is None or mass >= wanted:
+        share = float(shares[near].sum())
+        if order is None or share >= wanted:
             ids, shares, strangeness = ids[near], shares[near], strangeness[near]
             if len(ids) <= SORTED:
                 break
         else:
             inside[ids[near]] = True
-            wanted -= mass
+            wanted -= share
             rest = order[half:]
             ids, shares, strangeness = ids[rest], shares[rest], strangeness[rest]
     order = np.argsort(strangeness, kind="stable")
@@ -154,12 +171,12 @@ def _crossing(weights: Floats, p: float) -> tuple[float, float]:
         margin = 2 * math.isqrt(len(sample))
         high = sample[guess - margin] if guess > margin else sample[0]
         low = sample[guess + margin] if guess + margin < len(sample) else np.float32(0)
-        above = mass_above(left, high)
+        above = sum_above(left, high)
         if above >= wanted:
             narrowed = np.compress(left > high, left)
         else:
             wanted -= above
-            within = mass_above(left, low) - above
+            within = sum_above(left, low) - above
             if within >= wanted:
                 narrowed = np.compress((left <= high) & (left > low), left)
             else:
@@ -177,18 +194,39 @@ def _crossing(weights: Floats, p: float) -> tuple[float, float]:
     return float(least), wanted - (float(sums[first - 1]) if first else 0.0)
 
 
-def mass_above(weights: Floats, least: np.float32) -> float:
+def sum_above(weights: Floats, least: np.float32) -> float:
     """The sum of the weights above `least`, without picking them out."""
     return float((weights * (weights > least)).sum())
 
 
-def mass_from(weights: Floats, least: np.float32) -> float:
+def sum_from(weights: Floats, least: np.float32) -> float:
     """The sum of the weights from `least` on, to about 1e-5 of it."""
     return float(np.einsum("i,i->", weights, weights >= least))
 
 
-def stretches(weights: Floats) -> NDArray[np.float64]:  # [n] -> [ceil(n / STRETCH)]
-    """Running sums at the ends of stretches of `STRETCH` weights."""
+TOP_P = Filter(
+    active=lambda params: params.top_p < 1,
+    keep=lambda weights, params: (
+        in_openai_top_p(weights, params.top_p)
+        if params.compat == "openai"
+        else in_top_p(weights, params.top_p)
+    ),
+    one_by_one=True,
+)
+MIN_P = Filter(
+    active=lambda params: params.min_p > 0,
+    keep=lambda weights, params: weights >= np.float32(params.min_p),
+    one_by_one=True,
+)
+TYPICAL = Filter(
+    active=lambda params: params.typical_p < 1,
+    keep=lambda weights, params: in_typical_p(weights, params.typical_p),
+)
+FILTERS = (TOP_P, MIN_P, TYPICAL)  # in the order of Transformers
+
+
+def chunk_sums(weights: Floats) -> NDArray[np.float64]:  # [n] -> [ceil(n / CHUNK)]
+    """Running sums at the ends of chunks of `CHUNK` weights."""
     sums = np.add.reduceat(weights, _starts(len(weights)))
     return np.cumsum(sums, dtype=np.float64)
 
@@ -196,18 +234,18 @@ def stretches(weights: Floats) -> NDArray[np.float64]:  # [n] -> [ceil(n / STRET
 def pick(weights: Floats, sums: NDArray[np.float64], uniform: float) -> int:
     """Inverse transform sampling: where the running sum passes `uniform` (0 to 1) of the total.
 
-    `sums` are those of `stretches`; only the stretch that the sum ends in is looked at closely.
+    `sums` are those of `chunk_sums`; only the chunk that the sum ends in is looked at closely.
     """
     wanted = min(uniform * float(sums[-1]), math.nextafter(float(sums[-1]), 0))
-    stretch = int(sums.searchsorted(wanted, side="right"))
-    part = weights[stretch * STRETCH : (stretch + 1) * STRETCH]
-    before = float(sums[stretch - 1]) if stretch else 0.0
+    chunk = int(sums.searchsorted(wanted, side="right"))
+    part = weights[chunk * CHUNK : (chunk + 1) * CHUNK]
+    before = float(sums[chunk - 1]) if chunk else 0.0
     index = int(part.cumsum(dtype=np.float64).searchsorted(wanted - before, side="right"))
     if index == len(part):  # rounding: the sum is a hair short of the last that can be drawn
         index = int(part.nonzero()[0][-1])
-    return stretch * STRETCH + index
+    return chunk * CHUNK + index
 
 
 @lru_cache(maxsize=8)
 def _starts(length: int) -> NDArray[np.intp]:
-    return np.arange(0, length, STRETCH)
+    return np.arange(0, length, CHUNK)

@@ -14,17 +14,11 @@ from typing import Any
 
 import regex
 
+from gpt2rt.byte_symbols import LATIN_1, SYMBOLS
 from gpt2rt.catalog import SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, MissingExtra
-from gpt2rt.tokenizer import (
-    LATIN_1,
-    SYMBOLS,
-    Encoding,
-    SpecialTokens,
-    WithSpecialTokens,
-    check_text,
-    read_special,
-)
+from gpt2rt.special_tokens import SpecialTokens, WithSpecialTokens, read_special
+from gpt2rt.tokenizer import Encoding, check_text
 
 REMEDY = "export the model again"
 BYTE = regex.compile(r"<0x([0-9A-F]{2})>")  # a byte, to tokenizers that fall back on bytes
@@ -197,6 +191,12 @@ class DecodedStream:
     def close(self) -> str:
         """What is left when no token was pushed as the last."""
         return self._settle(whole=True, last=True)
+
+    def branch(self) -> DecodedStream:
+        """A stream of the same text, to go on by itself from here."""
+        other = DecodedStream(self._tokenizer, self._tokens)
+        other._settled = self._settled
+        return other
 
     def _settle(self, whole: bool, last: bool = False) -> str:
         if not whole or self._settled == len(self._tokens):

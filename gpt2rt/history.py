@@ -27,15 +27,15 @@ class Edits:
     """The settings of `SamplingParams` that speak of tokens, in ids.
 
     bias: pairs of an id and what is added to its logit; words: token sequences that must not come;
-    enders: ids that may not come before `min_length` new tokens.
+    stop_ids: ids that may not come before `min_length` new tokens.
     """
 
     bias: tuple[tuple[int, float], ...] = ()
     words: tuple[tuple[int, ...], ...] = ()
-    enders: tuple[int, ...] = ()
+    stop_ids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, params: SamplingParams, tokenizer: TextTokenizer, enders: Iterable[int]) -> Edits:
+    def of(cls, params: SamplingParams, tokenizer: TextTokenizer, stop_ids: Iterable[int]) -> Edits:
         """Raises `InvalidSetting` for ids the vocabulary lacks and bias texts of many tokens."""
         bias = tuple((_one_token(token, tokenizer), value) for token, value in params.biases)
         if len({token for token, _ in bias}) < len(bias):
@@ -45,7 +45,7 @@ class Edits:
             for word in params.bad_words
             for start in ("", " ")
         }
-        return cls(bias, tuple(sorted(words)), tuple(sorted(enders)))
+        return cls(bias, tuple(sorted(words)), tuple(sorted(stop_ids)))
 
 
 def _one_token(token: int | str, tokenizer: TextTokenizer) -> int:
@@ -84,13 +84,13 @@ class History:
         )
         self._bias_ids = np.array([token for token, _ in edits.bias], np.int64)
         self._bias = np.array([value for _, value in edits.bias], np.float32)
-        self._enders = np.array(edits.enders, np.int64)
+        self._stop_ids = np.array(edits.stop_ids, np.int64)
         self.edits = bool(
             self._penalised
             or params.no_repeat_ngram
             or edits.bias
             or edits.words
-            or (params.min_length and edits.enders)
+            or (params.min_length and edits.stop_ids)
         )
         self._new = 0
         self._tokens: list[int] = []
@@ -139,7 +139,7 @@ class History:
         if banned := self._banned():
             logits[list(banned)] = -np.inf
         if self._new < self._params.min_length:
-            logits[self._enders] = -np.inf
+            logits[self._stop_ids] = -np.inf
         return logits
 
     def _banned(self) -> set[int]:

@@ -8,6 +8,7 @@ malloc gives it, so the kernel is asked about what has been mapped meanwhile.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ LEAST = 8 * HUGE  # that are worth a thread
 HUGEPAGE, COLLAPSE = 14, 25  # advice of madvise(2); the second since Linux 6.1
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 MAPS = Path("/proc/self/maps")
+
+SWITCH = "GPT2RT_HUGE_PAGES"  # 0: off
 
 Region = tuple[int, int]  # addresses, the end excluded
 
@@ -37,9 +40,9 @@ def on_huge_pages() -> Iterator[None]:
 
 
 def wanted() -> bool:
-    """Whether the system has them, and its owner has not turned them off."""
+    """Whether the system has them, and neither its owner nor the user has turned them off."""
     try:
-        return "[never]" not in SETTING.read_text()
+        return os.environ.get(SWITCH) != "0" and "[never]" not in SETTING.read_text()
     except OSError:
         return False
 

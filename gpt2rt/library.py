@@ -9,11 +9,12 @@ from shlex import quote
 from gpt2rt import catalog
 from gpt2rt.bundle import MANIFEST, Bundle, bundle_name
 from gpt2rt.errors import BadBundle, UnknownModel
+from gpt2rt.precision import PRECISIONS
 
 DEFAULT = "117M"
 
 # What a bundle's name may say after the model, and the option that exports it.
-EXPORTS = {precision: f"--{precision}" for precision in catalog.PRECISIONS}
+EXPORTS = {precision: f"--{precision}" for precision in PRECISIONS}
 EXPORTS["fp32-standard"] = "--graph standard"
 
 
@@ -78,11 +79,7 @@ def _exported(name: str) -> Path | None:
         model, rest = catalog.canonical(model), rest.lower()
     except UnknownModel:
         return _own(name)
-    names = (
-        [f"{model}-{rest}"]
-        if rest
-        else [bundle_name(model, p, "fused") for p in catalog.PRECISIONS]
-    )
+    names = [f"{model}-{rest}"] if rest else [bundle_name(model, p, "fused") for p in PRECISIONS]
     for candidate in names:
         directory = catalog.bundles_directory() / candidate
         if (directory / MANIFEST).is_file():
@@ -96,7 +93,7 @@ def _own(name: str) -> Path | None:
     working directory goes first."""
     if not name or Path(name).name != name or name.startswith(".") or _is_bundle(Path(name)):
         return None
-    names = [name, *(bundle_name(name, p, "fused") for p in catalog.PRECISIONS)]
+    names = [name, *(bundle_name(name, p, "fused") for p in PRECISIONS)]
     return next(filter(_is_bundle, (catalog.bundles_directory() / n for n in names)), None)
 
 
@@ -116,7 +113,7 @@ def _missing(name: str) -> str:
     except UnknownModel as error:
         there = ", ".join(b.name for b in exported() if isinstance(b, Bundle)) or "nothing"
         return f"{error}; exported is {there}; or name a bundle's directory"
-    option = EXPORTS.get(rest.lower() or catalog.PRECISIONS[0])
+    option = EXPORTS.get(rest.lower() or next(iter(PRECISIONS)))
     if option is None:
         kinds = ", ".join(f"{model}-{kind}" for kind in EXPORTS)
         return f"unknown model {name!r}: there can be {kinds}; or name a bundle's directory"

@@ -13,38 +13,30 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache, partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from gpt2rt import embeddings, library, memory, scoring, surprisal
+from gpt2rt import embeddings, library, scoring, surprisal
+from gpt2rt.beam_texts import best_texts
 from gpt2rt.beams import Beams
-from gpt2rt.bundle import EMBED, WEIGHTS, Bundle
+from gpt2rt.bundle import WEIGHTS, Bundle
 from gpt2rt.catalog import TOKENIZER_FILES
+from gpt2rt.completion import Completion, Piece, raised
 from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.engine import Engine
-from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
-from gpt2rt.generation import (
-    Completion,
-    Generation,
-    Piece,
-    Request,
-    Task,
-    best_texts,
-    now,
-    raised,
-)
-from gpt2rt.history import Edits
+from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.hparams import HParams
 from gpt2rt.params import SamplingParams, fresh_seed
 from gpt2rt.prefixes import PrefixCache
 from gpt2rt.prompts import Prompt, Truncate, check_prompt, prompt_tokens
-from gpt2rt.providers import AUTO, CPU, CUDA, Threads, graph_of, open_session, provider_for
-from gpt2rt.sampling import Sampler
+from gpt2rt.providers import AUTO, Threads
+from gpt2rt.request import Request
+from gpt2rt.runtime import Runtime
+from gpt2rt.scheduler import Scheduler
 from gpt2rt.scoring import Passage, TokenScores
-from gpt2rt.session import SLOTS, Slots, hidden_misfit, hidden_states, misfit, slots_of
+from gpt2rt.slots import Slots
 from gpt2rt.speculation import Draft, Lookup, SmallerModel
-from gpt2rt.stopping import Stopping, StopStrings
+from gpt2rt.stopping import Stopping
 from gpt2rt.surprisal import (
     Bos,
     Boundary,
@@ -55,19 +47,18 @@ from gpt2rt.surprisal import (
     score_texts,
     word_beginnings,
 )
-from gpt2rt.tokenizers import TextTokenizer, read_tokenizer
+from gpt2rt.task import now
+from gpt2rt.tasks import Tasks
+from gpt2rt.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnxruntime as ort
     from numpy.typing import NDArray
 
-    from gpt2rt.constraint import Constraint, Grammar
-    from gpt2rt.cuda import Device
+    from gpt2rt.constraint import Constraint
 
 BATCH_SIZE = 32  # sequences side by side, unless told otherwise
 PREFIX_BYTES = 512 << 20  # of keys and values of prompts' beginnings, unless told otherwise
-GRAMMARS = 16  # constraints kept ready
 LOOKUP = "lookup"
 
 
@@ -97,12 +88,8 @@ class GPT2:
         tokenizer.
         """
         began = now()
-        self._loaded: ort.InferenceSession | None
         self.bundle = bundle
         self.hparams: HParams = bundle.manifest.hparams
-        if bundle.manifest.graph not in SLOTS:
-            raise BadBundle(f"{bundle.directory}: unknown graph {bundle.manifest.graph!r}")
-        chosen = provider_for(bundle, provider)
         if prefix_bytes < 0:
             raise InvalidSetting(f"prefix_bytes must be 0 (off) or more, not {prefix_bytes}")
         self._draft = self._drafts_of(draft)
@@ -110,25 +97,17 @@ class GPT2:
         with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing leave Python to others
             weights = aside.submit(bundle.check, [WEIGHTS])
             tokenizer = aside.submit(read_tokenizer, bundle.directory)
-            self._loaded, self.provider = _opened(bundle, threads, chosen, provider == AUTO)
+            self.runtime = Runtime(bundle, threads, provider)
             self.tokenizer = tokenizer.result()
             weights.result()
-        self._hidden: ort.InferenceSession | None = None
         if self.tokenizer.n_vocab != self.hparams.n_vocab:
             raise BadBundle(
                 f"{bundle.directory}: the tokenizer has {self.tokenizer.n_vocab} ids, "
                 f"the model {self.hparams.n_vocab}"
             )
-        kind = CUDA if self.provider == CUDA else bundle.manifest.graph
-        if odd := misfit(self._session, self.hparams, kind):
-            raise BadBundle(
-                f"{graph_of(bundle, self.provider)}: not the graph of the manifest's hparams "
-                f"(look for {odd}); {bundle.way_out}"
-            )
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
-        self._grammar = lru_cache(GRAMMARS)(partial(_compiled, self.tokenizer))
-        self._device = _device(self._session, self.hparams) if self.provider == CUDA else None
         self.load_ms = now() - began
+        self._tasks = Tasks(self.name, self.tokenizer, self.hparams.n_ctx, self.load_ms)
 
     @classmethod
     def load(
@@ -164,8 +143,8 @@ class GPT2:
 
         `with GPT2.load(...) as model:` closes at its end, and the last reference that goes does.
         """
-        self._loaded = self._hidden = self._device = self.prefixes = None
-        self._grammar.cache_clear()
+        self.runtime.close()
+        self.prefixes = None
 
     def __enter__(self) -> GPT2:
         return self
@@ -180,10 +159,9 @@ class GPT2:
         )
 
     @property
-    def _session(self) -> ort.InferenceSession:
-        if self._loaded is None:
-            raise InvalidSetting(f"{self.name} is closed; load it again")
-        return self._loaded
+    def provider(self) -> str:
+        """What runs the model: `cpu` or `cuda`."""
+        return self.runtime.provider
 
     def generate(
         self,
@@ -283,13 +261,14 @@ class GPT2:
         """
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
-        if self._device is None:
-            memory.check(self.hparams, int(batch_size))
+        self.runtime.check(int(batch_size))
         return self._pieces(requests, batch_size)
 
     def _pieces(self, requests: Iterable[Request], batch_size: int) -> Iterator[Piece]:
-        engine = self._engine(batch_size)
-        yield from Generation(engine, self.hparams.n_ctx, self._task, self._draft).run(requests)
+        engine = self.engine(batch_size)
+        yield from Scheduler(engine, self.hparams.n_ctx, self._tasks.begin, self._draft).run(
+            requests
+        )
 
     def beam_search(
         self,
@@ -309,7 +288,7 @@ class GPT2:
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
         request = Request(prompt, params, stopping, None, truncate, special=special)
-        return best_texts(self._engine(beams.width), lambda: self._task(request), beams)
+        return best_texts(self.engine(beams.width), self._tasks.begin(request), beams)
 
     def score(
         self,
@@ -426,14 +405,13 @@ class GPT2:
         each place. Raises `InvalidSetting`, `PromptTooLong`.
         """
 
-        threads = self._session.get_session_options().intra_op_num_threads
         return scoring.score_tokens(
             self.new_slots,
             self.hparams,
             passages,
             top=top,
             batch_size=batch_size,
-            threads=threads,
+            threads=self.runtime.threads,
             group=group,
         )
 
@@ -456,30 +434,8 @@ class GPT2:
         """As `embed`, for many texts side by side, in their order."""
         if isinstance(texts, str):
             raise InvalidSetting("texts are a list; for one text there is `embed`")
-        session, hparams = self._embedder(), self.hparams
-        reader = Reader(
-            self.tokenizer, hparams, lambda t, layer: hidden_states(session, hparams, t, [layer])[0]
-        )
+        reader = Reader(self.tokenizer, self.hparams, self.runtime.hidden_states)
         return embed_texts(texts, reader, params, batch_size)
-
-    def _embedder(self) -> ort.InferenceSession:
-        """The session of the embedding graph, opened when it is first asked for."""
-        if self._hidden is None:
-            if EMBED not in self.bundle.manifest.files:
-                raise BadBundle(
-                    f"{self.bundle.directory}: made before bundles could embed; "
-                    f"{self.bundle.way_out}"
-                )
-            threads = self._session.get_session_options().intra_op_num_threads
-            place = self.bundle.directory / EMBED
-            session = open_session(place, Threads(threads), prepack=False)
-            if odd := hidden_misfit(session, self.hparams):
-                raise BadBundle(
-                    f"{place}: not the graph of the manifest's hparams (look for {odd}); "
-                    f"{self.bundle.way_out}"
-                )
-            self._hidden = session
-        return self._hidden
 
     def prompt_tokens(
         self,
@@ -500,54 +456,19 @@ class GPT2:
             name=self.name,
         )
 
-    def _engine(self, count: int) -> Engine:
-        return Engine(self.new_slots(count), self.prefixes)
-
     def new_slots(self, count: int) -> Slots:
         """Places for `count` sequences, with keys and values of their own.
 
         Raises `InvalidSetting` for more than memory holds.
         """
-        if self._device is not None:
-            return self._device.slots(count)
-        memory.check(self.hparams, count)
-        manifest = self.bundle.manifest
-        slots = slots_of(manifest.graph, manifest.precision)
-        return slots(self._session, self.hparams, count)
+        return self.runtime.slots(count)
 
-    def _task(self, request: Request) -> Task:
-        """What a request needs on its way."""
-        params, stopping = request.params, request.stopping
-        tokens = self.prompt_tokens(
-            request.prompt, request.truncate, stopping.length, special=request.special
-        )
-        seed = fresh_seed() if params.seed is None else params.seed
-        ends = frozenset(self.tokenizer.ends)
-        enders = ends.union(stopping.tokens) if stopping.end_of_text else {*stopping.tokens}
-        if request.constraint is not None:  # by this token it says that the text may end
-            ends = ends | {self.tokenizer.end_of_text}
-            enders = enders | ends
-        if beyond := [token for token in enders if token >= self.hparams.n_vocab]:
-            raise InvalidSetting(
-                f"stop token {beyond[0]} is no token; ids go to {self.hparams.n_vocab - 1}"
-            )
-        grammar = None if request.constraint is None else self._grammar(request.constraint)
-        edits = Edits.of(params, self.tokenizer, enders)
-        # The last token drawn is never fed back, so a full context still gives one.
-        room = None if stopping.overflow == "slide" else self.hparams.n_ctx - len(tokens) + 1
-        return Task(
-            request=request,
-            seed=seed,
-            prompt_tokens=tokens,
-            room=room,
-            enders=frozenset(enders),
-            ends=ends,
-            sampler=Sampler(params, seed, request.sample, edits, tokens),
-            stream=self.tokenizer.stream(tokens),
-            stops=StopStrings(stopping.strings),
-            matcher=None if grammar is None else grammar.begin(),
-            load_ms=self.load_ms,
-        )
+    def engine(self, count: int) -> Engine:
+        """An engine for up to `count` sequences side by side: token ids in, logits out.
+
+        This is the seam below text and sampling, at which `gpt2rt bench` measures.
+        """
+        return Engine(self.new_slots(count), self.prefixes)
 
     def _drafts_of(self, draft: GPT2 | Literal["lookup"] | None) -> Callable[[], Draft] | None:
         """What makes the draft of a sequence."""
@@ -566,27 +487,3 @@ class GPT2:
         cost = 1.25 * others[WEIGHTS].bytes / mine[WEIGHTS].bytes
         smaller = draft
         return lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost)
-
-
-def _compiled(tokenizer: TextTokenizer, constraint: Constraint) -> Grammar:
-    from gpt2rt.constraint import Grammar
-
-    return Grammar(constraint, tokenizer)
-
-
-def _opened(
-    bundle: Bundle, threads: Threads, provider: str, either: bool
-) -> tuple[ort.InferenceSession, str]:
-    """The session and its provider: the CPU, where `either` will do and CUDA does not start."""
-    try:
-        return open_session(graph_of(bundle, provider), threads, provider), provider
-    except ProviderMissing:
-        if provider == CPU or not either:
-            raise
-        return open_session(graph_of(bundle, CPU), threads, CPU), CPU
-
-
-def _device(session: ort.InferenceSession, hparams: HParams) -> Device:
-    from gpt2rt.cuda import CudaMemory, Device
-
-    return Device(session, hparams, CudaMemory())

@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from gpt2rt import library
 from gpt2rt.beams import Beams
+from gpt2rt.completion import Completion, Piece, raised
 from gpt2rt.constraint import Constraint
 from gpt2rt.errors import BadRun, Gpt2rtError, InvalidSetting
-from gpt2rt.generation import Completion, Piece, Request, raised
 from gpt2rt.model import GPT2
 from gpt2rt.params import SamplingParams
+from gpt2rt.request import Request
 from gpt2rt.stopping import Stopping
 
 FORMAT, VERSION = "gpt2rt run", 1

@@ -24,14 +24,15 @@ from gpt2rt.filters import (
     SPARSE,
     Floats,
     Ids,
+    active,
     candidates,
+    chunk_sums,
     clamped,
     filtered,
-    mass_above,
-    mass_from,
     pick,
     softmax_weights,
-    stretches,
+    sum_above,
+    sum_from,
 )
 from gpt2rt.history import Edits, History
 from gpt2rt.params import SamplingParams
@@ -47,7 +48,7 @@ EXCESS = 2 / (math.e * math.log(2)) * ROUNDING  # how far a chord of 2**x is abo
 
 
 class Restriction(Protocol):
-    """What may come next, as a constraint sees it (`gpt2rt.constraint.Matcher`)."""
+    """What may come next, as a constraint sees it (`gpt2rt.grammar.Matcher`)."""
 
     def mask(self, logits: Floats, left: int | None) -> Floats:
         """`logits` with -inf for what cannot come next, `left` tokens from the end at most."""
@@ -145,28 +146,31 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
         raise BadLogits(f"the model's logits are not finite ({logits[best]} for token {best})")
     if params.greedy:
         return best
-    if 0 < params.top_k < len(logits) or params.typical_p < 1:  # few tokens, or all weights needed
+    few = 0 < params.top_k < len(logits)
+    if few or not all(rule.one_by_one for rule in active(params)):
         return _picked(logits, params, uniforms[-1])
     return _tried(logits, best, params, uniforms)
 
 
 def _picked(logits: Floats, params: SamplingParams, uniform: float) -> int:
     ids, weights = candidates(logits, params)
-    index = pick(weights, stretches(weights), uniform)
+    index = pick(weights, chunk_sums(weights), uniform)
     return index if ids is None else int(ids[index])
 
 
 def choose_selected(row: Row, params: SamplingParams, uniforms: Seq[float]) -> int | None:
     """As `choose`, from what a device selected; None where that cannot tell."""
-    if not (math.isfinite(row.logits[0]) and math.isfinite(row.mass)):
+    if not (math.isfinite(row.logits[0]) and math.isfinite(row.normaliser)):
         return None
     if params.greedy:
         return int(row.ids[0])
     if 0 < params.top_k < row.n_vocab:
         return _from_top_k(row, params, uniforms[-1])
-    if (params.top_p, params.min_p, params.typical_p) == (1, 0, 1):
+    rules = active(params)
+    if not rules:
         return row.drawn
-    return None if params.typical_p < 1 else _from_nucleus(row, params, uniforms[-1])
+    one_by_one = all(rule.one_by_one for rule in rules)
+    return _from_nucleus(row, params, uniforms[-1]) if one_by_one else None
 
 
 def _from_top_k(row: Row, params: SamplingParams, uniform: float) -> int | None:
@@ -177,7 +181,7 @@ def _from_top_k(row: Row, params: SamplingParams, uniform: float) -> int | None:
     order = np.argsort(row.ids[:count])
     weights = softmax_weights(row.logits[:count][order], params.temperature)
     kept = filtered(weights, params)
-    return int(row.ids[order[pick(kept, stretches(kept), uniform)]])
+    return int(row.ids[order[pick(kept, chunk_sums(kept), uniform)]])
 
 
 def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | None:
@@ -186,7 +190,7 @@ def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | Non
     count = len(weights)
     if params.top_p < 1:
         sums = np.cumsum(weights, dtype=np.float64)
-        wanted = params.top_p * row.mass
+        wanted = params.top_p * row.normaliser
         crossing = int(np.searchsorted(sums, wanted))
         if crossing < count and params.compat == "openai":
             count = max(1, crossing + int(sums[crossing] <= wanted))
@@ -198,7 +202,7 @@ def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | Non
         return None  # more may belong to it
     order = np.argsort(row.ids[:count])
     kept = weights[order]
-    return int(row.ids[order[pick(kept, stretches(kept), uniform)]])
+    return int(row.ids[order[pick(kept, chunk_sums(kept), uniform)]])
 
 
 def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[float]) -> int:
@@ -213,7 +217,7 @@ def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[floa
     weights: Floats | None = None  # of all tokens, once they are needed
     ids: Ids | None = None
     above = bounds(logits, float(logits[best]), temperature)
-    sums = stretches(above)
+    sums = chunk_sums(above)
     total = float(sums[-1])
     if params.top_p < SMALL:
         ids, above, sums = _heavy(ids, above, np.float32(0), total, params)
@@ -244,7 +248,7 @@ def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[floa
 def _heavy(
     ids: Ids | None, above: Floats, out: np.float32, total: float, params: SamplingParams
 ) -> tuple[Ids, Floats, NDArray[np.float64]]:
-    """Of tokens and their bounds [n] those that top-p and min-p may keep, and their stretches.
+    """Of tokens and their bounds [n] those that top-p and min-p may keep, and their chunks.
 
     `out` is the bound of one left out. Where the nucleus ends at most is guessed; that what is
     above has more than the nucleus, whatever the weights are, confirms it.
@@ -254,25 +258,25 @@ def _heavy(
     guess = max(least, _reached(above, enough))
     heavy = np.flatnonzero(above >= guess)
     rest = above[heavy]
-    sums = stretches(rest)
+    sums = chunk_sums(rest)
     if guess > least and sums[-1] <= enough:
         heavy = np.flatnonzero(above >= least)
         rest = above[heavy]
-        sums = stretches(rest)
+        sums = chunk_sums(rest)
     ids = heavy if ids is None else ids[heavy]
     if len(rest) <= SORTED < len(above) and sums[-1] > 1.5 * enough:  # a closer guess pays
         return _heavy(ids, rest, out, total, params)
     return ids, rest, sums
 
 
-def _reached(weights: Floats, mass: float) -> np.float32:
-    """About where the sum from the largest down reaches `mass`, rather below; by a sample of many
+def _reached(weights: Floats, wanted: float) -> np.float32:
+    """About where the sum from the largest down reaches `wanted`, rather below; by a sample of many
     weights [n]. 0 where it never does."""
-    if mass == math.inf:
+    if wanted == math.inf:
         return np.float32(0)
     every = SPARSE if len(weights) > SORTED else 1
     sample = np.sort(weights[::every])[::-1]
-    place = int(np.searchsorted(np.cumsum(sample, dtype=np.float64) * every, mass))
+    place = int(np.searchsorted(np.cumsum(sample, dtype=np.float64) * every, wanted))
     place += 2 * math.isqrt(place) + 8 if every > 1 else 1
     return np.float32(sample[place] if place < len(sample) else 0)
 
@@ -283,19 +287,19 @@ def _in_nucleus(index: int, above: Floats, total: float, params: SamplingParams)
     None where they do not. True weights lie between bound / EXCESS and bound.
     """
     own = above[index]
-    mass = mass_from(above, own)
+    reached = sum_from(above, own)
     if params.compat != "openai":
-        mass -= float(own)  # there the token itself has to fit under p
-    if mass * EXCESS < params.top_p * total:
+        reached -= float(own)  # there the token itself has to fit under p
+    if reached * EXCESS < params.top_p * total:
         return True
     ties = np.count_nonzero(above == own) - 1
-    return False if mass - ties * float(own) > params.top_p * total * EXCESS else None
+    return False if reached - ties * float(own) > params.top_p * total * EXCESS else None
 
 
 def _kept(index: int, weights: Floats, total: float, params: SamplingParams) -> bool:
     """Whether top-p keeps a token, by its weight and all others."""
     least, wanted = weights[index], params.top_p * total
-    before = mass_above(weights, least)
+    before = sum_above(weights, least)
     if params.compat == "openai":
         return bool(before + least <= wanted)
     return bool(before + least * np.count_nonzero(weights[:index] == least) < wanted)

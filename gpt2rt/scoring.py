@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpt2rt.batching import STEP, ahead, side_by_side
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 from gpt2rt.hparams import HParams
-from gpt2rt.session import Logits, Slots
+from gpt2rt.slots import Logits, Slots
 
 ROWS = 128  # positions whose logits are held at a time; as fast as more
 BATCH_SIZE = ROWS // STEP  # passages side by side, at most

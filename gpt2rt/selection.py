@@ -1,6 +1,6 @@
 """Logits that stay where they were computed: a row's best tokens, and the rest when asked for.
 
-On a device the graph itself ranks and draws (`gpt2rt.bundle.Tensors`). Most of what a sampler asks
+On a device the graph itself ranks and draws (`gpt2rt.interface.cuda`). Most of what a sampler asks
 can be answered from that; what cannot makes the whole row come over.
 """
 
@@ -21,7 +21,7 @@ class Draw:
     """How a row's token is drawn from all the others: one over the temperature, and a number from 0
     to 1 that falls on it."""
 
-    heat: float = 1.0
+    inverse_temperature: float = 1.0
     uniform: float = 0.0
 
 
@@ -29,13 +29,14 @@ class Draw:
 class Row:
     """One row: the likeliest tokens `ids` [K] and their `logits` [K], best first.
 
-    `mass` is the sum over all tokens of exp((logit - best) * heat), `drawn` the token that the
-    number of `draw` falls on. NumPy takes a row for its logits [n_vocab], which are fetched then.
+    `normaliser` is the sum over all tokens of exp((logit - best) * inverse_temperature), `drawn`
+    the token that the number of `draw` falls on. NumPy takes a row for its logits [n_vocab], which
+    are fetched then.
     """
 
     ids: NDArray[np.int64]
     logits: Floats
-    mass: float
+    normaliser: float
     drawn: int
     draw: Draw
     n_vocab: int
@@ -57,7 +58,7 @@ class Selected:
         self,
         best: NDArray[np.int64],
         logits: Floats,
-        mass: Floats,
+        normaliser: Floats,
         drawn: NDArray[np.int64],
         draws: list[Draw],
         n_vocab: int,
@@ -65,7 +66,15 @@ class Selected:
     ) -> None:
         """[R,K], [R,K], [R], [R]; `fetch` brings the logits [n_vocab] of a row."""
         self._rows = [
-            Row(best[i], logits[i], float(mass[i]), int(drawn[i]), draw, n_vocab, _of(fetch, i))
+            Row(
+                best[i],
+                logits[i],
+                float(normaliser[i]),
+                int(drawn[i]),
+                draw,
+                n_vocab,
+                _of(fetch, i),
+            )
             for i, draw in enumerate(draws)
         ]
 

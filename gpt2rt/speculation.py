@@ -17,7 +17,7 @@ from collections.abc import Sequence as Seq
 from typing import Protocol
 
 from gpt2rt.sampling import Sampler
-from gpt2rt.session import Slots
+from gpt2rt.slots import Slots
 
 LONGEST = 15  # tokens proposed at once
 HOPE = 0.7  # how often a proposal is thought to be right before any was tried

@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from gpt2rt.catalog import ENCODER, TOKENIZER
-from gpt2rt.tokenizer import Encoding, SpecialToken, Tokenizer
+from gpt2rt.special_tokens import SpecialToken
+from gpt2rt.tokenizer import Encoding, Tokenizer
 
 
 class Stream(Protocol):
@@ -24,6 +25,9 @@ class Stream(Protocol):
 
     def close(self) -> str:
         """What is left when no token was pushed as the last."""
+
+    def branch(self) -> Stream:
+        """A stream of the same text, to go on by itself from here."""
 
 
 class TextTokenizer(Protocol):

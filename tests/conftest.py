@@ -20,8 +20,8 @@ from command_line import Command, Edit, Ended
 from gpt2rt import GPT2, HParams, catalog
 from gpt2rt.bundle import MANIFEST, Bundle, Manifest, record
 from gpt2rt.cli import main
+from gpt2rt.precision import PRECISIONS
 from gpt2rt_export import targets
-from gpt2rt_export.quantize import PRECISIONS
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint
 from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
 

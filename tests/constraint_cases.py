@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.constraint import Grammar
+from gpt2rt.grammar import Grammar
 
 Make = Callable[[Random, int], dict[str, Any]]
 NAMES = ("a", "name", "né", "a b", "日本", "x-1", "_", "count")

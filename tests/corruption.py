@@ -39,7 +39,7 @@ from gpt2rt_export import pipeline
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.genai import tokenizer_files
 from gpt2rt_export.progress import Silent
-from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import open_checkpoint
 from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
@@ -181,7 +181,7 @@ def read(place: Path, work: Path) -> Read:
     work.mkdir()
     recipe = Recipe("fuzz", checkpoint=place)
     pipeline._tokenizer(recipe, checkpoint, work, Silent())
-    model, weights = fuse(skeleton(checkpoint.hparams), checkpoint.hparams, PRECISIONS["fp32"])
+    model, weights = fuse(skeleton(checkpoint.hparams), checkpoint.hparams, ARITHMETICS["fp32"])
     values: dict[str, bytes] = {}
 
     class Recorded:

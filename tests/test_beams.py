@@ -9,7 +9,6 @@ from conftest import LargerWeights, make_bundle
 from gpt2rt import GPT2, Beams, HParams, SamplingParams, Stopping
 from gpt2rt.beams import log_softmax
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.session import FusedSlots
 
 SMALL = HParams(n_vocab=257, n_ctx=16, n_embd=32, n_head=4, n_layer=2)
 
@@ -17,7 +16,7 @@ SMALL = HParams(n_vocab=257, n_ctx=16, n_embd=32, n_head=4, n_layer=2)
 def log_probability(model: GPT2, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> float:
     fed = [*prompt, *tokens[:-1]]
     rows = range(len(prompt) - 1, len(fed))
-    logits = FusedSlots(model._session, model.hparams, 1).extend(0, 0, fed, rows)
+    logits = model.new_slots(1).extend(0, 0, fed, rows)
     return float(sum(log_softmax(row)[t] for row, t in zip(logits, tokens, strict=True)))
 
 
@@ -41,7 +40,7 @@ def test_with_a_beam_for_every_token_the_search_is_exhaustive(small: GPT2, penal
     beams = Beams(SMALL.n_vocab, penalty)
     found = small.beam_search("a", beams, stopping=Stopping(2))
     prompt = found[0].prompt_tokens
-    slots = FusedSlots(small._session, SMALL, 1)
+    slots = small.new_slots(1)
     first = log_softmax(slots.extend(0, 0, prompt)[0])
     scores: dict[tuple[int, ...], float] = {(end,): float(first[end])}
     for token in range(SMALL.n_vocab):

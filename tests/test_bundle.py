@@ -24,16 +24,17 @@ from gpt2rt.bundle import (
     PARITY,
     WEIGHTS,
     Bundle,
-    Tensors,
     file_size,
     read_manifest,
     record,
     sha256,
 )
+from gpt2rt.catalog import SPECIAL_TOKENS
 from gpt2rt.errors import BadBundle, UnknownModel
+from gpt2rt.precision import PRECISIONS
+from gpt2rt.runtime import SLOTS
 from gpt2rt.scoring import Passage
-from gpt2rt.session import SLOTS
-from gpt2rt.tokenizer import SPECIAL_TOKENS, SpecialTokens
+from gpt2rt.special_tokens import SpecialTokens
 
 FILES = ("model.onnx", EMBED, "weights.bin", "encoder.json", "vocab.bpe")
 
@@ -345,15 +346,16 @@ def outside(graph: bytes, place: str) -> bytes:
 
 
 def test_the_graph_has_the_tensors_of_the_contract(tiny: GPT2) -> None:
+    found = tiny.runtime.session
+    whole = {"X", "position", "rows", "seqlens_k", "total_sequence_length"}
     layers = range(TINY.n_layer)
-    inputs = {Tensors.X, Tensors.POSITION, Tensors.ROWS, Tensors.SEQLENS, Tensors.TOTAL}
-    inputs |= {name for layer in layers for name in Tensors.past(layer)}
-    outputs = {Tensors.LOGITS} | {name for layer in layers for name in Tensors.present(layer)}
-    found = tiny._session
-    assert {value.name for value in found.get_inputs()} == inputs
-    assert {value.name for value in found.get_outputs()} == outputs
+    pasts, presents = (
+        {f"{when}_{what}.{i}" for i in layers for what in ("key", "value")}
+        for when in ("past", "present")
+    )
+    assert {value.name for value in found.get_inputs()} == whole | pasts
+    assert {value.name for value in found.get_outputs()} == {"logits"} | presents
     types = {value.name: value.type for value in (*found.get_inputs(), *found.get_outputs())}
-    whole = {Tensors.X, Tensors.POSITION, Tensors.ROWS, Tensors.SEQLENS, Tensors.TOTAL}
     assert {name for name, type in types.items() if type == "tensor(int32)"} == whole
     assert {type for name, type in types.items() if name not in whole} == {"tensor(float)"}
 
@@ -363,7 +365,7 @@ def test_the_contract_names_every_graph_that_runs_and_can_be_exported() -> None:
 
     assert set(SLOTS) == set(GRAPHS)
     known = {kind.partition("-") for kind in library.EXPORTS}
-    assert {precision for precision, _, _ in known} == set(catalog.PRECISIONS)
+    assert {precision for precision, _, _ in known} == set(PRECISIONS)
     assert {graph or "fused" for _, _, graph in known} == set(GRAPHS)
 
 

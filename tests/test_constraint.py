@@ -15,8 +15,9 @@ import regex
 
 from constraint_cases import draw, random_regex, whole_schema
 from gpt2rt import GPT2, Tokenizer, catalog
-from gpt2rt.constraint import TIGHT, Constraint, Grammar
+from gpt2rt.constraint import Constraint
 from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.grammar import TIGHT, Grammar
 from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
 
 CASES = 8  # the soak runs 200

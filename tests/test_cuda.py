@@ -20,14 +20,16 @@ import reference
 from conftest import NOISE, TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
 from gpt2rt import providers as providers_module
-from gpt2rt.bundle import CUDA_GRAPH, Bundle, Tensors
-from gpt2rt.cuda import CudaMemory, CudaSlots, Device, HostMemory
+from gpt2rt.bundle import CUDA_GRAPH, Bundle
+from gpt2rt.cuda import CudaSlots, Device
+from gpt2rt.cuda_memory import CudaMemory, HostMemory
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadBundle, BadLogits, InvalidSetting, ProviderMissing
-from gpt2rt.filters import candidates, pick, softmax_weights, stretches
-from gpt2rt.generation import Generation
+from gpt2rt.filters import candidates, chunk_sums, pick, softmax_weights
+from gpt2rt.interface import cuda
 from gpt2rt.providers import Threads, graph_of, open_session, provider_for
 from gpt2rt.sampling import NUMBERS, choose
+from gpt2rt.scheduler import Scheduler
 from gpt2rt.selection import Draw, Row, Selected
 from gpt2rt.session import misfit
 from gpt2rt_export.cuda import CUDA
@@ -174,8 +176,8 @@ def test_the_likeliest_come_first_and_the_mass_is_the_sum(wide: CudaSlots) -> No
         logits = np.asarray(row)
         np.testing.assert_array_equal(row.logits, np.sort(logits)[::-1][: len(row.ids)])
         np.testing.assert_array_equal(logits[row.ids], row.logits)
-        weights = np.exp((logits.astype(np.float64) - logits.max()) * row.draw.heat)
-        assert row.mass == pytest.approx(weights.sum(), rel=1e-5)
+        weights = np.exp((logits.astype(np.float64) - logits.max()) * row.draw.inverse_temperature)
+        assert row.normaliser == pytest.approx(weights.sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -188,7 +190,7 @@ def test_the_drawn_token_is_the_one_the_number_falls_on(
         chosen = [Draw(1 / temperature, number) for number in numbers[start : start + 8]]
         for row in rows(wide, chosen):
             weights = softmax_weights(np.asarray(row), temperature)
-            fallen = pick(weights, stretches(weights), row.draw.uniform)
+            fallen = pick(weights, chunk_sums(weights), row.draw.uniform)
             assert choose(replace(row, fetch=unwanted), params, [0.5]) == fallen
 
 
@@ -250,15 +252,15 @@ def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
     opened = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     h, size = TINY, len(TEXT)
     past = np.zeros((1, h.n_head, h.n_ctx, h.kv_width), np.float16)
-    names = [name for layer in range(h.n_layer) for name in Tensors.past(layer)]
+    names = [port.name for pair in cuda(TINY).past for port in pair]
     feeds = {
-        Tensors.X: np.array([TEXT], np.int32),
-        Tensors.POSITION: np.arange(size, dtype=np.int32)[None],
-        Tensors.ROWS: np.arange(size, dtype=np.int32),
-        Tensors.SEQLENS: np.array([size - 1], np.int32),
-        Tensors.TOTAL: np.array(size, np.int32),
-        Tensors.HEAT: np.ones(size, np.float32),
-        Tensors.UNIFORM: np.zeros(size, np.float32),
+        "X": np.array([TEXT], np.int32),
+        "position": np.arange(size, dtype=np.int32)[None],
+        "rows": np.arange(size, dtype=np.int32),
+        "seqlens_k": np.array([size - 1], np.int32),
+        "total_sequence_length": np.array(size, np.int32),
+        "heat": np.ones(size, np.float32),
+        "uniform": np.zeros(size, np.float32),
         **dict.fromkeys(names, past),
     }
     (rounded,) = opened.run(["lm_head/half"], feeds)
@@ -324,7 +326,7 @@ def test_what_the_selection_cannot_tell_comes_from_the_whole_row() -> None:
     flat = replace(row, logits=np.ones(256, np.float32))  # ties go on beyond what was selected
     choose(flat, SamplingParams(top_k=9), [0.5] * NUMBERS)
     assert len(fetched) == len(settings) + 1
-    broken = replace(row, mass=float("nan"), fetch=lambda: np.full(700, np.nan, np.float32))
+    broken = replace(row, normaliser=float("nan"), fetch=lambda: np.full(700, np.nan, np.float32))
     with pytest.raises(BadLogits):
         choose(broken, SamplingParams(), [0.5] * NUMBERS)
 
@@ -349,7 +351,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
 
     def run(count: int) -> dict[int, tuple[int, ...]]:
         engine = Engine(slots(session, count))
-        pieces = Generation(engine, TINY.n_ctx, model._task).run(requests)
+        pieces = Scheduler(engine, TINY.n_ctx, model._tasks.begin).run(requests)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(4)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from gpt2rt import GPT2, catalog
-from gpt2rt.session import FusedSlots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export" / "demo"))
 
@@ -20,7 +19,7 @@ def test_held_out_stories_cost_at_most_a_tenth_more_than_the_grammar_says() -> N
     stories = text.removesuffix("\n").split("\n<|endoftext|>\n")
     model = GPT2.load("demo", threads=1)
     end = model.tokenizer.end_of_text
-    slots = FusedSlots(model._session, model.hparams, 1)
+    slots = model.new_slots(1)
     rules = read_grammar()
     floor = loss = 0.0
     for story in stories:

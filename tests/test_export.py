@@ -31,14 +31,15 @@ from gpt2rt.errors import (
     ParityFailure,
 )
 from gpt2rt.hparams import HParams
+from gpt2rt.precision import PRECISIONS
 from gpt2rt.providers import Threads, open_session
-from gpt2rt.session import SLOTS
+from gpt2rt.runtime import SLOTS
 from gpt2rt_export import agreement, graph, parity, pipeline
 from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.convert import convert
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.gates import GATES, Gate
-from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.standard import standard
 from gpt2rt_export.weights import attach
@@ -60,7 +61,7 @@ def write(directory: Path, kind: str, converted: onnx.ModelProto, weights: Large
     model, wanted = (
         standard(converted, TINY)
         if kind == "standard"
-        else fuse(converted, TINY, PRECISIONS["fp32"])
+        else fuse(converted, TINY, ARITHMETICS["fp32"])
     )
     attach([model], wanted, weights, directory / WEIGHTS)
     onnx.save(model, directory / GRAPH)
@@ -117,7 +118,7 @@ def test_tensorflow_graph_with_past_equals_without(
 def test_fused_graph_is_small_and_keeps_no_trace_of_the_combined_past(
     converted: onnx.ModelProto,
 ) -> None:
-    model, _ = fuse(converted, TINY, PRECISIONS["fp32"])
+    model, _ = fuse(converted, TINY, ARITHMETICS["fp32"])
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("GroupQueryAttention") == TINY.n_layer
     assert kinds.count("LayerNormalization") == 2 * TINY.n_layer + 1
@@ -135,7 +136,7 @@ def test_fusion_needs_every_named_cut(converted: onnx.ModelProto) -> None:
         if "h1/gelu/out:0" in node.output:
             node.output[0] = "renamed"
     with pytest.raises(Exception, match="h1/gelu/out:0"):
-        fuse(broken, TINY, PRECISIONS["fp32"])
+        fuse(broken, TINY, ARITHMETICS["fp32"])
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from conftest import TINY
 from gpt2rt import GPT2, Beams, Completion, Request, SamplingParams, Stopping
 from gpt2rt.beams import log_softmax
+from gpt2rt.completion import raised
 from gpt2rt.errors import Gpt2rtError, InvalidSetting, PromptTooLong
-from gpt2rt.generation import alike, kept, raised
-from gpt2rt.session import FusedSlots
+from gpt2rt.scheduler import alike, kept
 
 FREE = Stopping(12, end_of_text=False)
 GREEDY = SamplingParams(temperature=0)
@@ -130,7 +130,7 @@ def test_logprobs_are_the_models_own(tiny_models: dict[str, GPT2]) -> None:
     (completion,) = finished(model, [request])
     fed = [*completion.prompt_tokens, *completion.tokens]
     rows = range(len(completion.prompt_tokens) - 1, len(fed) - 1)
-    logits = FusedSlots(model._session, model.hparams, 1).extend(0, 0, fed, rows)
+    logits = model.new_slots(1).extend(0, 0, fed, rows)
     wanted = [log_softmax(row)[t] for row, t in zip(logits, completion.tokens, strict=True)]
     assert completion.logprobs == pytest.approx(wanted, abs=1e-4)
     pieces = [p for p in model.run([request]) if p.token is not None]
@@ -150,7 +150,7 @@ def test_sliding_goes_on_as_if_the_window_were_the_prompt(tiny_models: dict[str,
     text = [*long.prompt_tokens, *long.tokens]
     seen = n_ctx + 1
     while seen < len(text):
-        slots = FusedSlots(model._session, model.hparams, 1)
+        slots = model.new_slots(1)
         window = kept(text[:seen], n_ctx)
         assert (len(window), window[0], window[-1]) == (n_ctx // 2, text[0], text[seen - 1])
         logits, at = slots.extend(0, 0, window), len(window)
@@ -159,7 +159,7 @@ def test_sliding_goes_on_as_if_the_window_were_the_prompt(tiny_models: dict[str,
             seen += 1
             if at == n_ctx:
                 break
-            logits = slots.advance([at], [text[seen - 1]])
+            logits = np.asarray(slots.advance([at], [text[seen - 1]]))
             at += 1
 
 

@@ -16,7 +16,6 @@ from conftest import SHARED, TINY, LargerWeights
 from gpt2rt import GPT2, Stopping
 from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.params import SamplingParams
-from gpt2rt.session import SLOTS
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -42,7 +41,7 @@ class TestHarness:
     @staticmethod
     def logprobs(model: GPT2, tokens: list[int]) -> np.ndarray[Any, Any]:
         """[n] -> natural log-probabilities [n, n_vocab] after each token, in float64."""
-        slots = SLOTS["fused"](model._session, TINY, 1)
+        slots = model.new_slots(1)
         logits = slots.extend(0, 0, tokens, range(len(tokens))).astype(np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
         whole: np.ndarray[Any, Any] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

@@ -38,7 +38,7 @@ def plain(
         for word in edits.words:
             if (*text, token)[-len(word) :] == word:
                 x[token] = -np.inf
-        if len(new) < params.min_length and token in edits.enders:
+        if len(new) < params.min_length and token in edits.stop_ids:
             x[token] = -np.inf
     return np.array(x)
 
@@ -63,11 +63,11 @@ def test_edits_are_the_plain_ones_at_every_step(
     params: SamplingParams,
     bias: tuple[tuple[int, float], ...],
     words: tuple[tuple[int, ...], ...],
-    enders: tuple[int, ...],
+    stop_ids: tuple[int, ...],
     prompt: list[int],
     new: list[int],
 ) -> None:
-    edits = Edits(bias, words, enders)
+    edits = Edits(bias, words, stop_ids)
     history = History(params, edits, prompt)
     logits = np.random.default_rng(len(prompt)).standard_normal(V).astype(np.float32)
     for step in range(len(new) + 1):

@@ -70,3 +70,12 @@ def test_the_system_has_the_last_word(
         path.write_text(setting)
     monkeypatch.setattr(hugepages, "SETTING", path)
     assert hugepages.wanted() == wanted
+
+
+def test_a_user_may_turn_them_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    setting = tmp_path / "enabled"
+    setting.write_text("always [madvise] never")
+    monkeypatch.setattr(hugepages, "SETTING", setting)
+    assert hugepages.wanted()
+    monkeypatch.setenv("GPT2RT_HUGE_PAGES", "0")
+    assert not hugepages.wanted()

@@ -32,15 +32,16 @@ from gpt2rt import GPT2, HParams
 from gpt2rt.bundle import GRAPH, WEIGHTS
 from gpt2rt.errors import BadCheckpoint, BadText, BadTokenizer, InvalidSetting
 from gpt2rt.hparams import ACTIVATIONS
+from gpt2rt.precision import PRECISIONS
 from gpt2rt.providers import Threads, open_session
-from gpt2rt.session import SLOTS
+from gpt2rt.runtime import SLOTS
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import graph, parity, pipeline
 from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.convert import convert
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.huggingface_tokenizer import Carried, write_tokenizer
-from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import HuggingFaceCheckpoint, NpzCheckpoint, open_checkpoint
 from gpt2rt_export.standard import standard
@@ -104,7 +105,7 @@ def test_every_variant_equals_the_oracle(hparams: HParams, tmp_path: Path) -> No
     converted = convert(hparams)
     for kind, (model, wanted) in {
         "standard": standard(converted, hparams),
-        "fused": fuse(converted, hparams, PRECISIONS["fp32"]),
+        "fused": fuse(converted, hparams, ARITHMETICS["fp32"]),
     }.items():
         (tmp_path / kind).mkdir()
         attach([model], wanted, checkpoint, tmp_path / kind / WEIGHTS)
@@ -133,7 +134,7 @@ def test_a_variant_exports_in_every_precision(precision: str, tmp_path: Path) ->
     assert bundle.manifest.hparams == hparams
     model = GPT2.load(bundle.directory, threads=1)
     text = [token % hparams.n_vocab for token in TEXT[: hparams.n_ctx]]
-    slots = SLOTS["fused"](model._session, hparams, 1)
+    slots = model.new_slots(1)
     found, oracle = parity.uncached(slots, text), reference.logits(weights.read, hparams, text)
     assert np.abs(found - oracle).max() < (1e-4 if precision == "fp32" else oracle.std())
 

@@ -33,7 +33,7 @@ def test_the_last_reference_frees_the_session_at_once(model: Path) -> None:
         gpt2.generate("the cat", GREEDY, SHORT)
         gpt2.score("the cat")
         list(gpt2.stream("the cat", GREEDY, SHORT))
-        session = weakref.ref(gpt2._session)
+        session = weakref.ref(gpt2.runtime.session)
         del gpt2
         assert session() is None
     finally:

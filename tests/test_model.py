@@ -20,18 +20,17 @@ PROMPTS = ["a", "the cat sat on the mat", "x", "the cat sat on the mat", "nÃ© ðŸ
 
 def test_greedy_takes_the_best_token_of_a_plain_forward(tiny: GPT2) -> None:
     """Every token is the argmax of logits computed token by token, outside the engine."""
-    from gpt2rt.session import FusedSlots
 
     completion = tiny.generate(
         "hello", SamplingParams(temperature=0), stopping=Stopping(20, end_of_text=False)
     )
-    slots = FusedSlots(tiny._session, tiny.hparams, 1)
+    slots = tiny.new_slots(1)
     length, fed = 0, list(completion.prompt_tokens)
     logits = slots.extend(0, 0, fed)
     length = len(fed)
     for token in completion.tokens:
         assert token == int(np.argmax(logits[0]))
-        logits = slots.advance([length], [token])
+        logits = np.asarray(slots.advance([length], [token]))
         length += 1
 
 

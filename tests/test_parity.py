@@ -24,18 +24,20 @@ from checkpoints import huggingface_config, huggingface_tensors
 from command_line import Command, Edit
 from conftest import TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, Passage, catalog
-from gpt2rt.bundle import CUDA_GRAPH, EMBED, PARITY, WEIGHTS, Bundle, Tensors, record
+from gpt2rt.bundle import CUDA_GRAPH, EMBED, PARITY, WEIGHTS, Bundle, record
 from gpt2rt.errors import BadText
+from gpt2rt.fused import FusedSlots
 from gpt2rt.hparams import HParams
+from gpt2rt.precision import PRECISIONS
+from gpt2rt.runtime import SLOTS
 from gpt2rt.selection import Draw
-from gpt2rt.session import SLOTS, FusedSlots, Logits
+from gpt2rt.slots import Logits
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import agreement, parity, pipeline, reference
 from gpt2rt_export.agreement import Loss, Noise
 from gpt2rt_export.cuda import CUDA
 from gpt2rt_export.gates import GATES
 from gpt2rt_export.parity import Report
-from gpt2rt_export.quantize import PRECISIONS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint
@@ -81,7 +83,7 @@ def reports(tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights) -> dic
 
 @given(st.integers(0, 3000))
 def test_stretches_cover_the_context_from_its_second_token_to_its_last(count: int) -> None:
-    found = parity.stretches(count)
+    found = parity.spans(count)
     assert found == sorted(set(found))
     assert found[:1] == [1][: count - 1 if count else 0]
     assert found[-1:] == [count - 1][: count - 1 if count else 0]
@@ -155,7 +157,7 @@ def test_a_wrong_graph_for_cuda_fails_though_the_other_is_right(
     bundle = make_bundle(tmp_path / "bundle", tiny_weights, precision)
     path = bundle.directory / CUDA_GRAPH
     model = onnx.load(path, load_external_data=False)
-    (last,) = (node for node in model.graph.node if Tensors.LOGITS in node.output)
+    (last,) = (node for node in model.graph.node if "logits" in node.output)
     last.input[:] = last.input[::-1]  # of a difference
     onnx.save(model, path)
     failures = measured(bundle, tiny_weights).failures()

@@ -12,7 +12,7 @@ from gpt2rt.bundle import Bundle
 from gpt2rt.engine import Engine
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.prefixes import BLOCK, READ_ANEW, PrefixCache
-from gpt2rt.session import FusedSlots, StandardSlots
+from gpt2rt.standard import StandardSlots
 
 SIZE = 64  # bytes of a block in the tests without a model
 
@@ -85,8 +85,8 @@ def test_logits_are_bit_equal_with_and_without(
     """Prompts that share random beginnings, in one engine with the cache and one without."""
     model = GPT2(bundle)
     base = np.random.default_rng(1).integers(0, LONG.n_vocab, 3 * BLOCK).tolist()
-    cached = Engine(FusedSlots(model._session, LONG, 1), PrefixCache(1 << 20))
-    plain = Engine(FusedSlots(model._session, LONG, 1))
+    cached = Engine(model.new_slots(1), PrefixCache(1 << 20))
+    plain = Engine(model.new_slots(1))
     for shared, own, seed in cuts:
         rest = np.random.default_rng(seed).integers(0, LONG.n_vocab, own + 1).tolist()
         prompt = [*base[:shared], *rest][: LONG.n_ctx]
@@ -126,7 +126,7 @@ def test_within_a_batch_a_beginning_is_read_once(bundle: Bundle) -> None:
 def test_keys_and_values_go_out_and_in_again(bundle: Bundle) -> None:
     model = GPT2(bundle)
     tokens = np.random.default_rng(1).integers(0, LONG.n_vocab, 20).tolist()
-    two = FusedSlots(model._session, LONG, 2)
+    two = model.new_slots(2)
     two.extend(0, 0, tokens)
     two.write(1, 0, two.read(0, 0, 12))
     two.write(1, 12, two.read(0, 12, 20))

@@ -10,19 +10,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpt2rt import SamplingParams
+from gpt2rt import SamplingParams, filters
 from gpt2rt.errors import BadLogits, InvalidSetting
 from gpt2rt.filters import (
     EVERY,
     SORTED,
     candidates,
+    chunk_sums,
     in_openai_top_p,
     in_top_p,
     in_typical_p,
     keep_top_k,
     pick,
     softmax_weights,
-    stretches,
 )
 from gpt2rt.history import Edits
 from gpt2rt.sampling import EXCESS, NUMBERS, Sampler, bounds, choose
@@ -326,11 +326,11 @@ def test_a_guess_is_the_draw_to_come() -> None:
 
 def test_pick_covers_both_ends() -> None:
     weights = np.array([0.25, 0.0, 0.75], np.float32)
-    assert pick(weights, stretches(weights), 0.0) == 0
-    assert pick(weights, stretches(weights), 0.25) == 2
-    assert pick(weights, stretches(weights), np.nextafter(1, 0)) == 2
+    assert pick(weights, chunk_sums(weights), 0.0) == 0
+    assert pick(weights, chunk_sums(weights), 0.25) == 2
+    assert pick(weights, chunk_sums(weights), np.nextafter(1, 0)) == 2
     first = np.array([1.0] + [0.0] * 600, np.float32)
-    assert pick(first, stretches(first), np.nextafter(1, 0)) == 0
+    assert pick(first, chunk_sums(first), np.nextafter(1, 0)) == 0
 
 
 @given(
@@ -341,7 +341,7 @@ def test_pick_covers_both_ends() -> None:
 def test_pick_is_inverse_transform_sampling(weights: np.ndarray, uniform: float) -> None:
     weights[0] += 0.5
     reached = np.cumsum(weights, dtype=np.float64) / weights.sum(dtype=np.float64)
-    index = pick(weights, stretches(weights), uniform)
+    index = pick(weights, chunk_sums(weights), uniform)
     assert weights[index] > 0
     assert reached[index] >= uniform - 1e-9
     assert index == 0 or reached[index - 1] <= uniform + 1e-9
@@ -384,3 +384,22 @@ def test_pick_is_inverse_transform_sampling(weights: np.ndarray, uniform: float)
 def test_impossible_values_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting, match=next(iter(bad))):
         SamplingParams(**bad)  # type: ignore[arg-type]
+
+
+# ---- the table of filters
+
+
+def not_the_best(weights: np.ndarray, params: SamplingParams) -> np.ndarray:
+    return np.asarray(weights < 1)
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_p=0.9, min_p=0.01)])
+def test_a_filter_in_the_table_counts_in_every_draw(
+    params: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = np.array([5.0, 1.0, 4.5, 4.0], np.float32)
+    added = filters.Filter(active=lambda params: True, keep=not_the_best)
+    monkeypatch.setattr(filters, "FILTERS", (*filters.FILTERS, added))
+    numbers = np.random.default_rng(1).random((200, NUMBERS)).tolist()
+    draws = {choose(logits, params, uniforms) for uniforms in numbers}
+    assert draws == {1, 2, 3} if params.top_p == 1 else draws == {2, 3}

@@ -14,8 +14,8 @@ from conftest import NOISE, TINY, LargerWeights
 from gpt2rt import GPT2, scoring
 from gpt2rt.bundle import Bundle
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
+from gpt2rt.fused import FusedSlots
 from gpt2rt.scoring import Passage, windows
-from gpt2rt.session import FusedSlots
 
 TEXT = tuple(np.random.default_rng(5).integers(0, TINY.n_vocab, 200).tolist())
 

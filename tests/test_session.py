@@ -14,8 +14,9 @@ import reference
 from conftest import NOISE, TINY, LargerWeights, make_bundle
 from gpt2rt import GPT2, HParams, providers
 from gpt2rt.bundle import GRAPH, Bundle
-from gpt2rt.session import PIECE, FusedSlots, Slots
-from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt.fused import PIECE, FusedSlots
+from gpt2rt.precision import PRECISIONS
+from gpt2rt.slots import Slots
 
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
 

@@ -22,7 +22,7 @@ from conftest import SHARED, LargerWeights, skeleton
 from gpt2rt import HParams, catalog
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.fuse import fuse
-from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint, openai
 from gpt2rt_export.weights import attach
 
@@ -331,7 +331,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: 
     spoilt["model/h1/mlp/c_proj/w"][0, 0, 0] = np.inf
     spoilt["model/ln_f/b"][3] = -np.inf
     checkpoint = OpenAICheckpoint(save(tmp_path / "model", spoilt))
-    for precision in PRECISIONS.values():
+    for precision in ARITHMETICS.values():
         model, weights = fuse(skeleton(SHAPE), SHAPE, precision)
         with pytest.raises(BadCheckpoint) as caught, np.errstate(invalid="ignore"):
             attach([model], weights, checkpoint, tmp_path / "weights.bin")
@@ -342,7 +342,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: 
 def test_a_checkpoint_attaches_whole(published: Path, tmp_path: Path) -> None:
     """Every variable is asked for, and the bytes that progress is told of are those of all."""
     told: list[int] = []
-    model, weights = fuse(skeleton(SHAPE), SHAPE, PRECISIONS["fp32"])
+    model, weights = fuse(skeleton(SHAPE), SHAPE, ARITHMETICS["fp32"])
     path = tmp_path / "weights.bin"
     attach([model], weights, OpenAICheckpoint(published), path, told.append)
     assert {weight.source for weight in weights} == set(SHAPE.variables())

@@ -14,9 +14,9 @@ from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundle import Bundle
 from gpt2rt.engine import Engine
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.generation import Generation, Request
+from gpt2rt.request import Request
 from gpt2rt.sampling import Sampler
-from gpt2rt.session import FusedSlots
+from gpt2rt.scheduler import Scheduler
 from gpt2rt.speculation import LONGEST, STEP_BASE, STEP_TOKEN, Lookup, Pace, SmallerModel
 
 SAMPLER = Sampler(SamplingParams(), 0, 0)
@@ -69,10 +69,10 @@ def test_a_text_is_the_same_with_any_draft(
     request = Request("the cat the cat", params, stopping)
     (plain,) = [p.completion for p in model.run([request]) if p.completion]
     text = [*plain.prompt_tokens, *plain.tokens, *range(20)]
-    engine = Engine(FusedSlots(model._session, model.hparams, 1))
-    drafted = Generation(engine, TINY.n_ctx, model._task, lambda: Scripted(text, wrong_every)).run(
-        [request]
-    )
+    engine = Engine(model.new_slots(1))
+    drafted = Scheduler(
+        engine, TINY.n_ctx, model._tasks.begin, lambda: Scripted(text, wrong_every)
+    ).run([request])
     pieces = list(drafted)
     assert pieces[-1].completion is not None
     found = pieces[-1].completion
@@ -89,9 +89,7 @@ def test_a_text_is_the_same_with_any_draft(
 def drafted_by(bundle: Bundle, draft: Bundle) -> GPT2:
     """As if the draft were small: at its real price it would not be asked."""
     model, smaller = GPT2(bundle), GPT2(draft)
-    model._draft = lambda: SmallerModel(
-        FusedSlots(smaller._session, smaller.hparams, 1), smaller.hparams.n_ctx, cost=0.05
-    )
+    model._draft = lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost=0.05)
     return model
 
 
@@ -129,7 +127,7 @@ def test_sampling_with_a_draft_follows_the_models_distribution(
     model = drafted_by(tiny_bundles["fp32"], larger)
     prompt = tuple(model.tokenizer.encode("the cat"))
     first = model.generate("the cat", SamplingParams(temperature=0), Stopping(1)).tokens[0]
-    slots = FusedSlots(model._session, model.hparams, 1)
+    slots = model.new_slots(1)
     logits = slots.extend(0, 0, [*prompt, first])[0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares[[*prompt, first]] = 0  # by the ban on repeating anything
@@ -183,7 +181,7 @@ def test_a_smaller_model_reads_only_what_is_new(tiny_models: dict[str, GPT2]) ->
     rng = np.random.default_rng(3)
 
     def draft() -> SmallerModel:
-        return SmallerModel(FusedSlots(model._session, model.hparams, 1), TINY.n_ctx, 0.1)
+        return SmallerModel(model.new_slots(1), TINY.n_ctx, 0.1)
 
     kept, tokens = draft(), [1, 2, 3]
     while len(tokens) < TINY.n_ctx:

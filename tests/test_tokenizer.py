@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from gpt2rt import tokenizer as module
+from gpt2rt.byte_symbols import byte_symbols
 from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting
-from gpt2rt.tokenizer import END_OF_TEXT, PIECE, WORD, TextStream, Tokenizer, byte_symbols
+from gpt2rt.tokenizer import PIECE, WORD, TextStream, Tokenizer
+from gpt2rt.vocabulary_files import END_OF_TEXT
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ENCODER = DATA / "gpt2-vocab" / "encoder.json"

@@ -16,9 +16,9 @@ import numpy as np
 
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.engine import Engine
-from gpt2rt.generation import Generation
 from gpt2rt.model import LOOKUP
 from gpt2rt.sampling import Sampler
+from gpt2rt.scheduler import Scheduler
 from gpt2rt.speculation import Draft, Lookup
 
 LENGTH, ROUNDS = 96, 3
@@ -101,7 +101,7 @@ def looked_up(name: str) -> None:
 def finished(model: GPT2, request: Request, draft: Draft | None):  # type: ignore[no-untyped-def]
     engine = Engine(model.new_slots(1))
     make = None if draft is None else (lambda: draft)
-    pieces = list(Generation(engine, model.hparams.n_ctx, model._task, make).run([request]))
+    pieces = list(Scheduler(engine, model.hparams.n_ctx, model._tasks.begin, make).run([request]))
     return pieces[-1].completion
 
 

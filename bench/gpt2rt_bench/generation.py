@@ -64,7 +64,7 @@ def prefixes(bundle: Bundle) -> None:
         shared = rng.integers(0, model.hparams.n_vocab, SHARED).tolist()
         for times in (first, second):
             own = rng.integers(0, model.hparams.n_vocab, OWN).tolist()
-            engine = model._engine(1)
+            engine = model.engine(1)
             began = time.perf_counter()
             engine.start([*shared, *own])
             times.append((time.perf_counter() - began) * 1e3)

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
-from gpt2rt.session import by_itself
+from gpt2rt.runtime import row_by_row
 
 FOLDED = ("Cast", "Mul")  # what graphs here do to weights alone
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no others
@@ -62,7 +62,7 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
         else:
             whole.update(weights)
     rows = sum(sizes[name] // count for name, count in looked_up if name not in whole)
-    again = graph != CUDA_GRAPH and by_itself(bundle.manifest.graph, bundle.manifest.precision)
+    again = graph != CUDA_GRAPH and row_by_row(bundle)
     return Traffic(sum(sizes[name] for name in whole), rows, _kv(bundle, found), again)
 
 

@@ -17,9 +17,10 @@ from gpt2rt_bench.protocol import Answer, Ready, Respond, Tokens, greedy, serve
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from gpt2rt.engine import Engine, Logits
+    from gpt2rt.engine import Engine
     from gpt2rt.model import GPT2
     from gpt2rt.selection import Row
+    from gpt2rt.slots import Logits
     from gpt2rt_bench.cases import Configuration
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -45,7 +46,7 @@ def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
     from gpt2rt.providers import Threads
 
     model = GPT2(Bundle.open(Path(bundle)), Threads(threads), provider, prefix_bytes=0)
-    nodes = assigned(model._session)
+    nodes = assigned(model.runtime.session)
     main = max(nodes, key=nodes.__getitem__)
     ready = Ready(
         provider=main,
@@ -67,7 +68,7 @@ class Subject:
 
     def respond(self, prompts: list[Tokens], steps: int) -> Answer:
         self._spent.clear()
-        engine = self._model._engine(len(prompts))
+        engine = self._model.engine(len(prompts))
         answer = greedy(
             prompts,
             steps,

@@ -8,6 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from gpt2rt.hparams import HParams
+from gpt2rt.interface import fused
 from gpt2rt_export.weights import Array, Weight, pad_heads
 
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own ops
@@ -52,6 +53,14 @@ class Builder:
     def vector(self, name: str) -> str:
         """A gain or a bias, as the checkpoint has it."""
         return self.weight(Weight(f"model/{name}", (f"model/{name}",), lambda b: (b,)))[0]
+
+    def past(self, layer: int) -> list[str]:
+        """Names of the keys and values of a layer before a call."""
+        return [port.name for port in fused(self.hparams).past[layer]]
+
+    def present(self, layer: int) -> list[str]:
+        """Names of the keys and values of a layer after a call."""
+        return [port.name for port in fused(self.hparams).present[layer]]
 
     def shape(self, scope: str) -> tuple[int, int]:
         """[K,N] of a linear layer as it is written, with the heads padded."""

@@ -13,18 +13,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from gpt2rt.bundle import SHORTLIST, Tensors
 from gpt2rt.hparams import HParams
+from gpt2rt.interface import (
+    DRAWN,
+    INVERSE_TEMPERATURE,
+    NORMALISER,
+    POSITION,
+    ROWS,
+    SEQLENS,
+    SHORTLIST,
+    TOTAL,
+    UNIFORM,
+    X,
+    best,
+    cuda,
+    logits,
+)
 from gpt2rt_export.builder import MICROSOFT, Builder
-from gpt2rt_export.fuse import Values, assemble, cut
+from gpt2rt_export.fuse import assemble, cut
 from gpt2rt_export.quantize import int4_product, int8_wte, matrix
 from gpt2rt_export.rounding import half
 from gpt2rt_export.weights import Weight
 
 HALF = TensorProto.FLOAT16
-STRETCH = 256  # weights summed as one where the drawn token is looked for
+CHUNK = 256  # weights summed as one where the drawn token is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ def fuse_cuda(
     """The graph for CUDA, still without weights, and the weights that it wants."""
     b = Builder(hparams)
     arithmetic = CUDA[precision]
-    places = b.op("Gather", [vector(b, "wpe"), Tensors.POSITION], "embed/places", axis=0)
+    places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
     x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
     normed = b.op(
         "LayerNormalization", [x, *gains(b, "ln_1", 0)], "h0/ln_1", epsilon=hparams.epsilon
@@ -50,7 +64,7 @@ def fuse_cuda(
     for i in range(hparams.n_layer):
         x, normed = block(b, x, normed, i, arithmetic)
     select(b, lm_head(b, normed, arithmetic))
-    return assemble(b, standard, *interface(hparams)), list(b.weights.values())
+    return assemble(b, standard, cuda(hparams)), list(b.weights.values())
 
 
 def vector(b: Builder, name: str) -> str:
@@ -86,8 +100,8 @@ def block(
     qkv = b.op("Add", [product, vector(b, f"{h}/attn/c_attn/b")], f"{h}/qkv/sum")
     mixed = b.op(
         "GroupQueryAttention",
-        [qkv, "", "", *Tensors.past(i), Tensors.SEQLENS, Tensors.TOTAL],
-        [f"{h}/mixed", *Tensors.present(i)],
+        [qkv, "", "", *b.past(i), SEQLENS.name, TOTAL.name],
+        [f"{h}/mixed", *b.present(i)],
         domain=MICROSOFT,
         num_heads=b.hparams.n_head,
         kv_num_heads=b.hparams.n_head,
@@ -111,7 +125,7 @@ def block(
 def rows(b: Builder, x: str, width: int) -> str:  # [B,S,W] -> [R,W]
     shape = b.constant(f"flat_{width}", np.array([-1, width], np.int64))
     flat = b.op("Reshape", [x, shape], f"{x}/flat")
-    return b.op("Gather", [flat, Tensors.ROWS], f"{x}/rows", axis=0)
+    return b.op("Gather", [flat, ROWS.name], f"{x}/rows", axis=0)
 
 
 def activate(b: Builder, x: str, h: str) -> str:
@@ -137,14 +151,14 @@ def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> 
     below = b.op("MatMul", [x, mean], "lm_head/below")  # [R,1]
     centred = b.op("Cast", [arithmetic.head(b, x, below, "lm_head/half")], "lm_head/centred", to=1)
     offset = b.op("Cast", [below], "lm_head/offset", to=1)
-    return b.op("Sub", [centred, offset], Tensors.LOGITS)
+    return b.op("Sub", [centred, offset], logits(b.hparams).name)
 
 
 # ---- precisions
 
 
 def fp16_tokens(b: Builder) -> str:
-    return b.op("Gather", [vector(b, "wte"), Tensors.X], "embed/tokens", axis=0)
+    return b.op("Gather", [vector(b, "wte"), X.name], "embed/tokens", axis=0)
 
 
 def fp16_product(b: Builder, x: str, scope: str, out: str) -> str:
@@ -165,7 +179,7 @@ def wide_wte(b: Builder, name: str, out: str) -> str:
 
 
 def int4_tokens(b: Builder) -> str:
-    columns = b.op("Gather", [wide_wte(b, "wte", "embed/wte"), Tensors.X], "embed/columns", axis=1)
+    columns = b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/columns", axis=1)
     return b.op("Transpose", [columns], "embed/tokens", perm=[1, 2, 0])
 
 
@@ -188,27 +202,27 @@ CUDA = {
 # ---- the next token
 
 
-def select(b: Builder, logits: str) -> None:
+def select(b: Builder, scores: str) -> None:
     """The likeliest tokens of each row, and one drawn from all of them by the row's number.
 
-    Inverse transform sampling as in `gpt2rt.filters.pick`: the stretch in which the running sum
+    Inverse transform sampling as in `gpt2rt.filters.pick`: the chunk in which the running sum
     passes the number's share, then the token in it. CumSum over a whole row would take quadratic
     time on CUDA.
     """
     n_vocab = b.hparams.n_vocab
-    stretches = -(-n_vocab // STRETCH)
+    chunks = -(-n_vocab // CHUNK)
     const = {
         name: b.constant(f"select/{name}", np.array(values, np.int64))
         for name, values in (
             ("zero", [0]),
             ("one", [1]),
             ("two", [2]),
-            ("last", [stretches - 1]),
-            ("end", [STRETCH - 1]),
-            ("width", [STRETCH]),
+            ("last", [chunks - 1]),
+            ("end", [CHUNK - 1]),
+            ("width", [CHUNK]),
             ("k", [min(SHORTLIST, n_vocab)]),
-            ("pads", [0, 0, 0, stretches * STRETCH - n_vocab]),
-            ("shape", [-1, stretches, STRETCH]),
+            ("pads", [0, 0, 0, chunks * CHUNK - n_vocab]),
+            ("shape", [-1, chunks, CHUNK]),
         )
     }
     axis = b.constant("select/axis", np.array(1, np.int64))
@@ -227,56 +241,26 @@ def select(b: Builder, logits: str) -> None:
         short = count(op("Less", [sums, total], f"{name}/short"), f"{name}/most")
         return op("Min", [passed, short], name)
 
-    b.op("TopK", [logits, const["k"]], [Tensors.BEST_LOGITS, Tensors.BEST], axis=1)
+    b.op("TopK", [scores, const["k"]], [port.name for port in best(b.hparams)], axis=1)
     # Not ReduceMax, which takes 3 ms on an H100 as soon as there are two rows.
-    largest = op("Gather", [Tensors.BEST_LOGITS, const["zero"]], "largest", axis=1)
-    heat = op("Unsqueeze", [Tensors.HEAT, const["one"]], "heat")
-    scaled = op("Mul", [op("Sub", [logits, largest], "below"), heat], "scaled")
+    largest = op("Gather", [best(b.hparams)[0].name, const["zero"]], "largest", axis=1)
+    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "heat")
+    scaled = op("Mul", [op("Sub", [scores, largest], "below"), inverse], "scaled")
     weights = op("Pad", [op("Exp", [scaled], "weights"), const["pads"]], "padded")
     parts = op("Reshape", [weights, const["shape"]], "parts")
     sums = op("ReduceSum", [parts, const["two"]], "sums", keepdims=0)
     running = op("CumSum", [sums, axis], "running")
     total = op("Gather", [running, const["last"]], "total", axis=1)
-    wanted = op(
-        "Mul", [op("Unsqueeze", [Tensors.UNIFORM, const["one"]], "uniform"), total], "wanted"
-    )
-    stretch = crossing(running, wanted, total, "stretch")
-    within = op("GatherElements", [sums, stretch], "within", axis=1)
-    reached = op("GatherElements", [running, stretch], "reached", axis=1)
+    wanted = op("Mul", [op("Unsqueeze", [UNIFORM.name, const["one"]], "uniform"), total], "wanted")
+    chunk = crossing(running, wanted, total, "chunk")
+    within = op("GatherElements", [sums, chunk], "within", axis=1)
+    reached = op("GatherElements", [running, chunk], "reached", axis=1)
     left = op("Sub", [wanted, op("Sub", [reached, within], "before")], "left")
-    part = op("GatherND", [parts, stretch], "part", batch_dims=1)
+    part = op("GatherND", [parts, chunk], "part", batch_dims=1)
     inside = op("CumSum", [part, axis], "inside")
     end = op("Gather", [inside, const["end"]], "inside/end", axis=1)
     place = crossing(inside, left, end, "place")
-    first = op("Mul", [stretch, const["width"]], "first")
+    first = op("Mul", [chunk, const["width"]], "first")
     drawn = op("Add", [first, place], "drawn")
-    b.op("Squeeze", [drawn, const["one"]], Tensors.DRAWN)
-    b.op("Squeeze", [total, const["one"]], Tensors.MASS)
-
-
-def interface(hparams: HParams) -> tuple[Values, Values]:
-    """Declared inputs and outputs of the graph for CUDA."""
-    value = helper.make_tensor_value_info
-    whole, real = TensorProto.INT32, TensorProto.FLOAT
-    k = min(SHORTLIST, hparams.n_vocab)
-    cache = ["B", hparams.n_head, "C", hparams.kv_width]
-    inputs = [
-        value(Tensors.X, whole, ["B", "S"]),
-        value(Tensors.POSITION, whole, ["B", "S"]),
-        value(Tensors.ROWS, whole, ["R"]),
-        value(Tensors.SEQLENS, whole, ["B"]),
-        value(Tensors.TOTAL, whole, []),
-        value(Tensors.HEAT, real, ["R"]),
-        value(Tensors.UNIFORM, real, ["R"]),
-    ]
-    outputs = [
-        value(Tensors.LOGITS, real, ["R", hparams.n_vocab]),
-        value(Tensors.BEST_LOGITS, real, ["R", k]),
-        value(Tensors.BEST, TensorProto.INT64, ["R", k]),
-        value(Tensors.MASS, real, ["R"]),
-        value(Tensors.DRAWN, TensorProto.INT64, ["R"]),
-    ]
-    for i in range(hparams.n_layer):
-        inputs += [value(name, HALF, cache) for name in Tensors.past(i)]
-        outputs += [value(name, HALF, cache) for name in Tensors.present(i)]
-    return inputs, outputs
+    b.op("Squeeze", [drawn, const["one"]], DRAWN.name)
+    b.op("Squeeze", [total, const["one"]], NORMALISER.name)

@@ -15,7 +15,7 @@ from typing import Any
 from gpt2rt.catalog import SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.errors import BadTokenizer
 from gpt2rt.foreign_tokenizer import ForeignTokenizer, load
-from gpt2rt.tokenizer import SpecialToken, SpecialTokens
+from gpt2rt.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt_export.huggingface_tokenizer import (
     FAST,
     MOST_PADDING,

@@ -11,16 +11,16 @@ is the same computation whatever stands beside it. Only attention sees [B,S,...]
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from gpt2rt.bundle import Tensors
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.hparams import HParams
+from gpt2rt.interface import POSITION, ROWS, SEQLENS, TOTAL, Interface, Port, X, fused, logits
 from gpt2rt_export.builder import MICROSOFT, Builder
 from gpt2rt_export.quantize import ZERO_POINT, Arithmetic
 from gpt2rt_export.weights import Weight
@@ -41,7 +41,7 @@ def fuse(
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The fused graph, still without weights, and the weights that it wants.
 
-    Its inputs and outputs are those of `gpt2rt.bundle.Tensors`. Raises `Gpt2rtError` where the
+    Its inputs and outputs are those of `gpt2rt.interface.fused`. Raises `Gpt2rtError` where the
     standard graph lacks a named cut.
     """
     builder = Builder(hparams)
@@ -51,20 +51,20 @@ def fuse(
         block(builder, x, i, arithmetic)
         x = cut(f"h{i}/mlp")
     head(builder, x, arithmetic)
-    return assemble(builder, standard, *interface(hparams)), list(builder.weights.values())
+    return assemble(builder, standard, fused(hparams)), list(builder.weights.values())
 
 
 def embed(b: Builder, arithmetic: Arithmetic) -> None:  # [B,S] -> [M,D]
-    shape = b.op("Shape", [Tensors.X], "shape")
+    shape = b.op("Shape", [X.name], "shape")
     packed = b.constant(
         "qkv_width", np.array([3 * b.hparams.n_head * b.hparams.kv_width], np.int64)
     )
     b.op("Concat", [shape, packed], "qkv_shape", axis=0)
     flat = b.constant("flat", np.array([-1], np.int64))
-    tokens = arithmetic.tokens(b, b.op("Reshape", [Tensors.X, flat], "embed/X"))
+    tokens = arithmetic.tokens(b, b.op("Reshape", [X.name, flat], "embed/X"))
     wpe = b.vector("wpe")
-    zero_points(b, Tensors.X, "zero_points")
-    position = b.op("Reshape", [Tensors.POSITION, flat], "embed/position")
+    zero_points(b, X.name, "zero_points")
+    position = b.op("Reshape", [POSITION.name, flat], "embed/position")
     places = b.op("Gather", [wpe, position], "embed/places", axis=0)
     b.op("Add", [tokens, places], cut("embed"))
 
@@ -91,11 +91,10 @@ def linear(b: Builder, x: str, scope: str, arithmetic: Arithmetic) -> str:  # [M
 def attend(b: Builder, qkv: str, i: int) -> str:  # [M,3D] -> [M,D]
     scope = f"h{i}/attend"
     packed = b.op("Reshape", [qkv, "qkv_shape"], f"{scope}/qkv")
-    past, present = Tensors.past(i), Tensors.present(i)
     mixed = b.op(
         "GroupQueryAttention",
-        [packed, "", "", *past, Tensors.SEQLENS, Tensors.TOTAL],
-        [f"{scope}/mixed", *present],
+        [packed, "", "", *b.past(i), SEQLENS.name, TOTAL.name],
+        [f"{scope}/mixed", *b.present(i)],
         domain=MICROSOFT,
         num_heads=b.hparams.n_head,
         kv_num_heads=b.hparams.n_head,
@@ -112,9 +111,9 @@ def block(b: Builder, x: str, i: int, arithmetic: Arithmetic) -> None:
     mixed = attend(b, linear(b, norm(b, x, f"{h}/ln_1"), f"{h}/attn/c_attn", arithmetic), i)
     if i == b.hparams.n_layer - 1:
         # Past the last attention a row meets no other, so only rows with wanted logits go on.
-        mixed = b.op("Gather", [mixed, Tensors.ROWS], f"{h}/attend/rows", axis=0)
-        zero_points(b, Tensors.ROWS, "rows/zero_points")
-        rows = b.op("Gather", [x, Tensors.ROWS], f"{h}/rows", axis=0)
+        mixed = b.op("Gather", [mixed, ROWS.name], f"{h}/attend/rows", axis=0)
+        zero_points(b, ROWS.name, "rows/zero_points")
+        rows = b.op("Gather", [x, ROWS.name], f"{h}/rows", axis=0)
         change = linear(b, mixed, f"{h}/attn/c_proj", arithmetic)
         b.op("Add", [rows, change], cut(f"{h}/attn"))
     else:
@@ -135,13 +134,12 @@ def activate(b: Builder, x: str, h: str, arithmetic: Arithmetic) -> None:  # [M,
 
 
 def head(b: Builder, x: str, arithmetic: Arithmetic) -> None:  # [R,D] -> [R,V]
-    arithmetic.head(b, norm(b, x, "ln_f"), Tensors.LOGITS)
+    arithmetic.head(b, norm(b, x, "ln_f"), logits(b.hparams).name)
 
 
-def assemble(
-    b: Builder, standard: onnx.ModelProto, inputs: Values, outputs: Values
-) -> onnx.ModelProto:
+def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
     """Keep what the outputs need of the emitted nodes and, behind them, of the standard graph."""
+    inputs, outputs = declared(interface.inputs), declared(interface.outputs)
     makers = {name: node for node in standard.graph.node for name in node.output}
     kept = {value.name: value for value in standard.graph.initializer} | b.constants
     known = {value.name for value in inputs} | set(kept)
@@ -179,19 +177,11 @@ def prune(
     return list({id(makers[name]): makers[name] for name in order}.values())
 
 
-def interface(hparams: HParams) -> tuple[Values, Values]:
-    """Declared inputs and outputs of the fused graph."""
-    value = helper.make_tensor_value_info
-    cache = ["B", hparams.n_head, "C", hparams.kv_width]
-    inputs = [
-        value(Tensors.X, TensorProto.INT32, ["B", "S"]),
-        value(Tensors.POSITION, TensorProto.INT32, ["B", "S"]),
-        value(Tensors.ROWS, TensorProto.INT32, ["R"]),
-        value(Tensors.SEQLENS, TensorProto.INT32, ["B"]),
-        value(Tensors.TOTAL, TensorProto.INT32, []),
+def declared(ports: Iterable[Port]) -> Values:
+    """Inputs or outputs of a graph, as its file declares them."""
+    return [
+        helper.make_tensor_value_info(
+            port.name, helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype)), port.shape
+        )
+        for port in ports
     ]
-    outputs = [value(Tensors.LOGITS, TensorProto.FLOAT, ["R", hparams.n_vocab])]
-    for i in range(hparams.n_layer):
-        inputs += [value(name, TensorProto.FLOAT, cache) for name in Tensors.past(i)]
-        outputs += [value(name, TensorProto.FLOAT, cache) for name in Tensors.present(i)]
-    return inputs, outputs

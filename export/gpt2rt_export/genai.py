@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gpt2rt.bundle import Tensors
 from gpt2rt.catalog import ENCODER, MERGES
 from gpt2rt.hparams import HParams
+from gpt2rt.interface import X, past, present
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt.tokenizers import TextTokenizer, read_tokenizer
 
@@ -54,22 +54,20 @@ def genai(standard: onnx.ModelProto, hparams: HParams) -> onnx.ModelProto:
     graph = model.graph
     pasts = [name % i for i in range(hparams.n_layer) for name in _pair(NAMES, "past")]
     presents = [name % i for i in range(hparams.n_layer) for name in _pair(OUTPUTS, "present")]
-    before = _join(pasts, hparams)
-    after = _part(presents, hparams)
-    nodes = [*before, *graph.node, *after]
+    nodes = [*_join(pasts, hparams), *graph.node, *_part(presents, hparams)]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     for name, value in _shapes(hparams).items():
         graph.initializer.append(numpy_helper.from_array(value, name))
-    past, present = (
+    before, after = (
         [1, hparams.n_head, length, hparams.head_width] for length in ("past", "total")
     )
     value = helper.make_tensor_value_info
     graph.input.append(value(NAMES["input_ids"], TensorProto.INT64, [1, "sequence"]))
-    graph.input.extend(value(name, TensorProto.FLOAT, past) for name in pasts)
-    logits = value(Tensors.LOGITS, TensorProto.FLOAT, [1, "sequence", hparams.n_vocab])
+    graph.input.extend(value(name, TensorProto.FLOAT, before) for name in pasts)
+    logits = value(OUTPUTS["logits"], TensorProto.FLOAT, [1, "sequence", hparams.n_vocab])
     graph.output.append(logits)
-    graph.output.extend(value(name, TensorProto.FLOAT, present) for name in presents)
+    graph.output.extend(value(name, TensorProto.FLOAT, after) for name in presents)
     return model
 
 
@@ -89,18 +87,18 @@ def _join(pasts: list[str], hparams: HParams) -> list[onnx.NodeProto]:
     """2L tensors [1,H,P,W] -> `past` [1,L,2,H,P,W]; P may be 0, so nothing can be left open."""
     node = helper.make_node
     return [
-        node("Cast", [NAMES["input_ids"]], [Tensors.X], to=TensorProto.INT32),
+        node("Cast", [NAMES["input_ids"]], [X.name], to=TensorProto.INT32),
         node("Concat", pasts, ["genai/pasts"], axis=0),
         node("Shape", ["genai/pasts"], ["genai/length"], start=2, end=3),
         node("Concat", ["genai/front", "genai/length", "genai/width"], ["genai/shape"], axis=0),
-        node("Reshape", ["genai/pasts", "genai/shape"], [Tensors.PAST], allowzero=1),
+        node("Reshape", ["genai/pasts", "genai/shape"], [past(hparams).name], allowzero=1),
     ]
 
 
 def _part(presents: list[str], hparams: HParams) -> list[onnx.NodeProto]:
     node = helper.make_node
     return [
-        node("Reshape", [Tensors.PRESENT, "genai/layers"], ["genai/presents"]),
+        node("Reshape", [present(hparams).name, "genai/layers"], ["genai/presents"]),
         node("Split", ["genai/presents"], presents, axis=0, num_outputs=len(presents)),
     ]
 

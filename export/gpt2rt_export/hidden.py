@@ -7,27 +7,25 @@ the parts end. What only the logits need falls away, and so do the keys and valu
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
-from gpt2rt.bundle import Tensors
 from gpt2rt.hparams import HParams
-from gpt2rt_export.fuse import cut, prune
+from gpt2rt.interface import hidden as outputs_of
+from gpt2rt_export.fuse import cut, declared, prune
 
 
 def hidden(model: onnx.ModelProto, hparams: HParams) -> onnx.ModelProto:
-    """The graph of `Tensors.hidden`, with its initializers, from the fused or the standard one."""
+    """The graph of the hidden states, with its initializers, from the fused or the standard one."""
     fused = any(node.op_type == "GroupQueryAttention" for node in model.graph.node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
     for node in nodes:
         if node.op_type == "GroupQueryAttention":
             node.input[3] = node.input[4] = ""  # no past
     ends = [cut("embed"), *(cut(f"h{i}/mlp") for i in range(hparams.n_layer - 1)), cut("ln_f")]
-    shape = ["M", hparams.n_embd] if fused else ["B", "S", hparams.n_embd]
-    outputs = []
-    for layer, end in enumerate(ends):
-        name = Tensors.hidden(layer)
-        nodes.append(helper.make_node("Identity", [end], [name], name=name))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    ports = outputs_of(hparams, "fused" if fused else "standard")
+    for port, end in zip(ports, ends, strict=True):
+        nodes.append(helper.make_node("Identity", [end], [port.name], name=port.name))
+    outputs = declared(ports)
     known = {value.name for value in (*model.graph.input, *model.graph.initializer)}
     makers = {name: node for node in nodes for name in node.output if name}
     nodes = prune(makers, [value.name for value in outputs], known)

@@ -17,7 +17,9 @@ from typing import Any
 
 from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS
 from gpt2rt.errors import BadTokenizer
-from gpt2rt.tokenizer import END_OF_TEXT, REMEDY, SpecialToken, SpecialTokens, Tokenizer
+from gpt2rt.special_tokens import SpecialToken, SpecialTokens
+from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.vocabulary_files import END_OF_TEXT, REMEDY
 from gpt2rt_export.post_processor import NOTHING, Around, around
 from gpt2rt_export.text_ends import ends_of
 from gpt2rt_export.vocabulary import write_vocabulary

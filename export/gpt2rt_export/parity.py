@@ -2,7 +2,7 @@
 it.
 
 The bundle is fed a real text that fills the context: in one piece (uncached), and in pieces with
-single tokens between them, in stretches spread over the whole context (cached). Compared are the
+single tokens between them, in spans spread over the whole context (cached). Compared are the
 logits, the loss of the text and the hidden states of every layer. Logits of a whole text are held
 once, the bundle's; all else goes by blocks of rows.
 
@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 
 from gpt2rt.bundle import CUDA_GRAPH, EMBED, GRAPH
-from gpt2rt.cuda import Device, HostMemory
+from gpt2rt.cuda import Device
+from gpt2rt.cuda_memory import HostMemory
+from gpt2rt.hidden import hidden_states
 from gpt2rt.providers import Threads, open_session
-from gpt2rt.session import SLOTS, Slots, hidden_states
+from gpt2rt.runtime import SLOTS
+from gpt2rt.slots import Slots
 from gpt2rt.tokenizers import read_tokenizer
 from gpt2rt_export import reference
 from gpt2rt_export.agreement import (
@@ -136,7 +139,7 @@ def measure(
     advance = show.stage("Verify: logits", len(tokens))
     whole = uncached(slots, tokens)
     rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
-    agreement, noise, positions = None, None, stretches(len(tokens))
+    agreement, noise, positions = None, None, spans(len(tokens))
     if positions:
         advance = show.stage("Verify: logits with a cache", len(positions))
         stepwise = cached(slots, tokens, positions, advance)
@@ -175,7 +178,7 @@ def _cuda(
     return agreement_of(rows)
 
 
-def stretches(count: int) -> list[int]:
+def spans(count: int) -> list[int]:
     """Positions of `count` at which tokens are fed one by one: all but 0 where those are few."""
     if count - 1 <= STRETCHES * STRETCH:
         return list(range(1, count))

@@ -19,6 +19,7 @@ from gpt2rt import catalog
 from gpt2rt.bundle import GRAPH, MANIFEST, PARITY, Bundle, Manifest, record
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, Gpt2rtError, ParityFailure
 from gpt2rt.hparams import HParams
+from gpt2rt.precision import PRECISIONS
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import parity, targets
 from gpt2rt_export.convert import convert
@@ -38,8 +39,6 @@ from gpt2rt_export.standard import standard
 from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
 
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "tensorflow", "tensorflow-cpu", "tf2onnx")
-
-BYTES = {"fp32": 4.0, "fp16": 2.2, "int8": 1.3, "int4": 0.95}  # a weight, with scales and the rest
 
 
 def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
@@ -202,7 +201,7 @@ def _needed(recipe: Recipe, hparams: HParams) -> int:
     """Bytes that the bundle will take at most: its weights and, for the rest, 16 MB."""
     numbers = sum(math.prod(shape) for shape in hparams.variables().values())
     padding = hparams.kv_width / hparams.head_width
-    return int(numbers * BYTES[recipe.precision] * padding) + (16 << 20)
+    return int(numbers * PRECISIONS[recipe.precision].bytes * padding) + (16 << 20)
 
 
 def _check_space(directory: Path, needed: int) -> None:

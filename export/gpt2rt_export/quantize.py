@@ -186,7 +186,7 @@ def int4_product(
     )
 
 
-PRECISIONS = {
+ARITHMETICS = {
     "fp32": Arithmetic(fp32_tokens, fp32_product, fp32_head),
     "fp16": Arithmetic(fp16_tokens, fp16_product, fp16_head),
     "int8": Arithmetic(int8_tokens, int8_linear, int8_head),

@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt2rt import catalog
 from gpt2rt.bundle import MANIFEST, bundle_name, is_name
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
+from gpt2rt.precision import PRECISIONS
 
 GRAPHS = ("fused", "standard")
 
@@ -39,7 +40,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for what, value, choices in (
-            ("precision", self.precision, catalog.PRECISIONS),
+            ("precision", self.precision, tuple(PRECISIONS)),
             ("graph", self.graph, GRAPHS),
         ):
             if value not in choices:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from gpt2rt.bundle import Tensors
 from gpt2rt.hparams import HParams
+from gpt2rt.interface import X
 from gpt2rt_export.weights import Weight
 
 
@@ -20,7 +20,7 @@ def standard(converted: onnx.ModelProto, hparams: HParams) -> tuple[onnx.ModelPr
     inputs = [value for value in model.graph.input if value.name not in variables]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    _rename(model.graph, "x", Tensors.X)
+    _rename(model.graph, "x", X.name)
     return model, [Weight(name, (name,), lambda w: (w,)) for name in variables]
 
 

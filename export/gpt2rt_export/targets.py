@@ -12,7 +12,7 @@ from gpt2rt.hparams import HParams
 from gpt2rt_export.cuda import CUDA, fuse_cuda
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.hidden import hidden
-from gpt2rt_export.quantize import PRECISIONS
+from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.sources import Checkpoint
 from gpt2rt_export.weights import Weight, attach
 
@@ -21,7 +21,7 @@ def fused(
     standard: onnx.ModelProto, hparams: HParams, precision: str
 ) -> tuple[dict[str, onnx.ModelProto], list[Weight]]:
     """File name -> graph, still without weights, and the weights that they want together."""
-    model, weights = fuse(standard, hparams, PRECISIONS[precision])
+    model, weights = fuse(standard, hparams, ARITHMETICS[precision])
     models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
     if precision in CUDA:
         models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2rt.errors import BadTokenizer
-from gpt2rt.tokenizer import END_OF_TEXT
+from gpt2rt.vocabulary_files import END_OF_TEXT
 
 GPT2_END = 50256  # what Transformers takes where a GPT-2's config.json names none
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from gpt2rt.byte_symbols import byte_symbols
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.tokenizer import END_OF_TEXT, byte_symbols
+from gpt2rt.vocabulary_files import END_OF_TEXT
 
 LIKELY = b" etaoinshrdlucmfwygpbvk,.\nTIASHWBMCxjqz'\"-0123456789"  # the most likely bytes first
 LEAST = 257

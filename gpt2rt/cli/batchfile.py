@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 from gpt2rt.cli import typed
 from gpt2rt.cli.printing import in_turn, line, record
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.generation import Request
 from gpt2rt.model import GPT2
+from gpt2rt.request import Request
 from gpt2rt.runs import Run
 from gpt2rt.textfile import unmarked, utf8
 

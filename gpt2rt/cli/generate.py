@@ -14,9 +14,9 @@ from gpt2rt.beams import Beams
 from gpt2rt.cli import options, texts, typed
 from gpt2rt.cli.batchfile import generate_file
 from gpt2rt.cli.printing import in_turn, line, record, write
+from gpt2rt.completion import Completion, Piece
 from gpt2rt.constraint import Constraint
 from gpt2rt.errors import BadRun, InvalidSetting
-from gpt2rt.generation import Completion, Piece
 from gpt2rt.model import BATCH_SIZE, GPT2
 from gpt2rt.params import SamplingParams, fresh_seed
 from gpt2rt.runs import Run, SavedRun, fingerprint, found, to_json

@@ -16,7 +16,7 @@ from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.errors import BadBundle, ParityFailure
-from gpt2rt.session import SLOTS
+from gpt2rt.runtime import SLOTS
 
 NEEDED = ("tensorflow", "safetensors")
 

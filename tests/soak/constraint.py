@@ -13,7 +13,8 @@ import regex
 
 from constraint_cases import draw, random_regex, whole_schema
 from gpt2rt import Tokenizer, catalog
-from gpt2rt.constraint import Constraint, Grammar
+from gpt2rt.constraint import Constraint
+from gpt2rt.grammar import Grammar
 
 COUNT = 200
 LENGTHS = (24, 80)
