@@ -52,7 +52,9 @@ class Damaged:
     change: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     origin: str = "test"
     tokenizer: None = None
-    notes: tuple[str, ...] = ()
+    files: tuple[()] = ()
+    unused: tuple[()] = ()
+    notes: tuple[()] = ()
 
     @property
     def hparams(self) -> HParams:

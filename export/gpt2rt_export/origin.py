@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt2rt import catalog
 from gpt2rt.bundle import Manifest
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint
+from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint, trimmed
 
 
 def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Checkpoint:
@@ -25,6 +25,7 @@ def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Checkpoint:
             f"{place}: not what the bundle was made of, which is: {manifest.origin}; this is: "
             f"{identity}; name the right one with --checkpoint DIR"
         )
+    found = trimmed(found, manifest.hparams.n_vocab)  # padding, as the export left it out
     if found.hparams != manifest.hparams:
         raise BadCheckpoint(f"{place}: the weights are the bundle's, but not the shape they say")
     return found

@@ -32,6 +32,7 @@ NEEDED = (
     "safetensors",
     "socksio",
 )
+ONE_FILE = (".npz", ".pt", ".pth")  # checkpoints that are one file, called by its name
 
 
 def export(
@@ -39,7 +40,7 @@ def export(
         str,
         typer.Argument(
             help="117M, 345M, 762M, 1542M (or 124M, ...), demo, or a checkpoint: a directory "
-            "of Hugging Face's or OpenAI's files, or an .npz file."
+            "of Hugging Face's, OpenAI's or nanoGPT's files, an .npz file, or nanoGPT's ckpt.pt."
         ),
     ],
     fp32: Annotated[bool, typer.Option("--fp32", help="32-bit weights (the default).")] = False,
@@ -155,7 +156,8 @@ def _named(model: str, output: Path | None) -> tuple[str, Path | None]:
             raise BadCheckpoint(f"{model}: no such directory; name a checkpoint's") from None
         if not place.exists():
             raise UnknownModel(f"{error}; or name a checkpoint's directory") from None
-    name = place.resolve().name.removesuffix(".npz")
+    found = place.resolve()
+    name = found.stem if found.suffix in ONE_FILE else found.name
     if output is None and (not name or name.startswith(".") or _is_taken(name)):
         raise InvalidSetting(f"{model}: a bundle cannot be called {name!r}; add --output DIR")
     return name or "model", place
