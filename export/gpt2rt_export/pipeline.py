@@ -23,6 +23,7 @@ from gpt2rt_export import model_tokenizer, parity, targets
 from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
 from gpt2rt_export.genai import write_genai
+from gpt2rt_export.origin import origin_of
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sample import Sample
@@ -142,7 +143,7 @@ def _manifest(
         graph=recipe.graph,
         hparams=checkpoint.hparams,
         tokenizer=tokenizer,
-        origin=checkpoint.identity,
+        origin=origin_of(checkpoint.identity, recipe.source),
         tools=_versions(),
         files={path.name: record(path) for path in sorted(work.iterdir())},
         notes=tuple(notes),
