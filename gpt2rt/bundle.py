@@ -55,6 +55,8 @@ WEIGHTS = "weights.bin"
 PARITY = "parity.json"
 
 LONGEST_NAME = 200  # bytes of a model's name: room for the rest within a file name's 255
+MOST_NOTES = 64
+LONGEST_NOTE = 1000  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Manifest:
     """What a bundle says of itself.
 
     `tokenizer` is `checkpoint`, `directory` or `synthetic`; `origin` says where the weights came
-    from; `tools` maps the libraries that made the bundle to their versions.
+    from; `tools` maps the libraries that made the bundle to their versions; `notes` say how the
+    checkpoint was read: arrays left out, zeros for biases, tokens that end a text besides.
     """
 
     model: str
@@ -81,6 +84,7 @@ class Manifest:
     origin: str
     tools: Mapping[str, str]
     files: Mapping[str, FileRecord]
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -92,7 +96,10 @@ class Manifest:
         return json.dumps({**self._body(), "digest": self.digest}, indent=2) + "\n"
 
     def _body(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        body = asdict(self)
+        if not self.notes:  # as in bundles of before there were notes, whose digests stay
+            del body["notes"]
+        return {"format": FORMAT, "version": VERSION, **body}
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -228,6 +235,7 @@ def read_manifest(path: Path) -> Manifest:
 def _parse(body: dict[str, Any], path: Path) -> Manifest:
     del body["format"]
     wanted = {field.name for field in fields(Manifest)}
+    notes = body.setdefault("notes", [])
     if set(body) != wanted:
         odd = ", ".join(sorted(wanted ^ set(body)))
         raise BadBundle(f"{path}: fields missing or unknown: {odd}; export again")
@@ -243,6 +251,8 @@ def _parse(body: dict[str, Any], path: Path) -> Manifest:
     tools = body["tools"]
     if type(tools) is not dict or not all(map(_is_text, (*tools, *tools.values()))):
         wrong.append("tools")
+    if type(notes) is not list or len(notes) > MOST_NOTES or not all(map(_is_note, notes)):
+        wrong.append("notes")
     if wrong:
         raise BadBundle(f"{path}: not what it should be: {', '.join(wrong)!a:.200}; export again")
     foreign = TOKENIZER in files and ENCODER not in files
@@ -254,12 +264,22 @@ def _parse(body: dict[str, Any], path: Path) -> Manifest:
     rows = hparams.n_vocab // 2 + hparams.n_ctx + hparams.n_layer
     if rows * hparams.n_embd > files[WEIGHTS].bytes:
         raise BadBundle(f"{path}: hparams of a larger model than {WEIGHTS} holds; export again")
-    return Manifest(**{**body, "hparams": hparams, "files": files})
+    return Manifest(**{**body, "hparams": hparams, "files": files, "notes": tuple(notes)})
 
 
 def _is_text(value: object) -> bool:
     """Whether it is a string that a terminal shows as it is."""
     return type(value) is str and value.isprintable()
+
+
+def _is_note(value: object) -> bool:
+    return _is_text(value) and value == noted(str(value))
+
+
+def noted(text: str) -> str:
+    """`text` as a manifest may hold it: of a bounded length, and shown by a terminal as it is."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= LONGEST_NOTE else f"{shown[: LONGEST_NOTE - 1]}…"
 
 
 def _is_file_name(text: str) -> bool:

@@ -44,7 +44,9 @@ class LargerWeights:
     factor: float = 6.0
     origin: str = "test"
     tokenizer: None = None
-    notes: tuple[str, ...] = ()
+    files: tuple[()] = ()
+    unused: tuple[()] = ()
+    notes: tuple[()] = ()
 
     @property
     def identity(self) -> str:

@@ -35,10 +35,9 @@ from gpt2rt.errors import Gpt2rtError
 from gpt2rt.hparams import SHAPE as NUMBERS
 from gpt2rt.packing import pack, unpack
 from gpt2rt.tokenizer import Tokenizer
-from gpt2rt_export import pipeline
+from gpt2rt_export import model_tokenizer, pipeline
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.genai import tokenizer_files
-from gpt2rt_export.progress import Silent
 from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import open_checkpoint
@@ -179,8 +178,8 @@ def read(place: Path, work: Path) -> Read:
     """As the exporter does, all but TensorFlow's conversion. Raises a `Gpt2rtError`."""
     checkpoint = open_checkpoint(place)
     work.mkdir()
-    recipe = Recipe("fuzz", checkpoint=place)
-    pipeline._tokenizer(recipe, checkpoint, work, Silent())
+    files = model_tokenizer.tokenizer_of(None, checkpoint)
+    model_tokenizer.write(files, checkpoint.hparams.n_vocab, work)
     model, weights = fuse(skeleton(checkpoint.hparams), checkpoint.hparams, ARITHMETICS["fp32"])
     values: dict[str, bytes] = {}
 
@@ -189,6 +188,7 @@ def read(place: Path, work: Path) -> Read:
 
         hparams, origin, identity = checkpoint.hparams, checkpoint.origin, checkpoint.identity
         tokenizer, notes = checkpoint.tokenizer, checkpoint.notes
+        files, unused = checkpoint.files, checkpoint.unused
 
         def read(self, name: str) -> NDArray[np.float32]:
             array = checkpoint.read(name)
@@ -197,8 +197,8 @@ def read(place: Path, work: Path) -> Read:
 
     attach([model], weights, Recorded(), work / WEIGHTS)
     assert isinstance(model, onnx.ModelProto)
-    files = {path.name: path.read_bytes() for path in work.iterdir() if path.name != WEIGHTS}
-    return Read(checkpoint.hparams, values, files)
+    written = {path.name: path.read_bytes() for path in work.iterdir() if path.name != WEIGHTS}
+    return Read(checkpoint.hparams, values, written)
 
 
 @dataclass(frozen=True)

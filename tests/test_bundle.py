@@ -25,6 +25,7 @@ from gpt2rt.bundle import (
     WEIGHTS,
     Bundle,
     file_size,
+    noted,
     read_manifest,
     record,
     sha256,
@@ -484,3 +485,39 @@ def test_a_device_or_pipe_in_a_bundle_is_refused_unopened(tmp_path: Path) -> Non
         for read in (sha256, file_size, read_manifest):
             with pytest.raises(BadBundle, match="no regular file"):
                 read(tmp_path / name)
+
+
+# ---- notes of the export
+
+
+def test_notes_are_kept_and_a_bundle_without_any_has_the_digest_that_it_had(
+    bundle: Bundle, edit_manifest: Edit
+) -> None:
+    before = bundle.digest
+    assert "notes" not in json.loads((bundle.directory / MANIFEST).read_text())
+    edit_manifest(bundle, notes=("Leave out a: no part of the model",))
+    found = Bundle.open(bundle.directory)
+    assert found.manifest.notes == ("Leave out a: no part of the model",)
+    assert found.digest != before
+    edit_manifest(found, notes=())
+    assert Bundle.open(bundle.directory).digest == before
+
+
+@pytest.mark.parametrize(
+    "notes", ["a", [1], ["\x1b[2J"], ["two\nlines"], ["x" * 1001], ["x"] * 65, {"a": "b"}, None]
+)
+def test_notes_of_another_kind_are_refused(
+    bundle: Bundle, edit_manifest: Edit, notes: object
+) -> None:
+    edit_manifest(bundle, notes=notes or [None])
+    with pytest.raises(BadBundle, match="not what it should be: 'notes'"):
+        Bundle.open(bundle.directory)
+
+
+@pytest.mark.parametrize("text", ["plain", "\x1b[2J", "a\u202eb", "x" * 5000, "\x00" * 999, "世"])
+def test_any_text_becomes_a_note_that_a_manifest_may_hold(text: str) -> None:
+    note = noted(text)
+    assert note.isprintable()
+    assert len(note) <= 1000
+    assert noted(note) == note
+    assert not text.isprintable() or len(text) > 1000 or note == text

@@ -280,7 +280,7 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fact"),
     [
-        ("pytorch_model.bin", "not a zip of torch.save"),
+        ("pytorch_model.bin", "not a file of torch.save"),
         ("tf_model.h5", "convert it where Transformers is installed"),
         ("adapter_model.bin", "an adapter, not a model"),
         ("README.md", "model.safetensors missing"),

@@ -43,13 +43,47 @@ def assert_same(found: Tensors, wanted: Tensors) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "base_model.model.", "model."]
+    ("prefix", "words"),
+    [
+        ("module.", "module"),
+        ("_orig_mod.", "_orig_mod"),
+        ("module._orig_mod.", "module, _orig_mod"),
+        ("base_model.model.", "base_model, model"),
+        ("model.", "model"),
+    ],
 )
-def test_prefixes_of_wrappers_are_taken_off_and_said(prefix: str, tmp_path: Path) -> None:
+def test_words_of_wrappers_before_the_names_are_passed_over_and_said(
+    prefix: str, words: str, tmp_path: Path
+) -> None:
     tensors = {prefix + name: value for name, value in TENSORS.items()}
     values, said = read(save_huggingface(tmp_path / "m", SHAPE, tensors))
     assert_same(values, VALUES)
-    assert f"begin with {prefix}," in said
+    assert f"Pass over {words} in the names" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("transformer.", "transformer._orig_mod."),
+        ("transformer.h.", "transformer.h._orig_mod."),
+        ("transformer.h.0.", "transformer.h.0._orig_mod."),
+        (".mlp.", "._fsdp_wrapped_module.mlp._checkpoint_wrapped_module."),
+        ("transformer.", "module.transformer._orig_mod."),
+    ],
+)
+def test_words_of_wrappers_within_the_names_are_passed_over_and_said(
+    old: str, new: str, tmp_path: Path
+) -> None:
+    tensors = {name.replace(old, new): value for name, value in TENSORS.items()}
+    values, said = read(save_huggingface(tmp_path / "m", SHAPE, tensors))
+    assert_same(values, VALUES)
+    assert "in the names: a wrapper's words" in said
+
+
+def test_two_models_in_one_file_are_refused(tmp_path: Path) -> None:
+    tensors = TENSORS | {f"module.{name}": value for name, value in TENSORS.items()}
+    with pytest.raises(BadCheckpoint, match="the same tensor of two models"):
+        open_checkpoint(save_huggingface(tmp_path / "m", SHAPE, tensors))
 
 
 def test_an_unknown_prefix_is_refused(tmp_path: Path) -> None:

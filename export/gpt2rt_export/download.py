@@ -16,7 +16,15 @@ from pathlib import Path
 import httpx2 as httpx
 from filelock import FileLock, Timeout
 
-from gpt2rt.catalog import CHECKPOINT_FILES, DATA, INDEX, Release
+from gpt2rt.catalog import (
+    CHECKPOINT_FILES,
+    DATA,
+    INDEX,
+    RELEASES,
+    VOCABULARY,
+    Release,
+    checkpoint_directory,
+)
 from gpt2rt.errors import DownloadFailure
 from gpt2rt_export.integrity import Receipt, fault
 from gpt2rt_export.transfer import Network, Partial, Report, Silent, Wanted, fetch, in_vain
@@ -34,25 +42,41 @@ class Downloaded:
 
 
 def download(
-    release: Release, directory: Path, network: Network | None = None, report: Report | None = None
+    release: Release,
+    directory: Path,
+    network: Network | None = None,
+    report: Report | None = None,
+    names: Sequence[str] = CHECKPOINT_FILES,
 ) -> Downloaded:
-    """Make `directory` hold a release, every file checked. Asks nobody where it does already.
+    """Make `directory` hold a release's files `names`, each checked. Asks nobody where it does.
 
     One process at a time works on a directory; others wait for it. What was fetched before an
     error or a kill is kept, and the next call goes on from there. Raises `DownloadFailure` naming
     every file that is missing or bad, and why; `InvalidSetting` for proxies that cannot be used.
     """
     network, report = network or Network.chosen(), report or Silent()
-    if not Receipt(directory).untrusted():
+    if not set(names) & set(Receipt(directory).untrusted()):
         return Downloaded(directory)
     if network.offline:
-        return _offline(release, directory, report)
+        return _offline(release, directory, report, names)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _alone(directory, report):
-            return Downloaded(directory, tuple(_complete(release, directory, network, report)))
+            fetched = _complete(release, directory, network, report, names)
+            return Downloaded(directory, tuple(fetched))
     except OSError as error:
         raise _on_disk(error, release, directory) from None
+
+
+def vocabulary(network: Network | None = None, report: Report | None = None) -> Path:
+    """The directory of GPT-2's own tokenizer files: a release's that is here, else fetched."""
+    for release in RELEASES:
+        directory = checkpoint_directory(release.name)
+        if not set(VOCABULARY) & set(Receipt(directory).untrusted()):
+            return directory
+    release = RELEASES[0]
+    directory = checkpoint_directory(release.name)
+    return download(release, directory, network, report, tuple(VOCABULARY)).directory
 
 
 @contextmanager
@@ -70,20 +94,27 @@ def _alone(directory: Path, report: Report) -> Iterator[None]:
         lock.release()
 
 
-def _complete(release: Release, directory: Path, network: Network, report: Report) -> list[str]:
+def _complete(
+    release: Release, directory: Path, network: Network, report: Report, names: Sequence[str]
+) -> list[str]:
     """Check what is there and fetch the rest; returns the names of what was fetched."""
     receipt = Receipt(directory)
     fetched = []
-    for part in (SMALL, (DATA,)):
+    for part in _parts(names):
         bad = _check_in_place(part, release, directory, receipt, report)
         for name, reason in bad.items():
             report.note(f"{directory / name}: {reason}; it is fetched again")
-        absent = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]
+        absent = [name for name in names if not (directory / name).is_file()]
         _check_space(release, directory, [*absent, *bad])
         missing = [name for name in part if not receipt.trusts(name)]
         _replace(missing, release, directory, receipt, network, report)
         fetched += missing
     return fetched
+
+
+def _parts(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The small files, then the weights."""
+    return [n for n in SMALL if n in names], [n for n in names if n == DATA]
 
 
 def _check_in_place(
@@ -156,14 +187,15 @@ def _fault(name: str, path: Path, release: Release, directory: Path, report: Rep
 # ---- what can be known without the network
 
 
-def _offline(release: Release, directory: Path, report: Report) -> Downloaded:
+def _offline(release: Release, directory: Path, report: Report, names: Sequence[str]) -> Downloaded:
     """Raises `DownloadFailure` naming every file that is missing or bad."""
     receipt = Receipt(directory)
-    absent = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]
+    absent = [name for name in names if not (directory / name).is_file()]
+    small, weights = _parts(names)
     try:
-        bad = _check_in_place(SMALL, release, directory, receipt, report)
+        bad = _check_in_place(small, release, directory, receipt, report)
         if INDEX not in bad and INDEX not in absent:
-            bad |= _check_in_place((DATA,), release, directory, receipt, report)
+            bad |= _check_in_place(weights, release, directory, receipt, report)
     except OSError as error:
         raise DownloadFailure(f"{error.filename or directory}: {error.strerror}") from None
     facts = [f"{', '.join(absent)} missing"] if absent else []

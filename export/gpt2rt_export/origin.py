@@ -8,7 +8,15 @@ from pathlib import Path
 from gpt2rt import catalog
 from gpt2rt.bundle import Manifest
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint
+from gpt2rt_export.hub import HubModel, fetch
+from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint, trimmed
+
+FROM = ", from "
+
+
+def origin_of(identity: str, source: str) -> str:
+    """What a manifest says of the weights: what they are and, if they were fetched, where from."""
+    return f"{identity}{FROM}{source}" if source else identity
 
 
 def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Checkpoint:
@@ -18,19 +26,23 @@ def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Checkpoint:
     random = re.fullmatch(r"random weights, seed (\d+)", manifest.origin)
     if random and given is None:
         return RandomCheckpoint(manifest.hparams, int(random[1]))
-    place = given or _place(manifest.model)
+    wanted, _, source = manifest.origin.partition(FROM)
+    place = given or _place(manifest.model, source)
     found = open_checkpoint(place, with_tokenizer=False)
-    if (identity := found.identity) != manifest.origin:
+    if (identity := found.identity) != wanted:
         raise BadCheckpoint(
             f"{place}: not what the bundle was made of, which is: {manifest.origin}; this is: "
             f"{identity}; name the right one with --checkpoint DIR"
         )
+    found = trimmed(found, manifest.hparams.n_vocab)  # padding, as the export left it out
     if found.hparams != manifest.hparams:
         raise BadCheckpoint(f"{place}: the weights are the bundle's, but not the shape they say")
     return found
 
 
-def _place(model: str) -> Path:
+def _place(model: str, source: str) -> Path:
+    if source:
+        return fetch(HubModel.parse(source)).directory
     if model == catalog.DEMO:
         return catalog.demo_checkpoint()
     directory = catalog.checkpoint_directory(model)

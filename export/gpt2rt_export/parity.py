@@ -28,7 +28,7 @@ from gpt2rt.providers import Threads, open_session
 from gpt2rt.runtime import SLOTS
 from gpt2rt.slots import Slots
 from gpt2rt.tokenizers import read_tokenizer
-from gpt2rt_export import reference
+from gpt2rt_export import account, reference
 from gpt2rt_export.agreement import (
     Agreement,
     Float64,
@@ -128,9 +128,12 @@ def measure(
     sample: Sample | None = None,
 ) -> Report:
     """Compare the bundle in `directory` with `checkpoint`, on `sample` or else English prose. What
-    to make of it the gate says.
+    to make of it the gate says. Raises `ParityFailure` for a checkpoint that was misread.
     """
     show = show or Silent()
+    if checkpoint.files:
+        show.stage("Verify: the arrays of the files")
+        account.check(checkpoint)
     hparams = checkpoint.hparams
     sample = sample or Sample.choose(None, None)
     tokens = sample.tokens(read_tokenizer(directory), hparams.n_ctx)

@@ -16,17 +16,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gpt2rt import catalog
-from gpt2rt.bundle import GRAPH, MANIFEST, PARITY, Bundle, Manifest, record
-from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, Gpt2rtError, ParityFailure
+from gpt2rt.bundle import GRAPH, MANIFEST, MOST_NOTES, PARITY, Bundle, Manifest, noted, record
+from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailure
 from gpt2rt.hparams import HParams
 from gpt2rt.precision import PRECISIONS
-from gpt2rt.tokenizer import Tokenizer
-from gpt2rt_export import parity, targets
+from gpt2rt_export import model_tokenizer, parity, targets
 from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
-from gpt2rt_export.foreign_tokenizer import is_foreign, write_foreign
 from gpt2rt_export.genai import write_genai
-from gpt2rt_export.huggingface_tokenizer import is_huggingface, write_tokenizer
+from gpt2rt_export.origin import origin_of
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sample import Sample
@@ -36,7 +34,6 @@ from gpt2rt_export.sources import (
     open_checkpoint,
 )
 from gpt2rt_export.standard import standard
-from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
 
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "tensorflow", "tensorflow-cpu", "tf2onnx")
 
@@ -49,15 +46,19 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
     if recipe.parity_text is not None:
         Sample.choose(recipe.parity_text, None)  # a text that cannot be read fails at once
     checkpoint = _checkpoint(recipe, show)
+    tokenizer = model_tokenizer.tokenizer_of(recipe.tokenizer, checkpoint)
+    checkpoint = model_tokenizer.without_padding(checkpoint, tokenizer)
     with _publishing(recipe, _needed(recipe, checkpoint.hparams)) as work:
-        for note in checkpoint.notes:
+        notes = [*checkpoint.notes]
+        notes += model_tokenizer.write(tokenizer, checkpoint.hparams.n_vocab, work)
+        notes = [noted(text) for text in notes[:MOST_NOTES]]
+        for note in notes:
             show.stage(note)
-        origin = _tokenizer(recipe, checkpoint, work, show)
         _graph(recipe, checkpoint, work, show)
         if recipe.verify:
             _verify(recipe, checkpoint, work, show)
         show.stage("Publish")
-        _manifest(recipe, checkpoint, origin, work)
+        _manifest(recipe, checkpoint, tokenizer.origin, notes, work)
     return Bundle.open(recipe.destination)
 
 
@@ -100,46 +101,6 @@ def _downloaded(release: catalog.Release, show: Progress) -> Path:
     return download(release, catalog.checkpoint_directory(release.name)).directory
 
 
-def _tokenizer(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -> str:
-    """Put the tokenizer's files into `work`; returns where they came from."""
-    directory, origin = recipe.tokenizer, "directory"
-    if directory is None:
-        directory, origin = checkpoint.tokenizer, "checkpoint"
-    n_vocab = checkpoint.hparams.n_vocab
-    if directory is None:
-        write_vocabulary(work, *synthetic_vocabulary(n_vocab))
-        return "synthetic"
-    if is_huggingface(directory):
-        # A model's own tokenizer is its own, however few of the model's ids it uses.
-        write = write_foreign if is_foreign(directory) else write_tokenizer
-        carried = write(directory, n_vocab, work, own=recipe.tokenizer is None)
-        if carried.left_out:
-            show.stage(f"Leave out {', '.join(carried.left_out)}: the model has no such rows")
-        if carried.beyond:
-            show.stage(f"{carried.beyond} symbols have no row in the model: texts with them fail")
-        if carried.makeshift:
-            show.stage("Token 0 begins a text and none ends it: those of the settings have no row")
-        if carried.ordinary_ends:
-            ends = ", ".join(carried.ordinary_ends)
-            show.stage(f"Token {ends}, an ordinary word, ends a text, as the settings say")
-        return origin
-    if not any((directory / name).exists() for name in (catalog.ENCODER, catalog.MERGES)):
-        raise BadTokenizer(
-            f"{directory}: no tokenizer there (tokenizer.json, or vocab.json and merges.txt, or "
-            f"{catalog.ENCODER} and {catalog.MERGES}); name its directory with --tokenizer DIR"
-        )
-    found = Tokenizer.read(directory).n_vocab
-    if found != n_vocab:
-        raise BadTokenizer(
-            f"{directory / catalog.ENCODER}: {found} ids, but the model's n_vocab is "
-            f"{n_vocab}; name the model's own files with --tokenizer DIR"
-        )
-    for name in (catalog.ENCODER, catalog.MERGES, catalog.SPECIAL_TOKENS):
-        if (directory / name).is_file():
-            shutil.copyfile(directory / name, work / name)
-    return origin
-
-
 def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -> None:
     """Trace, convert, take the parts over, attach the weights."""
     hparams = checkpoint.hparams
@@ -171,7 +132,9 @@ def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) 
     (work / PARITY).write_text(text + "\n", encoding="utf-8")
 
 
-def _manifest(recipe: Recipe, checkpoint: Checkpoint, tokenizer: str, work: Path) -> None:
+def _manifest(
+    recipe: Recipe, checkpoint: Checkpoint, tokenizer: str, notes: list[str], work: Path
+) -> None:
     """Written last: a directory with a manifest is whole."""
     manifest = Manifest(
         model=recipe.model,
@@ -179,9 +142,10 @@ def _manifest(recipe: Recipe, checkpoint: Checkpoint, tokenizer: str, work: Path
         graph=recipe.graph,
         hparams=checkpoint.hparams,
         tokenizer=tokenizer,
-        origin=checkpoint.identity,
+        origin=origin_of(checkpoint.identity, recipe.source),
         tools=_versions(),
         files={path.name: record(path) for path in sorted(work.iterdir())},
+        notes=tuple(notes),
     )
     (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 

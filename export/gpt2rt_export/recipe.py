@@ -24,6 +24,7 @@ class Recipe:
     Face's kind.
     `output` None is the bundle's place in the home directory; `force` lets it replace a bundle.
     Without `verify` the bundle is not held against its checkpoint and has no `parity.json`.
+    `source` is the address that the checkpoint was fetched from, for the manifest.
     `parity_text` is the text for that; None: the checkpoint's `heldout.txt` or English prose.
     """
 
@@ -37,6 +38,7 @@ class Recipe:
     force: bool = False
     verify: bool = True
     parity_text: Path | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         for what, value, choices in (

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from gpt2rt_export.hub import HubModel
+
 NEEDED = (
     "tensorflow",
     "tf2onnx",
@@ -32,6 +35,7 @@ NEEDED = (
     "safetensors",
     "socksio",
 )
+ONE_FILE = (".npz", ".pt", ".pth")  # checkpoints that are one file, called by its name
 
 
 def export(
@@ -39,7 +43,8 @@ def export(
         str,
         typer.Argument(
             help="117M, 345M, 762M, 1542M (or 124M, ...), demo, or a checkpoint: a directory "
-            "of Hugging Face's or OpenAI's files, or an .npz file."
+            "of Hugging Face's, OpenAI's or nanoGPT's files, an .npz file, nanoGPT's "
+            "ckpt.pt, or hf://owner/model[@revision] of the Hugging Face Hub (extra hub)."
         ),
     ],
     fp32: Annotated[bool, typer.Option("--fp32", help="32-bit weights (the default).")] = False,
@@ -97,6 +102,8 @@ def export(
 
       gpt2rt export ./my-fine-tune --int8
 
+      gpt2rt export hf://owner/model --int8
+
       gpt2rt export 117M --checkpoint my-fine-tune --output my-bundle
 
       gpt2rt export 1542M --int8 --random-weights
@@ -107,8 +114,9 @@ def export(
         raise InvalidSetting(f"--{chosen[0]} and --{chosen[1]} exclude each other")
     if seed is not None and not random_weights:
         raise InvalidSetting("--seed is the seed of --random-weights")
-    name, own = _named(model, output)
-    if own is not None and (checkpoint is not None or random_weights):
+    hub = _hub_model(model)
+    name, own = (_bundle_name(hub.name, output), None) if hub else _named(model, output)
+    if (own or hub) is not None and (checkpoint is not None or random_weights):
         raise InvalidSetting(f"{model} is a checkpoint itself: leave --checkpoint and such out")
     check_extra("exporting", NEEDED)
     from gpt2rt_export.recipe import Recipe
@@ -127,6 +135,11 @@ def export(
     )
     recipe.check_sources()
     recipe.check_destination()
+    if hub is not None:
+        from gpt2rt_export.hub import fetch
+
+        fetched = fetch(hub)
+        recipe = replace(recipe, checkpoint=fetched.directory, source=str(fetched.model))
     if (release := recipe.release) is not None:
         from gpt2rt_export.download import download
 
@@ -145,6 +158,16 @@ def export(
     print(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}")
 
 
+def _hub_model(model: str) -> HubModel | None:
+    """The model of the Hugging Face Hub that is meant; None where none is."""
+    if not model.startswith("hf:"):
+        return None
+    check_extra("exporting", NEEDED)
+    from gpt2rt_export.hub import HubModel
+
+    return HubModel.parse(model)
+
+
 def _named(model: str, output: Path | None) -> tuple[str, Path | None]:
     """The model's name and, where `model` is a place, its checkpoint. Raises `UnknownModel`."""
     place = Path(model)
@@ -155,10 +178,17 @@ def _named(model: str, output: Path | None) -> tuple[str, Path | None]:
             raise BadCheckpoint(f"{model}: no such directory; name a checkpoint's") from None
         if not place.exists():
             raise UnknownModel(f"{error}; or name a checkpoint's directory") from None
-    name = place.resolve().name.removesuffix(".npz")
+    found = place.resolve()
+    name = found.stem if found.suffix in ONE_FILE else found.name
+    return _bundle_name(name, output), place
+
+
+def _bundle_name(name: str, output: Path | None) -> str:
+    """The name for a bundle of the user's own. Raises `InvalidSetting` for one that it cannot have
+    in the home directory."""
     if output is None and (not name or name.startswith(".") or _is_taken(name)):
-        raise InvalidSetting(f"{model}: a bundle cannot be called {name!r}; add --output DIR")
-    return name or "model", place
+        raise InvalidSetting(f"a bundle cannot be called {name!r}; add --output DIR")
+    return name or "model"
 
 
 def _is_taken(name: str) -> bool:

@@ -160,6 +160,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     return {
         **describe(bundle),
         "hparams": manifest.hparams.as_dict(),
+        "notes": list(manifest.notes),
         "parameters": _parameters(manifest.hparams),
         "tools": dict(manifest.tools),
         "files": {name: asdict(record) for name, record in manifest.files.items()},
@@ -184,6 +185,9 @@ def _print(facts: dict[str, Any]) -> None:
             print(f"{key}:")
             for name, inner in value.items():
                 print(f"  {name}: {_inline(inner)}")
+        elif isinstance(value, list):
+            for item in value:
+                print(f"{key}: {item}")
         else:
             print(f"{key}: {_size(value) if key == 'bytes' else value}")
 

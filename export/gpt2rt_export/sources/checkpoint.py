@@ -37,6 +37,14 @@ class Checkpoint(Protocol):
         """The directory that holds the tokenizer's files, where the origin has one."""
 
     @property
+    def files(self) -> Sequence[Path]:
+        """The files that hold the weights, where they are in files."""
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """The arrays in the files that are no variables, by their names there."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What a user should know of how it was read: arrays left out, zeros, other names."""
 
@@ -94,9 +102,9 @@ def left_out(names: Iterable[str]) -> list[str]:
     return [f"Leave out {', '.join(some[:9])}{more}: no part of the model"] if some else []
 
 
-def unused(hparams: HParams, found: Iterable[str]) -> set[str]:
+def unused(hparams: HParams, found: Iterable[str]) -> list[str]:
     """The arrays that are no variables; a tied head is the embedding once more."""
-    return set(found) - set(hparams.variables()) - ({HEAD} if hparams.tied else set())
+    return sorted(set(found) - set(hparams.variables()) - {HEAD})
 
 
 # How the tensors of other families are called, most telling first.

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from gpt2rt.bundle import MANIFEST
 from gpt2rt.errors import BadCheckpoint
+from gpt2rt_export.sources import nanogpt
 from gpt2rt_export.sources.checkpoint import Checkpoint
 from gpt2rt_export.sources.huggingface import CONFIG, HuggingFaceCheckpoint
+from gpt2rt_export.sources.nanogpt import NanoGPTCheckpoint
 from gpt2rt_export.sources.npz import NpzCheckpoint
 from gpt2rt_export.sources.openai import OpenAICheckpoint
 
@@ -23,12 +25,13 @@ class Format:
     open: Callable[[Path, bool], Checkpoint]
 
 
-def _npz(place: Path, with_tokenizer: bool) -> Checkpoint:
-    files = [place] if place.is_file() else sorted(place.glob("*.npz"))
+def _one(place: Path, pattern: str) -> Path:
+    """The one file of that pattern in a directory."""
+    files = sorted(place.glob(pattern))
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
         raise BadCheckpoint(f"{place}: several checkpoints, {names}; name the file itself")
-    return NpzCheckpoint(files[0])
+    return files[0]
 
 
 FORMATS = (
@@ -42,29 +45,45 @@ FORMATS = (
         (CONFIG, "*.safetensors", "adapter_config.json", "pytorch_model*.bin"),
         lambda place, with_tokenizer: HuggingFaceCheckpoint(place),
     ),
-    Format("NumPy", ("*.npz",), _npz),
+    Format(
+        "nanoGPT",
+        (nanogpt.FILE,),
+        lambda place, with_tokenizer: NanoGPTCheckpoint(place / nanogpt.FILE),
+    ),
+    Format(
+        "NumPy",
+        ("*.npz",),
+        lambda place, with_tokenizer: NpzCheckpoint(_one(place, "*.npz")),
+    ),
 )
+# Checkpoints that are one file, by the end of its name.
+FILES: dict[str, Callable[[Path], Checkpoint]] = {
+    ".npz": NpzCheckpoint,
+    ".pt": NanoGPTCheckpoint,
+    ".pth": NanoGPTCheckpoint,
+}
 
+TORCH = "PyTorch's own format; save it with save_pretrained(), or name the file if nanoGPT wrote it"
 # What else people have on their disks.
 OTHERS = {
     MANIFEST: "a bundle already: run it with `gpt2rt generate --model`",
     "*.gguf": "a model of llama.cpp",
     "*.onnx": "an ONNX model",
-    "*.pt": "PyTorch's own format; save it with save_pretrained()",
-    "*.pth": "PyTorch's own format; save it with save_pretrained()",
+    "*.pt": TORCH,
+    "*.pth": TORCH,
     "saved_model.pb": "a TensorFlow SavedModel",
 }
 
 
 def open_checkpoint(place: Path, *, with_tokenizer: bool = True) -> Checkpoint:
-    """The checkpoint in the directory `place`, or in the `.npz` file of that name.
+    """The checkpoint in the directory `place`, or in the file of that name (`FILES`).
 
     `with_tokenizer` false: OpenAI's tokenizer files need not be there. Raises `BadCheckpoint`.
     """
     if place.is_file():
-        if place.suffix != ".npz":
-            raise BadCheckpoint(f"{place}: a file; name the directory, or an .npz file")
-        return _npz(place, with_tokenizer)
+        if place.suffix not in FILES:
+            raise BadCheckpoint(f"{place}: a file; name the directory, or an .npz or .pt file")
+        return FILES[place.suffix](place)
     if not place.is_dir():
         raise BadCheckpoint(f"{place}: no such directory; name the one that holds the checkpoint")
     for known in FORMATS:

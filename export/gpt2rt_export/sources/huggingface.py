@@ -1,28 +1,26 @@
 """A GPT-2 of Hugging Face's Transformers: `config.json` and `model.safetensors` (or
 `pytorch_model.bin`), whole or sharded.
 
-The names and shapes are OpenAI's in another spelling (`transformer.h.0.attn.c_attn.weight`, [in,
-out]); the variants are choices of `GPT2Config`. A safetensors file has no checksums: its header is
-held against its size and against `config.json`, the values must be finite, and `identity` is the
-sha256 that the Hugging Face Hub shows beside each file.
+The variants are choices of `GPT2Config`. A safetensors file has no checksums: its header is held
+against its size and against `config.json`, the values must be finite, and `identity` is the sha256
+that the Hugging Face Hub shows beside each file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundle import is_name, sha256
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
-from gpt2rt_export.sources.checkpoint import Array, Shape, differences, family, first_line, left_out
-from gpt2rt_export.sources.naming import absent_biases, beside, prefixes
+from gpt2rt_export.sources.checkpoint import Array, first_line
+from gpt2rt_export.sources.state_dict import StateDict, Tensor
 from gpt2rt_export.sources.torch_file import TorchFile
 
 CONFIG = "config.json"
@@ -62,9 +60,6 @@ REFUSED = {
     "auto_map": "code of its own: only Transformers' own GPT-2 can be exported",
 }
 CLASSIFIERS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
-# Saved beside the variables, and no part of the language model.
-IGNORED = (".attn.bias", ".attn.masked_bias", "multiple_choice_head.")
-DTYPES = {"F64", "F32", "F16", "BF16"}
 POINTER = b"version https://git-lfs"
 POINTED = "Git LFS's note of a file, not the file itself; get it with `git lfs pull`"
 
@@ -81,99 +76,30 @@ class HuggingFaceCheckpoint:
         self.tokenizer = directory
         config = read_json(directory / CONFIG)
         self.hparams = _hparams(config, directory / CONFIG)
-        self._files = _files(directory)
-        self._tensors = _tensors(directory, self._files)
-        self._prefix = prefixes(self._tensors)
-        self._beside = beside(self._tensors, self._prefix)
-        shapes = {name: shape for name, (_, shape, _) in self._tensors.items()}
-        # A damaged n_layer may be huge: the blocks of the files are enough to know their biases by.
-        known = replace(self.hparams, n_layer=min(self.hparams.n_layer, len(shapes)))
-        names = {variable: self._name(variable) for variable in known.variables()}
-        self._zeros = absent_biases(known, shapes, names)
-        for variable in self._zeros:
-            shapes[names[variable]] = known.variables()[variable][-2:]
-        wrong = differences(self.hparams, shapes, self._name, lambda shape: shape[-2:])
-        wrong = wrong or self._strange()
-        if wrong and (other := family(self._tensors)):
-            raise BadCheckpoint(f"{directory}: the tensors are of another family: {other}")
-        if wrong:
-            some = "; ".join(wrong[:40]) + ("; ..." if len(wrong) > 40 else "")
-            raise BadCheckpoint(f"{directory}: the tensors are not what {CONFIG} says: {some}")
-        self._check_head()
-
-    def _name(self, variable: str) -> str:
-        """`model/h0/attn/c_attn/w` -> `transformer.h.0.attn.c_attn.weight`."""
-        block, *parts = variable.removeprefix("model/").split("/")
-        if block == "lm_head":
-            return f"{self._prefix.head}lm_head.weight"
-        path = ["h", block[1:]] if block[1:].isdigit() else [block]
-        end = {"b": "bias"}.get(parts[-1] if parts else "", "weight")
-        return self._prefix.body + ".".join([*path, *parts[:-1], end])
-
-    def _check_head(self) -> None:
-        """A tied lm_head may be stored; then it has to be the token embedding."""
-        head = f"{self._prefix.head}lm_head.weight"
-        if not self.hparams.tied or head not in self._tensors:
-            return
-        if not np.array_equal(self._values(head), self._values(self._name("wte"))):
+        self.files = _files(directory)
+        tensors = _tensors(directory, self.files)
+        self._tensors = StateDict(tensors, self.hparams, self.origin, CONFIG)
+        if self.hparams.tied and self._tensors.has_own_head:
             raise BadCheckpoint(
                 f"{self.origin}: lm_head.weight is not wte.weight, though {CONFIG} ties them; "
                 "if the model was trained untied, set tie_word_embeddings to false there"
             )
 
-    def _strange(self) -> list[str]:
-        """Tensors that no GPT-2 has, such as an adapter's, and types that are no numbers."""
-        known = set(map(self._name, self.hparams.variables()))
-        known |= {f"{self._prefix.head}lm_head.weight", *self._beside}
-        wrong = []
-        for name, (_, _, dtype) in sorted(self._tensors.items()):
-            if name in self._beside:
-                continue
-            if name not in known and not any(part in name for part in IGNORED):
-                wrong.append(f"{name} is no part of a GPT-2")
-            elif name in known and dtype not in DTYPES:
-                wrong.append(f"{name} is of type {dtype}, not {', '.join(sorted(DTYPES))}")
-        return wrong
+    @property
+    def unused(self) -> list[str]:
+        return self._tensors.unused
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of how the files were read."""
-        told = []
-        if self._prefix.head:
-            told.append(f"The names begin with {self._prefix.head}, which says nothing")
-        heads = [name for name in self._beside if not any(part in name for part in IGNORED)]
-        told += left_out(heads)
-        if self._zeros:
-            kinds = {"norms" if "/ln_" in name else "layers" for name in self._zeros}
-            told.append(f"The {' and '.join(sorted(kinds))} have no biases: zeros stand for them")
-        return told
+        return self._tensors.notes
 
     @property
     def identity(self) -> str:
-        hashes = (f"{path.name} {sha256(path)}" for path in self._files)
+        hashes = (f"{path.name} {sha256(path)}" for path in self.files)
         return f"Hugging Face checkpoint, sha256 of {', '.join(hashes)}"
 
     def read(self, name: str) -> Array:
-        if name in self._zeros:
-            return np.zeros(self.hparams.variables()[name], np.float32)
-        values = self._values(self._name(name)).astype(np.float32, copy=False)
-        return np.asarray(values.reshape(self.hparams.variables()[name]), np.float32)
-
-    def _values(self, name: str) -> NDArray[Any]:
-        import ml_dtypes  # noqa: F401  # teaches NumPy what bfloat16 is
-        from safetensors import safe_open
-
-        path, _, _ = self._tensors[name]
-        if path.suffix == ".bin":
-            return TorchFile(path).read(name)
-        try:
-            with safe_open(path, "numpy") as file:
-                values: NDArray[Any] = file.get_tensor(name)
-        except Exception as error:  # safetensors has a type of its own, NumPy others
-            raise BadCheckpoint(
-                f"{path}: tensor {name} cannot be read ({first_line(error)}); fetch the file again"
-            ) from None
-        return values
+        return self._tensors.read(name)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -266,33 +192,50 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _tensors(directory: Path, files: list[Path]) -> dict[str, tuple[Path, Shape, str]]:
-    """Name -> file, shape and type of every tensor; the headers only are read."""
-    from safetensors import safe_open
-
-    found: dict[str, tuple[Path, Shape, str]] = {}
-    for path in (path for path in files if path.suffix == ".bin"):
+def _tensors(directory: Path, files: list[Path]) -> dict[str, Tensor]:
+    """Name -> shape, type and values of every tensor; only the headers are read."""
+    found: dict[str, Tensor] = {}
+    home: dict[str, Path] = {}
+    for path in files:
         if _is_pointer(path):
             raise BadCheckpoint(f"{path}: {POINTED}")
-        for name, tensor in TorchFile(path).tensors.items():
-            if name in found:
-                raise BadCheckpoint(f"{path}: holds {name}, as {found[name][0].name} does")
-            found[name] = path, tensor.shape, tensor.storage.dtype
-    for path in (path for path in files if path.suffix != ".bin"):
-        try:
-            with safe_open(path, "numpy") as file:
-                for name in file.keys():  # noqa: SIM118  # no mapping
-                    part = file.get_slice(name)
-                    if name in found:
-                        raise BadCheckpoint(f"{path}: holds {name}, as {found[name][0].name} does")
-                    found[name] = path, tuple(part.get_shape()), part.get_dtype()
-        except BadCheckpoint:
-            raise
-        except Exception as error:  # safetensors has a type of its own
-            if _is_pointer(path):
-                raise BadCheckpoint(f"{path}: {POINTED}") from None
-            raise BadCheckpoint(
-                f"{path}: cannot be read ({first_line(error)}); the file is cut short or damaged: "
-                "fetch it again"
-            ) from None
+        part = TorchFile(path).state_dict() if path.suffix == ".bin" else _safetensors(path)
+        for name in part:
+            if name in home:
+                raise BadCheckpoint(f"{path}: holds {name}, as {home[name].name} does")
+            home[name] = path
+        found |= part
     return found
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    found = {}
+    try:
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118  # no mapping
+                part = file.get_slice(name)
+                values = partial(_values, path, name)
+                found[name] = Tensor(tuple(part.get_shape()), part.get_dtype(), values)
+    except Exception as error:  # safetensors has a type of its own
+        raise BadCheckpoint(
+            f"{path}: cannot be read ({first_line(error)}); the file is cut short or damaged: "
+            "fetch it again"
+        ) from None
+    return found
+
+
+def _values(path: Path, name: str) -> NDArray[Any]:
+    """One tensor of a safetensors file."""
+    import ml_dtypes  # noqa: F401  # teaches NumPy what bfloat16 is
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            values: NDArray[Any] = file.get_tensor(name)
+    except Exception as error:  # safetensors has a type of its own, NumPy others
+        raise BadCheckpoint(
+            f"{path}: tensor {name} cannot be read ({first_line(error)}); fetch the file again"
+        ) from None
+    return values

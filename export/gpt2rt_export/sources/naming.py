@@ -1,59 +1,70 @@
-"""How a published GPT-2 calls its tensors: prefixes that wrappers left, and tensors beside it."""
+"""How a published GPT-2 calls its tensors: words that wrappers left, and tensors beside it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import family
 
-# What training wrappers put before every name: DataParallel, torch.compile, PEFT, TRL.
-WRAPPERS = ("module", "_orig_mod", "model", "base_model", "pretrained_model")
+# What training wrappers put into names: DataParallel, torch.compile, FSDP; anywhere in them.
+WITHIN = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# And what others, PEFT and TRL, put before every name.
+BEFORE = (*WITHIN, "model", "base_model", "pretrained_model")
 BODY = "transformer."
 EMBEDDING = "wte.weight"
 ADAPTER = re.compile(r"(^|[._])(lora|adapter|ia3|prefix_encoder|prompt_encoder)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefixes:
-    """What stands before the names: `head` before `lm_head.weight`, `body` before `wte.weight`."""
-
-    head: str
-    body: str
-
-
-def prefixes(names: Iterable[str]) -> Prefixes:
-    """The prefixes of a checkpoint's names, by where its token embedding is."""
-    found = [
-        n.removesuffix(EMBEDDING) for n in names if n == EMBEDDING or n.endswith(f".{EMBEDDING}")
-    ]
-    known = [prefix for prefix in found if _is_known(prefix)]
-    body = min(known, key=len, default=BODY)
-    return Prefixes(body.removesuffix(BODY), body)
+def plain(name: str) -> str:
+    """`name` without the words of wrappers: `module.h._orig_mod.0.ln_1.bias` -> `h.0.ln_1.bias`."""
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in BEFORE:
+        del parts[0]
+    return ".".join(part for part in parts if part not in WITHIN) or name
 
 
-def _is_known(prefix: str) -> bool:
-    parts = prefix.removesuffix(BODY).split(".")[:-1]
-    return all(part in WRAPPERS for part in parts)
+def plain_names(names: Iterable[str], origin: str) -> dict[str, str]:
+    """Plain name -> name in the file. Raises `BadCheckpoint` where two come to the same."""
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(plain(name), name)) != name:
+            raise BadCheckpoint(
+                f"{origin}: holds {other} and {name}, the same tensor of two models; "
+                "save the one to be exported alone"
+            )
+    return found
 
 
-def beside(names: Iterable[str], prefix: Prefixes) -> list[str]:
+def wrapper_words(names: Mapping[str, str]) -> list[str]:
+    """The words that `plain_names` left out, each once, in order."""
+    left = (own.split(".") for plain, own in names.items() if plain != own)
+    words = (part for parts in left for part in parts if part in BEFORE)
+    return list(dict.fromkeys(words))
+
+
+def body_prefix(names: Iterable[str]) -> str:
+    """What stands before `wte.weight`: `transformer.`, or nothing where only the body was saved."""
+    return "" if EMBEDDING in set(names) else BODY
+
+
+def beside(names: Iterable[str], body: str) -> list[str]:
     """The tensors that are no part of the language model, such as a value head's.
 
     Those that would change what the model says, an adapter's or others within it, are not among
     them.
     """
-    inner = re.compile(re.escape(prefix.body) + r"(h\.\d+|wte|wpe|ln_f)\.")
+    inner = re.compile(re.escape(body) + r"(h\.\d+|wte|wpe|ln_f)\.")
     return sorted(
         name
         for name in names
         if not inner.match(name)
         and not ADAPTER.search(name)
         and not family([name])
-        and not (prefix.body.endswith(BODY) and name.startswith(prefix.body))
-        and not name.startswith(f"{prefix.head}lm_head.")
+        and not (body and name.startswith(body))
+        and not name.startswith("lm_head.")
     )
 
 

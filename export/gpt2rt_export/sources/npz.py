@@ -41,7 +41,7 @@ class NpzCheckpoint:
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
         self.tokenizer = path.parent
-        self._path = path
+        self.files = [path]
         self._shapes = _shapes(path)
         beside = path.with_name(HPARAMS)
         says = HPARAMS if beside.is_file() else "the shape of model/wte"
@@ -50,18 +50,19 @@ class NpzCheckpoint:
         wrong = differences(self.hparams, self._shapes)
         if wrong:
             raise BadCheckpoint(f"{path}: the arrays are not what {says} says: {'; '.join(wrong)}")
+        self.unused = unused(self.hparams, self._shapes)
 
     @property
     def notes(self) -> Sequence[str]:
-        return left_out(unused(self.hparams, self._shapes))
+        return left_out(self.unused)
 
     @property
     def identity(self) -> str:
-        return f"NumPy checkpoint, sha256 of the file {sha256(self._path)}"
+        return f"NumPy checkpoint, sha256 of the file {sha256(self.files[0])}"
 
     def read(self, name: str) -> Array:
         try:
-            with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
+            with zipfile.ZipFile(self.files[0]) as archive, archive.open(f"{name}.npy") as file:
                 values = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):
                     raise BadCheckpoint(f"{self.origin}: {name} has bytes behind its values")

@@ -51,7 +51,7 @@ class OpenAICheckpoint:
             )
         self.hparams = HParams.read(directory / HPARAMS)
         self.tokenizer = directory
-        self._index = index
+        self.files = [index]
         self._reader, found = _open(prefix)
         shapes = {name: shape for name, (shape, _) in found.items()}
         _check_lengths(prefix, found)
@@ -60,12 +60,13 @@ class OpenAICheckpoint:
             raise BadCheckpoint(
                 f"{directory}: the checkpoint is not what {HPARAMS} says: {'; '.join(wrong)}"
             )
-        self.notes = left_out(unused(self.hparams, shapes))
+        self.unused = unused(self.hparams, shapes)
+        self.notes = left_out(self.unused)
 
     @property
     def identity(self) -> str:
         # The index records a checksum of every variable, so it stands for all of them.
-        return f"OpenAI checkpoint, sha256 of the index {sha256(self._index)}"
+        return f"OpenAI checkpoint, sha256 of the index {sha256(self.files[0])}"
 
     def read(self, name: str) -> Array:
         try:

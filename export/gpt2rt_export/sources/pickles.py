@@ -78,9 +78,12 @@ VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SH
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def load(file: IO[bytes]) -> Any:
-    """The data of one pickle; the file is left behind it. Raises `Refused`."""
-    machine = _Machine()
+def load(file: IO[bytes], storages: dict[str, Storage] | None = None) -> Any:
+    """The data of one pickle; the file is left behind it. Raises `Refused`.
+
+    `storages` is filled with those that the pickle refers to, by their keys.
+    """
+    machine = _Machine({} if storages is None else storages)
     try:
         for code, argument, _ in pickletools.genops(file):
             if code.name == "STOP":
@@ -95,6 +98,7 @@ def load(file: IO[bytes]) -> Any:
 
 @dataclass(slots=True)
 class _Machine:
+    storages: dict[str, Storage]
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
 
@@ -140,7 +144,10 @@ class _Machine:
             own, module = self.pop(), self.pop()
             push(_known(_of(str, module), _of(str, own)))
         elif name == "BINPERSID":
-            push(_storage(self.pop()))
+            found = _storage(self.pop())
+            if self.storages.setdefault(found.key, found) != found:
+                raise Refused("a storage of two sizes")
+            push(found)
         elif name == "REDUCE":
             arguments, asked = self.pop(), self.pop()
             push(_made(asked, _of(tuple, arguments)))

@@ -24,7 +24,9 @@ class RandomCheckpoint:
     seed: int
     origin: str = "random weights"
     tokenizer: None = None
-    notes: tuple[str, ...] = ()
+    files: tuple[()] = ()
+    unused: tuple[()] = ()
+    notes: tuple[()] = ()
 
     @property
     def identity(self) -> str:

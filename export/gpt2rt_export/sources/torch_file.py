@@ -1,12 +1,9 @@
-"""Tensors of a file that `torch.save` wrote, read without PyTorch.
-
-Such a file is a zip with a pickle, which names tensors (`pickles.py` reads it), and their bytes.
-The zip's crc32 of the bytes is checked as they are read.
-"""
+"""Tensors of a file that `torch.save` wrote, read without PyTorch."""
 
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt_export.sources import pickles
 from gpt2rt_export.sources.checkpoint import first_line
-from gpt2rt_export.sources.pickles import View
+from gpt2rt_export.sources.pickles import Refused, View
+from gpt2rt_export.sources.state_dict import Tensor
+from gpt2rt_export.sources.torch_storages import Container, open_container
 
-LARGEST_PICKLE = 4 << 20  # bytes of names and numbers; those of 1558M take 0.2 MB
 NUMPY = {
     "F64": "float64",
     "F32": "float32",
@@ -34,45 +31,46 @@ NUMPY = {
 
 
 class TorchFile:
-    """One file of `torch.save`, in the zip format of PyTorch 1.6 and later.
+    """One file of `torch.save`. `body` is what was saved: plain data, and tensors as `View`s.
 
-    Raises `BadCheckpoint` for another format, a damaged file, and a pickle that asks for anything
-    but tensors.
+    `tensors` are those of the state dict; `within` is the key in `body` that holds it, None: all of
+    `body` is one. Raises `BadCheckpoint` for another format, a damaged file, and a pickle that asks
+    for anything but tensors.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, within: str | None = None) -> None:
         self._path = path
-        self.tensors = _named(self._unpickled(), path)
+        self._container = self._opened()
+        self.body = self._container.body
+        found = self.body
+        if within is not None:
+            found = found.get(within) if isinstance(found, dict) else None
+        self.tensors = _named(found, path)
 
-    def _unpickled(self) -> object:
+    def _opened(self) -> Container:
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                names = [n for n in archive.namelist() if n.endswith("/data.pkl")]
-                if len(names) != 1:
-                    raise BadCheckpoint(
-                        f"{self._path}: holds no data.pkl; it is no torch.save file"
-                    )
-                self._root = names[0].removesuffix("data.pkl")
-                if archive.getinfo(names[0]).file_size > LARGEST_PICKLE:
-                    raise BadCheckpoint(f"{self._path}: its pickle is larger than any GPT-2's")
-                with archive.open(names[0]) as file:
-                    return pickles.load(file)
-        except BadCheckpoint:
-            raise
-        except pickles.Refused as error:
+            return open_container(self._path)
+        except Refused as error:
             raise BadCheckpoint(
                 f"{self._path}: {error}; a file of torch.save could run anything, so nothing but "
                 "tensors is read: save the weights alone, best as model.safetensors"
             ) from None
         except zipfile.BadZipFile:
             raise BadCheckpoint(
-                f"{self._path}: not a zip of torch.save (PyTorch 1.6 and later), or cut short; "
+                f"{self._path}: not a file of torch.save, or cut short; "
                 "fetch it again, or save the model anew as model.safetensors"
             ) from None
         except Exception as error:  # zipfile and zlib have types of their own
             raise BadCheckpoint(
                 f"{self._path}: cannot be read ({first_line(error)}); fetch it again"
             ) from None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`tensors` with their values to be had."""
+        return {
+            name: Tensor(view.shape, view.storage.dtype, partial(self.read, name))
+            for name, view in self.tensors.items()
+        }
 
     def read(self, name: str) -> NDArray[Any]:
         """The values of a tensor."""
@@ -81,8 +79,7 @@ class TorchFile:
         tensor = self.tensors[name]
         kind = np.dtype(NUMPY[tensor.storage.dtype])
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                data = archive.read(f"{self._root}data/{tensor.storage.key}")
+            data = self._container.read(tensor.storage)
         except Exception as error:  # zipfile and zlib have types of their own
             raise BadCheckpoint(
                 f"{self._path}: tensor {name} cannot be read ({first_line(error)}); "
