@@ -27,7 +27,8 @@ from gpt2rt.catalog import (
 )
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
-from gpt2rt_export.tensor_bundle import Variable, fields, mask, read_index
+from gpt2rt.protobuf import fields
+from gpt2rt_export.tensor_bundle import Variable, mask, read_index
 
 RECEIPT = ".verified.json"
 FORMAT = 1  # of the receipt; another one counts as none
