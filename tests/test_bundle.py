@@ -32,6 +32,7 @@ from gpt2rt.bundle import (
     sha256,
 )
 from gpt2rt.errors import BadBundle, UnknownModel
+from gpt2rt.library import Damaged
 from gpt2rt.scoring import Passage
 from gpt2rt.session import SLOTS
 from gpt2rt.tokenizer import SPECIAL_TOKENS, SpecialTokens
@@ -473,10 +474,11 @@ def test_exported_lists_all_and_the_damaged_as_their_error(install: Install, no_
     (bad.directory / WEIGHTS).unlink()
     first, second, demo = library.exported()
     assert first == good
-    assert isinstance(second, BadBundle)
-    assert str(bad.directory / WEIGHTS) in str(second)
-    assert isinstance(demo, BadBundle)
-    assert str(no_demo) in str(demo)
+    assert isinstance(second, Damaged)
+    assert (second.name, second.directory) == ("345M-int8", bad.directory)
+    assert str(bad.directory / WEIGHTS) in second.error
+    assert isinstance(demo, Damaged)
+    assert str(no_demo) in demo.error
     with pytest.raises(UnknownModel):
         library.find("762M")
 
