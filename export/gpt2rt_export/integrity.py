@@ -1,7 +1,8 @@
 """Whether a released checkpoint's files are what OpenAI published, and a receipt that they were.
 
-Sizes and sha256 where they are known; the index and `hparams.json` by the shape that they must
-describe; the weights by the checksum that the index keeps of every variable.
+Sizes and sha256 where they are known; other indexes and `hparams.json` by the shape that they must
+describe; the weights by the checksum that the index keeps of every variable. Such a checksum tells
+damage, and forgery only where the index is known.
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ def fault(
     found, wanted = path.stat().st_size, release.size(name)
     if wanted is not None and found != wanted:
         return f"{found:,} bytes, not {wanted:,}"
+    if name == DATA and (reason := _data_fault(path, directory / INDEX, advance)):
+        return reason  # it names the variables
     if name in release.known:
         digest, right = sha256(path), release.known[name].sha256
         return None if digest == right else f"sha256 {digest[:8]}, not {right[:8]}"
     if name == DATA:
-        return _data_fault(path, directory / INDEX, advance)
+        return None
     try:
         return FAULTS[name](path, release)
     except BadCheckpoint as error:
