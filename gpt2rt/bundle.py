@@ -42,6 +42,7 @@ from gpt2rt.catalog import (
     names,
 )
 from gpt2rt.errors import BadBundle, BadCheckpoint
+from gpt2rt.external_data import locations
 from gpt2rt.hparams import HParams
 
 FORMAT = "gpt2rt"
@@ -53,7 +54,11 @@ CUDA_GRAPH = "model.cuda.onnx"
 EMBED = "embed.onnx"
 WEIGHTS = "weights.bin"
 PARITY = "parity.json"
+GRAPHS = (GRAPH, CUDA_GRAPH, EMBED)
 
+LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand
+LARGEST_GRAPH = 1 << 26  # bytes, without weights; that of 1542M has 200,000
+CHUNK = 1 << 20  # bytes read at a time
 LONGEST_NAME = 200  # bytes of a model's name: room for the rest within a file name's 255
 MOST_NOTES = 64
 LONGEST_NOTE = 1000  # characters
@@ -159,14 +164,34 @@ class Bundle:
         return sum(record.bytes for record in self.manifest.files.values())
 
     def check(self, names: Iterable[str] | None = None) -> None:
-        """Compare the sha256 of the files (None: of all). Raises `BadBundle` at the first other."""
+        """Compare the sha256 of the files (None: of all). Raises `BadBundle` at the first other,
+        and for a graph that takes weights from any file but the bundle's own.
+        """
         for name in self.manifest.files if names is None else names:
-            found, wanted = sha256(self.directory / name), self.manifest.files[name].sha256
-            if found != wanted:
+            path, wanted = self.directory / name, self.manifest.files[name]
+            found = sha256(path, wanted.bytes)
+            if found != wanted.sha256:
                 raise BadBundle(
-                    f"{self.directory / name}: sha256 {found[:12]}…, not the {wanted[:12]}… of the "
-                    f"manifest; {self.way_out}"
+                    f"{path}: sha256 {found[:12]}…, not the {wanted.sha256[:12]}… of the manifest; "
+                    f"{self.way_out}"
                 )
+            if name in GRAPHS:
+                self._check_locations(path)
+
+    def _check_locations(self, graph: Path) -> None:
+        own = {name.encode() for name in self.manifest.files}
+        try:
+            elsewhere = [
+                place for place in locations(read_small(graph, LARGEST_GRAPH)) if place not in own
+            ]
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadBundle(f"{graph}: no ONNX graph ({error}); {self.way_out}") from None
+        if elsewhere:
+            place = elsewhere[0].decode(errors="backslashreplace")
+            raise BadBundle(
+                f"{graph}: takes weights from {place!a:.200}, no file of this bundle; do not use a "
+                f"bundle that reads other files, or {self.way_out}"
+            )
 
     @property
     def verified(self) -> bool:
@@ -183,11 +208,11 @@ class Bundle:
         self.check([PARITY])
         path = self.directory / PARITY
         try:
-            report = dict(json.loads(path.read_text(encoding="utf-8")))
+            report = dict(json.loads(read_small(path, LARGEST_TEXT).decode()))
             for name in ("relative", "top1") if "uncached" in report else ():
                 if type(report["uncached"][name]) is not float:
                     raise TypeError
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             raise BadBundle(f"{path}: no report of an export; {self.way_out}") from None
         return report
 
@@ -206,8 +231,7 @@ def bundle_name(model: str, precision: str, graph: str) -> str:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file. Raises `BadBundle` for one that is no manifest, or was changed."""
     try:
-        with open_regular(path) as file:
-            body = json.loads(file.read().decode())
+        body = json.loads(read_small(path, LARGEST_TEXT).decode())
     except FileNotFoundError:
         raise BadBundle(
             f"{path.parent}: no {MANIFEST}, so no bundle; make one with `gpt2rt export`"
@@ -219,7 +243,7 @@ def read_manifest(path: Path) -> Manifest:
     version = body.pop("version", None)
     if version != VERSION:
         raise BadBundle(
-            f"{path}: bundle format {version!r}, this gpt2rt reads {VERSION}; "
+            f"{path}: bundle format {version!r:.50}, this gpt2rt reads {VERSION}; "
             "upgrade gpt2rt or export again"
         )
     digest = body.pop("digest", None)
@@ -238,7 +262,7 @@ def _parse(body: dict[str, Any], path: Path) -> Manifest:
     notes = body.setdefault("notes", [])
     if set(body) != wanted:
         odd = ", ".join(sorted(wanted ^ set(body)))
-        raise BadBundle(f"{path}: fields missing or unknown: {odd}; export again")
+        raise BadBundle(f"{path}: fields missing or unknown: {odd:.200}; export again")
     try:
         hparams = HParams.from_dict(body["hparams"], str(path))
         files = {name: FileRecord(**record) for name, record in body["files"].items()}
@@ -318,13 +342,30 @@ def file_size(path: Path) -> int:
     return found.st_size
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
+def read_small(path: Path, most: int) -> bytes:
+    """All of a regular file. Raises `OSError`, also where it has more than `most` bytes."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(0, f"more than {most:,} bytes", str(path))
+    return data
+
+
+def sha256(path: Path, most: int | None = None) -> str:
+    """Hexadecimal sha256 of a regular file. Raises `BadBundle`, also where the file has more than
+    `most` bytes by now: no more are read.
+    """
+    digest, done = hashlib.sha256(), 0
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while part := file.read(CHUNK):
+                digest.update(part)
+                done += len(part)
+                if most is not None and done > most:
+                    raise OSError(0, f"more than the {most:,} bytes of the manifest")
     except OSError as error:
         raise BadBundle(f"{path}: {error.strerror}; export again") from None
+    return digest.hexdigest()
 
 
 def record(path: Path) -> FileRecord:

@@ -38,14 +38,37 @@ class KnownFile:
     sha256: str
 
 
-# The same in all four sizes.
-VOCABULARY = {
+# Each sha256 was computed from the bytes in a public copy of OpenAI's checkpoints (on GitHub,
+# icemagno/ai-models; the weights of 117M are in none), and stands besides
+#   encoder.json, vocab.bpe    in OpenAI's tiktoken (tiktoken_ext/openai_public.py)
+#   checkpoint, 117M           in the checksums that MontrealAI/AGI-Alpha-Agent-v0 keeps; that of
+#                              its weights also with the container image alexgshaw/gpt2-codegolf
+#   345M                       in the Git LFS pointers of hobg0blin/ganterbury-tales
+#   1542M                      nowhere else; but issue 245 of openai/gpt-2 shows a checksum that
+#                              TensorFlow found in the index, and it is in this one
+# `hparams.json` needs none: the shape is all that it can say. Of 762M no copy was found.
+SHARED = {
     ENCODER: KnownFile(
         1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
     ),
     MERGES: KnownFile(456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
+    STATE: KnownFile(77, "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb"),
 }
-INDEX_117M = KnownFile(5_215, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687")
+KNOWN_117M = {
+    INDEX: KnownFile(5_215, "71916f763f9746f9b2a06b12d91996cf1084ae008d0424543d39391c5f2dc687"),
+    META: KnownFile(471_155, "4668c448fa11531fd6700460487f73e82d3272960cea942252f8744bf225c77b"),
+    DATA: KnownFile(
+        497_759_232, "2060c885360cc0cf41d7a6dbc4d24b5127aae20260c8b5ae521b5a6578407118"
+    ),
+}
+KNOWN_345M = {
+    INDEX: KnownFile(10_399, "4490e7b1f5ec0abfc1e111fcd27cdda7cb280c597ba0a885c364134e62ce43aa"),
+    META: KnownFile(926_519, "06e1a92057d2a4fbdc483bd1f61a26cc274f1c999b84c6d9e9c50aa8d5ead44a"),
+}
+KNOWN_1542M = {
+    INDEX: KnownFile(20_724, "3a968cd212647a6007ddf7d6c9f52c9b158d0e9aabc9206390709c37d4175e5e"),
+    META: KnownFile(1_837_247, "0bba0140dbafca5282c11610908aebcfec35070973c87836a81b985d2f620817"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +82,21 @@ class Release:
     alias: str
     hparams: HParams
     data_bytes: int
-    known: Mapping[str, KnownFile] = field(default_factory=lambda: VOCABULARY)
+    known: Mapping[str, KnownFile] = field(default_factory=lambda: SHARED)
 
     def size(self, file: str) -> int | None:
         """Bytes of a file of `CHECKPOINT_FILES`, where they are known."""
         if file == DATA:
             return self.data_bytes
         return self.known[file].bytes if file in self.known else None
+
+    @property
+    def unpinned(self) -> tuple[str, ...]:
+        """Files that only the server which they came from vouches for: nobody published what they
+        have to be. The weights are as good as the index, which has a checksum of each variable.
+        """
+        vouched = {*self.known, STATE, HPARAMS, *([DATA] if INDEX in self.known else ())}
+        return tuple(name for name in CHECKPOINT_FILES if name not in vouched)
 
 
 RELEASES = (
@@ -74,11 +105,23 @@ RELEASES = (
         "124M",
         HParams(50257, 1024, 768, 12, 12),
         497_759_232,
-        {**VOCABULARY, INDEX: INDEX_117M},
+        {**SHARED, **KNOWN_117M},
     ),
-    Release("345M", "355M", HParams(50257, 1024, 1024, 16, 24), 1_419_292_672),
+    Release(
+        "345M",
+        "355M",
+        HParams(50257, 1024, 1024, 16, 24),
+        1_419_292_672,
+        {**SHARED, **KNOWN_345M},
+    ),
     Release("762M", "774M", HParams(50257, 1024, 1280, 20, 36), 3_096_120_320),
-    Release("1542M", "1558M", HParams(50257, 1024, 1600, 25, 48), 6_230_444_800),
+    Release(
+        "1542M",
+        "1558M",
+        HParams(50257, 1024, 1600, 25, 48),
+        6_230_444_800,
+        {**SHARED, **KNOWN_1542M},
+    ),
 )
 
 # The same four under their names on the Hugging Face Hub.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from gpt2rt import catalog
-from gpt2rt.bundle import MANIFEST, Bundle, bundle_name
+from gpt2rt import catalog, storage
+from gpt2rt.bundle import Bundle, bundle_name
 from gpt2rt.errors import BadBundle, UnknownModel
 from gpt2rt.precision import PRECISIONS
 
@@ -57,19 +58,32 @@ def is_embedded(bundle: Bundle) -> bool:
     return bundle.directory == catalog.demo_bundle()
 
 
-def exported() -> list[Bundle | BadBundle]:
-    """Every bundle of the home directory and the embedded demo; damaged ones as their error."""
-    found: list[Bundle | BadBundle] = []
-    home = catalog.bundles_directory()
-    places = sorted(path.parent for path in home.glob(f"*/{MANIFEST}")) if home.is_dir() else []
-    for directory in (*places, catalog.demo_bundle()):
-        if directory.name.startswith("."):
-            continue  # an export at work, or what a killed one left
-        try:
-            found.append(Bundle.open(directory))
-        except BadBundle as error:
-            found.append(error)
-    return found
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A place in the library with a bundle that cannot be used; `error` says why."""
+
+    name: str
+    directory: Path
+    error: str
+
+
+def exported() -> list[Bundle | Damaged]:
+    """Every bundle of the home directory and the embedded demo, whatever state they are in."""
+    home, demo = catalog.bundles_directory(), _opened(catalog.DEMO, catalog.demo_bundle())
+    try:
+        items = storage.bundles()
+    except OSError as error:
+        return [Damaged(home.name, home, f"{home}: {error.strerror}"), demo]
+    return [*(_opened(item.name, item.directory) for item in items), demo]
+
+
+def _opened(name: str, directory: Path) -> Bundle | Damaged:
+    try:
+        bundle = Bundle.open(directory)
+        bundle.parity()
+    except BadBundle as error:
+        return Damaged(name, directory, str(error))
+    return bundle
 
 
 def _exported(name: str) -> Path | None:
@@ -82,7 +96,7 @@ def _exported(name: str) -> Path | None:
     names = [f"{model}-{rest}"] if rest else [bundle_name(model, p, "fused") for p in PRECISIONS]
     for candidate in names:
         directory = catalog.bundles_directory() / candidate
-        if (directory / MANIFEST).is_file():
+        if storage.claims(directory):
             return directory
     embedded = catalog.DEMO, ("", "int8")
     return catalog.demo_bundle() if model == embedded[0] and rest in embedded[1] else None
@@ -91,17 +105,10 @@ def _exported(name: str) -> Path | None:
 def _own(name: str) -> Path | None:
     """As `_exported`, for a model of the user's own: any other name. A bundle of that name in the
     working directory goes first."""
-    if not name or Path(name).name != name or name.startswith(".") or _is_bundle(Path(name)):
+    if not name or Path(name).name != name or name.startswith(".") or storage.claims(Path(name)):
         return None
     names = [name, *(bundle_name(name, p, "fused") for p in PRECISIONS)]
-    return next(filter(_is_bundle, (catalog.bundles_directory() / n for n in names)), None)
-
-
-def _is_bundle(directory: Path) -> bool:
-    try:
-        return (directory / MANIFEST).is_file()
-    except OSError:  # no name of a file, or in a place that may not be read
-        return False
+    return next(filter(storage.claims, (catalog.bundles_directory() / n for n in names)), None)
 
 
 def _missing(name: str) -> str:

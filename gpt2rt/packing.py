@@ -16,13 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from gpt2rt.bundle import MANIFEST, Bundle, FileRecord, Manifest, read_manifest
+from gpt2rt.bundle import (
+    LARGEST_TEXT,
+    MANIFEST,
+    Bundle,
+    FileRecord,
+    Manifest,
+    open_regular,
+    read_manifest,
+)
 from gpt2rt.catalog import bundles_directory
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
 
 SUFFIX = ".gpt2rt"
 CHUNK = 1 << 20
-LARGEST_MANIFEST = 1 << 20
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
 
@@ -38,7 +45,7 @@ def pack(
     (`force`: by another packed bundle, which is replaced), `BadBundle` for a damaged bundle,
     `Gpt2rtError` for a place that cannot be written.
     """
-    if file.exists() and not (force and zipfile.is_zipfile(file)):
+    if file.exists() and not (force and file.is_file() and zipfile.is_zipfile(file)):
         raise BundleExists(
             f"{file}: exists already; name another file, or replace a packed bundle with --force"
         )
@@ -76,7 +83,7 @@ def unpack(
     file that is damaged or holds anything else, `BundleExists` where the directory is taken.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_regular(file) as raw, zipfile.ZipFile(raw) as archive:
             return _unpack(archive, file, directory, advance)
     except Gpt2rtError:
         raise
@@ -141,7 +148,7 @@ def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]
         members[name] = info
     if MANIFEST not in members:
         raise BadBundle(f"{file}: holds no {MANIFEST}, so no bundle")
-    if members[MANIFEST].file_size > LARGEST_MANIFEST:
+    if members[MANIFEST].file_size > LARGEST_TEXT:
         raise BadBundle(f"{file}: {MANIFEST} is {members[MANIFEST].file_size} bytes")
     return members
 
@@ -170,10 +177,10 @@ def _store(archive: zipfile.ZipFile, name: str, path: Path, advance: Advance) ->
     info = zipfile.ZipInfo(name, DATE)
     info.external_attr = 0o100644 << 16
     info.create_system = 3  # Unix, wherever this runs
-    size = path.stat().st_size
-    info.file_size = size
-    with path.open("rb") as source, archive.open(info, "w", force_zip64=size >> 31 > 0) as target:
-        return _copy(source, target, size, advance)
+    with open_regular(path) as source:
+        size = info.file_size = os.fstat(source.fileno()).st_size
+        with archive.open(info, "w", force_zip64=size >> 31 > 0) as target:
+            return _copy(source, target, size, advance)
 
 
 def _copy(source: IO[bytes], target: IO[bytes], limit: int, advance: Advance) -> FileRecord:

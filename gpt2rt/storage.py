@@ -40,18 +40,37 @@ class Item:
 
 
 def checkpoints() -> list[Item]:
-    """Every checkpoint that was downloaded, or began to be."""
-    home = catalog.home() / CHECKPOINTS
-    places = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-    shown = (path for path in places if not path.name.startswith("."))
-    return [Item(f"{CHECKPOINTS}/{path.name}", path) for path in shown]
+    """Every checkpoint that was downloaded, or began to be. Raises `OSError`."""
+    places = (path for path in _shown(catalog.home() / CHECKPOINTS) if os.path.isdir(path))
+    return [Item(f"{CHECKPOINTS}/{path.name}", path) for path in places]
 
 
 def bundles() -> list[Item]:
-    """Every bundle, damaged ones too; not the demo that is embedded in the package."""
-    home = catalog.bundles_directory()
-    places = sorted(path.parent for path in home.glob(f"*/{MANIFEST}")) if home.is_dir() else []
-    return [Item(path.name, path) for path in places if not path.name.startswith(".")]
+    """Every bundle, damaged ones too; not the demo that is embedded in the package. Raises
+    `OSError`.
+    """
+    return [Item(path.name, path) for path in _shown(catalog.bundles_directory()) if claims(path)]
+
+
+def claims(place: Path) -> bool:
+    """Whether `place` is a bundle by what can be seen of it: a directory with a manifest, whatever
+    that is, or one that nobody may look into; a link that leads nowhere.
+    """
+    try:
+        os.lstat(place / MANIFEST)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # not there, or no name of a file
+        return os.path.islink(place) and not os.path.exists(place)
+    return True
+
+
+def _shown(folder: Path) -> list[Path]:
+    """What is in a folder, in order, less hidden names: exports at work, and what they left."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def find(name: str) -> Item:
@@ -71,12 +90,21 @@ def total() -> int:
 
 
 def disk_used(directory: Path) -> int:
-    """Bytes of all files below a directory, 0 where there is none; links are not followed."""
+    """Bytes of all files below a directory that can be seen, 0 where there is none; links are not
+    followed.
+    """
     return sum(
-        os.lstat(os.path.join(folder, name)).st_size
+        _bytes(os.path.join(folder, name))
         for folder, _, names in os.walk(directory)
         for name in names
     )
+
+
+def _bytes(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:  # gone meanwhile, or in a directory that nobody may look into
+        return 0
 
 
 def _canonical(name: str) -> str:

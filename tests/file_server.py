@@ -58,6 +58,7 @@ class FileServer(ThreadingHTTPServer):
         self.always: dict[str, Fault] = {}
         self.folders: set[str] | None = None  # None: any
         self.validates = True
+        self.moved: str | None = None  # the root to which every answer refers
         self.pause, self.step = 0.0, 2048
         self.asked: list[tuple[str, str | None]] = []  # path and range
         self.at_once = self.most_at_once = 0
@@ -104,6 +105,9 @@ class Answer(BaseHTTPRequestHandler):
         if body is None or (server.folders is not None and folder not in server.folders):
             kind = "404"
         body = body or b""
+        if server.moved is not None:
+            self._send(302, b"", {"Location": f"{server.moved}/{folder}/{name}"})
+            return
         if kind == "hang-up":
             self.close_connection = True
             return

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from gpt2rt.bundle import (
 )
 from gpt2rt.catalog import SPECIAL_TOKENS
 from gpt2rt.errors import BadBundle, UnknownModel
+from gpt2rt.library import Damaged
 from gpt2rt.precision import PRECISIONS
 from gpt2rt.runtime import SLOTS
 from gpt2rt.scoring import Passage
@@ -326,14 +328,27 @@ def test_a_way_out_can_be_typed_as_it_stands(bundle: Bundle, edit_manifest: Edit
     assert command == wanted
 
 
-def test_a_graph_reads_no_file_elsewhere(bundle: Bundle, edit_manifest: Edit) -> None:
-    shutil.copy(bundle.directory / WEIGHTS, bundle.directory.parent / "secret.bi")
-    path = bundle.directory / GRAPH
-    for place in (b"../secret.bi", b"/dev/zero//."):
-        path.write_bytes(outside(path.read_bytes(), place.decode()))
-        edit_manifest(bundle, files={**bundle.manifest.files, GRAPH: record(path)})
-        with pytest.raises(BadBundle, match=r"model\.onnx: ONNX Runtime .* cannot load"):
-            GPT2.load(bundle.directory)
+@pytest.mark.parametrize("name", [GRAPH, EMBED])
+@pytest.mark.parametrize(
+    "place",
+    ["../secret", "/dev/zero", "link", "weights.bin\0", "./weights.bin", "manifest.json", ""],
+)
+def test_a_graph_reads_no_file_but_the_bundles_own(
+    bundle: Bundle,
+    edit_manifest: Edit,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    place: str,
+) -> None:
+    """Whatever the manifest records of the graph, and before ONNX Runtime sees it."""
+    monkeypatch.setattr("gpt2rt.model.open_session", None)
+    shutil.copy(bundle.directory / WEIGHTS, bundle.directory.parent / "secret")
+    (bundle.directory / "link").symlink_to(bundle.directory.parent / "secret")
+    path = bundle.directory / name
+    path.write_bytes(outside(path.read_bytes(), place))
+    edit_manifest(bundle, files={**bundle.manifest.files, name: record(path)})
+    with pytest.raises(BadBundle, match=r"\.onnx: takes weights from '.*', no file of this bundle"):
+        GPT2.load(bundle.directory)
 
 
 def outside(graph: bytes, place: str) -> bytes:
@@ -462,10 +477,11 @@ def test_exported_lists_all_and_the_damaged_as_their_error(install: Install, no_
     (bad.directory / WEIGHTS).unlink()
     first, second, demo = library.exported()
     assert first == good
-    assert isinstance(second, BadBundle)
-    assert str(bad.directory / WEIGHTS) in str(second)
-    assert isinstance(demo, BadBundle)
-    assert str(no_demo) in str(demo)
+    assert isinstance(second, Damaged)
+    assert (second.name, second.directory) == ("345M-int8", bad.directory)
+    assert str(bad.directory / WEIGHTS) in second.error
+    assert isinstance(demo, Damaged)
+    assert str(no_demo) in demo.error
     with pytest.raises(UnknownModel):
         library.find("762M")
 
@@ -521,3 +537,45 @@ def test_any_text_becomes_a_note_that_a_manifest_may_hold(text: str) -> None:
     assert len(note) <= 1000
     assert noted(note) == note
     assert not text.isprintable() or len(text) > 1000 or note == text
+
+
+def test_no_more_is_hashed_than_a_file_should_have(tmp_path: Path) -> None:
+    path = tmp_path / "grown"
+    path.write_bytes(b"1234567")
+    assert sha256(path, 7) == sha256(path) == hashlib.sha256(b"1234567").hexdigest()
+    with pytest.raises(BadBundle, match="more than the 6 bytes of the manifest"):
+        sha256(path, 6)
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # a terabyte of holes
+    with pytest.raises(BadBundle, match="more than the 7 bytes of the manifest"):
+        sha256(path, 7)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "directory"])
+def test_no_file_of_a_bundle_may_be_anything_but_a_file(
+    bundle: Bundle, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundle.directory / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(bundle.directory)  # its path may have only about 100 bytes
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(name)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    for use in (Bundle.open, GPT2.load):
+        with pytest.raises(BadBundle, match=f"{name}: .*no regular file"):
+            use(bundle.directory)
+    with pytest.raises(BadBundle, match=f"{name}: no regular file"):
+        sha256(path, 10)
+
+
+def test_a_manifest_without_an_end_is_read_no_further_than_it_may_be_long(bundle: Bundle) -> None:
+    (bundle.directory / MANIFEST).write_bytes(b" " * (1 << 20) + b"{}")
+    with pytest.raises(BadBundle, match="more than 1,048,576 bytes"):
+        Bundle.open(bundle.directory)

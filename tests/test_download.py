@@ -563,12 +563,61 @@ def test_the_known_locations_are_the_usual_ones(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("GPT2RT_MIRRORS", raising=False)
     monkeypatch.delenv("GPT2RT_OFFLINE", raising=False)
     assert Network.chosen().mirrors == catalog.DOWNLOAD_ROOTS
-    assert Network.chosen(["http://a/b"]).mirrors == ("http://a/b", *catalog.DOWNLOAD_ROOTS)
-    monkeypatch.setenv("GPT2RT_MIRRORS", " http://c/d  https://e ")
-    assert Network.chosen(["http://a/b"]).mirrors == ("http://a/b", "http://c/d", "https://e")
+    assert Network.chosen(["https://a/b"]).mirrors == ("https://a/b", *catalog.DOWNLOAD_ROOTS)
+    monkeypatch.setenv("GPT2RT_MIRRORS", " https://c/d  https://e ")
+    assert Network.chosen(["https://a/b"]).mirrors == ("https://a/b", "https://c/d", "https://e")
     for value, offline in (("", False), ("0", False), ("1", True)):
         monkeypatch.setenv("GPT2RT_OFFLINE", value)
         assert Network.chosen().offline is offline
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://example.org/models", "http://10.0.0.1", "http://[::2]/"]
+)
+def test_another_machine_is_asked_over_http_only_where_the_user_says_so(
+    mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidSetting, match=r"over http anyone .* --allow-http"):
+        Network(mirrors=(mirror,))
+    assert Network(mirrors=(mirror,), allow_http=True).mirrors == (mirror,)
+    Network(mirrors=("http://localhost:1/m", "http://127.0.0.1/m", "http://[::1]:8/m"))
+    for value, allowed in (("", False), ("0", False), ("1", True)):
+        monkeypatch.setenv("GPT2RT_ALLOW_HTTP", value)
+        assert Network.chosen().allow_http is allowed
+
+
+def test_a_server_that_refers_to_one_over_http_is_not_followed(
+    server: FileServer, http_proxy: Proxy, release: Release, place: Path
+) -> None:
+    """The proxy would hear of it: it stands for the other machine."""
+    server.moved = "http://10.0.0.1/models"
+    settings = network(server, proxy=http_proxy.url("http"), retries=0)
+    assert "it refers to http://10.0.0.1/models/124M/" in refusal(release, place, settings)
+    assert not [target for target in http_proxy.targets if "10.0.0.1" in target]
+
+
+def test_a_server_that_refers_to_another_place_here_is_followed(
+    server: FileServer, second: FileServer, release: Release, place: Path
+) -> None:
+    server.moved = second.root
+    download(release, place, network(server))
+    assert whole(place, second)
+
+
+def test_weights_that_fit_their_index_and_are_not_openais_are_forged(
+    release: Release, published: tuple[Path, Release]
+) -> None:
+    path = published[0] / DATA
+    assert fault(DATA, path, release, published[0]) is None
+    known = {**release.known, DATA: catalog.KnownFile(release.data_bytes, "0" * 64)}
+    reason = fault(DATA, path, replace(release, known=known), published[0])
+    assert reason is not None
+    assert reason.endswith("not 00000000")
+
+
+def test_what_nobody_published_is_on_the_mirrors_word() -> None:
+    found = {release.name: release.unpinned for release in catalog.RELEASES}
+    assert found == {"117M": (), "345M": (), "762M": (DATA, INDEX, META), "1542M": ()}
 
 
 @pytest.mark.parametrize(
@@ -732,7 +781,7 @@ def test_nonsense_from_a_server_or_a_proxy_is_one_clear_line(
             ("https://10.0.0.1/models", f"http://{host}"),
             ("http://10.0.0.1/models", f"socks5://{host}"),
         ):
-            settings = network(mirror, proxy=proxy, retries=1)
+            settings = network(mirror, proxy=proxy, retries=1, allow_http=True)
             message = refusal(release, place, settings)
             assert f" cannot be fetched ({mirror}/124M: " in message
             assert not [path for path in place.iterdir() if not path.name.startswith(".")]
@@ -748,7 +797,9 @@ def test_a_proxy_that_is_none_is_named_as_the_reason(
         server.root.removesuffix("/models").replace("http", scheme),
         f"{scheme}://127.0.0.1:9",
     ):
-        settings = network("http://10.0.0.1/models", proxy=proxy, retries=0, stall_timeout=0.3)
+        settings = network(
+            "http://10.0.0.1/models", proxy=proxy, retries=0, stall_timeout=0.3, allow_http=True
+        )
         assert "cannot be fetched (http://10.0.0.1/models/124M: " in refusal(
             release, place, settings
         )
@@ -940,7 +991,10 @@ def test_the_command_says_where_the_files_are(
     place = home / "checkpoints" / "117M"
     ended = command("download", "124M")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out == f"{place}: 117M, 0.0 MB, all checked\n"
+    assert ended.out == (
+        f"{place}: 117M, 0.0 MB, all checked\n"
+        f"By the mirror's own word, as no sha256 is known: {DATA}, {INDEX}, {META}\n"
+    )
     record = command("download", "117m", "--json", "--offline").records[0]
     assert record == {
         "model": "117M",
@@ -948,6 +1002,7 @@ def test_the_command_says_where_the_files_are(
         "bytes": sum(map(len, server.files.values())),
         "files": {name: len(server.files[name]) for name in CHECKPOINT_FILES},
         "fetched": [],
+        "unpinned": [DATA, INDEX, META],
     }
 
 

@@ -39,11 +39,13 @@ from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.convert import convert
 from gpt2rt_export.fuse import fuse
 from gpt2rt_export.gates import GATES, Gate
+from gpt2rt_export.lock import lock_of
 from gpt2rt_export.quantize import ARITHMETICS
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.standard import standard
 from gpt2rt_export.weights import attach
 
+LOCK = ".bundle.lock"  # beside a bundle called `bundle`; it stays
 TEXT = np.random.default_rng(3).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
 
 
@@ -296,7 +298,7 @@ def test_an_existing_bundle_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert (place / MANIFEST).read_bytes() == before
     pipeline.export(Recipe("demo", random_seed=2, output=place, force=True))
     assert (place / MANIFEST).read_bytes() != before
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["bundle"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", LOCK}
 
 
 def test_something_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
@@ -317,8 +319,7 @@ def test_a_bundle_beyond_its_gate_is_not_published(
         match=r"fp32 .* logits: [\d.e-]+ of .* adds: .* \(allowed 1e-12\); .* --no-verify",
     ):
         pipeline.export(Recipe("demo", output=place))
-    assert not place.exists()
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PermissionError(13, "denied")])
@@ -338,7 +339,23 @@ def test_a_publish_that_fails_between_its_renames_keeps_the_earlier_bundle(
     with pytest.raises((KeyboardInterrupt, Gpt2rtError)):
         pipeline.export(Recipe("demo", random_seed=2, output=place, force=True))
     assert Bundle.open(place).manifest == first.manifest
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", LOCK}
+
+
+def test_one_export_at_a_time_works_on_a_destination(tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    with lock_of(place), pytest.raises(BundleExists, match="another export is at work on it"):
+        pipeline.export(Recipe("demo", random_seed=1, output=place))
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    pipeline.export(Recipe("demo", random_seed=1, output=place, verify=False))
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("keep me")
+    (tmp_path / LOCK).symlink_to(tmp_path / "letter")
+    with pytest.raises(Gpt2rtError, match=rf"{LOCK}: .*; the bundle was not made"):
+        pipeline.export(Recipe("demo", random_seed=1, output=tmp_path / "bundle"))
+    assert (tmp_path / "letter").read_text() == "keep me"
 
 
 def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
@@ -400,7 +417,7 @@ def test_a_killed_export_leaves_nothing_that_looks_like_a_bundle(
     else:
         pipeline.export(Recipe("demo", output=place))
     Bundle.open(place).check()
-    assert [path.name for path in place.parent.iterdir() if path.is_dir()] == ["demo-fp32"]
+    assert {path.name for path in place.parent.iterdir()} == {"demo-fp32", ".demo-fp32.lock"}
 
 
 @pytest.mark.parametrize(
@@ -438,7 +455,7 @@ def test_too_little_room_is_told_before_anything_is_made(
         Gpt2rtError, match=r"10\.0 MB free, the bundle needs up to 2\d\.\d MB; make"
     ):
         pipeline.export(Recipe("demo", output=tmp_path / "bundle"))
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -465,7 +482,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "File too large; the bundle was not made" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_models_are_described_and_removed(
     (home / "checkpoints" / "762M").mkdir(parents=True)
     (home / "checkpoints" / "762M" / "hparams.json").write_text("{}")
     listed = {record["name"]: record for record in command("models", "--json").records}
-    assert list(listed) == ["117M-int8", "345M-int8", "checkpoints/762M", "total"]
+    assert list(listed) == ["117M-int8", "345M-int8", "demo", "checkpoints/762M", "total"]
     assert listed["checkpoints/762M"]["bytes"] == 2
     rows = command("models").out
     assert "checkpoints/762M" in rows
@@ -248,7 +248,7 @@ def test_models_are_described_and_removed(
     (second.directory / GRAPH).unlink()
     assert "removed" in command("models", "remove", "345M-int8", "-y").out
     assert "removed" in command("models", "remove", "checkpoints/774M", "-y").out
-    (total,) = command("models", "--json").records
+    *_, total = command("models", "--json").records
     assert total["bytes"] == 0
     assert not list((home / "bundles").iterdir())
 

@@ -21,8 +21,9 @@ from conftest import SHARED
 from gpt2rt import catalog
 from gpt2rt.catalog import DATA, INDEX, Release
 from gpt2rt.errors import BadCheckpoint
+from gpt2rt.protobuf import fields
 from gpt2rt_export.integrity import fault
-from gpt2rt_export.tensor_bundle import fields, mask, read_index
+from gpt2rt_export.tensor_bundle import mask, read_index
 from hollow import write_hollow
 from openai_files import SHAPE, write_release
 

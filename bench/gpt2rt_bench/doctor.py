@@ -14,6 +14,7 @@ import regex
 
 from gpt2rt import library
 from gpt2rt.bundle import Bundle
+from gpt2rt.library import Damaged
 from gpt2rt.memory import slot_bytes
 from gpt2rt.providers import cuda_libraries
 from gpt2rt_bench.machine import Machine, cannot_help, installed
@@ -253,24 +254,24 @@ def _major(version: str) -> int:
     return int(version.partition(".")[0])
 
 
-def _models(bundles: list[Any]) -> Finding:
+def _models(bundles: list[Bundle | Damaged]) -> Finding:
     names = [b.name for b in bundles if isinstance(b, Bundle) and not library.is_embedded(b)]
     if not names:
         return Finding("models", "note", "only the embedded demo", "gpt2rt export 117M --int8")
     return Finding("models", "good", ", ".join(names))
 
 
-def _slots(bundles: list[Any]) -> Finding:
+def _slots(bundles: list[Bundle | Damaged]) -> Finding:
     """What each text made side by side costs, at full length."""
     shapes = {b.manifest.model: b.manifest.hparams for b in bundles if isinstance(b, Bundle)}
     costs = (f"{model} {slot_bytes(shape) / 1e6:.0f} MB" for model, shape in shapes.items())
     return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '75 MB for 117M'}")
 
 
-def _damaged(bundles: list[Any]) -> Iterator[Finding]:
-    for error in bundles:
-        if not isinstance(error, Bundle):
-            yield Finding("models", "bad", str(error))
+def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:
+    for bundle in bundles:
+        if isinstance(bundle, Damaged):
+            yield Finding("models", "bad", bundle.error)
 
 
 def _extras() -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2 as httpx
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gpt2rt.catalog import (
     CHECKPOINT_FILES,
@@ -27,6 +27,7 @@ from gpt2rt.catalog import (
 )
 from gpt2rt.errors import DownloadFailure
 from gpt2rt_export.integrity import Receipt, fault
+from gpt2rt_export.lock import lock_of
 from gpt2rt_export.transfer import Network, Partial, Report, Silent, Wanted, fetch, in_vain
 
 SMALL = tuple(name for name in CHECKPOINT_FILES if name != DATA)
@@ -82,7 +83,7 @@ def vocabulary(network: Network | None = None, report: Report | None = None) -> 
 @contextmanager
 def _alone(directory: Path, report: Report) -> Iterator[None]:
     """Holds the directory's lock, which the system takes back when a process dies."""
-    lock = FileLock(directory.with_name(f".{directory.name}.lock"))
+    lock = lock_of(directory)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -1,7 +1,8 @@
 """Whether a released checkpoint's files are what OpenAI published, and a receipt that they were.
 
-Sizes and sha256 where they are known; the index and `hparams.json` by the shape that they must
-describe; the weights by the checksum that the index keeps of every variable.
+Sizes and sha256 where they are known; other indexes and `hparams.json` by the shape that they must
+describe; the weights by the checksum that the index keeps of every variable. Such a checksum tells
+damage, and forgery only where the index is known.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from gpt2rt.catalog import (
 )
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt.hparams import HParams
-from gpt2rt_export.tensor_bundle import Variable, fields, mask, read_index
+from gpt2rt.protobuf import fields
+from gpt2rt_export.tensor_bundle import Variable, mask, read_index
 
 RECEIPT = ".verified.json"
 FORMAT = 1  # of the receipt; another one counts as none
@@ -48,11 +50,13 @@ def fault(
     found, wanted = path.stat().st_size, release.size(name)
     if wanted is not None and found != wanted:
         return f"{found:,} bytes, not {wanted:,}"
+    if name == DATA and (reason := _data_fault(path, directory / INDEX, advance)):
+        return reason  # it names the variables
     if name in release.known:
         digest, right = sha256(path), release.known[name].sha256
         return None if digest == right else f"sha256 {digest[:8]}, not {right[:8]}"
     if name == DATA:
-        return _data_fault(path, directory / INDEX, advance)
+        return None
     try:
         return FAULTS[name](path, release)
     except BadCheckpoint as error:

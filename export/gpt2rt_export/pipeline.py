@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import math
 import shutil
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gpt2rt import catalog
 from gpt2rt.bundle import GRAPH, MANIFEST, MOST_NOTES, PARITY, Bundle, Manifest, noted, record
@@ -24,6 +23,7 @@ from gpt2rt_export import model_tokenizer, parity, targets
 from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
 from gpt2rt_export.genai import write_genai
+from gpt2rt_export.lock import lock_of
 from gpt2rt_export.origin import origin_of
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
@@ -177,12 +177,6 @@ def _check_space(directory: Path, needed: int) -> None:
         )
 
 
-def _lock(place: Path) -> Path:
-    """The lock file for a directory; it stays when the lock is gone, so it lies elsewhere."""
-    name = hashlib.sha256(str(place.absolute()).encode()).hexdigest()
-    return Path(tempfile.gettempdir()) / f"gpt2rt-{name[:32]}.lock"
-
-
 def _restore(old: Path, destination: Path) -> None:
     """Put the earlier bundle back where an export ended between its two renames."""
     if old.exists() and not destination.exists():
@@ -203,7 +197,7 @@ def _publishing(recipe: Recipe, needed: int) -> Iterator[Path]:
     old = parent / f"{hidden}.old"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_lock(destination), timeout=0):
+        with lock_of(destination).acquire(timeout=0):
             _restore(old, destination)
             for stale in (old, *parent.glob(f"{glob.escape(hidden)}.partial-*")):
                 shutil.rmtree(stale, ignore_errors=True)

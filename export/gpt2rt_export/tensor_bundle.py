@@ -15,14 +15,12 @@ from pathlib import Path
 from google_crc32c import value as crc32c
 
 from gpt2rt.errors import BadCheckpoint
+from gpt2rt.protobuf import fields, take, varint
 
 FLOAT32 = 1  # TensorFlow's DT_FLOAT
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes: two handles, padding, the magic number
 TRAILER = 5  # bytes after a block: how it is compressed, its masked crc32c
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
-
-Field = tuple[int, int | bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +60,6 @@ def read_index(path: Path) -> dict[str, Variable]:
         raise BadCheckpoint(f"{path}: not the index of a checkpoint ({error})") from None
 
 
-def fields(message: bytes) -> Iterator[Field]:
-    """The fields of a protobuf message, numbers and values. Raises `ValueError` for anything else.
-
-    https://protobuf.dev/programming-guides/encoding/
-    """
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise ValueError(f"field 0 before byte {at}")
-        found: int | bytes
-        if wire == VARINT:
-            found, at = _varint(message, at)
-        elif wire in (FIXED32, FIXED64):
-            found = int.from_bytes(
-                _take(message, at, size := 4 if wire == FIXED32 else 8), "little"
-            )
-            at += size
-        elif wire == BYTES:
-            length, at = _varint(message, at)
-            found = _take(message, at, length)
-            at += length
-        else:
-            raise ValueError(f"wire type {wire} before byte {at}")
-        yield number, found
-
-
 def _variable(entry: bytes) -> Variable:
     found = dict(fields(entry))
     dimensions = [dict(fields(_bytes(v))) for n, v in fields(_bytes(found.get(2, b""))) if n == 2]
@@ -123,46 +93,26 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _handle(data: bytes, at: int) -> tuple[int, int, int]:
     """Start and length of a block, and where the handle ends."""
-    start, at = _varint(data, at)
-    length, at = _varint(data, at)
+    start, at = varint(data, at)
+    length, at = varint(data, at)
     return start, length, at
 
 
 def _block(data: bytes, start: int, length: int) -> Iterator[tuple[bytes, bytes]]:
     """Entries of a block: each key shares a prefix with the one before."""
-    block = _take(data, start, length + TRAILER)
+    block = take(data, start, length + TRAILER)
     stored = int.from_bytes(block[-4:], "little")
     if mask(crc32c(block[:-4])) != stored:
         raise ValueError(f"the block at byte {start} has another checksum")
     if block[length] != 0:
         raise ValueError(f"the block at byte {start} is compressed")
-    restarts = int.from_bytes(_take(block, length - 4, 4), "little")
+    restarts = int.from_bytes(take(block, length - 4, 4), "little")
     end = length - 4 - 4 * restarts
     at, key = 0, b""
     while at < end:
-        shared, at = _varint(block, at)
-        own, at = _varint(block, at)
-        size, at = _varint(block, at)
-        key = key[:shared] + _take(block, at, own)
-        yield key, _take(block, at + own, size)
+        shared, at = varint(block, at)
+        own, at = varint(block, at)
+        size, at = varint(block, at)
+        key = key[:shared] + take(block, at, own)
+        yield key, take(block, at + own, size)
         at += own + size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where it ends."""
-    number = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte == 0 and shift:
-            raise ValueError(f"a number longer than it need be before byte {at}")
-        if byte < 0x80:
-            return number, at
-    raise ValueError(f"a number without an end before byte {at}")
-
-
-def _take(data: bytes, at: int, length: int) -> bytes:
-    if at < 0 or at + length > len(data):
-        raise ValueError(f"cut short: {length} bytes at {at} of {len(data)}")
-    return data[at : at + length]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import functools
+import ipaddress
 import json
 import os
 import random
@@ -29,7 +30,8 @@ import socksio
 from gpt2rt.catalog import DOWNLOAD_ROOTS
 from gpt2rt.errors import DownloadFailure, InvalidSetting
 
-MIRRORS, OFFLINE = "GPT2RT_MIRRORS", "GPT2RT_OFFLINE"  # of the environment
+# Of the environment.
+MIRRORS, OFFLINE, ALLOW_HTTP = "GPT2RT_MIRRORS", "GPT2RT_OFFLINE", "GPT2RT_ALLOW_HTTP"
 PROXIES = ("http", "https", "socks5", "socks5h")
 LARGEST = 1 << 26  # bytes of a file whose size nobody says
 PASSING = {408, 425, 429}  # of the 4xx: may go well the next time
@@ -39,7 +41,8 @@ PASSING = {408, 425, 429}  # of the 4xx: may go well the next time
 class Network:
     """How files are fetched. Raises `InvalidSetting` for what is no URL and for odd numbers.
 
-    `mirrors` are tried in order; each holds a folder a model, as OpenAI's location does. `proxy`
+    `mirrors` are tried in order; each holds a folder a model, as OpenAI's location does. Another
+    machine is asked over https only, also where a mirror refers to it, unless `allow_http`. `proxy`
     None leaves it to the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY, ...). `retries` are
     attempts in a row that bring nothing new; between them lie `backoff` seconds, doubled each time
     up to `longest_wait`, and shortened at random by up to half. `connect_timeout` and
@@ -49,6 +52,7 @@ class Network:
     mirrors: tuple[str, ...] = DOWNLOAD_ROOTS
     proxy: str | None = None
     offline: bool = False
+    allow_http: bool = False
     retries: int = 5
     backoff: float = 1.0
     longest_wait: float = 60.0
@@ -61,6 +65,11 @@ class Network:
             raise InvalidSetting("no location to download from: name one with --mirror URL")
         for mirror in self.mirrors:
             _check_url(mirror, "a mirror", ("http", "https"), "https://example.org/gpt-2/models")
+            if not (self.offline or self.may_ask(httpx.URL(mirror))):
+                raise InvalidSetting(
+                    f"{shown(httpx.URL(mirror))}: over http anyone on the way can change what "
+                    f"comes; name an https mirror, or allow it with --allow-http or {ALLOW_HTTP}=1"
+                )
         if self.proxy is not None:
             example = "http://127.0.0.1:3128 or socks5://127.0.0.1:1080"
             _check_url(self.proxy, "a proxy", PROXIES, example)
@@ -71,18 +80,41 @@ class Network:
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"{name} must be more than 0, not {getattr(self, name)}")
 
+    def may_ask(self, url: httpx.URL) -> bool:
+        """Whether what comes from there is what its server sent, or the user does not mind."""
+        return self.allow_http or url.scheme == "https" or _is_here(url.host)
+
     @classmethod
     def chosen(
-        cls, mirrors: Sequence[str] = (), proxy: str | None = None, offline: bool = False
+        cls,
+        mirrors: Sequence[str] = (),
+        proxy: str | None = None,
+        offline: bool = False,
+        allow_http: bool = False,
     ) -> Network:
         """What the caller asks for, before what the environment says.
 
         `$GPT2RT_MIRRORS`, URLs with spaces between them, stands for OpenAI's locations;
-        `$GPT2RT_OFFLINE` other than empty or 0 means offline.
+        `$GPT2RT_OFFLINE` other than empty or 0 means offline, `$GPT2RT_ALLOW_HTTP` likewise.
         """
         usual = tuple(os.environ.get(MIRRORS, "").split()) or DOWNLOAD_ROOTS
-        offline = offline or os.environ.get(OFFLINE, "0") not in ("", "0")
-        return cls(mirrors=(*mirrors, *usual), proxy=proxy, offline=offline)
+        return cls(
+            mirrors=(*mirrors, *usual),
+            proxy=proxy,
+            offline=offline or _is_set(OFFLINE),
+            allow_http=allow_http or _is_set(ALLOW_HTTP),
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
+def _is_here(host: str) -> bool:
+    """Whether it is this machine: what is sent to it passes nobody."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _check_url(text: str, what: str, schemes: Sequence[str], example: str) -> None:
@@ -285,9 +317,16 @@ def _client(network: Network) -> httpx.AsyncClient:
             proxy=network.proxy,
             verify=_certificates(),
             headers={"Accept-Encoding": "identity"},
+            event_hooks={"request": [functools.partial(_check_redirect, network)]},
         )
     except (ValueError, httpx.InvalidURL) as error:
         raise InvalidSetting(f"a proxy of the environment cannot be used ({error})") from None
+
+
+async def _check_redirect(network: Network, request: httpx.Request) -> None:
+    """Refuses what a server refers to where it could not have been named as a mirror."""
+    if not network.may_ask(request.url):
+        raise Refused(f"it refers to {shown(request.url)}, over http, which --allow-http allows")
 
 
 async def _persist(session: _Session, file: Wanted) -> bool:

@@ -41,6 +41,14 @@ def download(
         bool,
         typer.Option("--offline", help="Ask nobody: check what is there, say what is missing."),
     ] = False,
+    allow_http: Annotated[
+        bool,
+        typer.Option(
+            "--allow-http",
+            help="Take files from http: anyone on the way may change what is not known by sha256. "
+            "Needless for this machine's own servers.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON, no bars.")] = False,
 ) -> None:
     """Download one of OpenAI's checkpoints and check every file of it.
@@ -65,7 +73,7 @@ def download(
     from gpt2rt_export.download import download
     from gpt2rt_export.transfer import Network
 
-    network = Network.chosen(mirror or (), proxy, offline)
+    network = Network.chosen(mirror or (), proxy, offline, allow_http)
     directory = catalog.checkpoint_directory(release.name)
     with bars(shown=not as_json) as report:
         done = download(release, directory, network, report)
@@ -79,12 +87,15 @@ def download(
                     "bytes": sum(sizes.values()),
                     "files": sizes,
                     "fetched": list(done.fetched),
+                    "unpinned": list(release.unpinned),
                 },
                 ensure_ascii=False,
             )
         )
     else:
         print(f"{done.directory}: {release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked")
+        if release.unpinned:
+            print(f"By the mirror's own word, as no sha256 is known: {', '.join(release.unpinned)}")
 
 
 class Bars:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import Counter
@@ -14,9 +13,10 @@ import typer
 from gpt2rt import catalog, library, storage
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
-from gpt2rt.cli.terminal import escaped
-from gpt2rt.errors import BadBundle, InvalidSetting
+from gpt2rt.cli.terminal import escaped, json_line
+from gpt2rt.errors import InvalidSetting
 from gpt2rt.hparams import HParams
+from gpt2rt.library import Damaged
 
 models = typer.Typer(name="models")
 
@@ -39,6 +39,8 @@ PARTS = {
 def show(context: typer.Context, as_json: AsJson = False) -> None:
     """List the exported bundles with precision, size and parity, and downloaded checkpoints.
 
+    A bundle that is damaged has a row that says how.
+
     Examples:
 
       gpt2rt models
@@ -53,28 +55,16 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         if as_json:
             raise InvalidSetting(f"write --json behind {context.invoked_subcommand}")
         return
-    found = [_describe(bundle) for bundle in library.exported()]
-    rows = [row for row in found if isinstance(row, dict)]
-    rows += [
-        {
-            "name": item.name,
-            "kind": "checkpoint",
-            "bytes": item.bytes,
-            "directory": str(item.directory),
-        }
-        for item in storage.checkpoints()
-    ]
+    rows = [_row(bundle) for bundle in library.exported()]
+    rows += [_stored(item, "checkpoint") for item in storage.checkpoints()]
     total, home = storage.total(), str(catalog.home())
     if as_json:
         rows.append({"name": "total", "kind": "total", "bytes": total, "directory": home})
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_line(row))
     else:
         _table(rows)
-        print(f"{_size(total)} on disk in {home}")
-    for error in found:
-        if isinstance(error, BadBundle):
-            print(escaped(f"gpt2rt: {error}"), file=sys.stderr)
+        print(escaped(f"{_size(total)} on disk in {home}"))
 
 
 @models.command()
@@ -93,12 +83,11 @@ def info(
     if name.startswith(f"{storage.CHECKPOINTS}/"):
         item = storage.find(name)
         files = {path.name: path.stat().st_size for path in sorted(item.directory.iterdir())}
-        facts: dict[str, Any] = {"name": item.name, "kind": "checkpoint", "bytes": item.bytes}
-        facts |= {"directory": str(item.directory), "files": files}
+        facts = {**_stored(item, "checkpoint"), "files": files}
     else:
         facts = _facts(library.find(name))
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
     else:
         _print(facts)
 
@@ -122,20 +111,25 @@ def remove(
     if not yes:
         if not sys.stdin.isatty():
             raise InvalidSetting(f"{item.directory}: nobody to ask; remove it with --yes")
-        typer.confirm(f"Remove {item.directory} ({_size(size)})?", abort=True, err=True)
+        typer.confirm(escaped(f"Remove {item.directory} ({_size(size)})?"), abort=True, err=True)
     item.remove()
     if as_json:
         record = {"name": item.name, "bytes": size, "directory": str(item.directory)}
-        print(json.dumps(record, ensure_ascii=False))
+        print(json_line(record))
     else:
-        print(f"{item.directory}: removed, {_size(size)} free again")
+        print(escaped(f"{item.directory}: removed, {_size(size)} free again"))
 
 
-def _describe(found: Bundle | BadBundle) -> dict[str, Any] | BadBundle:
-    try:
-        return found if isinstance(found, BadBundle) else describe(found)
-    except BadBundle as error:
-        return error
+def _row(found: Bundle | Damaged) -> dict[str, Any]:
+    if isinstance(found, Bundle):
+        return describe(found)
+    item = storage.Item(found.name, found.directory)
+    return {**_stored(item, "damaged"), "error": found.error}
+
+
+def _stored(item: storage.Item, kind: str) -> dict[str, Any]:
+    place = str(item.directory)
+    return {"name": item.name, "kind": kind, "bytes": item.bytes, "directory": place}
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -184,12 +178,12 @@ def _print(facts: dict[str, Any]) -> None:
         elif isinstance(value, dict):
             print(f"{key}:")
             for name, inner in value.items():
-                print(f"  {name}: {_inline(inner)}")
+                print(escaped(f"  {name}: {_inline(inner)}"))
         elif isinstance(value, list):
             for item in value:
-                print(f"{key}: {item}")
+                print(escaped(f"{key}: {item}"))
         else:
-            print(f"{key}: {_size(value) if key == 'bytes' else value}")
+            print(escaped(f"{key}: {_size(value) if key == 'bytes' else value}"))
 
 
 def _inline(value: object) -> str:
@@ -216,8 +210,9 @@ def _table(rows: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="right" if title == "size" else "left", overflow="fold")
     for row in rows:
         size = _size(row["bytes"])
-        if row["kind"] == "checkpoint":
-            table.add_row(escaped(row["name"]), "", "", size, "", "", escaped(row["directory"]))
+        if row["kind"] != "bundle":
+            state, told = ("damaged", row["error"]) if "error" in row else ("", row["directory"])
+            table.add_row(escaped(row["name"]), state, "", size, "", "", escaped(told))
             continue
         measured = row["parity"].get("uncached")
         off = f"{measured['relative']:.2g} σ" if measured else NOT_VERIFIED

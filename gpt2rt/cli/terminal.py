@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 # Characters that turn the direction of what follows, or break a line, without being controls.
 UNSEEN = frozenset(
     "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -13,8 +16,14 @@ def escaped(text: str, keep: str = "") -> str:
     return "".join(c if c in keep or not _controls(c) else _escape(c) for c in text)
 
 
+def json_line(record: dict[str, Any]) -> str:
+    """A record as a line of JSON, printable text as it is and control characters escaped."""
+    text = json.dumps(record, ensure_ascii=False)  # those below a space it escapes itself
+    return "".join(f"\\u{ord(c):04x}" if _controls(c) else c for c in text)
+
+
 def _controls(c: str) -> bool:
-    return c < " " or "\x7f" <= c <= "\x9f" or c in UNSEEN
+    return c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" or c in UNSEEN
 
 
 def _escape(c: str) -> str:
