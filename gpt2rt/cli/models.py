@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import Counter
@@ -14,6 +13,7 @@ import typer
 from gpt2rt import catalog, library, storage
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
+from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.hparams import HParams
@@ -68,13 +68,13 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         rows.append({"name": "total", "kind": "total", "bytes": total, "directory": home})
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print_json(row)
     else:
         _table(rows)
         print(f"{_size(total)} on disk in {home}")
     for error in found:
         if isinstance(error, BadBundle):
-            print(escaped(f"gpt2rt: {error}"), file=sys.stderr)
+            print(f"gpt2rt: {error}", file=sys.stderr)
 
 
 @models.command()
@@ -98,7 +98,7 @@ def info(
     else:
         facts = _facts(library.find(name))
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
     else:
         _print(facts)
 
@@ -126,7 +126,7 @@ def remove(
     item.remove()
     if as_json:
         record = {"name": item.name, "bytes": size, "directory": str(item.directory)}
-        print(json.dumps(record, ensure_ascii=False))
+        print_json(record)
     else:
         print(f"{item.directory}: removed, {_size(size)} free again")
 
@@ -183,9 +183,9 @@ def _print(facts: dict[str, Any]) -> None:
         elif isinstance(value, dict):
             print(f"{key}:")
             for name, inner in value.items():
-                print(f"  {name}: {_inline(inner)}")
+                print(escaped(f"  {name}: {_inline(inner)}"))
         else:
-            print(f"{key}: {_size(value) if key == 'bytes' else value}")
+            print(escaped(f"{key}: {_size(value) if key == 'bytes' else value}"))
 
 
 def _inline(value: object) -> str:
