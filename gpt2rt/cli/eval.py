@@ -72,6 +72,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print a line of JSON a task and model.")
     ] = False,
     show: Annotated[bool, typer.Option("--list", help="Show tasks and what they read.")] = False,
+    special: options.Special = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
@@ -93,7 +94,7 @@ def evaluate(
     from gpt2rt.evals.registry import find
     from gpt2rt.evals.task import Settings
 
-    settings = Settings(limit=limit, stride=stride, shots=shots, seed=seed)
+    settings = Settings(limit=limit, stride=stride, shots=shots, seed=seed, special=special)
     wanted = [find(name) for name in dict.fromkeys(tasks or [])]
     if not wanted:
         raise InvalidSetting("name a task; `gpt2rt eval --list` shows them")
@@ -150,7 +151,7 @@ def _results(
     from gpt2rt.model import GPT2
     from gpt2rt.providers import Threads
 
-    model = BundleModel(GPT2(bundle, Threads(threads), provider))
+    model = BundleModel(GPT2(bundle, Threads(threads), provider), settings.special)
     identity = sha256(bundle.directory / MANIFEST)
     for source in sources:
         run = Run(source.task, source.data, identity, settings)
