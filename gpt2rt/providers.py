@@ -218,7 +218,7 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads.count or physical_cores()
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, and told by us
     spinning = "1" if threads.spinning else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.force_spinning_stop", "1")

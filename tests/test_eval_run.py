@@ -14,10 +14,11 @@ import pytest
 
 from command_line import Command, Ended, finish, run_process, start
 from conftest import SHARED
+from gpt2rt import GPT2
 from gpt2rt.bundle import Bundle
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.evals.metrics import Record
-from gpt2rt.evals.model import LanguageModel
+from gpt2rt.evals.model import BundleModel, LanguageModel
 from gpt2rt.evals.registry import TASKS, find
 from gpt2rt.evals.run import Result, Run
 from gpt2rt.evals.task import Settings
@@ -141,7 +142,7 @@ def test_the_limit_takes_the_first(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["limit", "stride"])
 def test_settings_that_mean_nothing(field: str) -> None:
     with pytest.raises(InvalidSetting, match=f"{field} must be 1 or more, not 0"):
-        Settings(**{field: 0})
+        replace(Settings(), **{field: 0})
     with pytest.raises(InvalidSetting, match="seed"):
         Settings(seed=-1)
 
@@ -227,6 +228,19 @@ def test_the_seed_decides_what_is_drawn(command: Command, data: Path, model: Pat
 
     assert summary(1, "a") == summary(1, "b")
     assert summary(1, "a") != summary(2, "c")
+
+
+@pytest.mark.parametrize(("flag", "special"), [("--special", True), ("--no-special", False)])
+def test_control_tokens_in_the_texts_of_a_task(
+    command: Command, data: Path, model: Path, tmp_path: Path, flag: str, special: bool
+) -> None:
+    (data / "lambada_test.jsonl").write_text('{"text": "a b<|endoftext|>c d e"}\n')
+    options = ("--data", data / "lambada_test.jsonl", "--model", model, "--json", flag)
+    (record,) = command("eval", "lambada", *options, "--records", tmp_path / "r").records
+    gpt2 = GPT2.load(model, threads=1)
+    text = gpt2.tokenizer.encode("a b<|endoftext|>c d e", special=special)
+    assert record["settings"]["special"] is special
+    assert BundleModel(gpt2, special).encode("a b<|endoftext|>c d e") == text
 
 
 def test_the_list_shows_tasks_and_formats(command: Command) -> None:

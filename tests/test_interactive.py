@@ -51,6 +51,21 @@ def test_set_is_what_the_option_is(command: Command, model: Path) -> None:
     assert answers(longer.out) == answers(length.out)
 
 
+@pytest.mark.parametrize("flag", ["--special", "--no-special"])
+def test_control_tokens_in_a_prompt_are_what_generate_makes_of_them(
+    command: Command, model: Path, flag: str
+) -> None:
+    prompt = "a<|endoftext|>b"
+    said = command("generate", prompt, "-m", model, *SHORT, flag).out
+    wanted = [said.removesuffix("\n")]
+    option = command("interactive", "-m", model, *SHORT, flag, stdin=f"{prompt}\n".encode())
+    value = {"--special": "on", "--no-special": "off"}[flag]
+    typed = f"/set special {value}\n{prompt}\n/set special\n".encode()
+    changed = command("interactive", "-m", model, *SHORT, stdin=typed)
+    assert answers(option.out) == answers(changed.out) == wanted
+    assert f"special {value}\n" in changed.out
+
+
 def test_set_alone_shows_the_settings(command: Command, model: Path) -> None:
     ended = command("interactive", "-m", model, *SHORT, stdin=b"/set\n/set top_k\n")
     assert re.search(r"^(Model prompt >>> )?temperature +1\.0$", ended.out, re.MULTILINE)

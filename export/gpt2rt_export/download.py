@@ -19,9 +19,10 @@ from filelock import Timeout
 from gpt2rt.catalog import (
     CHECKPOINT_FILES,
     DATA,
+    ENCODER,
     INDEX,
+    MERGES,
     RELEASES,
-    VOCABULARY,
     Release,
     checkpoint_directory,
 )
@@ -73,11 +74,11 @@ def vocabulary(network: Network | None = None, report: Report | None = None) -> 
     """The directory of GPT-2's own tokenizer files: a release's that is here, else fetched."""
     for release in RELEASES:
         directory = checkpoint_directory(release.name)
-        if not set(VOCABULARY) & set(Receipt(directory).untrusted()):
+        if not {ENCODER, MERGES} & set(Receipt(directory).untrusted()):
             return directory
     release = RELEASES[0]
     directory = checkpoint_directory(release.name)
-    return download(release, directory, network, report, tuple(VOCABULARY)).directory
+    return download(release, directory, network, report, (ENCODER, MERGES)).directory
 
 
 @contextmanager

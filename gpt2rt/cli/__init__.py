@@ -22,7 +22,7 @@ from gpt2rt.cli.lm_eval import lm_eval
 from gpt2rt.cli.models import models
 from gpt2rt.cli.pack import pack, unpack
 from gpt2rt.cli.score import score
-from gpt2rt.cli.terminal import escaped
+from gpt2rt.cli.terminal import guard_streams
 from gpt2rt.cli.verify import verify
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 
@@ -90,7 +90,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         else:
-            print(escaped(f"gpt2rt: {error}", keep="\n"), file=sys.stderr)
+            print(f"gpt2rt: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InvalidSetting) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -99,8 +99,7 @@ def main() -> None:
             raise
         if not isinstance(error, BrokenPipeError):  # as in `| head`
             place = error.filename or "the output"
-            told = f"gpt2rt: {place}: {error.strerror or error}"
-            print(escaped(told, keep="\n"), file=sys.stderr)
+            print(f"gpt2rt: {place}: {error.strerror or error}", file=sys.stderr)
         with suppress(OSError):
             sys.stdout.close()  # what could not be written is not tried again at the end
         sys.exit(1)
@@ -117,6 +116,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors=errors)
+    guard_streams()
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

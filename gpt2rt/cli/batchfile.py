@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpt2rt.cli import typed
-from gpt2rt.cli.printing import in_turn, line, record
+from gpt2rt.cli.printing import in_turn, line, print_json, record
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.model import GPT2
 from gpt2rt.request import Request
@@ -244,24 +244,22 @@ class Batch:
     def print(self, prompts: list[Prompt]) -> bool:
         """To standard output, in order; returns whether all could be made."""
         for body in self._bodies(list(self._requests(prompts, {})), ordered=True):
-            sys.stdout.write(line(body))
-            sys.stdout.flush()
+            print_json(body)
         return not self._failed
 
     def append(self, prompts: list[Prompt], output: Output) -> bool:
         """To `output`, as they finish; returns whether all could be made."""
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+        from gpt2rt.cli.consoles import progress
 
         self._check(prompts, output)
         due = list(self._requests(prompts, output.done))
-        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("samples", total=len(due))
+        with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bars:
+            bar = bars.add_task("samples", total=len(due))
             for body in self._bodies(due, ordered=False):
                 output.append(body)
-                progress.advance(bar)
+                bars.advance(bar)
         output.sort()
         return not self._failed
 

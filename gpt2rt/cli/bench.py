@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from gpt2rt import library, providers
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import completion, tables, texts
 from gpt2rt.cli import peers as beside
+from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.providers import Threads
 
@@ -259,23 +259,11 @@ def _runnable(asked: Sequence[Case], bundles: dict[str, Bundle]) -> list[Case]:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar on standard error; what it yields is told what begins now."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    from gpt2rt.cli.consoles import progress
+
+    with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bars:
         task = bars.add_task("", total=total)
         begun = 0
 
@@ -296,7 +284,7 @@ def _say(rows: Sequence[Row], machine: Machine, as_json: bool) -> None:
 
     if as_json:
         for row in rows:
-            print(json.dumps(row.record(), ensure_ascii=False))
+            print_json(row.record())
         return
     table = Table(box=None, pad_edge=False)
     shown = columns(rows)

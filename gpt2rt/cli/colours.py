@@ -31,9 +31,10 @@ class Painter:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Prints to `stream`, standard output unless told otherwise."""
-        from rich.console import Console
+        from gpt2rt.cli.consoles import PlainConsole
 
-        self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        self._stream = stream or sys.stdout
+        self._console = PlainConsole(stream=self._stream, soft_wrap=True)
         self.coloured = _coloured(self._console)
 
     def legend(self) -> None:
@@ -47,8 +48,8 @@ class Painter:
         if self.coloured:
             self._console.print(shown, end="")
         else:
-            self._console.file.write(shown.plain)  # nothing folded, no tab widened
-        self._console.file.flush()
+            self._stream.write(shown.plain)  # nothing folded, no tab widened
+        self._stream.flush()
 
 
 def rendered(pieces: Iterable[tuple[str, float | None]], *, coloured: bool) -> Text:

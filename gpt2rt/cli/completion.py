@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from gpt2rt import library
 from gpt2rt.bundle import Bundle
+from gpt2rt.cli.terminal import CONTROLS
 
 
 def model_names(incomplete: str = "") -> list[str]:
-    """The bundles on this machine whose names begin with `incomplete`, whatever the case."""
+    """The bundles on this machine whose names begin with `incomplete`, whatever the case.
+
+    One with a character that cannot be typed, and that a terminal might obey, is left out.
+    """
     names = [bundle.name for bundle in library.exported() if isinstance(bundle, Bundle)]
+    names = [name for name in names if not CONTROLS.search(name)]
     return [name for name in names if name.lower().startswith(incomplete.lower())]

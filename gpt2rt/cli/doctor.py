@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from gpt2rt.cli import tables
-from gpt2rt.cli.terminal import escaped
+from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import MissingExtra
 
 MARKS = {"good": "ok", "note": "note", "bad": "BAD"}
@@ -36,12 +35,10 @@ def doctor(
 
     found = diagnose()
     if as_json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False))
+        print_json(found.as_dict())
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in found.findings:
         way_out = "" if finding.way_out is None else f"\n-> {finding.way_out}"
-        table.add_row(
-            finding.subject, MARKS[finding.state], escaped(f"{finding.found}{way_out}", keep="\n")
-        )
+        table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{way_out}")
     tables.show(table)

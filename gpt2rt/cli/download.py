@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from gpt2rt import catalog
 from gpt2rt.cli.options import check_extra
+from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -79,18 +79,15 @@ def download(
         done = download(release, directory, network, report)
     sizes = {name: (directory / name).stat().st_size for name in catalog.CHECKPOINT_FILES}
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "model": release.name,
-                    "directory": str(done.directory),
-                    "bytes": sum(sizes.values()),
-                    "files": sizes,
-                    "fetched": list(done.fetched),
-                    "unpinned": list(release.unpinned),
-                },
-                ensure_ascii=False,
-            )
+        print_json(
+            {
+                "model": release.name,
+                "directory": str(done.directory),
+                "bytes": sum(sizes.values()),
+                "files": sizes,
+                "fetched": list(done.fetched),
+                "unpinned": list(release.unpinned),
+            }
         )
     else:
         print(f"{done.directory}: {release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked")
@@ -114,29 +111,16 @@ class Bars:
 
     def note(self, text: str) -> None:
         """Something that a person would want to know."""
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(text, soft_wrap=True)
 
 
 @contextmanager
 def bars(shown: bool = True) -> Iterator[Bars]:
     """Bars with speed and time left on a terminal; elsewhere, or where not `shown`, only notes."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as drawn:
+    from gpt2rt.cli.consoles import progress
+
+    columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with progress(*columns, shown=shown) as drawn:
         yield Bars(drawn)

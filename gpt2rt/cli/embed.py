@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from gpt2rt.cli import options, tables, texts, typed
+from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.texts import Source
 from gpt2rt.embeddings import Embedding, EmbedParams, cosine
 from gpt2rt.errors import InvalidSetting
@@ -122,7 +123,7 @@ def embed(
         for source, embedding in zip(sources, found, strict=True):
             bar.advance(1)
             if as_json and not similarity:
-                print(json.dumps(record(gpt2, source, embedding), ensure_ascii=False), flush=True)
+                print_json(record(gpt2, source, embedding))
             if not as_json or similarity or output is not None:
                 results.append((source, embedding))
     if output is not None:
@@ -205,7 +206,7 @@ def _similarities(results: list[Result], as_json: bool) -> None:
         table.add_column(title, justify="right" if title == "cosine" else "left")
     for (a, u), (b, v) in combinations(places, 2):
         if as_json:
-            print(json.dumps({"cosine": cosine(u, v), "a": a, "b": b}, ensure_ascii=False))
+            print_json({"cosine": cosine(u, v), "a": a, "b": b})
         table.add_row(f"{cosine(u, v):.4f}", tables.quoted(a), tables.quoted(b))
     if not as_json:
         tables.show(table)

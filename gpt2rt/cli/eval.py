@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import typer
 from gpt2rt import catalog, library
 from gpt2rt.bundle import MANIFEST, Bundle, sha256
 from gpt2rt.cli import options, tables
+from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print a line of JSON a task and model.")
     ] = False,
     show: Annotated[bool, typer.Option("--list", help="Show tasks and what they read.")] = False,
+    special: options.Special = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
@@ -93,7 +94,7 @@ def evaluate(
     from gpt2rt.evals.registry import find
     from gpt2rt.evals.task import Settings
 
-    settings = Settings(limit=limit, stride=stride, shots=shots, seed=seed)
+    settings = Settings(limit=limit, stride=stride, shots=shots, seed=seed, special=special)
     wanted = [find(name) for name in dict.fromkeys(tasks or [])]
     if not wanted:
         raise InvalidSetting("name a task; `gpt2rt eval --list` shows them")
@@ -111,7 +112,7 @@ def evaluate(
             results[label].append(result)
             if as_json:
                 body = _record(label, bundle, settings, sources, result)
-                print(json.dumps(body, ensure_ascii=False), flush=True)
+                print_json(body)
     if not as_json:
         _table(results)
 
@@ -150,7 +151,7 @@ def _results(
     from gpt2rt.model import GPT2
     from gpt2rt.providers import Threads
 
-    model = BundleModel(GPT2(bundle, Threads(threads), provider))
+    model = BundleModel(GPT2(bundle, Threads(threads), provider), settings.special)
     identity = sha256(bundle.directory / MANIFEST)
     for source in sources:
         run = Run(source.task, source.data, identity, settings)
@@ -161,13 +162,11 @@ def _results(
 @contextmanager
 def _bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error; says what is kept where the run is stopped."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    from gpt2rt.cli.consoles import progress
+
+    with progress(MofNCompleteColumn(), TimeRemainingColumn()) as bars:
         bar = bars.add_task(title, total=None)
         at = (0, 0)
 
@@ -256,7 +255,7 @@ def _list(as_json: bool) -> None:
         for task in TASKS.values():
             names = [metric.name for metric in task.metrics]
             body = {"task": task.name, "title": task.title, "data": task.data, "metrics": names}
-            print(json.dumps(body, ensure_ascii=False))
+            print_json(body)
         return
     from rich.table import Table
 

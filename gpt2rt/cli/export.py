@@ -18,6 +18,7 @@ from gpt2rt import catalog
 from gpt2rt.cli.download import bars
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
+from gpt2rt.cli.terminal import guard
 from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class Stages:
         self.end()
         task = self._current = self._bars.add_task(title, total=total)
         if not self._bars.console.is_terminal:
-            self._bars.console.print(title, highlight=False)
+            self._bars.console.print(title)
         return lambda done: self._bars.update(task, advance=done)
 
     def end(self) -> None:
@@ -235,11 +236,11 @@ def quietly() -> Iterator[None]:
     ):
         os.dup2(said.fileno(), 2)
         try:
-            with redirect_stderr(shown):
+            with redirect_stderr(guard(shown)):
                 yield
         except BaseException:
             said.seek(0)
-            shown.write(said.read().decode("utf-8", "replace"))
+            guard(shown).write(said.read().decode("utf-8", "replace"))
             raise
         finally:
             shown.flush()
@@ -248,12 +249,11 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def shown_stages() -> Iterator[Stages]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    from gpt2rt.cli.consoles import progress
+
+    with progress(TimeElapsedColumn()) as bars:
         stages = Stages(bars)
         yield stages
         stages.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from gpt2rt.beams import Beams
 from gpt2rt.cli import options, texts, typed
 from gpt2rt.cli.batchfile import generate_file
-from gpt2rt.cli.printing import in_turn, line, record, write
+from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.completion import Completion, Piece
 from gpt2rt.constraint import Constraint
 from gpt2rt.errors import BadRun, InvalidSetting
@@ -239,8 +238,7 @@ def _show(
     if as_json:
         for piece in in_turn(pieces):
             if piece.completion:
-                sys.stdout.write(line(record(gpt2, piece.completion)))
-                sys.stdout.flush()
+                print_json(record(gpt2, piece.completion))
     else:
         write(pieces, banner=run.nsamples != 1, stream=stream, show_probs=show_probs)
     return completions

@@ -27,11 +27,13 @@ COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)  # not `/etc/hosts`, w
 class Answers:
     """How a prompt is answered. Raises `InvalidSetting`.
 
-    nsamples: samples for a prompt. show_probs: colour each token by how likely it was.
+    nsamples: samples for a prompt. show_probs: colour each token by how likely it was. special:
+    whether control tokens in a prompt are tokens or text (None: as the model has them).
     """
 
     nsamples: int = 1
     show_probs: bool = False
+    special: bool | None = None
 
     def __post_init__(self) -> None:
         options.check_samples(self.nsamples)
@@ -45,6 +47,7 @@ def interactive(
     model: options.Model = None,
     nsamples: options.Samples = 1,
     show_probs: options.ShowProbs = False,
+    special: options.Special = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
     draft: options.Draft = None,
@@ -60,7 +63,7 @@ def interactive(
 
       gpt2rt interactive --model 117M-int8 --length 100 --seed 1
     """
-    answers = Answers(nsamples, show_probs)
+    answers = Answers(nsamples, show_probs, special)
 
     def load(name: str | None) -> GPT2:
         return options.load(
@@ -149,7 +152,7 @@ class Session:
             stopping = replace(stopping, length=self._gpt2.hparams.n_ctx // 2)
         # As in OpenAI's script a second prompt goes on in the random numbers of the first.
         self._params = replace(params, seed=((params.seed or 0) + 1) % (1 << SEED_BITS))
-        run = Run(prompt, answers.nsamples, params, stopping)
+        run = Run(prompt, answers.nsamples, params, stopping, special=answers.special)
         pieces = run.pieces(self._gpt2, logprobs=answers.show_probs)
         write(pieces, banner=True, show_probs=answers.show_probs)
         print("=" * len(BANNER) * 2)

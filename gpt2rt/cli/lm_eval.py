@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import typer
 
+from gpt2rt.cli.terminal import unguarded
 from gpt2rt.errors import MissingExtra
 
 
@@ -31,4 +32,6 @@ def lm_eval(context: typer.Context) -> None:
     import gpt2rt.harness  # noqa: F401  (registers the model)
 
     sys.argv = ["gpt2rt lm-eval", *context.args]
+    # The harness draws bars of its own, with controls.
+    sys.stdout, sys.stderr = unguarded(sys.stdout), unguarded(sys.stderr)
     cli_evaluate()

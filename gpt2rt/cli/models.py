@@ -13,7 +13,8 @@ import typer
 from gpt2rt import catalog, library, storage
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
-from gpt2rt.cli.terminal import escaped, json_line
+from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.hparams import HParams
 from gpt2rt.library import Damaged
@@ -61,10 +62,10 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         rows.append({"name": "total", "kind": "total", "bytes": total, "directory": home})
         for row in rows:
-            print(json_line(row))
+            print_json(row)
     else:
         _table(rows)
-        print(escaped(f"{_size(total)} on disk in {home}"))
+        print(f"{_size(total)} on disk in {home}")
 
 
 @models.command()
@@ -87,7 +88,7 @@ def info(
     else:
         facts = _facts(library.find(name))
     if as_json:
-        print(json_line(facts))
+        print_json(facts)
     else:
         _print(facts)
 
@@ -115,9 +116,9 @@ def remove(
     item.remove()
     if as_json:
         record = {"name": item.name, "bytes": size, "directory": str(item.directory)}
-        print(json_line(record))
+        print_json(record)
     else:
-        print(escaped(f"{item.directory}: removed, {_size(size)} free again"))
+        print(f"{item.directory}: removed, {_size(size)} free again")
 
 
 def _row(found: Bundle | Damaged) -> dict[str, Any]:
@@ -178,12 +179,12 @@ def _print(facts: dict[str, Any]) -> None:
         elif isinstance(value, dict):
             print(f"{key}:")
             for name, inner in value.items():
-                print(escaped(f"  {name}: {_inline(inner)}"))
+                print(f"  {name}: {_inline(inner)}")
         elif isinstance(value, list):
             for item in value:
-                print(escaped(f"{key}: {item}"))
+                print(f"{key}: {item}")
         else:
-            print(escaped(f"{key}: {_size(value) if key == 'bytes' else value}"))
+            print(f"{key}: {_size(value) if key == 'bytes' else value}")
 
 
 def _inline(value: object) -> str:

@@ -63,11 +63,10 @@ def unpack(
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import DownloadColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    from gpt2rt.cli.consoles import progress
+
+    with progress(DownloadColumn()) as bars:
         task = bars.add_task(title, total=total)
         yield lambda done: bars.update(task, advance=done)

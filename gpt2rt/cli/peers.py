@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
 from gpt2rt.cli.export import shown_stages
 from gpt2rt.cli.options import check_extra
+from gpt2rt.cli.printing import print_json
 
 if TYPE_CHECKING:
     from gpt2rt_bench.peers import PeerSubject
@@ -55,10 +55,10 @@ def start_up(
     as_json: bool,
 ) -> None:
     """Measure and print the time from a process's start to its first token."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import TaskProgressColumn, TimeRemainingColumn
     from rich.table import Table
 
+    from gpt2rt.cli.consoles import progress
     from gpt2rt_bench import startup
     from gpt2rt_bench.summary import Interval
 
@@ -69,13 +69,12 @@ def start_up(
         for peer in peers:
             if peer.bundle == bundle:
                 programs[f"{name}: {peer.name}"] = peer.first_token(threads, tokens)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bars:
+    with progress(TaskProgressColumn(), TimeRemainingColumn()) as bars:
         task = bars.add_task("Start", total=len(programs) * (rounds + 1))
         seconds = startup.measure(programs, rounds, lambda done: bars.update(task, advance=done))
     if as_json:
         for name, taken in seconds.items():
-            print(json.dumps({"name": name, "prompt": length, "seconds": taken}))
+            print_json({"name": name, "prompt": length, "seconds": taken})
         return
     table = Table(box=None, pad_edge=False)
     for title in ("program", "first token, s", "interval"):

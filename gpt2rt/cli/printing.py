@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 
 from gpt2rt.cli.colours import Painter
-from gpt2rt.cli.terminal import escaped
+from gpt2rt.cli.terminal import CONTROLS
 from gpt2rt.completion import Completion, Piece
 from gpt2rt.model import GPT2
 
@@ -26,8 +25,14 @@ def record(gpt2: GPT2, completion: Completion) -> dict[str, object]:
 
 
 def line(value: object) -> str:
-    """A line of JSON."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    """A line of JSON, with every control character escaped as JSON has it."""
+    text = json.dumps(value, ensure_ascii=False)  # leaves DEL, C1 and what turns text around
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
+def print_json(value: object) -> None:
+    """Print a line of JSON at once."""
+    print(line(value), end="", flush=True)
 
 
 def in_turn(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -64,8 +69,7 @@ def write(
 
 
 def _plain(piece: Piece) -> None:
-    text = escaped(piece.text, keep="\n\t") if sys.stdout.isatty() else piece.text
-    print(text, end="", flush=True)
+    print(piece.text, end="", flush=True)
 
 
 def _coloured() -> Callable[[Piece], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gpt2rt.cli import heatmap, options, tables, texts, typed
+from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
@@ -178,7 +178,7 @@ def score(
             for item, (source, result) in enumerate(results, 1):
                 if as_json:
                     body = record(gpt2, source, result)
-                    print(json.dumps(body, ensure_ascii=False), flush=True)
+                    print_json(body)
                 elif as_csv:
                     lines_of = rows(source, result, unit)
                     sheet.write(numbered(item, lines_of, unit) if form is Form.TSV else lines_of)

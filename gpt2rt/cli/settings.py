@@ -53,14 +53,15 @@ def _shown(value: object) -> str:
 
 def _parsed(name: str, kind: Any, text: str) -> Any:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if NoneType in kinds and text.lower() in NONE:
-        return None
+    none = NoneType in kinds and text.lower() in NONE
     kinds = tuple(k for k in kinds if k is not NoneType)
     for k in kinds:
         try:
             return _value(k, text)
         except (ValueError, KeyError):
             continue
+    if none:  # after the others: to a flag `off` is a value
+        return None
     wanted = " or ".join(_expected(k) for k in kinds)
     raise InvalidSetting(f"{name} takes {wanted}, not {text!r}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
 
 def show(table: Table) -> None:
     """Print `table` with its cells as they are: no markup, and no line folded in a pipe."""
-    from rich.console import Console
+    from gpt2rt.cli.consoles import PlainConsole
 
-    width = None if sys.stdout.isatty() else 1000
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+    PlainConsole(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def quoted(text: str) -> str:
@@ -37,20 +37,21 @@ class Bar:
         self._title, self._total = title, total
         self._shown = sys.stderr.isatty() and not (printed and sys.stdout.isatty())
         self._bar: Progress | None = None
+        self._drawn = ExitStack()
 
     def __enter__(self) -> None:
         if self._shown:
-            from rich.console import Console
-            from rich.progress import Progress
+            from rich.progress import TaskProgressColumn, TimeRemainingColumn
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            from gpt2rt.cli.consoles import progress
+
+            columns = TaskProgressColumn(), TimeRemainingColumn()
+            self._bar = self._drawn.enter_context(progress(*columns, transient=True))
             self._bar.add_task(self._title, total=self._total())
-            self._bar.start()
 
     def advance(self, done: int) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], advance=done)
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._drawn.close()

@@ -1,30 +1,87 @@
-"""What may be shown on a terminal of strings that others wrote."""
+"""What a terminal is shown of strings that others wrote: no character that it would obey.
+
+Every command prints through `guard`'s streams, so that no call has to think of it. Rich, whose own
+colours and cursor movements have to pass, is met in `gpt2rt.cli.consoles`.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
-# Characters that turn the direction of what follows, or break a line, without being controls.
-UNSEEN = frozenset(
-    "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Controls (C0, DEL, C1), characters that turn the direction of what follows or break a line, and
+# half surrogate pairs, by which Python keeps the bytes of file names that are not UTF-8.
+CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def escaped(text: str, keep: str = "") -> str:
     """`text` with control characters as `\\x1b`; printable text of all scripts as it is."""
-    return "".join(c if c in keep or not _controls(c) else _escape(c) for c in text)
-
-
-def json_line(record: dict[str, Any]) -> str:
-    """A record as a line of JSON, printable text as it is and control characters escaped."""
-    text = json.dumps(record, ensure_ascii=False)  # those below a space it escapes itself
-    return "".join(f"\\u{ord(c):04x}" if _controls(c) else c for c in text)
-
-
-def _controls(c: str) -> bool:
-    return c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" or c in UNSEEN
+    return CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 
 def _escape(c: str) -> str:
     return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
+
+
+class Screen:
+    """A text stream whose reader sees control characters but newline and tab as `\\x1b`."""
+
+    def __init__(self, below: TextIO, coloured: bool = False) -> None:
+        """Writes to `below`; `coloured` lets colours pass, for a writer that makes its own."""
+        self.below = self.next = below  # the terminal; what comes before it
+        self._coloured = coloured
+
+    @property
+    def rich_proxied_file(self) -> Screen:
+        """What a console of Rich's that is not ours, such as Typer's help, writes to instead."""
+        return Screen(self.below, coloured=True)
+
+    def write(self, text: str) -> int:
+        parts = COLOURS.split(text) if self._coloured else [text]
+        parts[::2] = [escaped(part, keep="\n\t") for part in parts[::2]]  # between them: colours
+        self.next.write("".join(parts))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for text in lines:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.next, name)
+
+
+def guard(stream: TextIO) -> TextIO:
+    """`stream`, through which nothing passes that a terminal would obey."""
+    return stream if isinstance(stream, Screen) else cast(TextIO, Screen(stream))
+
+
+def unguarded(stream: TextIO) -> TextIO:
+    """The stream that `stream` guards, for who escapes by itself."""
+    return stream.below if isinstance(stream, Screen) else stream
+
+
+@contextmanager
+def diverted(stream: TextIO, above: TextIO) -> Iterator[None]:
+    """Let what is printed to a guarded `stream` go to `above`, which knows what lies below."""
+    if not isinstance(stream, Screen):
+        yield
+        return
+    stream.next = above
+    try:
+        yield
+    finally:
+        above.flush()
+        stream.next = stream.below
+
+
+def guard_streams() -> None:
+    """Standard error is for people wherever it goes; standard output is where it is a terminal."""
+    if sys.stdout.isatty():
+        sys.stdout = guard(sys.stdout)
+    sys.stderr = guard(sys.stderr)

@@ -51,10 +51,11 @@ class LanguageModel(Protocol):
 
 
 class BundleModel:
-    """A loaded bundle as a `LanguageModel`."""
+    """A loaded bundle as a `LanguageModel`; `special` is that of `TextTokenizer.encode`."""
 
-    def __init__(self, gpt2: GPT2) -> None:
+    def __init__(self, gpt2: GPT2, special: bool | None = None) -> None:
         self._gpt2 = gpt2
+        self._special = special
         self.tokens = 0
         h = gpt2.hparams
         slot = h.n_layer * 2 * h.n_ctx * h.n_embd * 4  # keys and values of a sequence, float32
@@ -69,7 +70,7 @@ class BundleModel:
         return self._gpt2.tokenizer.start_of_text
 
     def encode(self, text: str) -> list[int]:
-        return self._gpt2.tokenizer.encode(text)
+        return self._gpt2.tokenizer.encode(text, special=self._special)
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
         return self._gpt2.tokenizer.decode_bytes(tokens)
@@ -88,6 +89,7 @@ class BundleModel:
             [prompt or None for prompt in prompts],
             decoding.params,
             stopping,
+            special=self._special,
             batch_size=self._side_by_side,
         )
         self.tokens += sum(len(made.prompt_tokens) + len(made.tokens) for made in done)

@@ -20,12 +20,14 @@ class Settings:
     stride: tokens that a window moves on in language modelling (None: the whole context).
     shots: examples shown in a prompt (None: as many as the task shows).
     seed: of sampling and of which examples are shown.
+    special: whether control tokens in the texts are tokens or text (see `TextTokenizer.encode`).
     """
 
     limit: int | None = None
     stride: int | None = None
     shots: int | None = None
     seed: int = 0
+    special: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("limit", 1), ("stride", 1), ("shots", 0)):
