@@ -25,6 +25,7 @@ from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
 from gpt2rt_export.foreign_tokenizer import is_foreign, write_foreign
 from gpt2rt_export.genai import write_genai
+from gpt2rt_export.generation_config import write_defaults
 from gpt2rt_export.huggingface_tokenizer import is_huggingface, write_tokenizer
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
@@ -54,6 +55,7 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
         for note in checkpoint.notes:
             show.stage(note)
         origin = _tokenizer(recipe, checkpoint, work, show)
+        _defaults(recipe, work, show)
         _graph(recipe, checkpoint, work, show)
         if recipe.verify:
             _verify(recipe, checkpoint, work, show)
@@ -139,6 +141,13 @@ def _tokenizer(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progres
         if (directory / name).is_file():
             shutil.copyfile(directory / name, work / name)
     return origin
+
+
+def _defaults(recipe: Recipe, work: Path, show: Progress) -> None:
+    """Carry over how the checkpoint's makers would generate with it."""
+    if recipe.checkpoint is not None:
+        for note in write_defaults(recipe.checkpoint, work):
+            show.stage(note)
 
 
 def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -> None:

@@ -15,12 +15,14 @@ from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
+from gpt2rt.defaults import Defaults
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.hparams import HParams
 
 models = typer.Typer(name="models")
 
 NOT_VERIFIED = "not verified"
+NOTHING = {"parity": NOT_VERIFIED, "defaults": "none of its own"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON an item.")]
 
@@ -159,6 +161,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         **describe(bundle),
+        "defaults": dict(Defaults.read(bundle).named),
         "hparams": manifest.hparams.as_dict(),
         "parameters": _parameters(manifest.hparams),
         "tools": dict(manifest.tools),
@@ -178,8 +181,8 @@ def _parameters(hparams: HParams) -> dict[str, int]:
 def _print(facts: dict[str, Any]) -> None:
     """Facts below each other, the nested ones indented."""
     for key, value in facts.items():
-        if key == "parity" and not value:
-            print(f"{key}: {NOT_VERIFIED}")
+        if key in NOTHING and not value:
+            print(f"{key}: {NOTHING[key]}")
         elif isinstance(value, dict):
             print(f"{key}:")
             for name, inner in value.items():
