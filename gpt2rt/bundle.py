@@ -11,6 +11,7 @@ contract.
     tokenizer.json  in their place, where the vocabulary is no byte-level BPE: the library
                     `tokenizers` reads it
     special_tokens.json     where the vocabulary has other special tokens than OpenAI's
+    defaults.json   settings that the model's makers would generate with, where they named some
     parity.json     how closely the bundle reproduced its checkpoint when it was made; none: nobody
                     looked (`gpt2rt export --no-verify`)
 
@@ -54,6 +55,7 @@ CUDA_GRAPH = "model.cuda.onnx"
 EMBED = "embed.onnx"
 WEIGHTS = "weights.bin"
 PARITY = "parity.json"
+DEFAULTS = "defaults.json"
 GRAPHS = (GRAPH, CUDA_GRAPH, EMBED)
 
 LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand

@@ -22,6 +22,7 @@ from gpt2rt.beams import Beams
 from gpt2rt.bundle import WEIGHTS, Bundle
 from gpt2rt.catalog import TOKENIZER_FILES
 from gpt2rt.completion import Completion, Piece, raised
+from gpt2rt.defaults import Defaults
 from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadBundle, InvalidSetting
@@ -137,6 +138,11 @@ class GPT2:
     @property
     def name(self) -> str:
         return self.bundle.name
+
+    @property
+    def defaults(self) -> Defaults:
+        """What the model's makers would generate with: `defaults.params` and `.stopping`."""
+        return Defaults.read(self.bundle)
 
     def close(self) -> None:
         """Give back the weights, the threads and what prompts left behind; then only `name` works.

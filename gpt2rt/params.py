@@ -112,7 +112,10 @@ def whole(value: object) -> bool:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _pairs(pairs: object) -> tuple[tuple[int | str, float], ...]:

@@ -580,6 +580,17 @@ def test_a_directory_is_exported_and_found_by_its_name(
         assert len(ended.records[0]["tokens"]) == 3
 
 
+def test_how_it_is_generated_with_is_carried(
+    command: Command, folder: Path, tmp_path: Path
+) -> None:
+    settings = {"do_sample": True, "temperature": 0.7, "top_p": "hot", "max_length": 9}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    ended = command("export", folder, "--no-verify", "--output", tmp_path / "out")
+    assert "top_p is not used" in " ".join(ended.err.split())
+    assert "max_length is not carried" in " ".join(ended.err.split())
+    assert GPT2.load(tmp_path / "out").defaults.named == {"temperature": 0.7}
+
+
 def test_a_model_may_have_many_more_ids_than_its_own_tokenizer(
     command: Command, tmp_path: Path
 ) -> None:

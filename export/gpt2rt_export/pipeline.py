@@ -23,6 +23,7 @@ from gpt2rt_export import model_tokenizer, parity, targets
 from gpt2rt_export.convert import convert
 from gpt2rt_export.download import download
 from gpt2rt_export.genai import write_genai
+from gpt2rt_export.generation_config import write_defaults
 from gpt2rt_export.lock import lock_of
 from gpt2rt_export.origin import origin_of
 from gpt2rt_export.progress import Progress, Silent
@@ -51,6 +52,8 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
     with _publishing(recipe, _needed(recipe, checkpoint.hparams)) as work:
         notes = [*checkpoint.notes]
         notes += model_tokenizer.write(tokenizer, checkpoint.hparams.n_vocab, work)
+        if recipe.checkpoint is not None:
+            notes += write_defaults(recipe.checkpoint, work)
         notes = [noted(text) for text in notes[:MOST_NOTES]]
         for note in notes:
             show.stage(note)

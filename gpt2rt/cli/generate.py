@@ -193,8 +193,7 @@ def generate(
 def _check_replay(context: typer.Context) -> None:
     """A saved run has settings of its own: others would be ignored."""
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in SHOWING and source is not None and source.name == "COMMANDLINE":
+        if name not in SHOWING and options.is_given(context, name):
             shown = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
             raise InvalidSetting(f"{shown} and --replay exclude each other")
 

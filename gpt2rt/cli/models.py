@@ -15,6 +15,7 @@ from gpt2rt.bundle import Bundle
 from gpt2rt.cli import tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
+from gpt2rt.defaults import Defaults
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.hparams import HParams
 from gpt2rt.library import Damaged
@@ -22,6 +23,7 @@ from gpt2rt.library import Damaged
 models = typer.Typer(name="models")
 
 NOT_VERIFIED = "not verified"
+NOTHING = {"parity": NOT_VERIFIED, "defaults": "none of its own"}
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON an item.")]
 
@@ -154,6 +156,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         **describe(bundle),
+        "defaults": dict(Defaults.read(bundle).named),
         "hparams": manifest.hparams.as_dict(),
         "notes": list(manifest.notes),
         "parameters": _parameters(manifest.hparams),
@@ -174,8 +177,8 @@ def _parameters(hparams: HParams) -> dict[str, int]:
 def _print(facts: dict[str, Any]) -> None:
     """Facts below each other, the nested ones indented."""
     for key, value in facts.items():
-        if key == "parity" and not value:
-            print(f"{key}: {NOT_VERIFIED}")
+        if key in NOTHING and not value:
+            print(f"{key}: {NOTHING[key]}")
         elif isinstance(value, dict):
             print(f"{key}:")
             for name, inner in value.items():

@@ -17,6 +17,7 @@ from gpt2rt import library
 from gpt2rt.bundle import Bundle
 from gpt2rt.cli import completion
 from gpt2rt.cli.typed import typed
+from gpt2rt.defaults import Defaults
 from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.model import GPT2, PREFIX_BYTES
 from gpt2rt.params import SamplingParams
@@ -93,6 +94,7 @@ def _option(panel: str, *names: str, help: str, show_default: str | bool = True)
     return typer.Option(*names, help=help, show_default=show_default, rich_help_panel=panel)
 
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 DRAW, END = "Sampling", "Stopping"
 SETTINGS: dict[str, _Setting] = {
     "temperature": _Setting(
@@ -150,6 +152,15 @@ SETTINGS: dict[str, _Setting] = {
             show_default=False,
         ),
     ),
+    "model_defaults": _Setting(
+        bool,
+        False,
+        _option(
+            DRAW,
+            "--model-defaults",
+            help="What is not given here is as the model's makers chose it (`models info`).",
+        ),
+    ),
     "length": _Setting(
         int | None,
         None,
@@ -197,27 +208,51 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     So every command that generates has the same options, and what they mean stands once.
     """
     signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.name not in ("params", "stopping")]
+    made = ("context", "params", "stopping")
+    own = [p for p in signature.parameters.values() if p.name not in made]
+    own.insert(0, inspect.Parameter("context", KEYWORD, annotation=typer.Context))
     shared = [
         inspect.Parameter(
             name,
-            inspect.Parameter.KEYWORD_ONLY,
+            KEYWORD,
             default=setting.default,
             annotation=Annotated[setting.type, setting.option],
         )
         for name, setting in SETTINGS.items()
     ]
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    own = [p.replace(kind=KEYWORD) for p in own]
+
+    takes_context = "context" in signature.parameters
 
     @wraps(command)
     def run(**given: Any) -> None:
         settings = {name: given.pop(name) for name in SETTINGS}
         settings["escape"] = given["escape"]
+        context = given["context"] if takes_context else given.pop("context")
+        if settings.pop("model_defaults"):
+            settings |= model_defaults(context, given["model"])
         command(**given, params=sampling_params(settings), stopping=stopping(settings))
 
     run.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
     return run
+
+
+def model_defaults(context: typer.Context, model: str | None) -> dict[str, float]:
+    """Settings of the model's makers, less those that the command line gives."""
+    bundle = library.default() if model is None else library.find(model)
+    named = dict(Defaults.read(bundle).named)
+    if not named:
+        print(f"gpt2rt: {bundle.name} has no defaults of its own", file=sys.stderr)
+    given = {name for name in SETTINGS if is_given(context, name)}
+    if "greedy" in given:
+        given.add("temperature")
+    return {name: value for name, value in named.items() if name not in given}
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def sampling_params(settings: dict[str, Any]) -> SamplingParams:
