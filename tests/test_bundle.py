@@ -341,7 +341,7 @@ def test_a_graph_reads_no_file_but_the_bundles_own(
     place: str,
 ) -> None:
     """Whatever the manifest records of the graph, and before ONNX Runtime sees it."""
-    monkeypatch.setattr("gpt2rt.model.open_session", None)
+    monkeypatch.setattr("gpt2rt.runtime.open_session", None)
     shutil.copy(bundle.directory / WEIGHTS, bundle.directory.parent / "secret")
     (bundle.directory / "link").symlink_to(bundle.directory.parent / "secret")
     path = bundle.directory / name
