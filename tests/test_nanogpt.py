@@ -22,13 +22,14 @@ pytest.importorskip("tensorflow")
 from checkpoints import huggingface_tensors, values_of
 from command_line import Command
 from conftest import LargerWeights
-from gpt2rt import GPT2, HParams, SamplingParams, Stopping
+from gpt2rt import GPT2, HParams, SamplingParams, Stopping, catalog
 from gpt2rt.bundle import Bundle
-from gpt2rt.errors import BadCheckpoint, BadTokenizer
+from gpt2rt.errors import BadCheckpoint, BadTokenizer, DownloadFailure
 from gpt2rt.tokenizer import Tokenizer
 from gpt2rt_export import model_tokenizer, pipeline
 from gpt2rt_export import reference as tensorflow
 from gpt2rt_export.characters import write_characters
+from gpt2rt_export.download import vocabulary
 from gpt2rt_export.origin import checkpoint_of
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import open_checkpoint
@@ -200,6 +201,23 @@ def test_a_padded_vocabulary_of_gpt2s_tokens_is_trimmed(
 def test_a_vocabulary_of_nobody_is_asked_for(home: Path, tmp_path: Path) -> None:
     with pytest.raises(BadTokenizer, match=r"no tokenizer there .*meta\.pkl"):
         pipeline.export(Recipe("m", checkpoint=nanogpt(tmp_path / "m")))
+
+
+def test_gpt2s_tokens_are_looked_for_alone(
+    real_vocabulary: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No release's weights are wanted, and files of any release will do."""
+    monkeypatch.setenv("GPT2RT_OFFLINE", "1")
+    with pytest.raises(DownloadFailure, match=r"117M: (encoder\.json, vocab\.bpe) missing"):
+        vocabulary()
+    place = catalog.checkpoint_directory("117M")
+    place.mkdir(parents=True)
+    for name in ("encoder.json", "vocab.bpe"):
+        shutil.copyfile(real_vocabulary / name, place / name)
+    assert vocabulary() == place
+    (place / "vocab.bpe").write_text("#version: 0.2\n")
+    with pytest.raises(DownloadFailure, match=r"vocab\.bpe: 14 bytes, not 456,318"):
+        vocabulary()
 
 
 # ---- PyTorch's format before 1.6

@@ -303,7 +303,7 @@ def numbered(item: int, rows: Iterable[dict[str, Any]], by: Unit) -> Iterator[di
         place = {} if by is Unit.TEXT else {f"{by}_number": number}
         if both := place.keys() & row.keys():
             raise InvalidSetting(f"the column {min(both)!r} is one of the results, too; rename it")
-        yield {"item": row.pop(texts.ITEM, item), **place, **row}
+        yield {texts.ITEM: item, **place, **row}
 
 
 class Sheet:
