@@ -97,7 +97,7 @@ def test_a_table_of_sentences_becomes_a_row_a_word(
     table = tmp_path / "items.csv"
     table.write_bytes(b"\xef\xbb\xbf" + TABLE.encode())
     arguments = ("--file", table, "--column", "sentence", "--bos", "none", "-m", model)
-    ended = command("score", *arguments, "--document", "--by", "word", "--format", form)
+    ended = command("score", *arguments, "--context", "previous", "--by", "word", "--format", form)
     assert (ended.code, ended.err) == (0, "")
     rows = rows_of(ended.out, "\t" if form == "tsv" else ",")
     documents = [['He said "no".', "NA null =SUM(A1)"], ["A\ttab and\na line."], ["'Twas"]]
@@ -121,7 +121,9 @@ def test_rows_without_an_item_are_one_document_a_file(
     for name in ("a.tsv", "b.tsv"):
         (tmp_path / name).write_text('text\tx"y\nthe cat\t1\nsat down\t2\n')
     files = ("--file", tmp_path / "a.tsv", "--file", tmp_path / "b.tsv", "--column", "text")
-    ended = command("score", *files, "--document", "--joint", r"\n", "-m", model, "--json")
+    ended = command(
+        "score", *files, "--context", "previous", "--joint", r"\n", "-m", model, "--json"
+    )
     parts = gpt2.score_document(["the cat", "sat down"], joint="\n")
     assert [record["totals"]["bits"] for record in ended.records] == [p.bits for p in parts] * 2
     assert [record["preceding"] for record in ended.records] == [0, 8] * 2
@@ -134,7 +136,7 @@ def test_lines_of_a_file_and_the_arguments_are_documents(
     command: Command, model: Path, gpt2: GPT2, tmp_path: Path
 ) -> None:
     (tmp_path / "t.txt").write_text("three\n\nfour\n")
-    arguments = ("one", "two", "--file", tmp_path / "t.txt", "--lines", "--document")
+    arguments = ("one", "two", "--file", tmp_path / "t.txt", "--lines", "--context", "previous")
     records = command("score", *arguments, "-m", model, "--json").records
     parts = gpt2.score_document(["one", "two"]) + gpt2.score_document(["three", "four"])
     assert [record["totals"]["bits"] for record in records] == [part.bits for part in parts]

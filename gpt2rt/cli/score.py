@@ -23,6 +23,8 @@ from gpt2rt.surprisal import AUTO, Bos, Document, Score, TokenScore, WordScore
 
 Result = tuple[Source, Score]
 
+PREVIOUS = "previous"  # of --context: the texts before it
+
 
 class Unit(StrEnum):
     """What a row of a table stands for."""
@@ -48,7 +50,13 @@ def score(
     column: texts.Column = None,
     escape: typed.Escape = True,
     context: Annotated[
-        str | None, typer.Option(help="What the model reads before each text, not scored.")
+        str | None,
+        typer.Option(
+            metavar="TEXT|previous",
+            help="What the model reads before each text, not scored; previous: the texts before it "
+            "of its document, which is its file, the TEXTs together, or the rows of a table that "
+            "follow each other with the same item. See --stride.",
+        ),
     ] = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read at once.", show_default="the context")
@@ -68,14 +76,6 @@ def score(
             "has no score; auto: the tokenizer's, <|endoftext|> in released models.",
         ),
     ] = AUTO,
-    document: Annotated[
-        bool,
-        typer.Option(
-            "--document",
-            help="Score each text after those before it of its document: of its file, of the TEXTs "
-            "together, of the rows of a table that have the same item. See --stride.",
-        ),
-    ] = False,
     joint: Annotated[
         str, typer.Option(help="What stands between the texts of a document.", show_default="' '")
     ] = " ",
@@ -133,9 +133,9 @@ def score(
 
       gpt2rt score --file sentences.txt --lines --boundary trailing --format tsv > words.tsv
 
-      gpt2rt score --file story.txt --lines --document --stride 512 --format tsv > words.tsv
+      gpt2rt score --file story.txt --lines --context previous --stride 512 --format tsv > words.tsv
 
-      gpt2rt score --file items.csv --column sentence --document --format tsv > words.tsv
+      gpt2rt score --file items.csv --column sentence --context previous --format tsv > words.tsv
 
       gpt2rt score "Once upon a time" --bos none
 
@@ -148,11 +148,12 @@ def score(
     as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
     unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
     sources = texts.read(text, file, lines, escape, column)
-    groups = _documents(sources, document)
+    follow = context == PREVIOUS
+    groups = _documents(sources, follow)
     between = typed.typed(joint, escape)
     whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
-    before = None if context is None else typed.typed(context, escape)
+    before = None if context is None or follow else typed.typed(context, escape)
     gpt2 = options.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(
@@ -197,9 +198,9 @@ def score(
                 print(_begun(kept[0][1]))
 
 
-def _documents(sources: list[Source], document: bool) -> list[list[Source]]:
-    """The texts that follow each other; each alone unless they are one `document`."""
-    if not document:
+def _documents(sources: list[Source], follow: bool) -> list[list[Source]]:
+    """The texts of each document; every text is one of its own unless they `follow` each other."""
+    if not follow:
         return [[source] for source in sources]
     return [list(group) for _, group in groupby(sources, lambda source: source.document)]
 
