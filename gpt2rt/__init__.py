@@ -10,9 +10,9 @@ from gpt2rt.hparams import HParams
 from gpt2rt.model import GPT2
 from gpt2rt.params import SamplingParams
 from gpt2rt.request import Request
+from gpt2rt.score import Score, TokenScore, WordScore
 from gpt2rt.scoring import Passage, TokenScores
 from gpt2rt.stopping import Stopping
-from gpt2rt.surprisal import Score, TokenScore, WordScore
 from gpt2rt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"

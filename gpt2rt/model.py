@@ -16,13 +16,14 @@ from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from gpt2rt import embeddings, library, scoring, surprisal
+from gpt2rt import embeddings, library, scoring
 from gpt2rt.beam_texts import best_texts
 from gpt2rt.beams import Beams
 from gpt2rt.bundle import WEIGHTS, Bundle
 from gpt2rt.catalog import TOKENIZER_FILES
 from gpt2rt.completion import Completion, Piece, raised
 from gpt2rt.defaults import Defaults
+from gpt2rt.document import Document
 from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.engine import Engine
 from gpt2rt.errors import BadBundle, InvalidSetting
@@ -31,23 +32,16 @@ from gpt2rt.params import SamplingParams, fresh_seed
 from gpt2rt.prefixes import PrefixCache
 from gpt2rt.prompts import Prompt, Truncate, check_prompt, prompt_tokens
 from gpt2rt.providers import AUTO, Threads
+from gpt2rt.reading import AUTO_BOS, Bos, Reading, beginning
 from gpt2rt.request import Request
 from gpt2rt.runtime import Runtime
 from gpt2rt.scheduler import Scheduler
+from gpt2rt.score import Boundary, Score
 from gpt2rt.scoring import Passage, TokenScores
 from gpt2rt.slots import Slots
 from gpt2rt.speculation import Draft, Lookup, SmallerModel
 from gpt2rt.stopping import Stopping
-from gpt2rt.surprisal import (
-    Bos,
-    Boundary,
-    Document,
-    Reading,
-    Score,
-    beginning,
-    score_texts,
-    word_beginnings,
-)
+from gpt2rt.surprisal import score_texts, word_beginnings
 from gpt2rt.task import now
 from gpt2rt.tasks import Tasks
 from gpt2rt.tokenizers import read_tokenizer
@@ -300,7 +294,7 @@ class GPT2:
         self,
         text: str,
         *,
-        bos: Bos = surprisal.AUTO,
+        bos: Bos = AUTO_BOS,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -335,7 +329,7 @@ class GPT2:
         texts: Iterable[str],
         *,
         joint: str = " ",
-        bos: Bos = surprisal.AUTO,
+        bos: Bos = AUTO_BOS,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -368,7 +362,7 @@ class GPT2:
         self,
         texts: Iterable[str],
         *,
-        bos: Bos = surprisal.AUTO,
+        bos: Bos = AUTO_BOS,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,

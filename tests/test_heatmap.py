@@ -10,7 +10,7 @@ import browser
 from gpt2rt import GPT2
 from gpt2rt.cli import heatmap
 from gpt2rt.cli.texts import Source
-from gpt2rt.surprisal import Score
+from gpt2rt.score import Score
 
 pytestmark = pytest.mark.skipif(
     browser.installed() is None, reason="needs Chromium and ChromeDriver"

@@ -18,7 +18,7 @@ from conftest import NOISE, TINY, LargerWeights
 from gpt2rt import GPT2
 from gpt2rt.alignment import occurrences, tokens_in, word_spans, words_of
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
-from gpt2rt.surprisal import Boundary
+from gpt2rt.score import Boundary
 from gpt2rt.tokenizer import Tokenizer
 
 TEXTS = [
