@@ -8,6 +8,7 @@ malloc gives it, so the kernel is asked about what has been mapped meanwhile.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def anonymous() -> list[Region]:
     if sys.platform != "linux":
         return []
     found = []
-    for line in MAPS.read_text().splitlines():
+    for line in os.fsdecode(MAPS.read_bytes()).rstrip("\n").split("\n"):  # paths of any encoding
         span, access, _, _, inode, *name = line.split(maxsplit=5)
         if access == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
             start, _, end = span.partition("-")

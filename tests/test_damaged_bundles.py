@@ -52,6 +52,11 @@ def moved(name: str) -> Callable[[Path], object]:
     return damage
 
 
+def dangling(place: Path) -> None:
+    (place / WEIGHTS).unlink()
+    (place / WEIGHTS).symlink_to("nowhere")
+
+
 def gone(place: Path) -> None:
     shutil.rmtree(place)
     place.symlink_to("nowhere")
@@ -75,9 +80,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "circle": replaced(lambda path: path.symlink_to(path.name)),
     "no graph": lambda place: (place / GRAPH).unlink(),
     "short weights": lambda place: (place / WEIGHTS).write_bytes(b""),
-    "dangling weights": lambda place: (
-        (place / WEIGHTS).unlink() or (place / WEIGHTS).symlink_to("nowhere")
-    ),
+    "dangling weights": dangling,
     "link to nowhere": gone,
     "name": moved("evil\x1b]0;\x07\x9b\u202e\udcff"),
 }

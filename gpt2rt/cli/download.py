@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from gpt2rt import catalog
 from gpt2rt.cli.options import check_extra
+from gpt2rt.cli.terminal import escaped, json_line
 from gpt2rt.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def download(
     sizes = {name: (directory / name).stat().st_size for name in catalog.CHECKPOINT_FILES}
     if as_json:
         print(
-            json.dumps(
+            json_line(
                 {
                     "model": release.name,
                     "directory": str(done.directory),
@@ -88,12 +88,12 @@ def download(
                     "files": sizes,
                     "fetched": list(done.fetched),
                     "unpinned": list(release.unpinned),
-                },
-                ensure_ascii=False,
+                }
             )
         )
     else:
-        print(f"{done.directory}: {release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked")
+        told = f"{release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked"
+        print(escaped(f"{done.directory}: {told}"))
         if release.unpinned:
             print(f"By the mirror's own word, as no sha256 is known: {', '.join(release.unpinned)}")
 

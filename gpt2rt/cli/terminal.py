@@ -12,14 +12,26 @@ UNSEEN = frozenset(
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """`text` with control characters as `\\x1b`; printable text of all scripts as it is."""
+    """`text` with control characters as `\\x1b`; printable text of all scripts as it is, also that
+    of a path in a locale without UTF-8.
+    """
+    text = _restored(text)
     return "".join(c if c in keep or not _controls(c) else _escape(c) for c in text)
 
 
 def json_line(record: dict[str, Any]) -> str:
     """A record as a line of JSON, printable text as it is and control characters escaped."""
-    text = json.dumps(record, ensure_ascii=False)  # those below a space it escapes itself
+    # Those below a space it escapes itself.
+    text = _restored(json.dumps(record, ensure_ascii=False))
     return "".join(f"\\u{ord(c):04x}" if _controls(c) else c for c in text)
+
+
+def _restored(text: str) -> str:
+    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.paths`."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other surrogates, of no path
+        return text
 
 
 def _controls(c: str) -> bool:

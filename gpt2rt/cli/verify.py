@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from gpt2rt.cli import completion
 from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
+from gpt2rt.cli.terminal import escaped, json_line
 from gpt2rt.errors import BadBundle, ParityFailure
 from gpt2rt.session import SLOTS
 
@@ -88,13 +88,14 @@ def verify(
     if as_json:
         record = {"name": bundle.name, "precision": manifest.precision, "passed": not failures}
         record |= {"failures": failures, **report.as_dict(), "directory": str(bundle.directory)}
-        print(json.dumps(_finite(record), ensure_ascii=False))
+        print(json_line(_finite(record)))
     else:
         show(report.as_dict())
     if failures:
         raise ParityFailure(f"{bundle.directory}: {'; '.join(failures)}")
     if not as_json:
-        print(f"{bundle.directory}: as close to its checkpoint as {manifest.precision} has to be")
+        told = f"as close to its checkpoint as {manifest.precision} has to be"
+        print(escaped(f"{bundle.directory}: {told}"))
 
 
 def _finite(value: Any) -> Any:
