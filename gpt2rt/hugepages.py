@@ -52,7 +52,7 @@ def anonymous() -> list[Region]:
     if sys.platform != "linux":
         return []
     found = []
-    for line in MAPS.read_text().splitlines():
+    for line in os.fsdecode(MAPS.read_bytes()).rstrip("\n").split("\n"):  # paths of any encoding
         span, access, _, _, inode, *name = line.split(maxsplit=5)
         if access == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
             start, _, end = span.partition("-")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
@@ -203,6 +203,18 @@ def cuda_runtime() -> ctypes.CDLL:
     return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
 
 
+class _NativePath(os.PathLike[Any]):
+    """A path as the system has it. ONNX Runtime takes strings for UTF-8, which a path need not be:
+    in a locale without UTF-8 none beyond ASCII is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str | bytes:
+        return str(self._path) if os.name == "nt" else os.fsencode(self._path)
+
+
 def open_session(
     graph: Path, threads: Threads, provider: str = CPU, *, prepack: bool = True
 ) -> ort.InferenceSession:
@@ -232,7 +244,7 @@ def open_session(
         pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
         with _attention_for(provider), pages:
             session = ort.InferenceSession(
-                str(graph),
+                _NativePath(graph),
                 options,
                 providers=chosen,
                 disabled_optimizers=disabled,

@@ -52,14 +52,14 @@ def moved(name: str) -> Callable[[Path], object]:
     return damage
 
 
-def gone(place: Path) -> None:
-    shutil.rmtree(place)
-    place.symlink_to("nowhere")
-
-
 def dangling(place: Path) -> None:
     (place / WEIGHTS).unlink()
     (place / WEIGHTS).symlink_to("nowhere")
+
+
+def gone(place: Path) -> None:
+    shutil.rmtree(place)
+    place.symlink_to("nowhere")
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

@@ -11,6 +11,7 @@ import typer
 from gpt2rt import catalog
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def download(
             }
         )
     else:
-        print(f"{done.directory}: {release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked")
+        told = f"{release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked"
+        print(escaped(f"{done.directory}: {told}"))
         if release.unpinned:
             print(f"By the mirror's own word, as no sha256 is known: {', '.join(release.unpinned)}")
 

@@ -18,7 +18,7 @@ from gpt2rt import catalog
 from gpt2rt.cli.download import bars
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
-from gpt2rt.cli.terminal import guard
+from gpt2rt.cli.terminal import escaped, guard
 from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
 
 if TYPE_CHECKING:
@@ -155,8 +155,9 @@ def export(
     shown = bundle.name if output is None else bundle.directory
     if bundle.verified:
         show(bundle.parity())
-    print(f"{bundle.directory}: {bundle.bytes / 1e6:,.1f} MB{'' if verify else ', not verified'}")
-    print(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}")
+    told = f"{bundle.bytes / 1e6:,.1f} MB{'' if verify else ', not verified'}"
+    print(escaped(f"{bundle.directory}: {told}"))
+    print(escaped(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}"))
 
 
 def _hub_model(model: str) -> HubModel | None:

@@ -187,7 +187,7 @@ def generate(
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
-        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent).encode())
+        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent))
 
 
 def _check_replay(context: typer.Context) -> None:

@@ -15,6 +15,7 @@ from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import BadBundle, ParityFailure
 from gpt2rt.runtime import SLOTS
 
@@ -94,7 +95,8 @@ def verify(
     if failures:
         raise ParityFailure(f"{bundle.directory}: {'; '.join(failures)}")
     if not as_json:
-        print(f"{bundle.directory}: as close to its checkpoint as {manifest.precision} has to be")
+        told = f"as close to its checkpoint as {manifest.precision} has to be"
+        print(escaped(f"{bundle.directory}: {told}"))
 
 
 def _finite(value: Any) -> Any:

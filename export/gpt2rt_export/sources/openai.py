@@ -5,6 +5,7 @@ TensorFlow holds every variable against the crc32c that the index records, as it
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
@@ -112,7 +113,7 @@ def _open(prefix: Path) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
     import tensorflow as tf
 
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
+        reader = tf.train.load_checkpoint(os.fsencode(prefix))
         shapes = reader.get_variable_to_shape_map()
         dtypes = reader.get_variable_to_dtype_map()
         sizes = {name: 0 if dtype == tf.string else dtype.size for name, dtype in dtypes.items()}
