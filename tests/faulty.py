@@ -10,7 +10,7 @@ from gpt2rt.catalog import Release
 from gpt2rt.errors import DownloadFailure
 from gpt2rt_export.download import download
 from gpt2rt_export.integrity import Receipt
-from gpt2rt_export.transfer import Network
+from gpt2rt_export.network import Network
 
 MOST = 8  # faults of a sequence: no more than the retries
 STALL = 0.4  # seconds until a client gives up

@@ -21,7 +21,7 @@ from file_server import FileServer, same_files
 from gpt2rt.catalog import Release
 from gpt2rt_export.download import download
 from gpt2rt_export.integrity import Receipt
-from gpt2rt_export.transfer import Network
+from gpt2rt_export.network import Network
 
 PAUSE = 0.01  # seconds between two pieces of the server: a download takes a fifth of a second
 LONGEST_LIFE = 0.3  # seconds

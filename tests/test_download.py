@@ -55,7 +55,7 @@ from gpt2rt.errors import DownloadFailure, InvalidSetting
 from gpt2rt_export import transfer
 from gpt2rt_export.download import download
 from gpt2rt_export.integrity import RECEIPT, Receipt, fault
-from gpt2rt_export.transfer import Network
+from gpt2rt_export.network import Network
 from openai_files import write_release
 
 NOWHERE = "http://127.0.0.1:9/models"  # the discard port: nobody answers

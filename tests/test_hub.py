@@ -23,7 +23,7 @@ from gpt2rt.bundle import Bundle
 from gpt2rt.errors import DownloadFailure, InvalidSetting, MissingExtra
 from gpt2rt_export import hub
 from gpt2rt_export.hub import HubModel, fetch
-from gpt2rt_export.transfer import Network
+from gpt2rt_export.network import Network
 
 SHAPE = HParams(n_vocab=300, n_ctx=20, n_embd=24, n_head=3, n_layer=2)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

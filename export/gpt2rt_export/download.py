@@ -29,7 +29,9 @@ from gpt2rt.catalog import (
 from gpt2rt.errors import DownloadFailure
 from gpt2rt_export.integrity import Receipt, fault
 from gpt2rt_export.lock import lock_of
-from gpt2rt_export.transfer import Network, Partial, Report, Silent, Wanted, fetch, in_vain
+from gpt2rt_export.network import Network
+from gpt2rt_export.partial import Partial
+from gpt2rt_export.transfer import Report, Silent, Wanted, fetch, in_vain
 
 SMALL = tuple(name for name in CHECKPOINT_FILES if name != DATA)
 UNKNOWN = 4 << 20  # bytes: room for the files whose size is not known, all together

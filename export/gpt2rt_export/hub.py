@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gpt2rt.errors import DownloadFailure, InvalidSetting, MissingExtra
-from gpt2rt_export.transfer import Network
+from gpt2rt_export.network import Network
 
 SCHEME = "hf://"
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.)){0,95}"

@@ -10,9 +10,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import functools
-import ipaddress
-import json
-import os
 import random
 import re
 import ssl
@@ -21,111 +18,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx2 as httpx
 import socksio
 
-from gpt2rt.catalog import DOWNLOAD_ROOTS
 from gpt2rt.errors import DownloadFailure, InvalidSetting
+from gpt2rt_export.network import Network, shown
+from gpt2rt_export.partial import Partial
 
-# Of the environment.
-MIRRORS, OFFLINE, ALLOW_HTTP = "GPT2RT_MIRRORS", "GPT2RT_OFFLINE", "GPT2RT_ALLOW_HTTP"
-PROXIES = ("http", "https", "socks5", "socks5h")
 LARGEST = 1 << 26  # bytes of a file whose size nobody says
 PASSING = {408, 425, 429}  # of the 4xx: may go well the next time
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """How files are fetched. Raises `InvalidSetting` for what is no URL and for odd numbers.
-
-    `mirrors` are tried in order; each holds a folder a model, as OpenAI's location does. Another
-    machine is asked over https only, also where a mirror refers to it, unless `allow_http`. `proxy`
-    None leaves it to the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY, ...). `retries` are
-    attempts in a row that bring nothing new; between them lie `backoff` seconds, doubled each time
-    up to `longest_wait`, and shortened at random by up to half. `connect_timeout` and
-    `stall_timeout` are seconds without an answer and without a byte; `parallel` files come at once.
-    """
-
-    mirrors: tuple[str, ...] = DOWNLOAD_ROOTS
-    proxy: str | None = None
-    offline: bool = False
-    allow_http: bool = False
-    retries: int = 5
-    backoff: float = 1.0
-    longest_wait: float = 60.0
-    connect_timeout: float = 15.0
-    stall_timeout: float = 30.0
-    parallel: int = 6
-
-    def __post_init__(self) -> None:
-        if not self.mirrors:
-            raise InvalidSetting("no location to download from: name one with --mirror URL")
-        for mirror in self.mirrors:
-            _check_url(mirror, "a mirror", ("http", "https"), "https://example.org/gpt-2/models")
-            if not (self.offline or self.may_ask(httpx.URL(mirror))):
-                raise InvalidSetting(
-                    f"{shown(httpx.URL(mirror))}: over http anyone on the way can change what "
-                    f"comes; name an https mirror, or allow it with --allow-http or {ALLOW_HTTP}=1"
-                )
-        if self.proxy is not None:
-            example = "http://127.0.0.1:3128 or socks5://127.0.0.1:1080"
-            _check_url(self.proxy, "a proxy", PROXIES, example)
-        for name, least in (("retries", 0), ("backoff", 0), ("longest_wait", 0), ("parallel", 1)):
-            if getattr(self, name) < least:
-                raise InvalidSetting(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("connect_timeout", "stall_timeout"):
-            if getattr(self, name) <= 0:
-                raise InvalidSetting(f"{name} must be more than 0, not {getattr(self, name)}")
-
-    def may_ask(self, url: httpx.URL) -> bool:
-        """Whether what comes from there is what its server sent, or the user does not mind."""
-        return self.allow_http or url.scheme == "https" or _is_here(url.host)
-
-    @classmethod
-    def chosen(
-        cls,
-        mirrors: Sequence[str] = (),
-        proxy: str | None = None,
-        offline: bool = False,
-        allow_http: bool = False,
-    ) -> Network:
-        """What the caller asks for, before what the environment says.
-
-        `$GPT2RT_MIRRORS`, URLs with spaces between them, stands for OpenAI's locations;
-        `$GPT2RT_OFFLINE` other than empty or 0 means offline, `$GPT2RT_ALLOW_HTTP` likewise.
-        """
-        usual = tuple(os.environ.get(MIRRORS, "").split()) or DOWNLOAD_ROOTS
-        return cls(
-            mirrors=(*mirrors, *usual),
-            proxy=proxy,
-            offline=offline or _is_set(OFFLINE),
-            allow_http=allow_http or _is_set(ALLOW_HTTP),
-        )
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "0") not in ("", "0")
-
-
-def _is_here(host: str) -> bool:
-    """Whether it is this machine: what is sent to it passes nobody."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def _check_url(text: str, what: str, schemes: Sequence[str], example: str) -> None:
-    try:
-        url = httpx.URL(text)
-        port = url.port or 1
-    except (httpx.InvalidURL, ValueError, TypeError):
-        url, port = httpx.URL(""), 1
-    whole = url.scheme in schemes and url.host and 0 < port < 1 << 16
-    if not whole or re.search(r"\s", text):
-        raise InvalidSetting(f"{text!r} is not the URL of {what}; write it like {example}")
 
 
 class Report(Protocol):
@@ -163,57 +66,6 @@ class Refused(Exception):
     """An answer that will be the same the next time."""
 
 
-class Partial:
-    """The bytes of a file that have come so far, in a hidden file beside its place.
-
-    Another one says where they came from: `sources`, and the last one's `validator` (ETag or date)
-    by which the server tells whether the file is still the same.
-    """
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.path = place.with_name(f".{place.name}.partial")
-        self._about = place.with_name(f".{place.name}.partial.json")
-
-    @property
-    def held(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    @property
-    def sources(self) -> list[str]:
-        return [str(source) for source in self._read().get("sources", ())]
-
-    @property
-    def validator(self) -> str | None:
-        found = self._read().get("validator")
-        return found if isinstance(found, str) else None
-
-    def restart(self) -> None:
-        """Forget the bytes. They go first: what is left never speaks for bytes of another file."""
-        self.path.unlink(missing_ok=True)
-        self._about.unlink(missing_ok=True)
-
-    def belongs(self, source: str, validator: str | None) -> None:
-        """The bytes that come next are from `source`."""
-        sources = [s for s in self.sources if s != source]
-        text = json.dumps({"sources": [*sources, source], "validator": validator})
-        self._about.write_text(text, encoding="utf-8")
-
-    def publish(self) -> None:
-        """Put the file into its place, whole or not at all, and for good."""
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
-        self._about.unlink(missing_ok=True)
-        os.replace(self.path, self.place)
-
-    def _read(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, RecursionError):  # damaged: nobody knows, as if none
-            read = json.loads(self._about.read_text(encoding="utf-8"))
-            if isinstance(read, dict):
-                return read
-        return {}
-
-
 @dataclass(slots=True, eq=False)
 class Wanted:
     """A file on its way: its locations, its size where that is known, and how it goes.
@@ -248,11 +100,6 @@ class Wanted:
     def why(self) -> str:
         """Every folder that was asked, with its reason."""
         return "; ".join(f"{place}: {reason}" for place, reason in self.reasons.items())
-
-
-def shown(url: httpx.URL) -> str:
-    """A URL for messages and files: without name, password and the secrets of a query."""
-    return str(url.copy_with(userinfo=b"", query=None))
 
 
 def folder(shown: str) -> str:

@@ -72,7 +72,7 @@ def download(
         raise UnknownModel(f"{model} is embedded: there is nothing to download")
     check_extra("downloading", NEEDED)
     from gpt2rt_export.download import download
-    from gpt2rt_export.transfer import Network
+    from gpt2rt_export.network import Network
 
     network = Network.chosen(mirror or (), proxy, offline, allow_http)
     directory = catalog.checkpoint_directory(release.name)
