@@ -14,7 +14,7 @@ test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
-	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests $(BIN)/python $$script; done
+	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests/helpers $(BIN)/python $$script; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

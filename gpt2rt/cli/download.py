@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2rt import catalog
+from gpt2rt.bundles import catalog
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
@@ -71,8 +71,8 @@ def download(
     if release is None:
         raise UnknownModel(f"{model} is embedded: there is nothing to download")
     check_extra("downloading", NEEDED)
-    from gpt2rt_export.download import download
-    from gpt2rt_export.network import Network
+    from gpt2rt_export.fetch.download import download
+    from gpt2rt_export.fetch.network import Network
 
     network = Network.chosen(mirror or (), proxy, offline, allow_http)
     directory = catalog.checkpoint_directory(release.name)

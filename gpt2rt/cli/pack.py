@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2rt import library, packing
+from gpt2rt.bundles import library, packing
 from gpt2rt.cli.terminal import escaped
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 from gpt2rt.cli.colours import Painter
 from gpt2rt.cli.terminal import CONTROLS, restored
-from gpt2rt.completion import Completion, Piece
+from gpt2rt.generation.completion import Completion, Piece
 from gpt2rt.model import GPT2
 
 BANNER = "=" * 40

@@ -15,11 +15,11 @@ from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.score_records import Sheet, Unit, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
-from gpt2rt.document import Document
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
-from gpt2rt.reading import AUTO_BOS, Bos
-from gpt2rt.score import Score
+from gpt2rt.scoring.document import Document
+from gpt2rt.scoring.reading import AUTO_BOS, Bos
+from gpt2rt.scoring.score import Score
 
 PREVIOUS = "previous"  # of --context: the texts before it
 

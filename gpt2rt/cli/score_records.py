@@ -13,7 +13,7 @@ from gpt2rt.cli import heatmap, texts
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
-from gpt2rt.score import Score, TokenScore, WordScore
+from gpt2rt.scoring.score import Score, TokenScore, WordScore
 
 
 class Unit(StrEnum):

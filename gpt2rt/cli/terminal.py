@@ -30,7 +30,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def restored(text: str) -> str:
-    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.paths`."""
+    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.text.paths`."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # other surrogates, of no path
