@@ -17,9 +17,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from gpt2rt.bundles.bundle import CUDA_GRAPH, GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.engine.hugepages import on_huge_pages
-from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -159,7 +160,7 @@ def cuda_problem() -> str | None:
         for library in cuda_libraries().values():
             ctypes.CDLL(library)
     except OSError as error:
-        return f'{error}; install CUDA\'s libraries: pip install "gpt2rt[cuda]"'
+        return f"{error}; install CUDA's libraries: {install_command('cuda')}"
     return None
 
 

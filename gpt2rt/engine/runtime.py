@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.bundles.bundle import EMBED, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import memory
 from gpt2rt.engine.fused import FusedSlots, RowwiseSlots
@@ -107,9 +108,7 @@ class Runtime:
         bundle = self._bundle
         place = bundle.directory / EMBED
         if EMBED not in bundle.manifest.files:
-            raise BadBundle(
-                f"{bundle.directory}: made before bundles could embed; {bundle.way_out}"
-            )
+            raise BadBundle(f"{bundle.directory}: made before bundles could embed; {bundle.remedy}")
         threads = Threads(self.session.get_session_options().intra_op_num_threads)
         session = open_session(place, threads, prepack=False)
         if odd := hidden_misfit(session, self._hparams, bundle.manifest.graph):
@@ -119,7 +118,7 @@ class Runtime:
     def _not_of_this_shape(self, place: object, odd: str) -> BadBundle:
         return BadBundle(
             f"{place}: not the graph of the manifest's hparams (look for {odd}); "
-            f"{self._bundle.way_out}"
+            f"{self._bundle.remedy}"
         )
 
 

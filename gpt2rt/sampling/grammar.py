@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.errors import InvalidSetting, missing_extra
 from gpt2rt.sampling.constraint import KINDS, Constraint
 from gpt2rt.sampling.endings import Endings, Flags, allowed_by, fits
 from gpt2rt.text.tokenizers import TextTokenizer, once
@@ -262,9 +262,7 @@ def _library() -> type[LLMatcher]:
     try:
         from llguidance import LLMatcher
     except ImportError:
-        raise MissingExtra(
-            'constrained output needs llguidance: pip install "gpt2rt[constrain]"'
-        ) from None
+        raise missing_extra("constrain", "constrained output needs llguidance") from None
     return LLMatcher
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import regex
 
 from gpt2rt.bundles.catalog import SPECIAL_TOKENS, TOKENIZER
-from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, MissingExtra
+from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, missing_extra
 from gpt2rt.text.byte_symbols import LATIN_1, SYMBOLS
 from gpt2rt.text.special_tokens import SpecialTokens, WithSpecialTokens, read_special
 from gpt2rt.text.tokenizer import Encoding, check_text
@@ -219,9 +219,10 @@ def load(source: str) -> tuple[dict[str, Any], Any]:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise MissingExtra(
+        raise missing_extra(
+            "tokenizers",
             "this model's vocabulary is not GPT-2's byte-level BPE, so it needs the library "
-            'tokenizers: pip install "gpt2rt[tokenizers]"'
+            "tokenizers",
         ) from None
     try:
         body = json.loads(source)

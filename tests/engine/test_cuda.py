@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 import reference
 from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
-from gpt2rt.bundles.bundle import CUDA_GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
+from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.engine import providers as providers_module
 from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.cuda_memory import CudaMemory, HostMemory
