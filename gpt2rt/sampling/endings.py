@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.text.tokenizers import TextTokenizer, once
+from gpt2rt.text.tokenizers import TextTokenizer, once_per_tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -114,7 +114,7 @@ def allowed_by(matcher: LLMatcher, n_vocab: int) -> Flags:  # [n_vocab]
     return np.unpackbits(bits, count=n_vocab, bitorder="little").view(np.bool_)
 
 
-@once
+@once_per_tokenizer
 def _single_bytes(tokenizer: TextTokenizer) -> dict[int, int]:
     """Byte -> the token that is this byte alone."""
     known = ((tokenizer.token_bytes(token), token) for token in range(tokenizer.n_vocab))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gpt2rt.errors import InvalidSetting, missing_extra
 from gpt2rt.sampling.constraint import KINDS, Constraint
 from gpt2rt.sampling.endings import Endings, Flags, allowed_by, fits
-from gpt2rt.text.tokenizers import TextTokenizer, once
+from gpt2rt.text.tokenizers import TextTokenizer, once_per_tokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Matcher:
         return next((w for w in rests if len(w) <= limit and fits(matcher, w)), None)
 
 
-@once
+@once_per_tokenizer
 def _vocabulary(tokenizer: TextTokenizer) -> LLTokenizer:
     """The vocabulary as llguidance wants it: the bytes of every token, and which one ends."""
     from llguidance import LLTokenizer
@@ -230,7 +230,7 @@ class _Wrapper:
         return self._tokenizer.encode(text, special=False)
 
 
-@once
+@once_per_tokenizer
 def _spells_all(tokenizer: TextTokenizer) -> bool:
     """Whether every byte is a token, and the tokens of a text go on by that text anywhere.
 
