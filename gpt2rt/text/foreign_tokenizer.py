@@ -115,7 +115,7 @@ class ForeignTokenizer(WithSpecialTokens):
                 )
 
     def _has(self, unit: str) -> bool:
-        """Whether the vocabulary has this character at the start, within or at the end of a word."""
+        """Whether the vocabulary has this character at the start, inside or end of a word."""
         forms = (unit, self._prefix + unit, unit + self._suffix)
         return any(self._library.token_to_id(form) is not None for form in forms)
 

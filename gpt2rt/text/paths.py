@@ -1,6 +1,6 @@
 """Paths as text that is the same in every locale.
 
-Python decodes paths by the locale's encoding, which may not be UTF-8: `ü` may become two surrogates.
+Python decodes paths by the locale's encoding. If that is not UTF-8, `ü` may become two surrogates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a prompt to its tokens: checked, with the tokens around it, truncated where it is too long."""
+"""Converts prompts to tokens: checks them, adds the tokens around them, truncates long ones."""
 
 from __future__ import annotations
 

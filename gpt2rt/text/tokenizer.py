@@ -209,7 +209,7 @@ class Tokenizer(WithSpecialTokens):
 
 
 def check_text(text: object) -> None:
-    """Raises `BadText` unless `text` is a str without lone surrogates, which UTF-8 cannot encode."""
+    """Raises `BadText` unless `text` is a str that UTF-8 can encode (no lone surrogates)."""
     if not isinstance(text, str):
         raise BadText(f"a text is a str, not {type(text).__name__}; decode bytes as UTF-8 first")
     try:
