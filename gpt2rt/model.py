@@ -79,9 +79,9 @@ class GPT2:
         The attribute of that name says which it is. Raises `ProviderMissing` with the reason where
         CUDA cannot be had.
 
-        `draft` proposes tokens to a sequence that runs alone: a smaller model of the same tokenizer,
-        or a look-up in the text (`gpt2rt.generation.speculation`). Raises `InvalidSetting` for
-        another tokenizer.
+        `draft` proposes tokens to a sequence that runs alone: a smaller model of the same
+        tokenizer, or a look-up in the text (`gpt2rt.generation.speculation`). Raises
+        `InvalidSetting` for another tokenizer.
         """
         began = now()
         self.bundle = bundle
