@@ -253,6 +253,8 @@ class Call:
         try:
             with self._memory.lock:
                 self._session.run_with_iobinding(self._binding, options)
+        except Gpt2rtError:
+            raise
         except Exception as error:  # ONNX Runtime's have no common base
             if "Failed to allocate memory" in str(error):
                 raise OutOfMemory(

@@ -215,6 +215,8 @@ def open_session(
     """
     import onnxruntime as ort
 
+    from gpt2rt.forks import Session
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads.count or physical_cores()
     options.inter_op_num_threads = 1
@@ -231,7 +233,7 @@ def open_session(
     try:
         pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
         with _attention_for(provider), pages:
-            session = ort.InferenceSession(
+            session = Session(
                 str(graph),
                 options,
                 providers=chosen,

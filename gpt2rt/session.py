@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundle import SHORTLIST, Tensors
-from gpt2rt.errors import BadBundle
+from gpt2rt.errors import BadBundle, Gpt2rtError
 from gpt2rt.hparams import HParams
 from gpt2rt.kvcache import KVCache, share
 from gpt2rt.selection import Draw, Selected
@@ -77,6 +77,8 @@ def _run(
 ) -> list[NDArray[Any]]:
     try:
         return list(session.run(names, feeds))
+    except Gpt2rtError:
+        raise
     except Exception as error:  # ONNX Runtime's have no common base
         raise failed(error) from error
 
@@ -131,6 +133,8 @@ class Binding:
     def run(self) -> Logits:
         try:
             self._session.run_with_iobinding(self._binding)
+        except Gpt2rtError:
+            raise
         except Exception as error:  # ONNX Runtime's have no common base
             raise failed(error) from error
         return self.logits

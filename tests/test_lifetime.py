@@ -7,8 +7,11 @@ import gc
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,13 +79,19 @@ def test_the_first_of_several_bad_prompts_is_named(loaded: GPT2) -> None:
             loaded.generate_batch(bad)  # type: ignore[arg-type]
 
 
+def forks(test: Callable[..., None]) -> Callable[..., None]:
+    here = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+    quiet = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+    marked: Callable[..., None] = here(quiet(test))
+    return marked
+
+
 def _generate(model: GPT2, wanted: tuple[int, ...]) -> None:
     found = model.generate("the cat sat on the mat", GREEDY, SHORT).tokens
     os._exit(0 if found == wanted else 3)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@forks
 def test_a_child_forked_while_another_thread_generates_goes_on(loaded: GPT2) -> None:
     prompt = "the cat sat on the mat"
     wanted = loaded.generate(prompt, GREEDY, SHORT).tokens
@@ -109,3 +118,62 @@ def test_a_child_forked_while_another_thread_generates_goes_on(loaded: GPT2) -> 
     finally:
         done.set()
         thread.join()
+
+
+def _refused(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except InvalidSetting as error:
+        os._exit(0 if "loaded with 2 threads before this process was forked" in str(error) else 4)
+    os._exit(3)
+
+
+@forks
+@pytest.mark.parametrize("what", ["generate", "score", "embed", "a stream begun before"])
+def test_a_child_without_the_threads_of_its_model_says_so(model: Path, what: str) -> None:
+    gpt2 = GPT2.load(model, threads=2)
+    gpt2.embed("the cat")  # opens its graph
+    stream = gpt2.stream("the cat", GREEDY, Stopping(20))
+    next(stream)
+    call: Callable[[], object] = {
+        "generate": lambda: gpt2.generate("the cat", GREEDY, SHORT),
+        "score": lambda: gpt2.score("the cat"),
+        "embed": lambda: gpt2.embed("the cat"),
+        "a stream begun before": lambda: list(stream),
+    }[what]
+    child = multiprocessing.get_context("fork").Process(target=_refused, args=(call,))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert list(stream)  # the parent goes on
+
+
+ENDS = """
+import os, sys, time
+from gpt2rt import GPT2, SamplingParams, Stopping
+model = GPT2.load(sys.argv[1], threads=int(sys.argv[2]))
+child = os.fork()
+if child == 0:
+    if sys.argv[3] == "del":
+        del model
+    if sys.argv[3] == "load":
+        GPT2.load(sys.argv[1], threads=2).generate("the cat", stopping=Stopping(2))
+    print("said", end="")  # flushed at the end
+    sys.exit(7)
+for _ in range(200):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.05)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc tells the exit status")
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("what", ["exit", "del", "load"])
+def test_a_child_ends_by_itself_with_its_own_status(model: Path, threads: str, what: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", ENDS, str(model), threads, what]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, b"said", b"")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import reference
 from conftest import NOISE, TINY, LargerWeights, make_bundle
-from gpt2rt import GPT2, HParams, providers
+from gpt2rt import GPT2, HParams, forks, providers
 from gpt2rt.bundle import GRAPH, Bundle
 from gpt2rt.session import PIECE, FusedSlots, Slots
 from gpt2rt_export.quantize import PRECISIONS
@@ -125,7 +125,6 @@ def test_int8_survives_a_row_of_zeros_and_outliers() -> None:
 
 def int8_product(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
     """x @ w by the nodes that the int8 precision emits, run in ONNX Runtime."""
-    import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
     from gpt2rt_export import quantize
@@ -168,13 +167,13 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
     monkeypatch.delenv(providers.NO_FLASH, raising=False)
     if before is not None:
         monkeypatch.setenv(providers.NO_FLASH, before)
-    seen, opened = [], ort.InferenceSession
+    seen, opened = [], forks.Session
 
-    def session(*arguments: object, **options: object) -> object:
+    def session(*arguments: Any, **options: Any) -> object:
         seen.append(os.environ.get(providers.NO_FLASH))
         return opened(*arguments, **options)
 
-    monkeypatch.setattr(ort, "InferenceSession", session)
+    monkeypatch.setattr(forks, "Session", session)
     providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
     assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
 
