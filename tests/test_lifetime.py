@@ -104,7 +104,7 @@ def test_a_child_forked_while_another_thread_generates_goes_on(loaded: GPT2) -> 
     thread = threading.Thread(target=busy)
     thread.start()
     try:
-        for _ in range(10):
+        for _ in range(50):
             child = multiprocessing.get_context("fork").Process(
                 target=_generate, args=(loaded, wanted)
             )
