@@ -10,8 +10,9 @@ import pickle
 import subprocess
 import sys
 import threading
+import tracemalloc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,52 @@ def test_drafts_that_are_none(loaded: GPT2) -> None:
 
 
 def test_the_first_of_several_bad_prompts_is_named(loaded: GPT2) -> None:
-    for bad in (["ok", 3, "\ud800"], [["a"], "\ud800"], [b"x", ""]):
-        with pytest.raises(BadText, match="text, token ids or None"):
-            loaded.generate_batch(bad)  # type: ignore[arg-type]
+    kind, empty = "text, token ids or None", "prompt is empty"
+    for bad, told in (
+        (["ok", 3, "\ud800"], kind),
+        ([["a"], "\ud800"], kind),
+        ([b"x", ""], kind),
+        (["", 3], empty),
+        (["ok", "ok", "", b"x"], empty),
+    ):
+        for prompts in (bad, iter(bad)):
+            with pytest.raises(BadText, match=told):
+                loaded.generate_batch(prompts)  # type: ignore[arg-type]
+
+
+def test_prompts_of_an_iterator_are_read_as_slots_become_free(loaded: GPT2) -> None:
+    texts = [f"the cat {n}" for n in range(200)]
+    taken = []
+
+    def prompts() -> Iterator[str]:
+        for text in texts:
+            taken.append(text)
+            yield text
+
+    pieces = loaded.stream_batch(prompts(), GREEDY, Stopping(1), batch_size=4)
+    assert taken == []
+    made = [next(pieces).completion]
+    assert len(taken) <= 5 + 1  # the slots, and one to see whether it is alike
+    made += [piece.completion for piece in pieces]
+    assert taken == texts
+    wanted = loaded.generate_batch(texts, GREEDY, Stopping(1), batch_size=4)
+    assert [c.text for c in made if c] == [c.text for c in wanted]
+
+
+def test_many_prompts_take_the_memory_of_few(loaded: GPT2) -> None:
+    def peak(count: int) -> int:
+        # The same few words, since what words become is kept.
+        prompts = ("a" + f"{n:012b}".replace("0", " a").replace("1", " b") for n in range(count))
+        tracemalloc.start()
+        for _ in loaded.stream_batch(prompts, GREEDY, Stopping(1), batch_size=4):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    loaded.prefixes = None
+    peak(10)  # what is kept is filled
+    assert peak(1000) < 1.2 * peak(100) + 50_000
 
 
 def forks(test: Callable[..., None]) -> Callable[..., None]:
