@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = [
-    {"errors", "hparams"},
+    {"errors", "hparams", "paths", "protobuf", "external_data"},
     {
         "catalog",
         "bundle",
@@ -45,6 +45,7 @@ LAYERS = [
     {"cli"},
 ]
 SAME_LAYER = {("bundle", "catalog"), ("library", "bundle"), ("library", "catalog")}
+SAME_LAYER |= {("library", "storage"), ("external_data", "protobuf")}
 SAME_LAYER |= {("packing", "bundle"), ("packing", "catalog")}
 SAME_LAYER |= {("providers", "bundle"), ("providers", "hugepages")}
 SAME_LAYER |= {("storage", "bundle"), ("storage", "catalog")}
@@ -53,7 +54,7 @@ SAME_LAYER |= {("prompts", "tokenizers")}
 SAME_LAYER |= {("foreign_tokenizer", name) for name in ("catalog", "tokenizer")}
 SAME_LAYER |= {("session", "kvcache"), ("hparams", "errors"), ("stopping", "params")}
 EXPORTER_MAY_USE = {"errors", "hparams", "catalog", "bundle", "tokenizer", "providers", "session"}
-EXPORTER_MAY_USE |= {"cuda", "tokenizers", "foreign_tokenizer"}
+EXPORTER_MAY_USE |= {"cuda", "tokenizers", "foreign_tokenizer", "protobuf"}
 
 
 def modules(package: Path) -> list[Path]:
