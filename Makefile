@@ -1,10 +1,12 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 to 3.13 and PyPI.
+# Commands on a fresh machine: `make demo`, `make test`, `make oldest`. Needs Python 3.11 to 3.13 and PyPI.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+EXTRAS := export,bench,constrain,eval
+OLDEST := .venv-oldest
 
-.PHONY: demo test soak lint types check demo-model clean
+.PHONY: demo test oldest soak lint types check demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
@@ -12,6 +14,12 @@ demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a 
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
+
+oldest:  ## every test with the least version of each library that pyproject.toml names
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[$(EXTRAS)]' --group dev
+	$(OLDEST)/bin/python -m pytest
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
 	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests/helpers $(BIN)/python $$script; done
@@ -32,8 +40,8 @@ demo-model: $(INSTALLED)  ## train the demo model anew (about 20 minutes) and re
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[export,bench,constrain,eval]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
 	touch $@
 
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,9 +6,10 @@ import io
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +21,11 @@ from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli import main
 from models import SHARED, TINY, LargerWeights, make_bundle
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # Tests send Ctrl-C to children, who would inherit that a shell's background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -124,3 +130,20 @@ def exported(home: Path, model: Path, edit_manifest: Edit) -> Callable[[str], Bu
         return Bundle.open(place)
 
     return install
+
+
+# ---- a real browser
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as started:
+        # Root, as in a container, has no sandbox.
+        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

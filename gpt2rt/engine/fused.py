@@ -13,6 +13,7 @@ from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, TOTAL, X, fused
 from gpt2rt.engine.kvcache import KVCache, share
 from gpt2rt.engine.session import run_failure
 from gpt2rt.engine.slots import KeysValues, Logits
+from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Binding:
         """Run the graph; returns `logits`, which the next run overwrites. Raises `BadBundle`."""
         try:
             self._session.run_with_iobinding(self._binding)
+        except Gpt2rtError:
+            raise
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise run_failure(error) from error
         return self.logits

@@ -254,6 +254,8 @@ def open_session(
     """
     import onnxruntime as ort
 
+    from gpt2rt.engine.forks import Session
+
     options = _session_options(threads, prepack)
     disabled = list(DISABLED_OPTIMISERS) if provider == CPU else []
     chosen: list[object] = [PROVIDERS[CPU]]
@@ -262,7 +264,7 @@ def open_session(
     try:
         pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
         with _attention_for(provider), pages:
-            session = ort.InferenceSession(
+            session = Session(
                 _NativePath(graph),
                 options,
                 providers=chosen,

@@ -1,7 +1,9 @@
 """What Transformers makes of the checkpoints of `published.py`, as `published.npz` holds it.
 
-    python tests/published.py FOLDER
-    python tests/published_values.py FOLDER tests/published.npz    # with torch and transformers
+    python tests/helpers/published.py FOLDER
+    python tests/helpers/published_values.py FOLDER tests/exporter/published.npz
+
+The second one needs torch and transformers.
 
 In float32, of each model: the ids of its text, the ids and text that greedy decoding adds to them,
 the bits of surprisal of the text, and the hidden states [layers + 1, ids, width].
