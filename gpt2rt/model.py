@@ -29,7 +29,7 @@ from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.generation.beam_texts import best_texts
 from gpt2rt.generation.beams import Beams
-from gpt2rt.generation.completion import Completion, Piece, raised
+from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.defaults import Defaults
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import Scheduler
@@ -260,7 +260,7 @@ class GPT2:
             Request(prompt, params, stopping, constraint, truncate, sample, special=special)
             for sample, prompt in enumerate(checked)
         )
-        return raised(self.run(requests, batch_size=batch_size))
+        return raise_failures(self.run(requests, batch_size=batch_size))
 
     def _checked(
         self, prompts: Iterable[Prompt], truncate: Truncate, special: bool | None

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from gpt2rt.bundles import library
 from gpt2rt.errors import BadRun, Gpt2rtError, InvalidSetting
 from gpt2rt.generation.beams import Beams
-from gpt2rt.generation.completion import Completion, Piece, raised
+from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2
@@ -82,7 +82,7 @@ class Run:
         numbers = range(self.nsamples) if self.nsamples else count()
         requests = (replace(one, sample=n, logprobs=logprobs) for n in numbers)
         side_by_side = min(self.batch_size, self.nsamples or self.batch_size)
-        return raised(gpt2.run(requests, batch_size=side_by_side))
+        return raise_failures(gpt2.run(requests, batch_size=side_by_side))
 
     def _likeliest(self, gpt2: GPT2) -> Iterable[Piece]:
         assert self.beams is not None

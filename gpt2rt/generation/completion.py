@@ -1,4 +1,4 @@
-"""What the model makes of a request: pieces as they come, and the whole."""
+"""The results of a request: a completion, and pieces of its text as they are generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpt2rt.text.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds: loading the model, this sample's prefill, this sample's steps after it."""
+    """Milliseconds for loading the model, and for the prefill and the decode steps of a sample."""
 
     load_ms: float
     prefill_ms: float
@@ -21,14 +21,15 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model made of one prompt.
+    """The text generated for a prompt, its tokens, and how they came about.
 
-    `prompt` is None for an unconditional sample. `tokens` are the new ids; `text` is what they
-    decode to, up to a stop string where one ended it. An `<|endoftext|>` or stop token that ended
-    the text is in neither. `stopped_by` is that token or string. `logprobs` (natural, where asked
-    for) are the model's own, before temperature and all else. `cached_tokens` of the prompt were
-    read for an earlier one; a draft proposed `drafted` tokens, of which `accepted` were right.
-    `seed` and `sample` repeat it. `score` is that of a beam search (`gpt2rt.generation.beams`).
+    `prompt` is None for an unconditional sample. `tokens` are the new ids; `text` is their text, up
+    to the stop string if one ended it. An `<|endoftext|>` or stop token that ended the text is in
+    neither. `stopped_by` is that token or string. `logprobs` (in nats, None if not requested) are
+    the model's own, before temperature and all other settings. The first `cached_tokens` of the
+    prompt came from the prefix cache. A draft proposed `drafted` tokens, `accepted` of which were
+    right. `seed` and `sample` repeat the completion. `score` is that of a beam search
+    (`gpt2rt.generation.beams`), otherwise None.
     """
 
     prompt: Prompt
@@ -49,10 +50,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A step of one sample: its token, the text that is ready now (maybe none).
+    """A step of one sample: its token, and the text that is complete now (maybe empty).
 
-    `token` is None, like `logprob`, for one that ended the text. The last piece of a sample has the
-    whole, or what made it fail.
+    `token` and `logprob` are None if the token ended the text. The last piece of a sample has the
+    `completion`, or the error as `failure`.
     """
 
     sample: int
@@ -64,12 +65,12 @@ class Piece:
 
     @property
     def last(self) -> bool:
-        """Whether nothing more comes of its sample."""
+        """Whether this is the last piece of its sample."""
         return self.completion is not None or self.failure is not None
 
 
-def raised(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The pieces, or the failure of the first sample that fails."""
+def raise_failures(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same pieces; raises the failure of the first sample that failed."""
     for piece in pieces:
         if piece.failure is not None:
             raise piece.failure

@@ -15,7 +15,14 @@ from gpt2rt.engine.engine import Engine
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import Scheduler
-from gpt2rt.generation.speculation import LONGEST, STEP_BASE, STEP_TOKEN, Lookup, Pace, SmallerModel
+from gpt2rt.generation.speculation import (
+    LONGEST,
+    STEP_BASE,
+    STEP_TOKEN,
+    DraftLength,
+    Lookup,
+    SmallerModel,
+)
 from gpt2rt.sampling.sampling import Sampler
 from models import TINY, LargerWeights, make_bundle
 
@@ -204,7 +211,7 @@ def test_another_tokenizer_is_refused(
         GPT2(tiny_bundles["fp32"], draft=demo)
 
 
-# ---- the pace
+# ---- the controller
 
 
 def cost_of(proposed: int, draft: float) -> float:
@@ -219,13 +226,13 @@ def test_it_switches_itself_off_where_it_does_not_pay(
 ) -> None:
     """By the measured price of a step, a text costs at most a tenth more than without a draft."""
     rng = np.random.default_rng(0)
-    pace, made, cost = Pace(draft), 0, 0.0
+    controller, made, cost = DraftLength(draft), 0, 0.0
     while made < length:
-        proposed = pace.count(min(LONGEST, length - made))
+        proposed = controller.choose(min(LONGEST, length - made))
         accepted = 0
         while accepted < proposed and rng.random() < right:
             accepted += 1
-        pace.learn(proposed, accepted)
+        controller.record(proposed, accepted)
         made += accepted + 1
         cost += cost_of(proposed, draft)
     assert cost <= 1.1 * length + 3
