@@ -13,12 +13,18 @@ near ties may be decided differently.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.catalog import TOKENIZER_FILES
+from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.engine.slots import Slots
+from gpt2rt.errors import InvalidSetting
 from gpt2rt.sampling.sampling import Sampler
 
+LOOKUP = "lookup"  # names the draft `Lookup`
 LONGEST = 15  # most tokens proposed at once
 INITIAL_ACCEPTANCE = 0.7  # assumed acceptance rate before the first proposal
 AVERAGED = 16  # proposals over which the acceptance rate is averaged, roughly
@@ -27,6 +33,9 @@ PAUSE = 48  # tokens without proposals after a draft did not pay
 # The time of a step over m tokens is STEP_BASE + STEP_TOKEN * m steps over one token: measured, see
 # bench/RESULTS.md.
 STEP_BASE, STEP_TOKEN = 0.9, 0.125
+# A step of a draft model takes longer than the sizes of the models suggest, since it runs between
+# steps of the other (measured).
+DRAFT_OVERHEAD = 1.25
 
 
 class Draft(Protocol):
@@ -114,6 +123,40 @@ class SmallerModel:
         most = min(len(self._read), len(tokens) - 1)
         wrong = (i for i in range(most) if self._read[i] != tokens[i])
         return next(wrong, most)
+
+
+MakeDraft = Callable[[], Draft]  # makes the draft of one sequence
+
+
+@runtime_checkable
+class DraftModel(Protocol):
+    """A loaded model that can draft, such as a `GPT2`."""
+
+    bundle: Bundle
+
+    def new_slots(self, count: int) -> Slots:
+        """Slots for `count` sequences."""
+
+
+def draft_maker(own: Bundle, draft: DraftModel | Literal["lookup"] | None) -> MakeDraft | None:
+    """The function that makes a draft for a sequence of the model of `own`; None: no draft.
+
+    Raises `InvalidSetting` if `draft` is none of these, or a model with another tokenizer.
+    """
+    if draft is None:
+        return None
+    if draft == LOOKUP:
+        return Lookup
+    if not isinstance(draft, DraftModel):
+        raise InvalidSetting(f'draft is a GPT2, "{LOOKUP}" or None, not {draft!r:.60}')
+    smaller, new_slots = draft.bundle, draft.new_slots
+    files, others = own.manifest.files, smaller.manifest.files
+    if any(files.get(name) != others.get(name) for name in TOKENIZER_FILES):
+        names = f"{smaller.name} cannot draft for {own.name}"
+        raise InvalidSetting(f"{names}: it has another tokenizer")
+    # Steps take as long as reading the weights does.
+    cost = DRAFT_OVERHEAD * others[WEIGHTS].bytes / files[WEIGHTS].bytes
+    return lambda: SmallerModel(new_slots(1), smaller.manifest.hparams.n_ctx, cost)
 
 
 class DraftLength:

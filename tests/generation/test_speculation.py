@@ -78,7 +78,7 @@ def test_a_text_is_the_same_with_any_draft(
     text = [*plain.prompt_tokens, *plain.tokens, *range(20)]
     engine = Engine(model.new_slots(1))
     drafted = Scheduler(
-        engine, TINY.n_ctx, model._tasks.begin, lambda: Scripted(text, wrong_every)
+        engine, TINY.n_ctx, model.tasks.begin, lambda: Scripted(text, wrong_every)
     ).run([request])
     pieces = list(drafted)
     assert pieces[-1].completion is not None
@@ -96,7 +96,7 @@ def test_a_text_is_the_same_with_any_draft(
 def drafted_by(bundle: Bundle, draft: Bundle) -> GPT2:
     """As if the draft were small: at its real price it would not be asked."""
     model, smaller = GPT2(bundle), GPT2(draft)
-    model._draft = lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost=0.05)
+    model.make_draft = lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost=0.05)
     return model
 
 
