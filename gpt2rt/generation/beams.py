@@ -30,8 +30,9 @@ MOST = 1024
 class Beams:
     """The settings of a beam search. Raises `InvalidSetting` for invalid values.
 
-    width: the number of beams.
-    length_penalty: above 0 favours long texts, below 0 short ones.
+    Attributes:
+        width: the number of beams, and of the texts found; 1 to 1024.
+        length_penalty: above 0 favours long texts, below 0 short ones.
     """
 
     width: int = 4

@@ -12,7 +12,13 @@ from gpt2rt.text.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds for loading the model, and for the prefill and the decode steps of a sample."""
+    """The durations of a sample, in milliseconds.
+
+    Attributes:
+        load_ms: loading the model.
+        prefill_ms: reading the prompt of this sample.
+        decode_ms: the steps of this sample after that.
+    """
 
     load_ms: float
     prefill_ms: float
@@ -23,13 +29,22 @@ class Timing:
 class Completion:
     """The text generated for a prompt, its tokens, and how they came about.
 
-    `prompt` is None for an unconditional sample. `tokens` are the new ids; `text` is their text, up
-    to the stop string if one ended it. An `<|endoftext|>` or stop token that ended the text is in
-    neither. `stopped_by` is that token or string. `logprobs` (in nats, None if not requested) are
-    the model's own, before temperature and all other settings. The first `cached_tokens` of the
-    prompt came from the prefix cache. A draft proposed `drafted` tokens, `accepted` of which were
-    right. `seed` and `sample` repeat the completion. `score` is that of a beam search
-    (`gpt2rt.generation.beams`), otherwise None.
+    Attributes:
+        prompt: the prompt as it was given; None for an unconditional sample.
+        text: the text of `tokens`, up to the stop string if one ended it.
+        prompt_tokens: the ids that the model read for the prompt.
+        tokens: the new ids, without an `<|endoftext|>` or stop token that ended the text.
+        logprobs: the log-probabilities of `tokens` in nats, None if not requested: the model's own,
+            before temperature and all other settings.
+        finish_reason: why the text ended.
+        stopped_by: the stop token or string that ended it, if one did.
+        seed: the seed; with `sample` it repeats the completion.
+        sample: the number of the sample.
+        cached_tokens: tokens of the prompt whose keys and values came from the prefix cache.
+        drafted: tokens that a draft proposed.
+        accepted: proposed tokens that were right.
+        score: the score of a beam search (see `Beams`), otherwise None.
+        timing: how long it took.
     """
 
     prompt: Prompt
@@ -52,8 +67,13 @@ class Completion:
 class Piece:
     """A step of one sample: its token, and the text that is complete now (maybe empty).
 
-    `token` and `logprob` are None if the token ended the text. The last piece of a sample has the
-    `completion`, or the error as `failure`.
+    Attributes:
+        sample: the number of the sample.
+        text: the text that this step completes, in whole characters.
+        token: the id; None if the token ended the text.
+        logprob: the token's log-probability in nats, if requested.
+        completion: the completion, in the last piece of a sample.
+        failure: the error that ended the sample, in its last piece.
     """
 
     sample: int

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 class Request:
     """A request for one text.
 
-    prompt: a text or token ids; None begins a new text, after `<|endoftext|>`.
-    constraint: a format that the text has to match.
-    truncate: the side, "left" or "right", at which a prompt that is too long is cut; None: such a
-        prompt is an error.
-    sample: a number that, with the seed of `params`, determines the random numbers.
-    logprobs: whether to return each token's log-probability.
-    special: whether control tokens in the prompt are tokens or text (see `TextTokenizer.encode`).
-
     Raises `InvalidSetting` for settings that contradict each other, `BadText` for a prompt that is
     neither text nor ids.
+
+    Attributes:
+        prompt: a text or token ids; None begins a new text, after `<|endoftext|>`.
+        params: how tokens are drawn.
+        stopping: when the text ends.
+        constraint: a format that the text has to match.
+        truncate: the side, "left" or "right", at which a prompt that is too long is cut; None: such
+            a prompt is an error.
+        sample: a number that, with the seed of `params`, determines the random numbers.
+        logprobs: whether to return each token's log-probability.
+        special: whether control tokens in the prompt are tokens or text (see
+            `TextTokenizer.encode`).
     """
 
     prompt: Prompt = None

@@ -19,12 +19,13 @@ FinishReason = Literal["length", "end_of_text", "stop_token", "stop_string", "co
 class Stopping:
     """When a text ends. Raises `InvalidSetting` for invalid values.
 
-    length: the most new tokens; None: as many as fit the context (no limit if it slides).
-    strings: the text ends before the first of these strings, independent of token boundaries.
-    tokens: ids that end the text and are not part of it.
-    end_of_text: whether `<|endoftext|>` ends the text, too.
-    overflow: at the end of the context "stop" ends the text; "slide" continues after its beginning
-        and its recent end, which are read again.
+    Attributes:
+        length: the most new tokens; None: as many as fit the context (no limit if it slides).
+        strings: the text ends before the first of these strings, independent of token boundaries.
+        tokens: ids that end the text and are not part of it.
+        end_of_text: whether `<|endoftext|>` ends the text, too.
+        overflow: at the end of the context "stop" ends the text; "slide" continues after its
+            beginning and its recent end, which are read again.
     """
 
     length: int | None = None

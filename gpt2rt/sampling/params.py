@@ -20,26 +20,29 @@ MOST = 1e6  # of a penalty or a bias, so that float32 logits stay precise enough
 class SamplingParams:
     """How tokens are drawn. Raises `InvalidSetting` for invalid values.
 
-    temperature: the logits are divided by it; 0 takes the most likely token (greedy).
-    top_k: only the k most likely tokens, and ties of the last one; 0 turns it off.
-    top_p: the smallest set of most likely tokens with at least this probability together; 1 turns
-        it off (Holtzman et al. 2019).
-    min_p: only tokens with at least this fraction of the greatest probability; 0 turns it off
-        (Nguyen et al. 2024).
-    typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with at
-        least this probability together; 1 turns it off (Meister et al. 2022).
-    repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens that
-        the prompt or the text has; 1 turns it off (Keskar et al. 2019).
-    frequency_penalty, presence_penalty: subtracted from a token's logit for each occurrence in
-        the new text, or once if there is any; 0 turns them off (OpenAI's API).
-    no_repeat_ngram: no sequence of n tokens is repeated, prompt included; 0 turns it off (Paulus
-        et al. 2017).
-    min_length: new tokens before `<|endoftext|>` or a stop token may be drawn.
-    logit_bias: numbers added to the logits of tokens, which are ids or texts of one token.
-    bad_words: texts whose token sequences, with and without a space before, are not generated.
-    seed: 0 to 2**64 - 1, makes a run repeatable; None is a new random seed for every call.
-    compat: "openai" is the top-p of OpenAI's `sample.py`: without the token that makes the sum
-        exceed p (but always with the best one), and with ties of the last one.
+    Attributes:
+        temperature: the logits are divided by it; 0 takes the most likely token (greedy).
+        top_k: only the k most likely tokens, and ties of the last one; 0 turns it off.
+        top_p: the smallest set of most likely tokens with at least this probability together; 1
+            turns it off (Holtzman et al. 2019).
+        min_p: only tokens with at least this fraction of the greatest probability; 0 turns it off
+            (Nguyen et al. 2024).
+        typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with
+            at least this probability together; 1 turns it off (Meister et al. 2022).
+        repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens
+            that the prompt or the text has; 1 turns it off (Keskar et al. 2019).
+        frequency_penalty: subtracted from a token's logit for each occurrence in the new text; 0
+            turns it off (OpenAI's API).
+        presence_penalty: subtracted from a token's logit once it occurs in the new text; 0 turns it
+            off (OpenAI's API).
+        no_repeat_ngram: no sequence of n tokens is repeated, prompt included; 0 turns it off
+            (Paulus et al. 2017).
+        min_length: new tokens before `<|endoftext|>` or a stop token may be drawn.
+        logit_bias: numbers added to the logits of tokens, which are ids or texts of one token.
+        bad_words: texts whose token sequences, with and without a space before, are not generated.
+        seed: 0 to 2**64 - 1, makes a run repeatable; None is a new random seed for every call.
+        compat: "openai" is the top-p of OpenAI's `sample.py`: without the token that makes the sum
+            exceed p (but always with the best one), and with ties of the last one.
     """
 
     temperature: float = 1.0

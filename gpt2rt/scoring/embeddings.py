@@ -39,8 +39,12 @@ POOLINGS: dict[str, Callable[[int], NDArray[np.float64]]] = {
 class Embedding:
     """The vectors of a text's tokens or words, or one vector of the whole text.
 
-    `vectors` is float32 [n, n_embd]. `texts` and `spans` (start and exclusive end, in characters of
-    `text`) are the n tokens or words.
+    Attributes:
+        text: the text.
+        layer: the layer of the hidden states.
+        texts: the n tokens or words, or the whole text.
+        spans: start and exclusive end of each of them, in characters of `text`.
+        vectors: float32 [n, n_embd].
     """
 
     text: str
@@ -54,13 +58,18 @@ class Embedding:
 class EmbedParams:
     """How texts are embedded. Raises `InvalidSetting` for invalid values.
 
-    `layer` None is the last. `by` is token, word or text; the vector of a word or text is the
-    `pooling` of its tokens' vectors: mean, last or weighted. Words are separated by white space;
-    `word` selects all occurrences of one word instead, without adjacent punctuation. `normalize`
-    divides each vector by its Euclidean length. A text longer than the context is read in windows
-    that advance by `stride` tokens; None: it is an error. `special`: whether control tokens are
-    tokens or text (see `TextTokenizer.encode`). Tokens that the tokenizer puts around a text have
-    vectors, but are part of no word and not pooled.
+    Tokens that the tokenizer puts around a text have vectors, but are part of no word and not
+    pooled.
+
+    Attributes:
+        layer: 0 (token and position embeddings) to n_layer; None is the last.
+        by: what has a vector: `token`, `word` or `text`. Words are separated by white space.
+        pooling: how a word's or text's vector is made of its tokens': `mean`, `last`, `weighted`.
+        word: selects all occurrences of this one word, without adjacent punctuation.
+        normalize: whether each vector is divided by its Euclidean length.
+        stride: tokens by which the window advances over a text longer than the context; None: such
+            a text is an error.
+        special: whether control tokens are tokens or text (see `TextTokenizer.encode`).
     """
 
     layer: int | None = None

@@ -65,14 +65,24 @@ class WordScore:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The score of `text`, after `bos` (None: no token), `context` and, in a document, the
-    `preceding` characters of it; read in windows of `window` tokens.
+    """The score of a text: how likely the model finds it, token by token and word by word.
 
     Sums and means are over all tokens with a score: all but the first, if no token is before it.
     Perplexities are 2 to the power of the mean surprisal per token, word, and byte of UTF-8;
     `word_perplexity` is None for a text of white space, the others are NaN if no token has a score.
     White space at the end belongs to no word, but the mean per word includes it: it is the
     surprisal of the whole text divided by the number of words.
+
+    Attributes:
+        text: the text.
+        bos: the text of the token before context and text; None: no token.
+        context: the context before the text, which is not scored; None: no context.
+        window: the most tokens that are read at a time.
+        stride: tokens by which the window advances; None: it does not.
+        boundary: the end of a word to which its white space belongs, `leading` or `trailing`.
+        tokens: the score of each token.
+        words: the score of each word.
+        preceding: characters of the document before this text.
     """
 
     text: str
