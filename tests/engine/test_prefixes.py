@@ -1,4 +1,4 @@
-"""What prompts share is read once, and nobody can tell from the text."""
+"""The cache of prefixes: computed once, with the same text as without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 64  # bytes of a block in the tests without a model
 
 
 def made(tokens: list[int], start: int) -> np.ndarray:
-    """Keys and values that say what they were computed from."""
+    """Keys and values whose numbers encode the tokens that they are computed from."""
     return np.full(SIZE // 4, hash(tuple(tokens[: start + BLOCK])) % 10_000, np.float32)
 
 
@@ -32,7 +32,7 @@ prompts = st.lists(
 def test_what_is_found_is_what_those_tokens_gave(
     asked: list[tuple[int, int, int]], blocks: int
 ) -> None:
-    """Never another prompt's, never more than the capacity, never the last tokens."""
+    """Never another prompt's blocks, never more than the capacity, never the last tokens."""
     cache = PrefixCache(blocks * SIZE)
     found_tokens = 0
     for first, second, length in asked:

@@ -1,4 +1,4 @@
-"""The score of a text: exact places, sums that add up, windows as an independent loop cuts them."""
+"""Scores of texts: exact spans, sums that add up, windows as in an independent loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LONG = "one two three four five six seven eight nine ten " * 5
 def log_probabilities(
     weights: LargerWeights, tokens: list[int], window: int, stride: int
 ) -> NDArray[np.float64]:
-    """Of every token but the first: the usual strided loop, written for the test."""
+    """The log-probability of every token but the first, by a simple strided loop."""
     found: list[float] = []
     end = min(window + 1, len(tokens))
     while len(found) < len(tokens) - 1:
@@ -136,7 +136,7 @@ def test_with_nothing_before_it_the_first_token_has_no_score(
 
 
 def test_without_a_bos_words_by_the_trailing_boundary_are_those_after_the_first(tiny: GPT2) -> None:
-    """A context that is the first of the tokens gives the others the same places and scores."""
+    """With its first tokens as context, the other tokens of a text have the same scores."""
     text = "the cat sat on"
     alone = tiny.score(text, bos=None, boundary="trailing")
     after = tiny.score(" cat sat on", bos=None, context="the", boundary="trailing")
@@ -260,7 +260,7 @@ def test_places_are_exact(tiny: GPT2, text: str) -> None:
 
 @given(text=st.text(min_size=1))
 def test_spans_of_any_text(text: str) -> None:
-    """The bytes of a token lie in its characters, and no character at its ends is without them."""
+    """A token's bytes are within its characters, and its first and last have some of them."""
     tokenizer = SYNTHETIC
     tokens = tokenizer.encode(text)
     spans = tokenizer.encode_spans(text).spans
@@ -359,7 +359,7 @@ def test_texts_that_cannot_be_scored_are_refused(tiny: GPT2, text: str) -> None:
 
 
 def test_a_text_longer_than_the_window_wants_a_stride(tiny: GPT2) -> None:
-    """A text fits whose last token is predicted from all of the window."""
+    """A text fits if its last token is predicted from the whole window."""
     tokens = len(tiny.tokenizer.encode(LONG[:40]))
     fitting = tiny.score(LONG[:40], window=tokens)
     assert len(fitting.tokens) == tokens
