@@ -1,4 +1,4 @@
-# Commands on a fresh machine: `make demo`, `make test`, `make oldest`. Needs Python 3.11 to 3.13 and PyPI.
+# On a fresh machine: `make demo`, `make test`. Needs Python 3.11 to 3.13 and PyPI.
 
 PYTHON ?= python3
 BIN := .venv/bin
