@@ -1,38 +1,38 @@
-"""One error tree: everything that gpt2rt raises on purpose descends from `Gpt2rtError`.
+"""The errors of gpt2rt, all subclasses of `Gpt2rtError`.
 
-A message is one line that states the fact, what was expected and the way out; the command line
-prints it as it stands. Bugs are left as ordinary exceptions, with their traceback.
+A message is one line that says what happened, what was expected and what to do about it; the
+command line prints it unchanged. Bugs show as other exceptions, with a traceback.
 """
 
 from __future__ import annotations
 
 
 class Gpt2rtError(Exception):
-    """Anything the user can put right."""
+    """An error that the user can do something about; the base of all others."""
 
 
 class InvalidSetting(Gpt2rtError, ValueError):
-    """A parameter that no model could obey; on the command line a usage error (exit code 2)."""
+    """A parameter with an invalid value; on the command line a usage error (exit code 2)."""
 
 
 class UnknownModel(Gpt2rtError, LookupError):
-    """A model name that the catalogue does not have, or one that is not exported yet."""
+    """A name that is no model's, or a model that is not exported yet."""
 
 
 class BadCheckpoint(Gpt2rtError):
-    """A checkpoint that is missing, damaged, incomplete or at odds with its own `hparams.json`."""
+    """A checkpoint that is missing, damaged, incomplete or does not fit its `hparams.json`."""
 
 
 class BadBundle(Gpt2rtError):
-    """A bundle without a manifest, of a newer format, or with a file that is not what it was."""
+    """A bundle without a manifest, of a newer format, or with a damaged file."""
 
 
 class BadTokenizer(Gpt2rtError):
-    """`encoder.json` or `vocab.bpe` missing, damaged or at odds with each other."""
+    """Tokenizer files that are missing, damaged or contradict each other."""
 
 
 class BadRun(Gpt2rtError):
-    """A saved run that cannot be read, or that does not come out again as it did."""
+    """A saved run that cannot be read, or whose replay gives other texts."""
 
 
 class BadText(Gpt2rtError, ValueError):
@@ -40,32 +40,42 @@ class BadText(Gpt2rtError, ValueError):
 
 
 class BadData(Gpt2rtError, ValueError):
-    """A data set that is not there, or a file of it that is not in the data set's format."""
+    """A data set that is missing or not in the expected format."""
 
 
 class PromptTooLong(Gpt2rtError, ValueError):
-    """A prompt that leaves no room in the context of the model."""
+    """A text or prompt with more tokens than fit the model's context."""
 
 
 class MissingExtra(Gpt2rtError, ImportError):
     """A feature whose optional dependencies are not installed."""
 
 
+def install_command(extra: str) -> str:
+    """The command that installs an extra of gpt2rt, for messages."""
+    return f'pip install "gpt2rt[{extra}]"'
+
+
+def missing_extra(extra: str, what: str) -> MissingExtra:
+    """The error for an extra that is not installed; `what` says what needs which library."""
+    return MissingExtra(f"{what}: {install_command(extra)}")
+
+
 class ProviderMissing(Gpt2rtError):
-    """An execution provider that was asked for and cannot be had, or that cannot run a bundle."""
+    """A requested execution provider that is not available or cannot run the bundle."""
 
 
 class ParityFailure(Gpt2rtError):
-    """An exported bundle that does not reproduce its checkpoint closely enough."""
+    """An exported bundle whose outputs differ too much from its checkpoint's."""
 
 
 class BundleExists(Gpt2rtError, FileExistsError):
-    """The output of an export is taken, and nobody said that it may be replaced."""
+    """An output of an export, pack or unpack that exists and may not be replaced."""
 
 
 class DownloadFailure(Gpt2rtError):
-    """A file that could not be fetched."""
+    """A file that could not be downloaded."""
 
 
 class BadLogits(Gpt2rtError, ArithmeticError):
-    """The model produced NaN or infinity where a distribution was expected."""
+    """Logits that are not finite (NaN or infinity), from a damaged model."""

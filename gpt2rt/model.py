@@ -17,9 +17,10 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from gpt2rt.bundles import library
-from gpt2rt.bundles.bundle import WEIGHTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import TOKENIZER_FILES
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.prefixes import PrefixCache
 from gpt2rt.engine.providers import AUTO, Threads
@@ -79,9 +80,9 @@ class GPT2:
         The attribute of that name says which it is. Raises `ProviderMissing` with the reason where
         CUDA cannot be had.
 
-        `draft` proposes tokens to a sequence that runs alone: a smaller model of the same
-        tokenizer, or a look-up in the text (`gpt2rt.generation.speculation`). Raises
-        `InvalidSetting` for another tokenizer.
+        `draft` proposes tokens for a sequence that runs alone: a smaller model with the same
+        tokenizer, or "lookup" in the text (`gpt2rt.generation.speculation`). Raises
+        `InvalidSetting` if the tokenizers differ.
         """
         began = now()
         self.bundle = bundle

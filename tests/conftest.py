@@ -16,7 +16,8 @@ import pytest
 from command_line import Command, Edit, Ended
 from gpt2rt import GPT2
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import MANIFEST, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli import main
 from models import SHARED, TINY, LargerWeights, make_bundle

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gpt2rt.bundles.bundle import CUDA_GRAPH, GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.engine.runtime import row_by_row
 
 FOLDED = ("Cast", "Mul")  # what graphs here do to weights alone

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.errors import MissingExtra
+from gpt2rt.errors import missing_extra
 
 Record = dict[str, Any]
 DRAWS = 1000
@@ -140,9 +140,7 @@ def f1_of_many(answer: str, references: Sequence[str]) -> float:
 def needs(library: str) -> None:
     """Raises `MissingExtra` where `library` is not installed."""
     if find_spec(library) is None:
-        raise MissingExtra(
-            f'this task needs {library.replace("_", "-")}: pip install "gpt2rt[eval]"'
-        )
+        raise missing_extra("eval", f"this task needs {library.replace('_', '-')}")
 
 
 def bleu_counts(translation: str, reference: str) -> list[float]:

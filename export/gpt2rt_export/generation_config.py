@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2rt.bundles.bundle import DEFAULTS
+from gpt2rt.bundles.manifest import DEFAULTS
 from gpt2rt.errors import BadCheckpoint, InvalidSetting
 from gpt2rt.generation.defaults import Defaults
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import Manifest
+from gpt2rt.bundles.manifest import Manifest
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.fetch.hub import HubModel, fetch
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint, trimmed

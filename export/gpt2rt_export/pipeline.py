@@ -15,17 +15,10 @@ from pathlib import Path
 from filelock import Timeout
 
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import (
-    GRAPH,
-    MANIFEST,
-    MOST_NOTES,
-    PARITY,
-    Bundle,
-    Manifest,
-    noted,
-    record,
-)
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import GRAPH, MANIFEST, MOST_NOTES, PARITY, Manifest, noted
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailure
 from gpt2rt_export import model_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import MANIFEST, bundle_name, is_name
+from gpt2rt.bundles.manifest import MANIFEST, bundle_name, is_name
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
 

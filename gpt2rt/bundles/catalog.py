@@ -1,6 +1,6 @@
-"""The released models: their names, shapes and files, and where things lie on this machine.
+"""The models that OpenAI released: names, shapes, files; and the directories gpt2rt keeps them in.
 
-Pure data and paths; nothing here opens a file.
+Nothing here opens a file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import UnknownModel
 
 DEMO = "demo"
-STATE = "checkpoint"  # names the checkpoint's prefix
+STATE = "checkpoint"  # TensorFlow's file with the checkpoint's file name prefix
 HPARAMS = "hparams.json"
 ENCODER = "encoder.json"
 MERGES = "vocab.bpe"
 SPECIAL_TOKENS = "special_tokens.json"
-TOKENIZER = "tokenizer.json"  # in place of ENCODER and MERGES where they cannot say it
+TOKENIZER = "tokenizer.json"  # in place of ENCODER and MERGES for other than byte-level BPE
 TOKENIZER_FILES = (ENCODER, MERGES, TOKENIZER, SPECIAL_TOKENS)
 DATA = "model.ckpt.data-00000-of-00001"
 INDEX = "model.ckpt.index"
@@ -32,21 +32,21 @@ CHECKPOINT_FILES = (STATE, ENCODER, HPARAMS, DATA, INDEX, META, MERGES)
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A published file whose every byte is known: its size, and its sha256 in hex."""
+    """The size in bytes and the hexadecimal sha256 of a published file."""
 
     bytes: int
     sha256: str
 
 
-# Each sha256 was computed from the bytes in a public copy of OpenAI's checkpoints (on GitHub,
-# icemagno/ai-models; the weights of 117M are in none), and stands besides
-#   encoder.json, vocab.bpe    in OpenAI's tiktoken (tiktoken_ext/openai_public.py)
-#   checkpoint, 117M           in the checksums that MontrealAI/AGI-Alpha-Agent-v0 keeps; that of
-#                              its weights also with the container image alexgshaw/gpt2-codegolf
-#   345M                       in the Git LFS pointers of hobg0blin/ganterbury-tales
-#   1542M                      nowhere else; but issue 245 of openai/gpt-2 shows a checksum that
-#                              TensorFlow found in the index, and it is in this one
-# `hparams.json` needs none: the shape is all that it can say. Of 762M no copy was found.
+# Each sha256 was computed from a public copy of OpenAI's checkpoints (icemagno/ai-models on GitHub;
+# it does not have the weights of 117M), and agrees with a second source:
+#   encoder.json, vocab.bpe    OpenAI's tiktoken (tiktoken_ext/openai_public.py)
+#   checkpoint, 117M           the checksums in MontrealAI/AGI-Alpha-Agent-v0; for the weights also
+#                              the container image alexgshaw/gpt2-codegolf
+#   345M                       the Git LFS pointers of hobg0blin/ganterbury-tales
+#   1542M                      no other sha256; issue 245 of openai/gpt-2 quotes a checksum from the
+#                              index, and this index contains it
+# `hparams.json` needs none, since its values are checked. No copy of 762M was found.
 SHARED = {
     ENCODER: KnownFile(
         1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
@@ -73,9 +73,10 @@ KNOWN_1542M = {
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One of OpenAI's four sizes: first name, later name, shape, bytes of checkpoint data.
+    """One of OpenAI's four sizes: its first name, its later name, its shape and its files.
 
-    `known` are files that can be told by their sha256; the others are checked by what they hold.
+    `data_bytes` is the size of the file with the weights. `known` has the files whose sha256 is
+    known; the others are checked by their content.
     """
 
     name: str
@@ -85,15 +86,16 @@ class Release:
     known: Mapping[str, KnownFile] = field(default_factory=lambda: SHARED)
 
     def size(self, file: str) -> int | None:
-        """Bytes of a file of `CHECKPOINT_FILES`, where they are known."""
+        """The size in bytes of one of `CHECKPOINT_FILES`; None: not known."""
         if file == DATA:
             return self.data_bytes
         return self.known[file].bytes if file in self.known else None
 
     @property
     def unpinned(self) -> tuple[str, ...]:
-        """Files that only the server which they came from vouches for: nobody published what they
-        have to be. The weights are as good as the index, which has a checksum of each variable.
+        """Files without any published checksum, so that only the server vouches for them.
+
+        The weights need none if the index has one: it holds a checksum of each variable.
         """
         vouched = {*self.known, STATE, HPARAMS, *([DATA] if INDEX in self.known else ())}
         return tuple(name for name in CHECKPOINT_FILES if name not in vouched)
@@ -124,7 +126,7 @@ RELEASES = (
     ),
 )
 
-# The same four under their names on the Hugging Face Hub.
+# The names of the same four on the Hugging Face Hub.
 HUGGING_FACE = {"gpt2": "117M", "gpt2-medium": "345M", "gpt2-large": "762M", "gpt2-xl": "1542M"}
 
 # Current location first, then the former one.
@@ -141,7 +143,10 @@ def names() -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """The first-release name of a size, `demo` as it is. Raises `UnknownModel`."""
+    """OpenAI's first name of a model (`117M` for `124M` or `gpt2`), or `demo`.
+
+    Raises `UnknownModel`.
+    """
     name = HUGGING_FACE.get(name.lower(), name)
     for release in RELEASES:
         if name.upper() in (release.name, release.alias):
@@ -154,30 +159,32 @@ def canonical(name: str) -> str:
 
 
 def release(name: str) -> Release | None:
-    """The release of that name or alias; None for `demo`. Raises `UnknownModel`."""
+    """The release called `name`, by any of its names; None for `demo`. Raises `UnknownModel`."""
     wanted = canonical(name)
     return next((release for release in RELEASES if release.name == wanted), None)
 
 
 def home() -> Path:
-    """Where checkpoints and bundles are kept: `$GPT2RT_HOME`, else the platform's cache folder."""
+    """The directory of checkpoints and bundles: `$GPT2RT_HOME`, else the user's cache directory."""
     chosen = os.environ.get("GPT2RT_HOME")
     return Path(os.path.expanduser(chosen or platformdirs.user_cache_dir("gpt2rt")))
 
 
 def checkpoint_directory(name: str) -> Path:
+    """The directory of a downloaded checkpoint in the home directory."""
     return home() / "checkpoints" / name
 
 
 def bundles_directory() -> Path:
+    """The directory of exported bundles in the home directory."""
     return home() / "bundles"
 
 
 def demo_checkpoint() -> Path:
-    """The embedded demo model, as OpenAI would have released it."""
+    """The directory of the embedded demo model's checkpoint, in OpenAI's format."""
     return Path(__file__).parents[1] / "demo" / "checkpoint"
 
 
 def demo_bundle() -> Path:
-    """The embedded demo model, exported to int8."""
+    """The directory of the embedded demo model's bundle, in int8."""
     return Path(__file__).parents[1] / "demo" / "bundle"

@@ -1,7 +1,8 @@
-"""The files that an ONNX graph takes weights from, found without ONNX and before ONNX Runtime.
+"""The files that an ONNX graph reads weights from, found without loading the graph.
 
-A graph may name any file of the machine, in any tensor: of the graph, of an attribute, of a graph
-within an attribute, of a function. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+Any tensor may name any file of the machine: a tensor of the graph, of an attribute, of a graph
+within an attribute, of a function. So a graph is checked before ONNX Runtime opens it. The format:
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 from gpt2rt.bundles.protobuf import fields
 
-# Messages of onnx.proto that can hold a tensor: by the field's number, what the field holds.
+# Messages of onnx.proto that can contain a tensor: field number -> the message in the field.
 MODEL, GRAPH, NODE, ATTRIBUTE, FUNCTION, TRAINING, SPARSE, TENSOR, ENTRY = range(9)
 HOLDS = {
     MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},
@@ -25,13 +26,13 @@ HOLDS = {
 
 
 def locations(model: bytes, kind: int = MODEL) -> Iterator[bytes]:
-    """Every place of external data in a serialised model, as it stands there.
+    """The `location` of every external tensor in a serialised ONNX model.
 
-    Raises `ValueError` for what is no protobuf message, `RecursionError` for graphs within graphs
-    beyond measure.
+    Raises `ValueError` if it is not a protobuf message, `RecursionError` if graphs are nested too
+    deeply.
     """
     if kind == ENTRY:
-        found = list(fields(model))  # a field that is there twice counts once, which is not for us
+        found = list(fields(model))  # protobuf takes the last of repeated fields; here all count
         if (1, b"location") in found:
             yield from (value for number, value in found if number == 2 and type(value) is bytes)
         return

@@ -1,5 +1,4 @@
-"""What fixes the shape of a GPT-2: five numbers under the names of OpenAI's `hparams.json`, and the
-choices by which later variants differ from it."""
+"""The shape of a GPT-2: the numbers of OpenAI's `hparams.json`, and options of later variants."""
 
 from __future__ import annotations
 
@@ -18,13 +17,14 @@ ACTIVATIONS = ("gelu_new", "gelu", "quick_gelu", "relu", "silu", "tanh", "sigmoi
 
 @dataclass(frozen=True, slots=True)
 class HParams:
-    """Shape of a model. Raises `BadCheckpoint` for values that describe no GPT-2.
+    """The shape of a model. Raises `BadCheckpoint` for values that describe no GPT-2.
 
-    The five numbers are every GPT-2's; the defaults of the rest are OpenAI's model. `n_inner` is
-    the width of the MLP (None: 4 * n_embd); `epsilon` is every layer norm's; `activation` is one of
-    `ACTIVATIONS`, under Transformers' names; `scale_attn` divides attention's scores by the root of
-    the head's width, `scale_attn_by_layer` besides by the layer's number, from 1; `tied` makes the
-    lm_head the token embedding, otherwise it is a variable of its own, `model/lm_head`.
+    Every GPT-2 has the first five numbers; the defaults of the rest are those of OpenAI's models.
+    `n_inner` is the width of the MLP (None: 4 * n_embd); `epsilon` is that of every layer norm;
+    `activation` is one of `ACTIVATIONS`, as Transformers names them; `scale_attn` divides the
+    attention scores by the square root of the head's width, `scale_attn_by_layer` also by the
+    layer's number, counted from 1; `tied` uses the token embedding as lm_head, which otherwise is a
+    variable of its own, `model/lm_head`.
     """
 
     n_vocab: int
@@ -65,29 +65,29 @@ class HParams:
 
     @property
     def kv_width(self) -> int:
-        """Width of a head in the KV cache: ONNX Runtime's attention wants a multiple of 8.
+        """Width of a head in the KV cache: `head_width` rounded up to a multiple of 8.
 
-        Where that is more than `head_width`, the fused graph keeps zeros in the rest.
+        ONNX Runtime's attention needs that; the fused graph pads with zeros.
         """
         return -(-self.head_width // 8) * 8
 
     @property
     def inner_width(self) -> int:
-        """Width of the MLP between its two products."""
+        """Width of the MLP's hidden layer."""
         return self.n_inner or 4 * self.n_embd
 
     @property
     def head_variable(self) -> str:
-        """The variable [V,D] by which the lm_head multiplies, without the `model/` in front."""
+        """The name, less `model/`, of the variable [n_vocab, n_embd] with the lm_head's weights."""
         return "wte" if self.tied else "lm_head"
 
     def attention_scale(self, layer: int) -> float:
-        """What attention's scores are multiplied by in a layer, counted from 0."""
+        """The factor of the attention scores in a layer, counted from 0."""
         scale = self.head_width**-0.5 if self.scale_attn else 1.0
         return scale / (layer + 1) if self.scale_attn_by_layer else scale
 
     def past_shape(self, batch: int, length: int) -> tuple[int, ...]:
-        """Shape of OpenAI's combined `past` and `present`: k then v on axis 2."""
+        """Shape of OpenAI's combined `past` and `present`: keys, then values on axis 2."""
         return (batch, self.n_layer, 2, self.n_head, length, self.head_width)
 
     def variables(self) -> dict[str, tuple[int, ...]]:
@@ -117,11 +117,15 @@ class HParams:
         return shapes
 
     def as_dict(self) -> dict[str, Any]:
+        """All fields by name, as JSON takes them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], origin: str) -> HParams:
-        """Checked values out of parsed JSON; `origin` is the file that errors should name."""
+        """Make hparams from parsed JSON; other keys are ignored.
+
+        `origin` is the file that errors name. Raises `BadCheckpoint`.
+        """
         missing = sorted(set(SHAPE) - set(values))
         if missing:
             raise BadCheckpoint(f"{origin}: {', '.join(missing)} missing")
@@ -132,7 +136,7 @@ class HParams:
 
     @classmethod
     def read(cls, path: Path) -> HParams:
-        """Read OpenAI's `hparams.json`."""
+        """Read OpenAI's `hparams.json`. Raises `BadCheckpoint`."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -1,10 +1,11 @@
-"""What the graphs of a bundle take and give: name, dtype and shape of every input and output.
+"""The inputs and outputs of a bundle's graphs: the name, dtype and shape of each.
 
-The exporter declares its graphs by these tables; the runtime binds its arrays by them and holds a
-graph that it opens against them.
+The exporter declares its graphs by these tables; the runtime binds its arrays by them and checks
+every graph that it opens.
 
-Letters stand for the sizes that a call chooses: B sequences of S new tokens, R rows whose logits
-are wanted, a capacity of C positions (fused) or P past ones and T = P + S in all (standard).
+Letters are sizes that differ from call to call: B sequences of S new tokens each, R rows whose
+logits are wanted, a cache of C positions (fused), or P past positions and T = P + S in all
+(standard).
 """
 
 from __future__ import annotations
@@ -16,33 +17,34 @@ from itertools import chain
 from gpt2rt.bundles.hparams import HParams
 
 Size = int | str
-SHORTLIST = 256  # likeliest tokens that the graph for CUDA gives
+SHORTLIST = 256  # likeliest tokens that the CUDA graph returns
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of a graph; `dtype` is NumPy's name of it."""
+    """An input or output of a graph; `dtype` is a name of NumPy."""
 
     name: str
     dtype: str
     shape: tuple[Size, ...]
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape in a call of these `sizes`."""
+        """The shape in a call whose letters have these `sizes`."""
         return tuple(size if isinstance(size, int) else sizes[size] for size in self.shape)
 
 
-Pair = tuple[Port, Port]  # keys and values of a layer
+Pair = tuple[Port, Port]  # the keys and the values of a layer
 
 X = Port("X", "int32", ("B", "S"))
 POSITION = Port("position", "int32", ("B", "S"))
-# Indices into B*S.
+# The rows whose logits are wanted, as indices into B*S.
 ROWS = Port("rows", "int32", ("R",))
-# The length of each sequence with its new tokens, less one.
+# For each sequence: its length including the new tokens, minus one.
 SEQLENS = Port("seqlens_k", "int32", ("B",))
-# The longest length, with the new tokens.
+# The greatest length, including the new tokens.
 TOTAL = Port("total_sequence_length", "int32", ())
-# On CUDA: one over the temperature, and a random number in [0, 1).
+# On CUDA, for drawing a token: one over the temperature, and a random number in [0, 1). Exported
+# bundles have the names "heat" and "mass", so they stay.
 INVERSE_TEMPERATURE = Port("heat", "float32", ("R",))
 UNIFORM = Port("uniform", "float32", ("R",))
 # On CUDA: the sum of exp((logit - largest) * inverse temperature), and the token that the random
@@ -53,7 +55,10 @@ DRAWN = Port("drawn", "int64", ("R",))
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """The inputs and outputs of a graph; keys and values stand apart, a pair a layer."""
+    """The inputs and outputs of a graph.
+
+    `past` and `present` are the keys and values among them, a pair for each layer.
+    """
 
     arguments: tuple[Port, ...]
     results: tuple[Port, ...]
@@ -62,25 +67,28 @@ class Interface:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
+        """All inputs, past keys and values last."""
         return (*self.arguments, *chain.from_iterable(self.past))
 
     @property
     def outputs(self) -> tuple[Port, ...]:
+        """All outputs, present keys and values last."""
         return (*self.results, *chain.from_iterable(self.present))
 
 
 def logits(hparams: HParams) -> Port:
+    """The logits of the wanted rows, an output of the fused and the CUDA graph."""
     return Port("logits", "float32", ("R", hparams.n_vocab))
 
 
 def best(hparams: HParams) -> Pair:
-    """On CUDA: the logits of the `SHORTLIST` likeliest tokens in order, and their ids."""
+    """The logits of the `SHORTLIST` likeliest tokens, best first, and their ids (CUDA graph)."""
     shape = ("R", min(SHORTLIST, hparams.n_vocab))
     return Port("best_logits", "float32", shape), Port("best", "int64", shape)
 
 
 def _pairs(when: str, hparams: HParams, dtype: str) -> tuple[Pair, ...]:
-    """Keys and values, which may be the same buffers before and after a call."""
+    """The keys and values of each layer; past and present may be bound to the same buffers."""
     shape = ("B", hparams.n_head, "C", hparams.kv_width)
     layers = range(hparams.n_layer)
     return tuple(
@@ -90,7 +98,7 @@ def _pairs(when: str, hparams: HParams, dtype: str) -> tuple[Pair, ...]:
 
 
 def fused(hparams: HParams) -> Interface:
-    """Of the graph for CPUs, whose keys and values grow in place."""
+    """The interface of the fused graph for CPUs, which appends keys and values in place."""
     return Interface(
         (X, POSITION, ROWS, SEQLENS, TOTAL),
         (logits(hparams),),
@@ -100,7 +108,7 @@ def fused(hparams: HParams) -> Interface:
 
 
 def cuda(hparams: HParams) -> Interface:
-    """Of the graph for CUDA, which also chooses the next token."""
+    """The interface of the CUDA graph, which also draws the next token."""
     return Interface(
         (X, POSITION, ROWS, SEQLENS, TOTAL, INVERSE_TEMPERATURE, UNIFORM),
         (logits(hparams), *best(hparams), NORMALISER, DRAWN),
@@ -110,19 +118,19 @@ def cuda(hparams: HParams) -> Interface:
 
 
 def past(hparams: HParams) -> Port:
-    """OpenAI's combined past, of the standard graph."""
+    """OpenAI's combined past, an input of the standard graph."""
     shape = ("B", hparams.n_layer, 2, hparams.n_head, "P", hparams.head_width)
     return Port("past", "float32", shape)
 
 
 def present(hparams: HParams) -> Port:
-    """OpenAI's combined present, of the standard graph."""
+    """OpenAI's combined present, an output of the standard graph."""
     shape = ("B", hparams.n_layer, 2, hparams.n_head, "T", hparams.head_width)
     return Port("present", "float32", shape)
 
 
 def standard(hparams: HParams) -> Interface:
-    """Of the graph in plain ONNX, which gives the logits after every token."""
+    """The interface of the standard graph (plain ONNX), which gives logits after every token."""
     every = Port("logits", "float32", ("B", "S", hparams.n_vocab))
     return Interface((X, past(hparams)), (every, present(hparams)))
 
@@ -135,7 +143,9 @@ INTERFACES: dict[str, Callable[[HParams], Interface]] = {
 
 
 def hidden(hparams: HParams, graph: str) -> tuple[Port, ...]:
-    """Outputs of the embedding graph: from the embeddings (0) to those after ln_f (n_layer)."""
+    """The outputs of the embedding graph: `hidden.0` (the embeddings) to `hidden.n_layer` (after
+    ln_f). M is the number of all tokens.
+    """
     tokens: tuple[Size, ...] = ("M",) if graph == "fused" else ("B", "S")
     shape = (*tokens, hparams.n_embd)
     return tuple(Port(f"hidden.{i}", "float32", shape) for i in range(hparams.n_layer + 1))

@@ -1,4 +1,4 @@
-"""The bundles on this machine: found by name or by path, and listed."""
+"""The bundles on this machine: opened by name or directory, and listed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from pathlib import Path
 from shlex import quote
 
 from gpt2rt.bundles import catalog, storage
-from gpt2rt.bundles.bundle import Bundle, bundle_name
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import bundle_name
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadBundle, UnknownModel
 
 DEFAULT = "117M"
 
-# What a bundle's name may say after the model, and the option that exports it.
+# The part of a bundle's name after the model -> the option of `gpt2rt export` that makes it.
 EXPORTS = {precision: f"--{precision}" for precision in PRECISIONS}
 EXPORTS["fp32-standard"] = "--graph standard"
 
 
 def find(model: str | os.PathLike[str]) -> Bundle:
-    """The bundle called `model`: a name (`117M-int8`; `124M`, its best precision) or a directory.
+    """Open a bundle by name (`117M-int8`; `124M`: its best precision) or by directory.
 
-    Raises `UnknownModel` where there is none, `BadBundle` where there is one that is damaged.
+    Raises `UnknownModel` if there is none, `BadBundle` if it is damaged.
     """
     directory = _exported(str(model)) or Path(model)
     if not str(model) or not _is_directory(directory):
@@ -37,12 +38,15 @@ def find(model: str | os.PathLike[str]) -> Bundle:
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # no name of a file, or in a place that may not be read
+    except OSError:  # not a valid file name, or in a directory that may not be read
         return False
 
 
 def default() -> Bundle:
-    """The model nobody named: `$GPT2RT_MODEL`, else an exported 117M, else the embedded demo."""
+    """Open the default bundle: `$GPT2RT_MODEL`, else an exported 117M, else the embedded demo.
+
+    Raises `UnknownModel`, `BadBundle`.
+    """
     chosen = os.environ.get("GPT2RT_MODEL")
     if chosen:
         try:
@@ -54,13 +58,13 @@ def default() -> Bundle:
 
 
 def is_embedded(bundle: Bundle) -> bool:
-    """Whether this is the demo that came with the package."""
+    """Whether `bundle` is the demo that is part of the package."""
     return bundle.directory == catalog.demo_bundle()
 
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A place in the library with a bundle that cannot be used; `error` says why."""
+    """A directory with a bundle that cannot be used; `error` says why."""
 
     name: str
     directory: Path
@@ -68,7 +72,7 @@ class Damaged:
 
 
 def exported() -> list[Bundle | Damaged]:
-    """Every bundle of the home directory and the embedded demo, whatever state they are in."""
+    """Every bundle of the home directory, and the embedded demo; damaged ones as `Damaged`."""
     home, demo = catalog.bundles_directory(), _opened(catalog.DEMO, catalog.demo_bundle())
     try:
         items = storage.bundles()
@@ -87,7 +91,7 @@ def _opened(name: str, directory: Path) -> Bundle | Damaged:
 
 
 def _exported(name: str) -> Path | None:
-    """The directory that a bundle's name stands for, where there is such a directory."""
+    """The directory of the bundle called `name`; None: there is none."""
     model, _, rest = name.partition("-")
     try:
         model, rest = catalog.canonical(model), rest.lower()
@@ -103,8 +107,10 @@ def _exported(name: str) -> Path | None:
 
 
 def _own(name: str) -> Path | None:
-    """As `_exported`, for a model of the user's own: any other name. A bundle of that name in the
-    working directory goes first."""
+    """As `_exported`, for a name that is not one of OpenAI's or the demo's.
+
+    None also if the working directory has a bundle of that name, which takes precedence.
+    """
     if not name or Path(name).name != name or name.startswith(".") or storage.claims(Path(name)):
         return None
     names = [name, *(bundle_name(name, p, "fused") for p in PRECISIONS)]

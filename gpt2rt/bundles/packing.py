@@ -1,7 +1,7 @@
-"""A bundle as one file, for deployment: a zip archive whose members are stored, not compressed.
+"""A bundle as a single file: a zip archive whose members are stored, not compressed.
 
-The manifest is its first member and says all that may be in it, with size and sha256. Since nothing
-is compressed, no archive unpacks to more than its own size. The same bundle makes the same bytes.
+The manifest is the first member; it lists all others with size and sha256. Since nothing is
+compressed, no archive unpacks to more than its own size. Packing a bundle twice gives equal files.
 """
 
 from __future__ import annotations
@@ -16,22 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from gpt2rt.bundles.bundle import (
-    LARGEST_TEXT,
-    MANIFEST,
-    Bundle,
-    FileRecord,
-    Manifest,
-    open_regular,
-    read_manifest,
-)
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import bundles_directory
+from gpt2rt.bundles.files import FileRecord, open_regular
+from gpt2rt.bundles.manifest import LARGEST_TEXT, MANIFEST, Manifest, read_manifest
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
 
 SUFFIX = ".gpt2rt"
 CHUNK = 1 << 20
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
+DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format allows
 
 Advance = Callable[[int], None]
 
@@ -39,11 +33,11 @@ Advance = Callable[[int], None]
 def pack(
     bundle: Bundle, file: Path, *, force: bool = False, advance: Advance = lambda done: None
 ) -> None:
-    """Write `bundle` into `file`, which appears whole or not at all.
+    """Write `bundle` to `file`, atomically.
 
-    `advance` is told of bytes as they are written. Raises `BundleExists` where `file` is taken
-    (`force`: by another packed bundle, which is replaced), `BadBundle` for a damaged bundle,
-    `Gpt2rtError` for a place that cannot be written.
+    `advance` is called with the number of bytes written since its last call. `force` replaces a
+    packed bundle. Raises `BundleExists` if `file` exists, `BadBundle` for a damaged bundle,
+    `Gpt2rtError` if `file` cannot be written.
     """
     if file.exists() and not (force and file.is_file() and zipfile.is_zipfile(file)):
         raise BundleExists(
@@ -77,10 +71,11 @@ def _write(bundle: Bundle, file: Path, advance: Advance) -> None:
 def unpack(
     file: Path, directory: Path | None = None, *, advance: Advance = lambda done: None
 ) -> Bundle:
-    """Open a packed bundle into `directory` (None: its place in the home directory).
+    """Unpack a packed bundle to `directory` (None: its name in the home directory) and open it.
 
-    Every member is held against the manifest before the directory appears. Raises `BadBundle` for a
-    file that is damaged or holds anything else, `BundleExists` where the directory is taken.
+    Every member is compared with the manifest before the directory appears. `advance` is as in
+    `pack`. Raises `BadBundle` for a file that is damaged or not a packed bundle, `BundleExists` if
+    the directory exists and is not empty.
     """
     try:
         with open_regular(file) as raw, zipfile.ZipFile(raw) as archive:
@@ -88,11 +83,11 @@ def unpack(
     except Gpt2rtError:
         raise
     except OSError as error:
-        # Of a place beyond the file's end, of a full disk, or of a file that cannot be read.
+        # An offset beyond the end of the file, a full disk, or an unreadable file.
         place, reason = error.filename or file, error.strerror or error
         raise BadBundle(f"{place}: {reason}; nothing was unpacked") from None
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
-        # Whatever zipfile says of an archive that is none.
+        # What zipfile raises for files that are not valid archives.
         raise BadBundle(f"{file}: no packed bundle, or a damaged one ({error})") from None
 
 
@@ -138,7 +133,10 @@ def _unpack(
 
 
 def _members(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
-    """Every member by its name; links, folders, compression and encryption are refused."""
+    """The archive's members by name.
+
+    Raises `BadBundle` for links, directories, compressed, encrypted and repeated members.
+    """
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = _plain(info.filename, file)
@@ -184,7 +182,10 @@ def _store(archive: zipfile.ZipFile, name: str, path: Path, advance: Advance) ->
 
 
 def _copy(source: IO[bytes], target: IO[bytes], limit: int, advance: Advance) -> FileRecord:
-    """Copy to the end, at most `limit` bytes and one more; returns what was copied."""
+    """Copy to the end of `source`, but at most `limit + 1` bytes.
+
+    Returns the size and sha256 of what was copied.
+    """
     digest, done = hashlib.sha256(), 0
     while part := source.read(min(CHUNK, limit + 1 - done)):
         target.write(part)

@@ -1,4 +1,4 @@
-"""The precisions of a bundle's weights, each with all that the runtime has to know of it."""
+"""The precisions that a bundle's weights can have, and what the runtime needs to know of each."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a bundle's weights are kept.
+    """How a bundle stores its weights.
 
-    `bytes` is what one weight takes at most, with scales and what stays in float32. `rowwise`: on a
-    CPU its kernel for one row sums in another order than the one for several, so that each row of
-    a step has to be a call of its own. `cuda`: whether there is a graph for CUDA.
+    `bytes` is the most that a weight takes on average, including scales and what stays in float32.
+    `rowwise`: the CPU kernel for one row sums in another order than the kernel for several, so each
+    row of a step has to be a call of its own to give the same bits in any batch. `cuda`: whether
+    there is a graph for CUDA.
     """
 
     name: str
@@ -20,7 +21,7 @@ class Precision:
     cuda: bool = False
 
 
-# Best first where a model's name says nothing about the precision.
+# In order of preference, for a model's name without a precision.
 PRECISIONS = {
     precision.name: precision
     for precision in (

@@ -1,4 +1,4 @@
-"""Protobuf messages as they are encoded: the fields of a message, whatever it means."""
+"""A reader of protobuf's wire format: the fields of a message, without its schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Field = tuple[int, int | bytes]
 
 
 def fields(message: bytes) -> Iterator[Field]:
-    """The fields of a protobuf message, numbers and values. Raises `ValueError` for anything else.
+    """The number and value of each field of a message. Raises `ValueError` for invalid bytes.
 
     https://protobuf.dev/programming-guides/encoding/
     """
@@ -36,7 +36,7 @@ def fields(message: bytes) -> Iterator[Field]:
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, lowest first, and where it ends. Raises `ValueError`."""
+    """Decode a varint at offset `at`: its value and the offset after it. Raises `ValueError`."""
     number = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -52,7 +52,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def take(data: bytes, at: int, length: int) -> bytes:
-    """`length` bytes from `at` on. Raises `ValueError` where there are fewer."""
+    """The `length` bytes from offset `at`. Raises `ValueError` if there are fewer."""
     if at < 0 or at + length > len(data):
         raise ValueError(f"cut short: {length} bytes at {at} of {len(data)}")
     return data[at : at + length]

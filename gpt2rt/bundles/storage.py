@@ -1,6 +1,6 @@
-"""What lies in the home directory, what it weighs, and how it goes: bundles and checkpoints.
+"""Bundles and checkpoints in the home directory: listed, measured and removed.
 
-A bundle is called by its directory's name (`117M-int8`), a checkpoint `checkpoints/117M`.
+A bundle is named by its directory (`117M-int8`), a checkpoint is named `checkpoints/117M`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import MANIFEST
+from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.errors import UnknownModel
 
 CHECKPOINTS = "checkpoints"
@@ -19,54 +19,55 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A bundle or a checkpoint on disk, whole or damaged."""
+    """A bundle or a checkpoint on disk, perhaps damaged."""
 
     name: str
     directory: Path
 
     @property
     def bytes(self) -> int:
+        """Its size on disk."""
         return disk_used(self.directory)
 
     def remove(self) -> None:
-        """Delete it. It is gone in one step, though its space comes free bit by bit."""
+        """Delete it: rename it in one step, then delete its files. Raises `OSError`."""
         if self.directory.is_symlink():
             self.directory.unlink()
             return
         hidden = self.directory.with_name(f".{self.directory.name}.removed")
-        shutil.rmtree(hidden, ignore_errors=True)  # what a removal that was killed left
+        shutil.rmtree(hidden, ignore_errors=True)  # left by a removal that was interrupted
         self.directory.rename(hidden)
         shutil.rmtree(hidden)
 
 
 def checkpoints() -> list[Item]:
-    """Every checkpoint that was downloaded, or began to be. Raises `OSError`."""
+    """All checkpoints, partly downloaded ones included. Raises `OSError`."""
     places = (path for path in _shown(catalog.home() / CHECKPOINTS) if os.path.isdir(path))
     return [Item(f"{CHECKPOINTS}/{path.name}", path) for path in places]
 
 
 def bundles() -> list[Item]:
-    """Every bundle, damaged ones too; not the demo that is embedded in the package. Raises
-    `OSError`.
-    """
+    """All bundles, damaged ones included, but not the embedded demo. Raises `OSError`."""
     return [Item(path.name, path) for path in _shown(catalog.bundles_directory()) if claims(path)]
 
 
 def claims(place: Path) -> bool:
-    """Whether `place` is a bundle by what can be seen of it: a directory with a manifest, whatever
-    that is, or one that nobody may look into; a link that leads nowhere.
+    """Whether `place` seems to be a bundle, perhaps a damaged one.
+
+    That is a directory with a file or link named as the manifest, a directory that may not be read,
+    or a broken link.
     """
     try:
         os.lstat(place / MANIFEST)
     except PermissionError:
         return True
-    except (OSError, ValueError):  # not there, or no name of a file
+    except (OSError, ValueError):  # missing, or not a valid file name
         return os.path.islink(place) and not os.path.exists(place)
     return True
 
 
 def _shown(folder: Path) -> list[Path]:
-    """What is in a folder, in order, less hidden names: exports at work, and what they left."""
+    """The sorted entries of a folder, without hidden ones, which are unfinished exports."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
@@ -74,7 +75,10 @@ def _shown(folder: Path) -> list[Path]:
 
 
 def find(name: str) -> Item:
-    """The item of exactly that name, aliases of a model included. Raises `UnknownModel`."""
+    """The bundle or checkpoint called `name`, by any name of its model.
+
+    Raises `UnknownModel`.
+    """
     items = [*bundles(), *checkpoints()]
     wanted = _canonical(name)
     for item in items:
@@ -85,13 +89,14 @@ def find(name: str) -> Item:
 
 
 def total() -> int:
-    """Bytes on disk of all that is kept in the home directory, leftovers included."""
+    """The size in bytes of all bundles and checkpoints, unfinished ones included."""
     return disk_used(catalog.bundles_directory()) + disk_used(catalog.home() / CHECKPOINTS)
 
 
 def disk_used(directory: Path) -> int:
-    """Bytes of all files below a directory that can be seen, 0 where there is none; links are not
-    followed.
+    """The size in bytes of all readable files below a directory; 0 if it does not exist.
+
+    Links are not followed.
     """
     return sum(
         _bytes(os.path.join(folder, name))
@@ -103,7 +108,7 @@ def disk_used(directory: Path) -> int:
 def _bytes(path: str) -> int:
     try:
         return os.lstat(path).st_size
-    except OSError:  # gone meanwhile, or in a directory that nobody may look into
+    except OSError:  # removed meanwhile, or in a directory that may not be read
         return 0
 
 

@@ -19,7 +19,7 @@ from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
 from gpt2rt.engine import providers
 from gpt2rt.engine.providers import Threads
-from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.errors import InvalidSetting, missing_extra
 
 if TYPE_CHECKING:
     from gpt2rt_bench.cases import Case, Configuration
@@ -131,7 +131,7 @@ def bench(
     if not models:
         raise InvalidSetting("name at least one model to measure")
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise MissingExtra(f'benchmarks need {", ".join(missing)}: pip install "gpt2rt[bench]"')
+        raise missing_extra("bench", f"benchmarks need {', '.join(missing)}")
     from gpt2rt_bench import cases, latency, worker
     from gpt2rt_bench.machine.bandwidth import Meters
     from gpt2rt_bench.machine.hardware import Machine
@@ -203,7 +203,7 @@ def _check_files(report: Path | None, plot: Path | None) -> None:
     if plot is None:
         return
     if find_spec("matplotlib") is None:
-        raise MissingExtra('--plot needs matplotlib: pip install "gpt2rt[bench]"')
+        raise missing_extra("bench", "--plot needs matplotlib")
     if plot.suffix not in (".png", ".svg", ".pdf"):
         raise InvalidSetting(f"{plot}: a plot is .png, .svg or .pdf")
     texts.check_output(plot)

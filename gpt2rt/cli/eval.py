@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpt2rt.bundles import catalog, library
-from gpt2rt.bundles.bundle import MANIFEST, Bundle, sha256
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import sha256
+from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.cli import options, tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import typer
 
 from gpt2rt.cli.terminal import unguarded
-from gpt2rt.errors import MissingExtra
+from gpt2rt.errors import missing_extra
 
 
 def lm_eval(context: typer.Context) -> None:
@@ -26,7 +26,7 @@ def lm_eval(context: typer.Context) -> None:
         print(context.get_help())
         return
     if find_spec("lm_eval") is None:
-        raise MissingExtra('the harness is not installed: pip install "gpt2rt[lm-eval]"')
+        raise missing_extra("lm-eval", "the harness is not installed")
     from lm_eval.__main__ import cli_evaluate
 
     import gpt2rt_evals.harness  # noqa: F401  (registers the model)

@@ -18,7 +18,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import completion
 from gpt2rt.cli.typed import typed
 from gpt2rt.engine.providers import AUTO
-from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.errors import InvalidSetting, MissingExtra, missing_extra
 from gpt2rt.generation.defaults import Defaults
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2, PREFIX_BYTES
@@ -305,13 +305,13 @@ def check_extra(what: str, needed: Sequence[str]) -> None:
     missing = [name for name in (*needed, "gpt2rt_export") if find_spec(name) is None]
     if not missing:
         return
-    way_out = 'install the extra: pip install "gpt2rt[export]"'
+    needs = f"{what} needs {', '.join(missing)}"
     if "tensorflow" in missing and sys.version_info >= (3, 14):
-        way_out = (
-            "TensorFlow has no wheels for this Python; export with Python 3.11 to 3.13, "
+        raise MissingExtra(
+            f"{needs}: TensorFlow has no wheels for this Python; export with Python 3.11 to 3.13, "
             "the bundle then runs anywhere"
         )
-    raise MissingExtra(f"{what} needs {', '.join(missing)}: {way_out}")
+    raise missing_extra("export", needs)
 
 
 def load(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gpt2rt.bundles import library
-from gpt2rt.bundles.bundle import EMBED
+from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.cli import completion
 from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
@@ -63,7 +63,7 @@ def verify(
     bundle = library.find(name)
     manifest = bundle.manifest
     if EMBED not in manifest.files:
-        raise BadBundle(f"{bundle.directory}: has no {EMBED} to verify; {bundle.way_out}")
+        raise BadBundle(f"{bundle.directory}: has no {EMBED} to verify; {bundle.remedy}")
     check_extra("verifying", NEEDED)
     from gpt2rt_export.verify.gates import GATES
 

@@ -1,1 +1,1 @@
-"""The model at work: ONNX Runtime's sessions, keys and values, prefixes."""
+"""Runs a bundle's graphs: ONNX Runtime's sessions, keys and values, the prefix cache."""

@@ -1,10 +1,10 @@
-"""The fused graph on a CUDA device: keys, values, inputs and logits stay there between calls.
+"""The CUDA graph of a bundle: keys, values, inputs and logits stay on the device between calls.
 
 A decode step is bound once to fixed addresses, so that ONNX Runtime can replay it as a CUDA graph.
-Of its logits only what the sampler asks for comes back (`gpt2rt.sampling.selection`).
+Of its logits only the best are copied to the host (`gpt2rt.sampling.selection`).
 
-What the slots ask of a device is a `Memory`; the one over ordinary memory lets the same code run on
-the CPU provider, where the tests hold it against the other slots.
+Device memory is behind the interface `Memory`. Tests use its implementation over ordinary memory to
+run the same code on the CPU provider and compare it with the other slots.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gpt2rt.bundles.interface import (
 from gpt2rt.bundles.interface import best as best_of
 from gpt2rt.engine.cuda_memory import Array, Frame, Memory, OutOfMemory
 from gpt2rt.engine.kvcache import share
-from gpt2rt.engine.session import failed
+from gpt2rt.engine.session import run_failure
 from gpt2rt.engine.slots import KeysValues, Logits
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw, Selected
@@ -43,11 +43,11 @@ from gpt2rt.sampling.selection import Draw, Selected
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-GRAPHS = itertools.count(1)  # numbers of CUDA graphs: never one twice, whatever the session
+GRAPHS = itertools.count(1)  # numbers of CUDA graphs, unique across sessions
 
 
 class Call:
-    """One shape of call to the graph: its arrays on the device, bound once and written in place."""
+    """A call of the graph with fixed shapes, whose arrays on the device are bound once."""
 
     def __init__(
         self,
@@ -59,8 +59,10 @@ class Call:
         cache: Mapping[str, tuple[tuple[int, ...], int]],
         graph: int | None = None,
     ) -> None:
-        """`cache`: what the names of keys and values are bound to, as shapes and addresses;
-        `graph`: the number of the CUDA graph that replays this call; None: none does.
+        """`shape` is (B, S), the tokens of the call, `rows` how many logits are wanted.
+
+        `cache` maps the names of keys and values to shapes and addresses on the device. `graph` is
+        the number of the CUDA graph that replays this call; None: it is not replayed.
         """
         self._session, self._memory, self._graph = session, memory, graph
         self._binding = session.io_binding()
@@ -93,10 +95,11 @@ class Call:
 
     @property
     def inputs(self) -> dict[str, Array]:
-        """The inputs on the host, to be written before a run."""
+        """The arrays of the inputs on the host, to be written before `run`."""
         return self._sent.arrays
 
     def run(self, total: int) -> None:
+        """Run the graph; `total` is the greatest length. Raises `OutOfMemory`, `BadBundle`."""
         import onnxruntime as ort
 
         self._sent.send()
@@ -110,20 +113,20 @@ class Call:
                 self._session.run_with_iobinding(self._binding, options)
         except Gpt2rtError:
             raise
-        except Exception as error:  # ONNX Runtime's have no common base
+        except Exception as error:  # ONNX Runtime's errors have no common base
             if "Failed to allocate memory" in str(error):
                 raise OutOfMemory(
                     "no room on the CUDA device for what the graph computes; "
                     "generate fewer side by side"
                 ) from error
-            raise failed(error) from error
+            raise run_failure(error) from error
 
     def logits(self) -> Logits:  # [R,V]
-        """A copy of all logits."""
+        """All logits, float32 [R, n_vocab], copied to the host."""
         return self._fetched(self._form, 0)
 
     def row(self, number: int) -> Logits:  # [V]
-        """A copy of the logits of one row."""
+        """The logits of a row, float32 [n_vocab], copied to the host."""
         return self._fetched(self._form[1:], number)
 
     def _fetched(self, form: tuple[int, ...], first: int) -> Logits:
@@ -134,7 +137,7 @@ class Call:
         return array
 
     def selected(self) -> dict[str, Array]:
-        """Copies of what was selected of every row."""
+        """The outputs other than logits, by name, copied to the host."""
         self._selected.fetch()
         return {name: array.copy() for name, array in self._selected.arrays.items()}
 
@@ -148,7 +151,10 @@ def _type(port: Port) -> Any:
 
 
 class Buffers:
-    """Keys and values of a number of slots, and the decode steps that are bound to them."""
+    """The keys and values of `count` slots, and the decode steps that are bound to them.
+
+    `pitch` is the size in bytes of a head, `slot` that of all heads of a slot.
+    """
 
     def __init__(self, hparams: HParams, memory: Memory, count: int) -> None:
         self.count = count
@@ -160,11 +166,11 @@ class Buffers:
 
 
 class Device:
-    """A session on a device, and the buffers that its slots come from and go back to.
+    """A session on a device, and its pool of buffers for slots.
 
-    Buffers are used again, since a captured CUDA graph is bound to their addresses and stays with
-    the session. Their slots are a power of two, and so are the rows of a step, which keeps the
-    graphs few; rows that nobody asked for run in slots that nobody holds.
+    Buffers are reused, since a captured CUDA graph is bound to their addresses and exists as long
+    as the session. The number of slots is a power of two, and so is the number of rows of a step,
+    so that there are few graphs; the extra rows run in unused slots.
     """
 
     def __init__(self, session: ort.InferenceSession, hparams: HParams, memory: Memory) -> None:
@@ -172,7 +178,7 @@ class Device:
         self._idle: list[Buffers] = []
 
     def slots(self, count: int) -> CudaSlots:
-        """Places for `count` sequences. Raises `OutOfMemory`."""
+        """Slots for `count` sequences, whose buffers return to the pool. Raises `OutOfMemory`."""
         with self.memory.lock:
             slots = CudaSlots(self, count, self._take(power_of_two(count)))
         weakref.finalize(slots, self._idle.append, slots.buffers).atexit = False
@@ -192,12 +198,12 @@ class Device:
 
 
 def power_of_two(count: int) -> int:
-    """The least that is not below `count`."""
+    """The least power of two that is `count` or more."""
     return 1 << max(0, count - 1).bit_length()
 
 
 class CudaSlots:
-    """Slots whose keys and values lie on the device, in float16."""
+    """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16."""
 
     def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
         self.count = count
@@ -207,14 +213,14 @@ class CudaSlots:
     def _call(
         self, first: int, shape: tuple[int, int], rows: int, graph: int | None = None
     ) -> Call:
-        """A call for the slots from `first` on, whose keys and values it reads and writes."""
+        """A call that reads and writes the keys and values of the slots from `first` on."""
         h = self._hparams
         form = (shape[0], h.n_head, h.n_ctx, h.kv_width)
         cache = {name: (form, self._at(name, first, 0)) for name in self.buffers.cache}
         return Call(self._device.session, h, self._memory, shape, rows, cache, graph)
 
     def _at(self, name: str, slot: int, position: int) -> int:
-        """Where a position of a slot's first head lies."""
+        """The address of a position in the first head of a slot."""
         within = position * self.buffers.pitch // self._hparams.n_ctx
         return self.buffers.cache[name].address + slot * self.buffers.slot + within
 
@@ -241,7 +247,7 @@ class CudaSlots:
         return call.logits()
 
     def _step(self, rows: int) -> Call:
-        """The step of so many rows, which is captured as a CUDA graph when it first runs."""
+        """The decode step for that many rows, captured as a CUDA graph when it first runs."""
         steps = self.buffers.steps
         if rows not in steps:
             steps[rows] = self._call(0, (rows, 1), rows, next(GRAPHS))
@@ -264,8 +270,8 @@ class CudaSlots:
         ):
             inputs[name][:batch] = values
             inputs[name][batch:] = 0
-        # A captured graph keeps the numbers it saw on the host: attention looks no further than
-        # `seqlens_k`, so the total may be the most that fits.
+        # A captured graph keeps the numbers it read on the host. Attention reads only as far as
+        # `seqlens_k`, so the total may be the greatest possible.
         call.run(self._hparams.n_ctx if self._memory.device == "cuda" else max(lengths) + 1)
         found = call.selected()
         logits, best = (found[port.name][:batch] for port in best_of(self._hparams))

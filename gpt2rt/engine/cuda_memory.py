@@ -1,4 +1,4 @@
-"""Memory that a provider computes in: a CUDA device's, or ordinary memory in its place."""
+"""Memory of an execution provider: a CUDA device's, or ordinary memory with the same interface."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ Field = tuple[str, tuple[int, ...], str]  # name, shape, dtype
 
 
 class Block(Protocol):
-    """Bytes of a memory, given back when nobody holds this any more."""
+    """Allocated memory, freed with this object."""
 
     address: int
 
 
 class Memory(Protocol):
-    """Memory that a provider computes in."""
+    """The memory of an execution provider."""
 
-    device: str  # as ONNX Runtime calls it
-    lock: Lock  # held by whoever uses the device
+    device: str  # ONNX Runtime's name for it
+    lock: Lock  # held while the device is used
 
     def allocate(self, size: int, *, host: bool = False) -> Block:
-        """Zeros, on the device or where the host and copies reach them fastest."""
+        """Allocate zeroed memory on the device, or with `host` on the host, fastest to copy."""
 
     def copy(
         self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
     ) -> None:
-        """`count` runs of `width` bytes, so far apart, between any addresses of device and host."""
+        """Copy `count` runs of `width` bytes between any addresses of device and host.
+
+        The pitches are the distances in bytes between the starts of the runs.
+        """
 
 
 class _HostBlock:
@@ -73,7 +76,7 @@ class _CudaBlock:
         allocate = runtime.cudaMallocHost if host else runtime.cudaMalloc
         code = allocate(ctypes.byref(address), ctypes.c_size_t(size))
         if code == NO_MEMORY:
-            runtime.cudaGetLastError()  # or ONNX Runtime takes the failure for one of its own
+            runtime.cudaGetLastError()  # or ONNX Runtime would report this failure as its own
             raise OutOfMemory(
                 f"no room for {size / 1e6:,.0f} MB on the CUDA device; generate fewer side by side"
             )
@@ -88,11 +91,11 @@ class _CudaBlock:
 
 
 class OutOfMemory(Gpt2rtError):
-    """The device has not that much memory left."""
+    """Too little memory is left on the device."""
 
 
 def _checked(runtime: ctypes.CDLL, code: int, what: str) -> None:
-    """Raises `Gpt2rtError` where CUDA's answer is no success."""
+    """Raises `Gpt2rtError` for a status code of CUDA that is an error."""
     if code:
         runtime.cudaGetErrorString.restype = ctypes.c_char_p
         reason = runtime.cudaGetErrorString(code).decode()
@@ -100,10 +103,10 @@ def _checked(runtime: ctypes.CDLL, code: int, what: str) -> None:
 
 
 class CudaMemory:
-    """The memory of CUDA device 0, by CUDA's runtime library, which ONNX Runtime has loaded.
+    """The memory of CUDA device 0, by the CUDA runtime library that ONNX Runtime has loaded.
 
-    One thread at a time uses it: while a CUDA graph is captured, whatever another thread allocates,
-    frees or copies would spoil it.
+    Only one thread at a time may use it: an allocation, a copy or a release by another thread would
+    invalidate the capture of a CUDA graph.
     """
 
     device = "cuda"
@@ -122,20 +125,20 @@ class CudaMemory:
         sizes = [ctypes.c_size_t(n) for n in (source_pitch, width, count)]
         places = ctypes.c_void_p(target), ctypes.c_size_t(target_pitch), ctypes.c_void_p(source)
         with self.lock:
-            code = self._runtime.cudaMemcpy2D(*places, *sizes, WHEREVER)
-            # A copy from the host may return before the device has it, and ONNX Runtime's stream
-            # waits for no other.
+            code = self._runtime.cudaMemcpy2D(*places, *sizes, MEMCPY_DEFAULT)
+            # A copy from the host may return before it is complete, and ONNX Runtime's stream does
+            # not wait for it.
             code = code or self._runtime.cudaStreamSynchronize(None)
         _checked(self._runtime, code, f"copy {width * count} bytes")
 
 
 NO_MEMORY = 2  # cudaErrorMemoryAllocation
-WHEREVER = 4  # cudaMemcpyDefault: the addresses tell on which side they are
-ALIGNMENT = 256  # bytes, as cudaMalloc aligns
+MEMCPY_DEFAULT = 4  # cudaMemcpyDefault: the addresses determine host or device
+ALIGNMENT = 256  # bytes, the alignment of cudaMalloc
 
 
 class Frame:
-    """Arrays side by side on the device, and the same on the host, so that one copy moves all."""
+    """Adjacent arrays on the device and equal ones on the host, copied all at once."""
 
     def __init__(self, memory: Memory, fields: Sequence[Field]) -> None:
         self._memory = memory
@@ -154,11 +157,11 @@ class Frame:
             self.arrays[name] = np.frombuffer(memoryview(content), dtype, count).reshape(form)
 
     def send(self) -> None:
-        """From the host to the device."""
+        """Copy all arrays from the host to the device."""
         self._move(self._device.address, self._host.address)
 
     def fetch(self) -> None:
-        """From the device to the host."""
+        """Copy all arrays from the device to the host."""
         self._move(self._host.address, self._device.address)
 
     def _move(self, target: int, source: int) -> None:

@@ -1,7 +1,7 @@
-"""Token steps for many sequences at once: who sits in which slot, prefill, decode.
+"""Prefill and decode steps for a batch of token sequences, each in a slot.
 
-Knows tokens, not text. Running sequences always fill the slots 0, 1, ..., so a decode step is one
-call over a contiguous run of the KV buffers.
+Running sequences always fill the slots 0, 1, ..., so a decode step is one call over contiguous
+buffers of keys and values.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from gpt2rt.sampling.selection import Draw, Selected
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A running sequence: its slot, the positions it holds there, and how many of its first were
-    taken over from a prompt read before.
+    """A running sequence.
+
+    `slot` is its place in the engine, `length` the number of its positions there; of these the
+    first `cached` were copied from an earlier prompt rather than computed.
     """
 
     slot: int
@@ -26,9 +28,9 @@ class Sequence:
 
 
 class Engine:
-    """Runs up to `slots.count` sequences side by side; beginnings read before come from `prefixes`.
+    """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    Logits that a method returns are good until the next call of any.
+    Logits that a method returns are float32 and valid until the next call of any method.
     """
 
     def __init__(self, slots: Slots, prefixes: PrefixCache | None = None) -> None:
@@ -43,7 +45,7 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """Sequences that may still be started."""
+        """How many more sequences can be started."""
         return self._slots.count - len(self._running)
 
     def start(self, tokens: Seq[int]) -> tuple[Sequence, Logits]:
@@ -59,17 +61,17 @@ class Engine:
         sequence.length = len(tokens)
         self._running.append(sequence)
         if self._prefixes is not None:
-            self._prefixes.keep(tokens, lambda a, b: self._slots.read(sequence.slot, a, b))
+            self._prefixes.store(tokens, lambda a, b: self._slots.read(sequence.slot, a, b))
         return sequence, logits
 
     def restart(self, sequence: Sequence, tokens: Seq[int]) -> Logits:
-        """Make `tokens` all that a running sequence holds; returns the logits [n_vocab] after."""
+        """Replace a running sequence by `tokens`; returns the logits [n_vocab] after the last."""
         sequence.length = len(tokens)
         logits: Logits = self._slots.extend(sequence.slot, 0, tokens)[0]
         return logits
 
     def fork(self, parent: Sequence) -> Sequence:
-        """Another sequence with the same past, without computing it again."""
+        """Start a sequence with the tokens of `parent`, by copying keys and values."""
         assert self.free, "no slot is free"
         child = Sequence(len(self._running), parent.length, parent.length)
         self._slots.copy(parent.slot, child.slot, parent.length)
@@ -77,15 +79,15 @@ class Engine:
         return child
 
     def replace(self, sequence: Sequence, parent: Sequence) -> None:
-        """Give up what `sequence` holds for what `parent` does."""
+        """Replace the tokens of `sequence` by those of `parent`."""
         self._slots.copy(parent.slot, sequence.slot, parent.length)
         sequence.length = parent.length
 
     def step(self, tokens: Seq[int], draws: Seq[Draw] = ()) -> Logits | Selected:
-        """One more token for every running sequence, in the order of `running`.
+        """Append a token to every running sequence, in the order of `running`.
 
-        Returns logits [len(tokens), n_vocab]; from a device what was selected there, where the next
-        tokens are also drawn by `draws`.
+        Returns logits [len(tokens), n_vocab]. A device returns only its `Selected` rows; there the
+        next tokens are also drawn, by `draws`.
         """
         assert len(tokens) == len(self._running), "every running sequence takes part in a step"
         lengths = [sequence.length for sequence in self._running]
@@ -95,8 +97,9 @@ class Engine:
         return logits
 
     def read(self, sequence: Sequence, tokens: Seq[int]) -> Logits:
-        """Several more tokens for one running sequence; the logits [len(tokens), n_vocab] after
-        each.
+        """Append `tokens` to one running sequence.
+
+        Returns the logits [len(tokens), n_vocab] after each of them.
         """
         rows = range(len(tokens))
         logits = self._slots.extend(sequence.slot, sequence.length, tokens, rows)
@@ -104,12 +107,12 @@ class Engine:
         return logits
 
     def rewind(self, sequence: Sequence, length: int) -> None:
-        """Forget all but the first `length` positions of a running sequence."""
-        assert length <= sequence.length, "a sequence cannot be rewound to what it has not read"
+        """Cut a running sequence to its first `length` positions."""
+        assert length <= sequence.length, "a sequence can only become shorter"
         sequence.length = length
 
     def finish(self, sequence: Sequence) -> None:
-        """End a sequence; the last one moves into its slot, so that no gap is left."""
+        """End a sequence; the sequence in the last slot moves into its slot."""
         last = self._running.pop()
         if last is not sequence:
             self._slots.copy(last.slot, sequence.slot, last.length)

@@ -1,9 +1,9 @@
-"""A session of ONNX Runtime in a process forked from the one that opened it.
+"""ONNX Runtime sessions that are safe in a forked child of the process that opened them.
 
-A child has none of its parent's threads, and the locks that they held stay locked in it. So a fork
-waits for the calls that other threads are in. In the child a session that computes in the calling
-thread alone goes on; one that hands work to others might wait for them for ever, so it refuses.
-What ONNX Runtime tears down at its end would wait for them, too: a child leaves that to its parent.
+A child process has none of its parent's threads, and locks that they held stay locked in it. So a
+fork waits for the calls of other threads to end. In the child, a session that computes only in the
+calling thread goes on working; one with more threads would wait for them for ever, so it raises an
+error. The cleanup of ONNX Runtime would wait for them as well, so a child skips it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gpt2rt.errors import InvalidSetting
 
 
 class Calls:
-    """The threads that are inside ONNX Runtime."""
+    """Counts the threads that are in a call of ONNX Runtime, and lets a fork wait for them."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._threads: set[int] = set()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold for the time of a call; begins after a fork that is under way."""
+    def call(self) -> Iterator[None]:
+        """A context for one call, which starts after any fork in progress."""
         thread = threading.get_ident()
         with self._changed:
             self._threads.add(thread)
@@ -42,19 +42,22 @@ class Calls:
                 self._changed.notify_all()
 
     def pause(self) -> None:
-        """Let no call begin, and wait for those of other threads to end."""
+        """Block new calls, and wait for those of other threads to end."""
         self._changed.acquire()
         self._changed.wait_for(lambda: self._threads <= {threading.get_ident()})
 
     def resume(self) -> None:
+        """Allow calls again."""
         self._changed.release()
 
 
 class Session(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
-    """An `InferenceSession` that raises `InvalidSetting` where its threads are a parent's."""
+    """An `InferenceSession` that raises `InvalidSetting` in a child that lacks its threads."""
 
-    def __init__(self, path: os.PathLike[Any], options: ort.SessionOptions, **settings: Any) -> None:
-        with _calls.one():
+    def __init__(
+        self, path: os.PathLike[Any], options: ort.SessionOptions, **settings: Any
+    ) -> None:
+        with _calls.call():
             super().__init__(path, options, **settings)
         self._threads = options.intra_op_num_threads
         self._inherited = False
@@ -64,12 +67,12 @@ class Session(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
         self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None
     ) -> Any:
         self._check()
-        with _calls.one():
+        with _calls.call():
             return super().run(names, feeds, options)
 
     def run_with_iobinding(self, binding: ort.IOBinding, options: Any = None) -> None:
         self._check()
-        with _calls.one():
+        with _calls.call():
             super().run_with_iobinding(binding, options)
 
     def _check(self) -> None:
@@ -79,8 +82,8 @@ class Session(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
                 "forked, and they stayed behind: load it in the child, or with threads=1"
             )
 
-    def leave_to_parent(self) -> None:
-        """In a child: never end, since that joins threads which are not here."""
+    def skip_cleanup(self) -> None:
+        """In a child process: never destroy the session, which would join missing threads."""
         self._inherited = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
@@ -93,18 +96,18 @@ def _in_child() -> None:
     global _calls
     _calls = Calls()
     for session in _open:
-        session.leave_to_parent()
+        session.skip_cleanup()
     _exit_past_destructors()
 
 
 def _exit_past_destructors() -> None:
-    """Let the process end before static destructors, as children of `multiprocessing` do: those of
-    ONNX Runtime wait for a thread that its import started (1.31).
+    """Make the process end without static destructors, as children of `multiprocessing` do.
 
-    Handlers run in the reverse order of their registration, so this one comes before them.
+    Those of ONNX Runtime 1.31 wait for a thread that its import started. Exit handlers run in the
+    reverse order of their registration, so this one runs before the destructors.
     """
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):  # glibc's, which tells the exit status
+    if hasattr(libc, "on_exit"):  # of glibc; it passes on the exit status
         libc.on_exit(libc._exit, None)
 
 

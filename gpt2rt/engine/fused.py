@@ -1,4 +1,4 @@
-"""The fused graph on a CPU: keys and values grow in place, and a decode step allocates nothing."""
+"""The fused graph on a CPU, which appends keys and values in place and allocates little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, TOTAL, X, fused
 from gpt2rt.engine.kvcache import KVCache, share
-from gpt2rt.engine.session import failed
+from gpt2rt.engine.session import run_failure
 from gpt2rt.engine.slots import KeysValues, Logits
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw
@@ -19,14 +19,14 @@ from gpt2rt.sampling.selection import Draw
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# Positions read at once before those whose logits are wanted: in pieces a long prompt takes less
-# memory and less time. A multiple of the 128 rows of flash attention's blocks: no bit changes.
+# Positions per call in the prefill of a long prompt: less memory and time than in a single call. A
+# multiple of the 128 rows in a block of flash attention, so that results are the same bits.
 PIECE = 256
-KEPT_BINDINGS = 32  # of short reads of one slot, such as a draft's proposals
+CACHED_BINDINGS = 32  # most bindings, and most tokens of each, of short calls for a slot
 
 
 class Binding:
-    """One shape of call to the fused graph: its input arrays, bound once and written in place."""
+    """A call of the fused graph with fixed shapes, whose arrays are bound once."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Binding:
         self.rows = arrays[ROWS]
         self.rows[:] = np.arange(rows)
         self.logits = np.empty((rows, hparams.n_vocab), np.float32) if logits is None else logits
-        self._kept = (arrays, cache)  # ONNX Runtime sees this memory, and keeps none of it alive
+        self._buffers = (arrays, cache)  # ONNX Runtime uses this memory but does not keep it alive
         self._binding = session.io_binding()
         for port, array in arrays.items():
             self._binding.bind_ortvalue_input(port.name, share(array))
@@ -58,17 +58,18 @@ class Binding:
                 self._binding.bind_ortvalue_output(after.name, value)
 
     def run(self) -> Logits:
+        """Run the graph; returns `logits`, which the next run overwrites. Raises `BadBundle`."""
         try:
             self._session.run_with_iobinding(self._binding)
         except Gpt2rtError:
             raise
-        except Exception as error:  # ONNX Runtime's have no common base
-            raise failed(error) from error
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise run_failure(error) from error
         return self.logits
 
 
 class FusedSlots:
-    """The fused graph over shared KV buffers. A decode step allocates and copies nothing."""
+    """Slots (see `gpt2rt.engine.slots`) of the fused graph over one `KVCache`."""
 
     def __init__(self, session: ort.InferenceSession, hparams: HParams, count: int) -> None:
         self.count = count
@@ -89,7 +90,7 @@ class FusedSlots:
         self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
     ) -> Logits:
         if rows is None:
-            while len(tokens) > PIECE + 1:  # a single token more goes with the last piece
+            while len(tokens) > PIECE + 1:  # the last piece may have one token more
                 self.extend(slot, length, tokens[:PIECE], ())
                 length, tokens = length + PIECE, tokens[PIECE:]
         wanted = [len(tokens) - 1] if rows is None else rows
@@ -102,12 +103,12 @@ class FusedSlots:
         return call.run()
 
     def _reading(self, slot: int, length: int, rows: int) -> Binding:
-        """A call with `length` tokens for one slot; kept where every row is wanted of a few."""
-        if rows < length or length > KEPT_BINDINGS:
+        """A call with `length` tokens for one slot; cached if short and all rows are wanted."""
+        if rows < length or length > CACHED_BINDINGS:
             return self._bind(slot, (1, length), rows)
         call = self._reads.get((slot, length))
         if call is None:
-            if len(self._reads) >= KEPT_BINDINGS:
+            if len(self._reads) >= CACHED_BINDINGS:
                 self._reads.clear()
             call = self._reads[slot, length] = self._bind(slot, (1, length), rows)
         return call
@@ -148,8 +149,9 @@ class FusedSlots:
 
 
 class RowwiseSlots(FusedSlots):
-    """The fused graph of a precision whose kernel for one row sums in another order than the one
-    for several: each row of a step is a call of its own, so that its batch mates change no bit.
+    """Slots for a precision whose kernel for one row sums in another order than that for several.
+
+    Each row of a decode step is a call of its own, so that its bits do not depend on the batch.
     """
 
     def __init__(self, session: ort.InferenceSession, hparams: HParams, count: int) -> None:

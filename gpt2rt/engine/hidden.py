@@ -1,4 +1,4 @@
-"""Hidden states, by the embedding graph of a bundle of either kind."""
+"""Hidden states of tokens, computed by the embedding graph of a bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def hidden_states(
     tokens: NDArray[np.int32],
     layers: Sequence[int],
 ) -> list[NDArray[np.float32]]:
-    """Hidden states [B,S,n_embd] float32 of each of `layers`, for tokens [B,S]."""
+    """The hidden states of each of `layers`, float32 [B, S, n_embd], for tokens int32 [B, S].
+
+    Layer 0 is the embeddings, n_layer the output of ln_f. Raises `BadBundle`.
+    """
     batch, length = tokens.shape
     none = past(hparams)
     values: dict[str, NDArray[Any]] = {

@@ -1,8 +1,8 @@
-"""Huge pages for the weights that ONNX Runtime has packed (Linux).
+"""Moves the weights that ONNX Runtime has packed to huge pages (Linux).
 
-A token reads all of them once, and a processor reads ahead no further than the end of a page: with
-pages of 2 MB a step takes about a tenth less (bench/RESULTS.md). ONNX Runtime takes memory as
-malloc gives it, so the kernel is asked about what has been mapped meanwhile.
+Every decode step reads all weights, and a processor prefetches only to the end of a page: with
+pages of 2 MB a step takes about 10 % less time (bench/RESULTS.md). ONNX Runtime allocates by
+malloc, so the memory to move is what was mapped while it opened a session.
 """
 
 from __future__ import annotations
@@ -15,44 +15,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-HUGE = 1 << 21  # bytes of a page
-LEAST = 8 * HUGE  # that are worth a thread
+HUGE = 1 << 21  # bytes of a huge page
+LEAST = 8 * HUGE  # fewer bytes are not worth a thread
 HUGEPAGE, COLLAPSE = 14, 25  # advice of madvise(2); the second since Linux 6.1
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 MAPS = Path("/proc/self/maps")
 
 SWITCH = "GPT2RT_HUGE_PAGES"  # 0: off
 
-Region = tuple[int, int]  # addresses, the end excluded
+Region = tuple[int, int]  # addresses: start, end (exclusive)
 
 
 @contextmanager
 def on_huge_pages() -> Iterator[None]:
-    """What is mapped meanwhile moves to huge pages afterwards, beside what the caller does next.
+    """A context after which memory mapped within it moves to huge pages, in a thread.
 
-    Contents and addresses stay; where the kernel declines, so do the pages.
+    Contents and addresses stay the same. It is a hint: the kernel may leave the pages as they are.
     """
-    before = anonymous()
+    before = anonymous_regions()
     yield
-    found = [page for region in new(anonymous(), before) if (page := aligned(region))]
-    if sum(end - start for start, end in found) >= LEAST and wanted():
-        Thread(target=ask, args=(found,), daemon=True).start()
+    found = [
+        page for region in new_regions(anonymous_regions(), before) if (page := aligned(region))
+    ]
+    if sum(end - start for start, end in found) >= LEAST and enabled():
+        Thread(target=advise, args=(found,), daemon=True).start()
 
 
-def wanted() -> bool:
-    """Whether the system has them, and neither its owner nor the user has turned them off."""
+def enabled() -> bool:
+    """Whether the system has huge pages, and neither it nor the user has turned them off."""
     try:
         return os.environ.get(SWITCH) != "0" and "[never]" not in SETTING.read_text()
     except OSError:
         return False
 
 
-def anonymous() -> list[Region]:
-    """The process's private memory without a file, in order; nothing off Linux."""
+def anonymous_regions() -> list[Region]:
+    """The private memory of the process without a file, by address; [] except on Linux."""
     if sys.platform != "linux":
         return []
     found = []
-    for line in os.fsdecode(MAPS.read_bytes()).rstrip("\n").split("\n"):  # paths of any encoding
+    for line in (
+        os.fsdecode(MAPS.read_bytes()).rstrip("\n").split("\n")
+    ):  # file names may have any encoding
         span, access, _, _, inode, *name = line.split(maxsplit=5)
         if access == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
             start, _, end = span.partition("-")
@@ -60,8 +64,8 @@ def anonymous() -> list[Region]:
     return found
 
 
-def new(now: Sequence[Region], before: Sequence[Region]) -> list[Region]:
-    """The parts of `now` that are in none of `before`; both in order, each without overlaps."""
+def new_regions(now: Sequence[Region], before: Sequence[Region]) -> list[Region]:
+    """The parts of `now` that are not in `before`; both are sorted, without overlaps."""
     found = []
     for start, end in now:
         for low, high in before:
@@ -75,13 +79,13 @@ def new(now: Sequence[Region], before: Sequence[Region]) -> list[Region]:
 
 
 def aligned(region: Region) -> Region | None:
-    """The whole huge pages inside a region."""
+    """The part of a region that consists of whole huge pages; None: there is none."""
     start, end = -(-region[0] // HUGE) * HUGE, region[1] // HUGE * HUGE
     return (start, end) if start < end else None
 
 
-def ask(regions: Sequence[Region]) -> None:
-    """A hint: where the kernel is too old or has no such page left, nothing changes."""
+def advise(regions: Sequence[Region]) -> None:
+    """Ask the kernel to move regions to huge pages; it may ignore that."""
     libc = ctypes.CDLL(None)
     for start, end in regions:
         place = ctypes.c_void_p(start), ctypes.c_size_t(end - start)

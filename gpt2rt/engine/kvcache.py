@@ -1,7 +1,7 @@
-"""Keys and values of every slot, in buffers that ONNX Runtime reads as past and writes as present.
+"""The keys and values of all slots, in buffers that ONNX Runtime uses as past and as present.
 
-One buffer of keys and one of values a layer, `[slots, n_head, capacity, kv_width]` float32. A
-slot is a row, so a run of slots is a contiguous view and nothing is ever copied to form a batch.
+Every layer has a buffer of keys and one of values, float32 [slots, n_head, capacity, kv_width].
+Consecutive slots are a contiguous view, so a batch is formed without copying.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def share(array: NDArray[Any]) -> ort.OrtValue:
-    """`array` as ONNX Runtime sees it: the same memory, which the caller keeps alive."""
+    """ONNX Runtime's view of `array`, whose memory the caller must keep alive."""
     import onnxruntime as ort
 
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def untouched(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros that take memory only where something is written.
+def lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Zeros, float32, that take memory only where something is written. Raises `Gpt2rtError`.
 
-    NumPy asks for huge pages; one position in each head would then fill 2 MB with zeros: a first
-    prefill of 64 tokens took four times as long (bench/RESULTS.md).
+    NumPy asks for huge pages; then the first position in each head would fill 2 MB with zeros, and
+    a first prefill of 64 tokens takes four times as long (bench/RESULTS.md).
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     try:
@@ -50,31 +50,34 @@ def untouched(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 class KVCache:
-    """Buffers for `slots` sequences of up to `capacity` positions each."""
+    """Keys and values of `slots` sequences of up to `capacity` positions each."""
 
     def __init__(self, hparams: HParams, slots: int, capacity: int) -> None:
         shape = (slots, hparams.n_head, capacity, hparams.kv_width)
-        self._layers = [(untouched(shape), untouched(shape)) for _ in range(hparams.n_layer)]
+        self._layers = [(lazy_zeros(shape), lazy_zeros(shape)) for _ in range(hparams.n_layer)]
 
     def views(self, first: int, count: int) -> list[tuple[ort.OrtValue, ort.OrtValue]]:
-        """Keys and values of `count` slots from `first` on, a pair a layer, sharing this memory."""
+        """Views of the keys and values of `count` slots from `first` on, a pair for each layer."""
         rows = slice(first, first + count)
         return [(share(keys[rows]), share(values[rows])) for keys, values in self._layers]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first `length` positions of slot `source` over those of slot `target`."""
+        """Copy the first `length` positions of slot `source` to slot `target`."""
         for buffers in self._layers:
             for buffer in buffers:
                 buffer[target, :, :length] = buffer[source, :, :length]
 
     def read(self, slot: int, start: int, end: int) -> NDArray[np.float32]:
-        """A copy of positions `start` to `end` of a slot: [n_layer, 2, n_head, n, kv_width]."""
+        """A copy of the positions `start` to `end` (exclusive) of a slot.
+
+        float32 [n_layer, 2, n_head, end - start, kv_width].
+        """
         return np.stack(
             [np.stack([buffer[slot, :, start:end] for buffer in pair]) for pair in self._layers]
         )
 
     def write(self, slot: int, start: int, kv: NDArray[np.float32]) -> None:
-        """Put what `read` gave at the positions of `slot` from `start` on."""
+        """Write keys and values, shaped as from `read`, to a slot from position `start` on."""
         end = start + kv.shape[-2]
         for pair, layer in zip(self._layers, kv, strict=True):
             for buffer, values in zip(pair, layer, strict=True):

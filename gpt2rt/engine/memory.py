@@ -1,4 +1,4 @@
-"""What the keys and values of sequences cost in memory, and what this process may still take."""
+"""The memory that keys and values take, and the memory that is available."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def slot_bytes(hparams: HParams) -> int:
-    """Bytes of float32 keys and values of one sequence at full length: 75 MB for 117M."""
+    """Bytes of the float32 keys and values of a sequence of n_ctx tokens: 75 MB for 117M."""
     return 2 * 4 * hparams.n_layer * hparams.n_head * hparams.n_ctx * hparams.kv_width
 
 
 def available() -> int | None:
-    """Bytes that this process may still take (Linux, within its cgroup); None where not known."""
+    """Bytes that this process can still allocate, within its cgroup; None: not known."""
     found = []
     with suppress(OSError, ValueError, StopIteration):
         lines = MEMINFO.read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         found.append(int(line.split()[1]) << 10)
-    with suppress(OSError, ValueError):  # "max" where there is no limit
+    with suppress(OSError, ValueError):  # "max" is no limit
         limit = int((CGROUP / "memory.max").read_text())
         counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         used = int((CGROUP / "memory.current").read_text()) - int(counts.get("inactive_file", 0))
@@ -33,7 +33,7 @@ def available() -> int | None:
 
 
 def check(hparams: HParams, slots: int) -> None:
-    """Raises `InvalidSetting` where so many sequences, at full length, exceed the memory."""
+    """Raises `InvalidSetting` if that many sequences of n_ctx tokens exceed the memory."""
     room, each = available(), slot_bytes(hparams)
     if room is not None and slots * each > room:
         raise InvalidSetting(

@@ -1,10 +1,10 @@
-"""Keys and values of beginnings that prompts share: read once, used again.
+"""A cache of keys and values of prompts' prefixes, so that common prefixes are computed once.
 
-A prompt is cut into blocks of a few tokens; a block is known by the blocks before it and its own
-tokens, so that what was computed for one prompt serves every prompt that begins alike. Attention
-over several tokens gives the same bits wherever a prompt is cut (a test holds it), so a text is the
-same with and without the cache; only a last token alone would go through another kernel, hence at
-least two tokens of a prompt are always read.
+A prompt is split into blocks of a few tokens. A block is identified by its own tokens and the
+blocks before it, so it serves all prompts with the same beginning. Attention over several tokens
+gives the same bits wherever a prompt is split (there is a test), so texts are the same with and
+without the cache. A single token would use another kernel, so at least two tokens of a prompt are
+always computed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 32  # tokens
-READ_ANEW = 2  # tokens of a prompt that are always computed
+ALWAYS_READ = 2  # tokens of a prompt that are always computed
 
 KeysValues = NDArray[np.float32]  # [n_layer, 2, n_head, BLOCK, kv_width]
 _Key = tuple[int, tuple[int, ...]]
@@ -29,7 +29,7 @@ _Key = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class PrefixStatistics:
-    """Prompts and tokens looked up, tokens found, bytes held and blocks given up so far."""
+    """Counts so far: prompts and tokens looked up, tokens found, bytes in use, blocks evicted."""
 
     prompts: int
     tokens: int
@@ -57,9 +57,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class PrefixCache:
-    """At most `capacity` bytes of blocks, the least recently used given up first.
+    """A cache of at most `capacity` bytes of blocks that evicts the least recently used ones.
 
-    May be shared by threads.
+    It may be shared by threads.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -68,7 +68,7 @@ class PrefixCache:
         _caches.add(self)
 
     def reset(self) -> None:
-        """Forget all, under a new lock: in a forked child the old one may be held for ever."""
+        """Empty the cache. The lock is new, since in a forked child the old one may stay locked."""
         self._blocks: OrderedDict[_Key, _Block] = OrderedDict()
         self._numbers = count(1)
         self._lock = threading.Lock()
@@ -76,15 +76,16 @@ class PrefixCache:
 
     @property
     def statistics(self) -> PrefixStatistics:
+        """Counts since the cache was created or emptied."""
         with self._lock:
             return PrefixStatistics(
                 self._prompts, self._tokens, self._found, self._bytes, self._evicted
             )
 
     def find(self, tokens: Sequence[int]) -> list[KeysValues]:
-        """The blocks that `tokens` begin with, as many as there are."""
+        """The blocks at the start of `tokens`, each [n_layer, 2, n_head, BLOCK, kv_width]."""
         with self._lock:
-            found = list(self._known(tokens[: max(0, len(tokens) - READ_ANEW)]))
+            found = list(self._known(tokens[: max(0, len(tokens) - ALWAYS_READ)]))
             self._prompts += 1
             self._tokens += len(tokens)
             self._found += len(found) * BLOCK
@@ -102,10 +103,10 @@ class PrefixCache:
             yield key, block
             parent = block.number
 
-    def keep(self, tokens: Sequence[int], read: Callable[[int, int], KeysValues]) -> None:
-        """Remember what `tokens` begin with; `read` copies keys and values from a start to an end.
+    def store(self, tokens: Sequence[int], read: Callable[[int, int], KeysValues]) -> None:
+        """Store the blocks of `tokens`, or the first of them if all exceed the capacity.
 
-        Of a prompt that is larger than the cache, the beginning.
+        `read(start, end)` copies the keys and values of these positions.
         """
         with self._lock:
             path = list(self._known(tokens))
@@ -119,7 +120,7 @@ class PrefixCache:
                 self._bytes += block.kv.nbytes
                 path.append((key, block))
                 parent = block.number
-            for key, _ in reversed(path):  # so that a block outlives those that build on it
+            for key, _ in reversed(path):  # a block must be evicted after those that follow it
                 self._blocks.move_to_end(key)
             while self._bytes > self.capacity:
                 _, oldest = self._blocks.popitem(last=False)

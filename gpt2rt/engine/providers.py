@@ -1,7 +1,7 @@
-"""What ONNX Runtime is asked for: execution provider, threads and optimisations.
+"""Opens ONNX Runtime sessions: execution provider, threads and optimisations.
 
-A provider that was asked for is what runs, or an error says why not. ONNX Runtime itself would fall
-back to the CPU and say so in its log only.
+A session runs on the requested provider, or an error says why not. ONNX Runtime itself would fall
+back to the CPU with only a line in its log.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from gpt2rt.bundles.bundle import CUDA_GRAPH, GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.engine.hugepages import on_huge_pages
-from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -28,22 +29,22 @@ CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}  # ONNX Runtime's names
 MOST_THREADS = 1024
 
-# Read by ONNX Runtime when it opens a session. With AVX-512 plain attention takes half as long as
-# its flash attention and, unlike that, gives the same bits wherever a text is cut
+# ONNX Runtime reads this variable when it opens a session. With AVX-512 its plain attention takes
+# half as long as its flash attention and, unlike it, gives the same bits wherever a text is split
 # (bench/RESULTS.md).
 NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _opening = Lock()
 
-# SkipLayerNormalization on CPU is slower than Add and LayerNormalization from a few rows on.
+# For more than a few rows SkipLayerNormalization on CPU is slower than Add and LayerNormalization.
 DISABLED_OPTIMISERS = ("SkipLayerNormFusion",)
 
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Threads of a session: `count` (None: one a physical core that this process may use).
+    """The threads of a session. Raises `InvalidSetting` for an invalid `count`.
 
-    Spinning threads answer sooner and take the cores from everyone else while they wait; they spin
-    during a call and never after it.
+    `count` None is one for each physical core that this process may use. `spinning` threads wait
+    for work in a loop, which is faster but occupies their cores; they do so only during a call.
     """
 
     count: int | None = None
@@ -55,9 +56,9 @@ class Threads:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use, within its affinity mask and its cgroup's quota.
+    """The number of physical cores within the affinity mask and cgroup quota of this process.
 
-    Off Linux: the logical ones.
+    On other systems than Linux it is the number of logical cores.
     """
     if not hasattr(os, "sched_getaffinity"):
         return max(1, (os.cpu_count() or 1))
@@ -66,7 +67,7 @@ def physical_cores() -> int:
 
 
 def _core(cpu: int) -> tuple[str, str]:
-    """Package and core of a logical processor; itself where the kernel does not tell."""
+    """The package and core of a logical processor; its own number if they are not known."""
     topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
     try:
         return (topology / "physical_package_id").read_text(), (topology / "core_id").read_text()
@@ -75,7 +76,7 @@ def _core(cpu: int) -> tuple[str, str]:
 
 
 def _quota() -> int:
-    """Whole processors that a container's quota (cgroup v2) allows; very many where it has none."""
+    """The whole processors within the cgroup's quota (version 2); 65,536 without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, int(quota) // int(period))
@@ -85,7 +86,7 @@ def _quota() -> int:
 
 @cache
 def has_avx512() -> bool:
-    """Whether the processor has the instructions, as far as the system tells."""
+    """Whether the processor has AVX-512 (False if that is not known)."""
     if os.name == "nt":
         return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(41))  # type: ignore[attr-defined,unused-ignore]
     try:
@@ -96,7 +97,10 @@ def has_avx512() -> bool:
 
 @contextmanager
 def _attention_for(provider: str) -> Iterator[None]:
-    """The kind of attention of the session that is opened meanwhile; what the user chose stands."""
+    """A context in which ONNX Runtime opens a session with the faster attention.
+
+    It sets `NO_FLASH`, unless the user has set it. A lock protects the environment.
+    """
     with _opening:
         chosen = provider != CPU or NO_FLASH in os.environ or not has_avx512()
         if not chosen:
@@ -109,8 +113,10 @@ def _attention_for(provider: str) -> Iterator[None]:
 
 
 def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
-    """`cpu` or `cuda`: what `auto` means for this bundle, here. Raises `InvalidSetting` for a name
-    that is none, `ProviderMissing` for CUDA where there is none or the bundle cannot use it.
+    """The provider to run a bundle on, `cpu` or `cuda`; `auto` prefers CUDA if it is usable.
+
+    Raises `InvalidSetting` for another name, `ProviderMissing` if `cuda` is not available or the
+    bundle has no graph for it.
     """
     if provider not in (*PROVIDERS, AUTO):
         raise InvalidSetting(f"provider is {', '.join(PROVIDERS)} or {AUTO}, not {provider!r}")
@@ -136,7 +142,7 @@ def graph_of(bundle: Bundle, provider: str) -> Path:
 
 
 def cuda_problem() -> str | None:
-    """Why CUDA cannot be had, with the way out; None where all that can be seen is there."""
+    """Why CUDA is not usable, and what to do about it; None: no problem was found."""
     import onnxruntime as ort
 
     if PROVIDERS[CUDA] not in ort.get_available_providers():
@@ -151,20 +157,23 @@ def cuda_problem() -> str | None:
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "the NVIDIA driver sees no device; use --provider cpu"
-    if problem := _driver_problem(driver, getattr(ort, "cuda_version", "")):
+    if problem := driver_problem(driver, getattr(ort, "cuda_version", "")):
         return problem
-    with redirect_stdout(io.StringIO()):  # it prints there what it does not find
+    with redirect_stdout(io.StringIO()):  # it prints the libraries that it does not find
         ort.preload_dlls()
     try:
         for library in cuda_libraries().values():
             ctypes.CDLL(library)
     except OSError as error:
-        return f'{error}; install CUDA\'s libraries: pip install "gpt2rt[cuda]"'
+        return f"{error}; install CUDA's libraries: {install_command('cuda')}"
     return None
 
 
-def _driver_problem(driver: ctypes.CDLL, built: str) -> str | None:
-    """A driver runs its own version of CUDA, older ones, and newer ones of the same major."""
+def driver_problem(driver: ctypes.CDLL, built: str) -> str | None:
+    """Why the NVIDIA driver cannot run CUDA of the version `built`; None: it can.
+
+    A driver runs its own version, older ones, and newer ones with the same major number.
+    """
     newest = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(newest))
     major, minor = newest.value // 1000, newest.value % 1000 // 10
@@ -177,11 +186,10 @@ def _driver_problem(driver: ctypes.CDLL, built: str) -> str | None:
 
 
 def cuda_libraries() -> dict[str, str]:
-    """The shared libraries that ONNX Runtime's CUDA provider needs, under their common names; none
-    where it is built without CUDA.
+    """The shared libraries that ONNX Runtime's CUDA provider needs: common name -> file name.
 
-    The provider's own library is not for us to load: it takes from ONNX Runtime, while it loads,
-    what only ONNX Runtime can have prepared.
+    There are none if ONNX Runtime is built without CUDA. The provider's own library is not among
+    them, since only ONNX Runtime can load it.
     """
     import onnxruntime as ort
 
@@ -199,13 +207,14 @@ def cuda_libraries() -> dict[str, str]:
 
 
 def cuda_runtime() -> ctypes.CDLL:
-    """CUDA's runtime library, the one that ONNX Runtime computes with."""
+    """The CUDA runtime library that ONNX Runtime uses."""
     return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
 
 
 class _NativePath(os.PathLike[Any]):
-    """A path as the system has it. ONNX Runtime takes strings for UTF-8, which a path need not be:
-    in a locale without UTF-8 none beyond ASCII is.
+    """A path in the bytes of the system, since ONNX Runtime decodes strings as UTF-8.
+
+    In a locale without UTF-8 that would be wrong for every path beyond ASCII.
     """
 
     def __init__(self, path: Path) -> None:
@@ -215,29 +224,39 @@ class _NativePath(os.PathLike[Any]):
         return str(self._path) if os.name == "nt" else os.fsencode(self._path)
 
 
+def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads.count or physical_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # fatal: other errors are raised as exceptions
+    for name, on in {
+        "session.intra_op.allow_spinning": threads.spinning,
+        "session.force_spinning_stop": True,
+        "session.disable_prepacking": not prepack,
+        "session.record_ep_graph_assignment_info": True,
+    }.items():
+        options.add_session_config_entry(name, "1" if on else "0")
+    return options
+
+
 def open_session(
     graph: Path, threads: Threads, provider: str = CPU, *, prepack: bool = True
 ) -> ort.InferenceSession:
-    """An ONNX Runtime session for the graph file, on `cpu` or `cuda`. Raises `BadBundle`, or
-    `ProviderMissing` where ONNX Runtime would run it on another one.
+    """Open a graph file in an ONNX Runtime session on `cpu` or `cuda`.
 
-    With `prepack` it keeps its own copy of the weights in the kernels' order, which one-token steps
-    want; without, it opens at once and reads them from the mapped file, which calls of many tokens
-    hardly notice.
+    With `prepack` the session has its own copy of the weights in the kernels' layout, which makes
+    decode steps fast. Without it, it opens at once and reads the weights from the mapped file,
+    which is as fast for calls of many tokens.
+
+    Raises `BadBundle`, or `ProviderMissing` if ONNX Runtime cannot run the graph on the provider.
     """
     import onnxruntime as ort
 
     from gpt2rt.engine.forks import Session
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads.count or physical_cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its errors are raised, and told by us
-    spinning = "1" if threads.spinning else "0"
-    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options = _session_options(threads, prepack)
     disabled = list(DISABLED_OPTIMISERS) if provider == CPU else []
     chosen: list[object] = [PROVIDERS[CPU]]
     if provider == CUDA:
@@ -250,9 +269,9 @@ def open_session(
                 options,
                 providers=chosen,
                 disabled_optimizers=disabled,
-                enable_fallback=0,  # it would tell on standard output, and go on without CUDA
+                enable_fallback=0,  # otherwise it prints a message and runs on the CPU
             )
-    except Exception as error:  # ONNX Runtime has a type per failure and no common base
+    except Exception as error:  # ONNX Runtime's errors have no common base
         reason = " ".join(str(error).split())[:300]
         if provider == CUDA:
             raise ProviderMissing(

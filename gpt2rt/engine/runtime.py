@@ -1,4 +1,4 @@
-"""A bundle's graphs opened in ONNX Runtime: places for sequences, and hidden states."""
+"""A bundle's graphs, opened in ONNX Runtime: slots for sequences, and hidden states."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.bundles.bundle import EMBED, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import memory
 from gpt2rt.engine.fused import FusedSlots, RowwiseSlots
 from gpt2rt.engine.hidden import hidden_states
 from gpt2rt.engine.providers import AUTO, CPU, CUDA, Threads, graph_of, open_session, provider_for
-from gpt2rt.engine.session import hidden_misfit, misfit
+from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
 from gpt2rt.engine.slots import Slots
 from gpt2rt.engine.standard import StandardSlots
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
@@ -30,7 +31,7 @@ SLOTS: dict[str, SlotsOf] = {"fused": FusedSlots, "standard": StandardSlots}
 
 
 def slots_of(bundle: Bundle) -> SlotsOf:
-    """The slots of a bundle on a CPU. Raises `BadBundle` for an unknown graph."""
+    """The kind of slots for a bundle on a CPU. Raises `BadBundle` for an unknown graph."""
     manifest = bundle.manifest
     if manifest.graph not in SLOTS:
         raise BadBundle(f"{bundle.directory}: unknown graph {manifest.graph!r}")
@@ -40,15 +41,15 @@ def slots_of(bundle: Bundle) -> SlotsOf:
 
 
 def row_by_row(bundle: Bundle) -> bool:
-    """Whether each row of a step on a CPU is a call of its own, which reads all weights."""
+    """Whether a decode step on a CPU is one call per sequence, each of which reads all weights."""
     return slots_of(bundle) is not FusedSlots
 
 
 class Runtime:
-    """A bundle's graphs on a provider. The weights are held once, however many sequences run.
+    """A bundle's graphs on an execution provider. All sequences share the weights.
 
-    `provider` is `cpu` or `cuda`, `threads` the number of those that compute. Any number of threads
-    may take slots; each `Slots` is for one thread at a time.
+    `provider` is `cpu` or `cuda`, `threads` the number of threads that compute. Any thread may take
+    slots; each `Slots` is for one thread at a time.
     """
 
     def __init__(self, bundle: Bundle, threads: Threads, provider: str = AUTO) -> None:
@@ -61,30 +62,30 @@ class Runtime:
         self._hidden: ort.InferenceSession | None = None
         self.threads: int = session.get_session_options().intra_op_num_threads
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
-        if odd := misfit(session, self._hparams, kind):
+        if odd := interface_mismatch(session, self._hparams, kind):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
         self._device = _device(session, self._hparams) if self.provider == CUDA else None
 
     def close(self) -> None:
-        """Give back the weights and the threads; slots can no longer be had."""
+        """Release the weights and threads; after that there are no more slots."""
         self._session = self._hidden = self._device = None
 
     @property
     def session(self) -> ort.InferenceSession:
-        """ONNX Runtime's session of the graph. Raises `InvalidSetting` once this is closed."""
+        """ONNX Runtime's session of the graph. Raises `InvalidSetting` after `close`."""
         if self._session is None:
             raise InvalidSetting(f"{self._bundle.name} is closed; load it again")
         return self._session
 
     def check(self, count: int) -> None:
-        """Raises `InvalidSetting` where memory has no room for `count` sequences."""
+        """Raises `InvalidSetting` if the memory is too small for `count` sequences."""
         if self._device is None:
             memory.check(self._hparams, count)
 
     def slots(self, count: int) -> Slots:
-        """Places for `count` sequences, with keys and values of their own.
+        """Slots for `count` sequences, with keys and values of their own.
 
-        Raises `InvalidSetting` for more than memory holds.
+        Raises `InvalidSetting` if the memory is too small, `OutOfMemory` on CUDA.
         """
         session = self.session
         if self._device is not None:
@@ -95,9 +96,9 @@ class Runtime:
     def hidden_states(
         self, tokens: NDArray[np.int32], layer: int
     ) -> NDArray[np.float32]:  # [B,S] -> [B,S,n_embd]
-        """Hidden states after block `layer`: 0 is the embeddings, n_layer what ln_f makes of them.
+        """The hidden states after block `layer`: 0 is the embeddings, n_layer the output of ln_f.
 
-        Raises `BadBundle` for a bundle without the embedding graph.
+        Raises `BadBundle` if the bundle has no embedding graph.
         """
         if self._hidden is None:
             self._hidden = self._open_hidden()
@@ -107,24 +108,22 @@ class Runtime:
         bundle = self._bundle
         place = bundle.directory / EMBED
         if EMBED not in bundle.manifest.files:
-            raise BadBundle(
-                f"{bundle.directory}: made before bundles could embed; {bundle.way_out}"
-            )
+            raise BadBundle(f"{bundle.directory}: made before bundles could embed; {bundle.remedy}")
         threads = Threads(self.session.get_session_options().intra_op_num_threads)
         session = open_session(place, threads, prepack=False)
-        if odd := hidden_misfit(session, self._hparams, bundle.manifest.graph):
+        if odd := hidden_interface_mismatch(session, self._hparams, bundle.manifest.graph):
             raise self._not_of_this_shape(place, odd)
         return session
 
     def _not_of_this_shape(self, place: object, odd: str) -> BadBundle:
         return BadBundle(
             f"{place}: not the graph of the manifest's hparams (look for {odd}); "
-            f"{self._bundle.way_out}"
+            f"{self._bundle.remedy}"
         )
 
 
 def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ort.InferenceSession, str]:
-    """The session and its provider: the CPU, where `auto` finds that CUDA does not start."""
+    """Open the graph: its session and provider, which for `auto` is the CPU if CUDA fails."""
     provider = provider_for(bundle, wanted)
     try:
         return open_session(graph_of(bundle, provider), threads, provider), provider

@@ -1,4 +1,4 @@
-"""ONNX Runtime's session of a graph: held against its interface, and run."""
+"""Functions on an ONNX Runtime session: run it, compare it with the interface of its graph."""
 
 from __future__ import annotations
 
@@ -25,35 +25,37 @@ TYPES = {
 def run(
     session: ort.InferenceSession, names: list[str], feeds: dict[str, NDArray[Any]]
 ) -> list[NDArray[Any]]:
-    """The outputs `names`. Raises `BadBundle`."""
+    """Run the graph on `feeds`; returns the outputs `names`, in order. Raises `BadBundle`."""
     try:
         return list(session.run(names, feeds))
     except Gpt2rtError:
         raise
-    except Exception as error:  # ONNX Runtime's have no common base
-        raise failed(error) from error
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise run_failure(error) from error
 
 
-def failed(error: Exception) -> BadBundle:
-    """ONNX Runtime's error in one line."""
+def run_failure(error: Exception) -> BadBundle:
+    """The error to raise for an error of ONNX Runtime, whose message becomes one line."""
     reason = " ".join(str(error).split())[:300]
     return BadBundle(f"ONNX Runtime cannot run the graph ({reason}); export the bundle again")
 
 
-def misfit(session: ort.InferenceSession, hparams: HParams, kind: str) -> str | None:
-    """An input or output that a graph of this `kind` and shape has otherwise; None: all fit."""
+def interface_mismatch(session: ort.InferenceSession, hparams: HParams, kind: str) -> str | None:
+    """An input or output that is not as in a graph of this `kind` and `hparams`; None: all are."""
     graph = INTERFACES[kind](hparams)
-    return _misfit(session.get_inputs(), graph.inputs) or _misfit(
+    return _mismatch(session.get_inputs(), graph.inputs) or _mismatch(
         session.get_outputs(), graph.outputs
     )
 
 
-def hidden_misfit(session: ort.InferenceSession, hparams: HParams, graph: str) -> str | None:
-    """As `misfit`, for the outputs of the embedding graph that belongs to such a `graph`."""
-    return _misfit(session.get_outputs(), hidden(hparams, graph))
+def hidden_interface_mismatch(
+    session: ort.InferenceSession, hparams: HParams, graph: str
+) -> str | None:
+    """As `interface_mismatch`, for the outputs of the embedding graph beside such a `graph`."""
+    return _mismatch(session.get_outputs(), hidden(hparams, graph))
 
 
-def _misfit(found: Sequence[ort.NodeArg], wanted: Sequence[Port]) -> str | None:
+def _mismatch(found: Sequence[ort.NodeArg], wanted: Sequence[Port]) -> str | None:
     nodes = {node.name: node for node in found}
     if odd := sorted(set(nodes) ^ {port.name for port in wanted}):
         return odd[0]
@@ -65,7 +67,7 @@ def _misfit(found: Sequence[ort.NodeArg], wanted: Sequence[Port]) -> str | None:
 
 
 def _fits(shape: Sequence[int | str | None], port: Port) -> bool:
-    """Whether sizes are the port's; one that either leaves open fits whatever it is."""
+    """Whether the sizes equal the port's; a size that is variable in either is ignored."""
     same_rank = len(shape) == len(port.shape)
     return same_rank and all(
         found == wanted or not (isinstance(found, int) and isinstance(wanted, int))

@@ -1,7 +1,7 @@
-"""Places for sequences: what the engine asks of a graph, whichever kind it is.
+"""The interface between the engine and the graphs: slots with keys and values.
 
-A slot is a place for one sequence. Who sits where, and how long each sequence is, the engine knows.
-Any number of slots may share one ONNX Runtime session, which holds the weights and no state.
+A slot stores the keys and values of one sequence; the engine knows which sequence is in which slot,
+and its length. Any number of slots may share an ONNX Runtime session, which has no state of theirs.
 """
 
 from __future__ import annotations
@@ -19,40 +19,46 @@ KeysValues = NDArray[np.floating[Any]]  # float32, on CUDA float16
 
 
 class Slots(Protocol):
-    """What the engine asks of a graph."""
+    """Slots for `count` sequences, and the calls that extend them.
+
+    Logits that a method returns are valid until the next call.
+    """
 
     count: int
 
     def extend(
         self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
     ) -> Logits:
-        """Append `tokens` to the `length` positions of `slot`.
+        """Append `tokens` to a slot with `length` positions.
 
-        Returns logits float32 [R, n_vocab] after each of the tokens `rows` (indices into `tokens`;
-        None: the last), good until the next call.
+        Returns logits float32 [R, n_vocab] after the tokens with the indices `rows` (None: the
+        last).
         """
 
     def advance(
         self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
     ) -> Logits | Selected:
-        """One more token for each of the slots 0, 1, ..., which hold `lengths` positions.
+        """Append one token to each of the slots 0, 1, ..., which have `lengths` positions.
 
-        Returns logits float32 [len(tokens), n_vocab], good until the next call; from a device only
-        what was selected there, where tokens are also drawn by `draws`.
+        Returns logits float32 [len(tokens), n_vocab]. A device returns only its `Selected` rows;
+        there the next tokens are also drawn, by `draws`.
         """
 
     def forward(self, tokens: NDArray[np.int32], length: int, rows: Sequence[int]) -> Logits:
-        """Tokens [B,S] for the slots 0 to B-1, which hold `length` positions: none, or B is 1.
+        """Append tokens int32 [B, S] to the slots 0 to B-1, which have `length` positions.
 
-        Returns logits float32 [R, n_vocab] after each of the tokens `rows` (indices into B*S), good
-        until the next call.
+        `length` must be 0 or B must be 1. Returns logits float32 [R, n_vocab] after the tokens with
+        the indices `rows` into B*S.
         """
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first `length` positions of one slot become those of another."""
+        """Copy the first `length` positions of slot `source` to slot `target`."""
 
     def read(self, slot: int, start: int, end: int) -> KeysValues:
-        """A copy of the keys and values of some positions of a slot, as `write` takes it."""
+        """A copy of the keys and values of positions `start` to `end` (exclusive) of a slot.
+
+        [n_layer, 2, n_head, end - start, width], the width being that of the graph's cache.
+        """
 
     def write(self, slot: int, start: int, kv: KeysValues) -> None:
-        """Make `kv` the keys and values from position `start` on, after which the slot ends."""
+        """Write keys and values from `read` to a slot from position `start` on, where it ends."""

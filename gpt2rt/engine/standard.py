@@ -1,4 +1,4 @@
-"""The standard graph: plain ONNX, whose combined past is copied at every step."""
+"""The standard graph: plain ONNX, which copies the combined past at every step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StandardSlots:
-    """The standard graph: plain ONNX, the combined past copied at every step, a row at a time."""
+    """Slots (see `gpt2rt.engine.slots`) of the standard graph; a decode step is a call per slot."""
 
     def __init__(self, session: ort.InferenceSession, hparams: HParams, count: int) -> None:
         self.count = count

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpt2rt.bundles.bundle import DEFAULTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import DEFAULTS
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.sampling.params import SamplingParams
@@ -66,4 +67,4 @@ class Defaults:
         try:
             return cls.of(dict(json.loads(path.read_text(encoding="utf-8"))))
         except (ValueError, TypeError, RecursionError, InvalidSetting) as error:
-            raise BadBundle(f"{path}: no settings ({error}); {bundle.way_out}") from None
+            raise BadBundle(f"{path}: no settings ({error}); {bundle.remedy}") from None

@@ -1,4 +1,4 @@
-"""What a text has to be: a match of a regular expression, a JSON schema or a grammar."""
+"""Constraints on a text: a regular expression, a JSON schema or a grammar that it has to match."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar":
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What a text has to be; exactly one of the three. Raises `InvalidSetting` for anything else.
+    """A format that generated text has to match: exactly one of the three fields.
 
     regex: a regular expression in Rust's syntax that the whole text matches; as in Python `\\d` is
         a digit of any script.
-    json_schema: a schema (draft 2020-12), as JSON text or as parsed; kept as compact JSON text. The
-        properties of an object come in the schema's order.
-    grammar: a grammar in Lark's syntax, as llguidance reads it; its rule `start` is the text.
+    json_schema: a schema (draft 2020-12), as JSON text or parsed; it becomes compact JSON text. The
+        properties of an object are generated in the schema's order.
+    grammar: a grammar in the Lark syntax of llguidance, whose rule `start` matches the text.
+
+    Raises `InvalidSetting` if not exactly one is given, or for invalid values.
     """
 
     regex: str | None = None
@@ -50,9 +52,9 @@ class Constraint:
     def read(
         cls, regex: str | None = None, json_schema: str | None = None, grammar: str | None = None
     ) -> Constraint | None:
-        """From the command line: a schema or a grammar may be a file's name or the text itself.
+        """A constraint from strings, where a schema or grammar is a text or the name of a file.
 
-        None where none is given. Raises `InvalidSetting`, also for a file that cannot be read.
+        Returns None if no string is given. Raises `InvalidSetting`, also for unreadable files.
         """
         if regex is json_schema is grammar is None:
             return None
@@ -69,7 +71,7 @@ class Constraint:
 
 
 def _canonical(schema: object) -> str:
-    """A schema as compact JSON text; the order of its keys stays, it is the order of the output."""
+    """A schema as compact JSON text, with its keys in the same order."""
     try:
         if isinstance(schema, str):
             schema = json.loads(schema, parse_constant=_no_constant)
@@ -92,7 +94,10 @@ def _canonical(schema: object) -> str:
 
 
 def _check_counts(schema: object) -> None:
-    """Refuses the one keyword that the library accepts and may miss: it lets names repeat."""
+    """Raises `InvalidSetting` for a `minProperties` that llguidance would not enforce.
+
+    It counts repeated names, too.
+    """
     if isinstance(schema, Mapping):
         least, required = schema.get("minProperties"), schema.get("required")
         names = len(required) if isinstance(required, list) else 0
@@ -118,14 +123,14 @@ def _surrogate(text: str) -> bool:
 
 
 def _text_or_file(name: str, value: str, looks_like_text: str) -> str:
-    """`value`, or what the file of that name holds."""
+    """`value`, or the content of the file of that name."""
     path = Path(value)
     try:
         if path.is_file():
             return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidSetting(f"{path}: byte {error.start} is not UTF-8; convert the file") from None
-    except (OSError, ValueError) as error:  # also a text too long to be a name
+    except (OSError, ValueError) as error:  # also for a text that is too long to be a file name
         if not re.search(looks_like_text, value, re.MULTILINE):
             raise InvalidSetting(f"{value:.80}: cannot be read ({error})") from None
     if not value.strip() or re.search(looks_like_text, value, re.MULTILINE):

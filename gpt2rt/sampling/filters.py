@@ -1,6 +1,7 @@
-"""Which tokens may be drawn, as weights over a row of logits, and which one a number falls on.
+"""The filters (top-k, top-p, min-p, typical) and the draw, as functions over one row of logits.
 
-Only candidates are ever sorted: the row is narrowed down as early as it can be.
+To be fast, tokens that cannot be drawn are left out as early as possible, and only the rest is
+sorted.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e20  # beyond, float32 holds no more
-SORTED = 4096  # weights that are sorted rather than narrowed down again
-EVERY = 16  # one weight in so many stands for the others where the crossing is looked for
-SPARSE = 32  # the same, for a rougher look
-CHUNK = 256  # weights summed as one
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-20, 1e20  # others overflow float32
+SORTED = 4096  # up to so many weights are sorted; of more, some are left out first
+EVERY = 16  # one of so many weights is sampled to estimate where top-p is reached
+SPARSE = 32  # the same, for a coarser estimate
+CHUNK = 256  # weights in each of the partial sums of a draw
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A rule by which settings leave tokens out, of those that a top-k keeps.
+    """A rule that leaves out tokens, applied after top-k.
 
-    `active`: whether the settings use it. `keep`: weights [n], the best of them 1, to a mask [n] of
-    those that stay. `one_by_one`: whether the sampler can tell of a single token that it stays,
-    without looking at the others; for a filter of which it cannot it works out all weights.
+    `active` says whether settings use it. `keep` maps weights float32 [n], the largest being 1, to
+    a bool mask [n] of those that stay. `one_by_one`: the sampler can decide for a single token
+    whether it stays, without the exact weights of the others.
     """
 
     active: Callable[[SamplingParams], bool]
@@ -41,26 +42,26 @@ class Filter:
 
 
 def active(params: SamplingParams) -> tuple[Filter, ...]:
-    """The filters that the settings use, in the order in which they apply."""
+    """The filters that `params` use, in the order in which they are applied."""
     return tuple(rule for rule in FILTERS if rule.active(params))
 
 
 def candidates(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
-    """The tokens that `params` (temperature above 0) let be drawn, and their weights.
+    """The tokens that may be drawn by `params` (temperature above 0), and their weights.
 
-    logits float32 [n_vocab] -> ids int64 [n] (None: all of them), weights float32 [n], 0 for what
-    cannot be drawn; a token's probability is its weight over their sum.
+    logits float32 [n_vocab] -> ids int64 [n] (None: all), weights float32 [n]. Tokens of weight 0
+    cannot be drawn; the probability of a token is its weight divided by the sum of all.
     """
     ids, weights = shortlist(logits, params)
     return ids, filtered(weights, params)
 
 
 def shortlist(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
-    """As `candidates`, by the rules that look at a token's logit alone."""
+    """As `candidates`, but only top-k and a lone min-p leave tokens out."""
     if 0 < params.top_k < len(logits):
         ids = keep_top_k(logits, params.top_k)
     elif active(params) == (MIN_P,):
-        below = clamped(params.temperature) * (1 - math.log(params.min_p))  # not one too few
+        below = clamped(params.temperature) * (1 - math.log(params.min_p))  # rounded to keep more
         ids = np.flatnonzero(logits >= float(logits.max()) - below)
     else:
         return None, softmax_weights(logits, params.temperature)
@@ -68,20 +69,21 @@ def shortlist(logits: Floats, params: SamplingParams) -> tuple[Ids | None, Float
 
 
 def filtered(weights: Floats, params: SamplingParams) -> Floats:  # [n] -> [n]
-    """The weights, the best of them 1, with 0 for what the filters leave out."""
+    """The weights, the largest being 1, with 0 for tokens that the filters leave out."""
     for rule in active(params):
         weights = weights * rule.keep(weights, params)
     return weights
 
 
 def clamped(temperature: float) -> float:
+    """The temperature, limited to what float32 can compute with."""
     return min(max(temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE)
 
 
 def softmax_weights(logits: Floats, temperature: float) -> Floats:  # [n] -> [n]
-    """exp(logits / temperature), scaled so that the best has 1."""
+    """exp(logits / temperature), scaled so that the largest weight is 1."""
     weights: Floats = logits - logits.max()
-    # In place: fresh pages for every step would cost more than the arithmetic.
+    # In place, since allocating memory at every step would cost more than the arithmetic.
     if temperature != 1:
         weights /= np.float32(clamped(temperature))
     np.exp(weights, out=weights)
@@ -89,15 +91,16 @@ def softmax_weights(logits: Floats, temperature: float) -> Floats:  # [n] -> [n]
 
 
 def keep_top_k(logits: Floats, k: int) -> Ids:  # [n_vocab] -> ids, ascending
-    """The k largest; ties of the k-th stay, as in OpenAI's `top_k_logits`."""
+    """The ids of the k largest logits and all ties of the k-th, as in OpenAI's `top_k_logits`."""
     smallest_kept = np.partition(logits, -k)[-k]
     return np.flatnonzero(logits >= smallest_kept)
 
 
 def in_top_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
-    """The nucleus: the fewest largest whose share reaches p; the one that crosses p stays in.
+    """The nucleus (Holtzman et al. 2019): the fewest tokens of largest weight with a share of p.
 
-    Of tokens with the weight at which p is crossed, the first come first.
+    The token with which the sum reaches p is included; of tokens of equal weight the lower ids come
+    first.
     """
     least, missing = _crossing(weights, p)
     inside = weights >= least
@@ -108,58 +111,59 @@ def in_top_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
 
 
 def in_openai_top_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
-    """As OpenAI's `top_p_logits`: the token that crosses p is left out, though never the best.
+    """As OpenAI's `top_p_logits`: without the token with which the sum exceeds p.
 
-    Tokens as likely as the last one kept stay.
+    The best token is always included, and so are tokens as likely as the last one included.
     """
     least, missing = _crossing(weights, p)
-    if missing >= least > 0:  # one of the ties at least fits under p, so all stay
+    if missing >= least > 0:  # at least one of the ties is within p, so all are included
         return weights >= least
     above = weights > least
     return above if above.any() else weights >= weights.max()
 
 
 def in_typical_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]
-    """Locally typical: tokens whose surprisal is nearest to its mean, until their share reaches p.
+    """Locally typical tokens (Meister et al. 2022): a share of p of those with expected surprisal.
 
-    The one that crosses p stays in (Meister et al. 2022). What has no weight stays out.
+    They are the tokens whose surprisal is nearest to its mean; the one with which the sum reaches p
+    is included. Tokens of weight 0 are not.
     """
     ids = np.flatnonzero(weights)
     shares = weights[ids] / weights.sum(dtype=np.float64)
     surprisal = -np.log(shares)
-    strangeness = np.abs(surprisal - float(shares @ surprisal))
+    distance = np.abs(surprisal - float(shares @ surprisal))
     inside = np.zeros(len(weights), bool)
     wanted = p
-    while True:  # quickselect by share: half of what is left is decided in every round
+    while True:  # quickselect by share: every round decides half of the rest
         half = len(ids) // 2 if len(ids) > SORTED else len(ids)
-        order = np.argpartition(strangeness, half - 1) if half < len(ids) else None
+        order = np.argpartition(distance, half - 1) if half < len(ids) else None
         near = slice(None) if order is None else order[:half]
         share = float(shares[near].sum())
         if order is None or share >= wanted:
-            ids, shares, strangeness = ids[near], shares[near], strangeness[near]
+            ids, shares, distance = ids[near], shares[near], distance[near]
             if len(ids) <= SORTED:
                 break
         else:
             inside[ids[near]] = True
             wanted -= share
             rest = order[half:]
-            ids, shares, strangeness = ids[rest], shares[rest], strangeness[rest]
-    order = np.argsort(strangeness, kind="stable")
+            ids, shares, distance = ids[rest], shares[rest], distance[rest]
+    order = np.argsort(distance, kind="stable")
     count = int(np.searchsorted(np.cumsum(shares[order]), wanted)) + 1
     inside[ids[order[:count]]] = True
     return inside
 
 
 def _crossing(weights: Floats, p: float) -> tuple[float, float]:
-    """Where the running sum from the largest down reaches the share p: the weight there, and what
-    is still missing from tokens of just that weight.
+    """The weight at which the sum of weights, largest first, reaches the share p of the total, and
+    how much of the sum is needed from weights equal to it.
 
-    Weights too small to matter go first. Of what is left a sample tells about where the crossing
-    is; two sums confirm it, and only the few weights in between are sorted.
+    Weights too small to matter are left out first. A sample of the rest estimates an interval with
+    the crossing; two sums confirm it, and only the weights in the interval are sorted.
     """
     total = float(weights.sum())
     wanted = p * total
-    # All below this together weigh at most half of the share that is left out.
+    # All weights below this sum to at most half of the share that is left out.
     matters = weights > np.float32((total - wanted) / (2 * len(weights)))
     left = weights
     if np.count_nonzero(matters) <= len(weights) // 2:
@@ -181,7 +185,9 @@ def _crossing(weights: Floats, p: float) -> tuple[float, float]:
             else:
                 wanted -= within
                 narrowed = np.compress(left <= low, left)
-        few = len(narrowed) <= len(left) // 2  # else: ties without end, or a misleading order
+        few = (
+            len(narrowed) <= len(left) // 2
+        )  # otherwise there are many ties, or the sample was misleading
         left = narrowed
         if not few:
             break
@@ -194,12 +200,12 @@ def _crossing(weights: Floats, p: float) -> tuple[float, float]:
 
 
 def sum_above(weights: Floats, least: np.float32) -> float:
-    """The sum of the weights above `least`, without picking them out."""
+    """The sum of the weights above `least`."""
     return float((weights * (weights > least)).sum())
 
 
 def sum_from(weights: Floats, least: np.float32) -> float:
-    """The sum of the weights from `least` on, to about 1e-5 of it."""
+    """The sum of the weights that are `least` or more, with a relative error of about 1e-5."""
     return float(np.einsum("i,i->", weights, weights >= least))
 
 
@@ -225,22 +231,22 @@ FILTERS = (TOP_P, MIN_P, TYPICAL)  # in the order of Transformers
 
 
 def chunk_sums(weights: Floats) -> NDArray[np.float64]:  # [n] -> [ceil(n / CHUNK)]
-    """Running sums at the ends of chunks of `CHUNK` weights."""
+    """The running sum of the weights at the end of every chunk of `CHUNK`."""
     sums = np.add.reduceat(weights, _starts(len(weights)))
     return np.cumsum(sums, dtype=np.float64)
 
 
 def pick(weights: Floats, sums: NDArray[np.float64], uniform: float) -> int:
-    """Inverse transform sampling: where the running sum passes `uniform` (0 to 1) of the total.
+    """Draw an index by inverse transform sampling: where the running sum exceeds `uniform` * total.
 
-    `sums` are those of `chunk_sums`; only the chunk that the sum ends in is looked at closely.
+    `sums` are the `chunk_sums` of the weights; `uniform` is a random number in [0, 1).
     """
     wanted = min(uniform * float(sums[-1]), math.nextafter(float(sums[-1]), 0))
     chunk = int(sums.searchsorted(wanted, side="right"))
     part = weights[chunk * CHUNK : (chunk + 1) * CHUNK]
     before = float(sums[chunk - 1]) if chunk else 0.0
     index = int(part.cumsum(dtype=np.float64).searchsorted(wanted - before, side="right"))
-    if index == len(part):  # rounding: the sum is a hair short of the last that can be drawn
+    if index == len(part):  # by rounding, the sum ends just below; take the last that can be drawn
         index = int(part.nonzero()[0][-1])
     return chunk * CHUNK + index
 

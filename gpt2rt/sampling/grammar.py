@@ -1,9 +1,9 @@
-"""A constraint at work: what may come next in a text that has to match it.
+"""Applies a constraint to logits, so that a generated text matches it.
 
 A `Grammar` is a constraint compiled for one vocabulary; a `Matcher` is the state of one sequence:
-it masks the logits before each draw and takes the token drawn. What a state allows is computed by
-`llguidance` (extra `constrain`) over the bytes of the tokens, so characters that are split between
-tokens need no special care. When to end and how to draw are left to others.
+it masks the logits before each draw and takes the token drawn. `llguidance` (extra `constrain`)
+computes the allowed tokens over their bytes, so characters that are split between tokens need no
+special care.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.errors import InvalidSetting, missing_extra
 from gpt2rt.sampling.constraint import KINDS, Constraint
 from gpt2rt.sampling.endings import Endings, Flags, allowed_by, fits
-from gpt2rt.text.tokenizers import TextTokenizer, once
+from gpt2rt.text.tokenizers import TextTokenizer, once_per_tokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-# Unless the schema's own `x-guidance` says otherwise: with room for any white space a model that is
-# unsure writes white space for ever.
+# Defaults, which a schema's `x-guidance` may override. If any white space were allowed, an unsure
+# model would write white space without end.
 SPACING: Any = {
     "item_separator": ", ?",
     "key_separator": ": ?",
@@ -37,21 +37,21 @@ SPACING: Any = {
 }
 
 UNFORCED = '%llguidance {"no_forcing": true}\n'
-PLACE = re.compile(r"(at )?\d+\(\d+\): ")  # line and column, before what is wrong there
+PLACE = re.compile(r"(at )?\d+\(\d+\): ")  # line and column, in the library's messages
 
-TIGHT = 8  # spare tokens below which every draw is looked at before it is allowed
-LIKELY = 16  # tokens looked at then, the most likely ones
-REUSED = 3  # tokens that may be dropped from a known ending to make it fit
+TIGHT = 8  # with fewer spare tokens, every candidate is checked before it is allowed
+LIKELY = 16  # the most likely tokens, which are checked then
+REUSED = 3  # tokens that may be dropped from the start of a known ending
 
 
 class Grammar:
     """A constraint compiled for one vocabulary; shared by any number of sequences."""
 
     def __init__(self, constraint: Constraint, tokenizer: TextTokenizer) -> None:
-        """Compile `constraint`, milliseconds; the first for a tokenizer takes some 0.3 s more.
+        """Compile `constraint`, in milliseconds; the first for a tokenizer takes 0.3 s more.
 
-        Raises `InvalidSetting` with the reason for what the library refuses and for what no text
-        satisfies; `MissingExtra` where the library is not installed.
+        Raises `InvalidSetting` for a constraint that the library refuses or that no text matches,
+        `MissingExtra` if the library is not installed.
         """
         llguidance = _library()
         self.constraint = constraint
@@ -74,10 +74,10 @@ class Grammar:
             reason = str(error)
         if reason:
             kind = KINDS[constraint.kind]
-            told = _in_one_line(reason)
+            message = _in_one_line(reason)
             if constraint.regex:
-                told = PLACE.sub("", told)  # in the grammar that the library makes of it
-            raise InvalidSetting(f"the {kind} is refused: {told}")
+                message = PLACE.sub("", message)  # a place in the library's own grammar
+            raise InvalidSetting(f"the {kind} is refused: {message}")
         self.begin().allowed()
         self.endings = Endings(tokenizer, constraint.regex or "")
 
@@ -87,7 +87,7 @@ class Grammar:
 
 
 class Matcher:
-    """How far one text has come, and what may come next."""
+    """The state of one text under a constraint: which tokens may come next."""
 
     def __init__(self, grammar: Grammar, matcher: LLMatcher) -> None:
         """Made by `Grammar.begin`."""
@@ -96,30 +96,31 @@ class Matcher:
         self._end = grammar.tokenizer.end_of_text
         self._row: Floats = np.empty(0, np.float32)
         self._ended = False
-        self._way: list[int] | None = None  # tokens that were seen to lead to an end
-        self._look_at: float = np.inf  # tokens left at which the way to the end is looked for
+        self._ending: list[int] | None = None  # tokens known to complete the text
+        self._search_at: float = np.inf  # tokens left at which an ending is searched for
 
     def fork(self) -> Matcher:
-        """Another text with the same past, as a beam or a draft needs it."""
+        """An independent copy of this state, for a beam or a draft."""
         twin = Matcher(self._grammar, self._matcher.deep_copy())
-        twin._ended, twin._way, twin._look_at = self._ended, self._way, self._look_at
+        twin._ended, twin._ending = self._ended, self._ending
+        twin._search_at = self._search_at
         return twin
 
     @property
     def complete(self) -> bool:
-        """Whether the text is whole and nothing can follow: it has to end now."""
+        """Whether the text matches and no token can follow: it has to end now."""
         return self._ended or (self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
     def accepting(self) -> bool:
-        """Whether the text so far satisfies the constraint as it stands."""
+        """Whether the text so far matches the constraint."""
         return self._ended or self._matcher.is_accepting()
 
     def allowed(self) -> Flags:  # [n_vocab]
-        """The tokens that may come next: `<|endoftext|>` exactly where the text may end.
+        """Which tokens may come next, as bool; `<|endoftext|>` exactly if the text may end.
 
-        Raises `InvalidSetting` where there is none, because the constraint cannot be satisfied or
-        has grown too complex for the library.
+        Raises `InvalidSetting` if there is none, since no text matches or the constraint became too
+        complex for the library.
         """
         allowed = allowed_by(self._matcher, self._grammar.tokenizer.n_vocab)
         if self._matcher.is_error():
@@ -129,7 +130,9 @@ class Matcher:
             if not self._grammar.spells_all:
                 none += ", or none that this vocabulary can spell"
             raise self._stuck(none if dead else _in_one_line(reason))
-        allowed[self._end] &= self._matcher.is_accepting()  # a grammar may name it elsewhere
+        allowed[self._end] &= (
+            self._matcher.is_accepting()
+        )  # a grammar may have this token elsewhere
         if not allowed.any():
             raise self._stuck(f"a text ends where `start` ends, {END_OF_TEXT} is not written")
         return allowed
@@ -139,80 +142,80 @@ class Matcher:
         return InvalidSetting(f"the {kind} leaves no token that could come next: {fact}")
 
     def mask(self, logits: Floats, left: int | None = None) -> Floats:  # [n_vocab] -> [n_vocab]
-        """`logits` with -inf for the tokens that cannot come next.
+        """`logits` float32 with -inf for the tokens that may not come next.
 
-        With `left`, how many tokens may still be drawn (this one included, `<|endoftext|>` not),
-        the text is led to an end in time: while there are tokens to spare nothing changes, then
-        only tokens stay (of the most likely ones) after which what is left is enough. An ending is
-        found by a search that follows few branches; where it finds none the text may be cut short.
+        `left` is the number of tokens that may still be drawn, including this one and without
+        `<|endoftext|>` (None: no limit). When few are left, only tokens stay, of the most likely
+        ones, from which the text can be completed in time. The search for endings is not
+        exhaustive; if it finds none the text may be cut off.
 
-        The row returned is good until the next call. Raises `InvalidSetting` as `allowed` does.
+        The returned array is valid until the next call. Raises as `allowed`.
         """
         allowed = self.allowed()
-        if left is not None and left <= self._look_at:
+        if left is not None and left <= self._search_at:
             self._keep_room(allowed, logits, left)
         if len(self._row) != len(logits):
             self._row = np.empty(len(logits), np.float32)
         self._row.fill(-np.inf)
-        known = min(len(logits), len(allowed))  # a model may have rows that no symbol has
+        known = min(
+            len(logits), len(allowed)
+        )  # a model may have more rows than the vocabulary has symbols
         np.copyto(self._row[:known], logits[:known], where=allowed[:known])
         return self._row
 
     def take(self, token: int) -> None:
-        """Go on by `token`. Raises `InvalidSetting` for one that `allowed` does not have."""
+        """Add the token that was drawn. Raises `InvalidSetting` for one that is not allowed."""
         if self._ended or not self._matcher.consume_token(token):
             text = self._grammar.tokenizer.token_bytes(token)
             reason = self._matcher.get_error()
             fact = _in_one_line(reason) if reason else "the text has ended"
             raise InvalidSetting(f"token {token} ({text!r}) cannot follow: {fact}")
         self._ended = token == self._end
-        if self._way and self._way[0] == token:
-            self._way = self._way[1:]
-
-    # ---- coming to an end in time
+        if self._ending and self._ending[0] == token:
+            self._ending = self._ending[1:]
 
     def _keep_room(self, allowed: Flags, logits: Floats, left: int) -> None:
-        """Clear the flags of tokens after which `left - 1` more would not be enough."""
-        self._way = self._still(self._matcher, left)
-        if self._way is None:
-            self._way = self._grammar.endings.find(self._matcher, left)
-        if self._way is None:
-            self._look_at = left // 2
+        """Disallow tokens after which the text could not be completed with `left - 1` more."""
+        self._ending = self._known_ending(self._matcher, left)
+        if self._ending is None:
+            self._ending = self._grammar.endings.find(self._matcher, left)
+        if self._ending is None:
+            self._search_at = left // 2
             return
-        spare = left - len(self._way)
+        spare = left - len(self._ending)
         if spare >= TIGHT:
-            self._look_at = left - spare // 4  # a token seldom makes the way longer by 3
+            self._search_at = left - spare // 4  # a token seldom makes the ending 3 tokens longer
             return
         ids = np.flatnonzero(allowed[: len(logits)])
         if len(ids) > LIKELY:
             ids = ids[np.argpartition(logits[ids], -LIKELY)[-LIKELY:]]
         likely: list[int] = ids.tolist()
-        kept = [token for token in likely if self._leaves_room(token, left - 1)]
+        safe = [token for token in likely if self._leaves_room(token, left - 1)]
         allowed[:] = False
-        allowed[kept + self._way[:1]] = True
+        allowed[safe + self._ending[:1]] = True
         allowed[self._end] = self._matcher.is_accepting()
 
     def _leaves_room(self, token: int, left: int) -> bool:
         after = self._matcher.deep_copy()
-        return after.consume_token(token) and self._still(after, left) is not None
+        return after.consume_token(token) and self._known_ending(after, left) is not None
 
-    def _still(self, matcher: LLMatcher, limit: int) -> list[int] | None:
-        """The ending that was known, or what remains of it, where it still is one."""
-        way = self._way or []
-        rests = (way[start:] for start in range(min(REUSED, len(way)) + 1))
-        return next((w for w in rests if len(w) <= limit and fits(matcher, w)), None)
+    def _known_ending(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """The known ending, or the rest of it, if it completes the text in `limit` tokens."""
+        ending = self._ending or []
+        rests = (ending[start:] for start in range(min(REUSED, len(ending)) + 1))
+        return next((rest for rest in rests if len(rest) <= limit and fits(matcher, rest)), None)
 
 
-@once
+@once_per_tokenizer
 def _vocabulary(tokenizer: TextTokenizer) -> LLTokenizer:
-    """The vocabulary as llguidance wants it: the bytes of every token, and which one ends."""
+    """The vocabulary for llguidance: the bytes of every token, and the token that ends a text."""
     from llguidance import LLTokenizer
 
-    return LLTokenizer(_Wrapper(tokenizer))  # type: ignore[arg-type]
+    return LLTokenizer(_TokenizerAdapter(tokenizer))  # type: ignore[arg-type]
 
 
-class _Wrapper:
-    """What llguidance asks of a tokenizer."""
+class _TokenizerAdapter:
+    """A tokenizer with the attributes that llguidance reads."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -222,20 +225,19 @@ class _Wrapper:
         control = {token.id for token in tokenizer.special_tokens if token.special}
         self.special_token_ids = sorted(control | {tokenizer.end_of_text, *tokenizer.ends})
         self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)]
-        self._tokenizer: TextTokenizer = weakref.proxy(
-            tokenizer
-        )  # what is made of this outlives no tokenizer
+        # Weak, since the cache of `once_per_tokenizer` must not keep its tokenizers alive.
+        self._tokenizer: TextTokenizer = weakref.proxy(tokenizer)
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, special=False)
 
 
-@once
+@once_per_tokenizer
 def _spells_all(tokenizer: TextTokenizer) -> bool:
-    """Whether every byte is a token, and the tokens of a text go on by that text anywhere.
+    """Whether every byte is a token, and tokens have the same bytes anywhere in a text.
 
-    It is so for byte-level BPE. WordPiece has no bytes, and one token for `the` at the start of a
-    text and for ` the` within it.
+    So it is with byte-level BPE. WordPiece has no bytes, and a single token for `the` at the start
+    of a text and ` the` within it.
     """
     every = {tokenizer.token_bytes(token) for token in range(tokenizer.n_vocab)}
     if not every.issuperset(bytes([byte]) for byte in range(256)):
@@ -244,9 +246,10 @@ def _spells_all(tokenizer: TextTokenizer) -> bool:
 
 
 def _unforced(source: str) -> str:
-    """The grammar without text that the library encodes by itself where there is no other way on.
+    """The grammar with forced tokens turned off.
 
-    What it would encode may have other tokens within a text, or none.
+    Where only one text can follow, the library would encode that text by itself, which may give
+    other tokens than within the text, or none.
     """
     if not source.startswith("{"):
         return source if source.startswith("%llguidance") else UNFORCED + source
@@ -262,17 +265,15 @@ def _library() -> type[LLMatcher]:
     try:
         from llguidance import LLMatcher
     except ImportError:
-        raise MissingExtra(
-            'constrained output needs llguidance: pip install "gpt2rt[constrain]"'
-        ) from None
+        raise missing_extra("constrain", "constrained output needs llguidance") from None
     return LLMatcher
 
 
 def _in_one_line(reason: str) -> str:
-    """What the library says, without the source and the states that it quotes below."""
+    """The library's message in one line, without the source and states that it quotes."""
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     where = PLACE.match(lines[0])
-    told = next((line for line in lines if line.startswith("error: ")), lines[0])
-    if told is not lines[0] and where:
-        told = where[0] + told.removeprefix("error: ")
-    return told.removeprefix("error: ").removesuffix(":")
+    message = next((line for line in lines if line.startswith("error: ")), lines[0])
+    if message is not lines[0] and where:
+        message = where[0] + message.removeprefix("error: ")
+    return message.removeprefix("error: ").removesuffix(":")

@@ -1,7 +1,8 @@
-"""What a sequence has said, and how that changes the logits of what it may say next.
+"""Penalties, biases and bans: changes of logits that depend on tokens, mostly on earlier ones.
 
-The rules are pure functions over the few logits they are about; a `History` keeps count, so that a
-step costs as much as there are different tokens in the text, not in the vocabulary.
+The rules are pure functions over the logits of the tokens concerned. A `History` counts the tokens
+of a sequence, so that the time of a step grows with the text's different tokens, not with the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """The settings of `SamplingParams` that speak of tokens, in ids.
+    """The settings of `SamplingParams` about particular tokens, as ids.
 
-    bias: pairs of an id and what is added to its logit; words: token sequences that must not come;
-    stop_ids: ids that may not come before `min_length` new tokens.
+    bias: pairs of an id and a number that is added to its logit.
+    words: token sequences that must not be generated.
+    stop_ids: ids that may not be drawn before `min_length` new tokens.
     """
 
     bias: tuple[tuple[int, float], ...] = ()
@@ -36,7 +38,11 @@ class Edits:
 
     @classmethod
     def of(cls, params: SamplingParams, tokenizer: TextTokenizer, stop_ids: Iterable[int]) -> Edits:
-        """Raises `InvalidSetting` for ids the vocabulary lacks and bias texts of many tokens."""
+        """The edits of `params` in the tokens of a tokenizer.
+
+        Raises `InvalidSetting` for ids outside the vocabulary, and for texts of `logit_bias` that
+        are not a single token.
+        """
         bias = tuple((_one_token(token, tokenizer), value) for token, value in params.biases)
         if len({token for token, _ in bias}) < len(bias):
             raise InvalidSetting("logit_bias names a token twice, by its id and by its text")
@@ -62,19 +68,19 @@ def _one_token(token: int | str, tokenizer: TextTokenizer) -> int:
 
 
 def repetition(logits: Floats, penalty: float) -> Floats:  # of tokens seen [n] -> [n]
-    """CTRL's penalty (Keskar et al. 2019), as Transformers has it."""
+    """The repetition penalty of CTRL (Keskar et al. 2019), as in Transformers."""
     factor = np.float32(penalty)
     return np.where(logits > 0, logits / factor, logits * factor).astype(np.float32, copy=False)
 
 
 def frequency(logits: Floats, counts: Floats, each: float, once: float) -> Floats:  # [n] -> [n]
-    """`each` off for every time a token came, `once` for having come (OpenAI's API)."""
+    """Subtract `each` times the count, and `once` if the count is above 0 (OpenAI's API)."""
     off = counts * np.float32(each) + (counts > 0) * np.float32(once)
     return logits - off.astype(np.float32, copy=False)
 
 
 class History:
-    """The tokens of one sequence, counted; `edit` applies what the settings make of them."""
+    """The tokens of one sequence so far, with the penalties and bans that follow from them."""
 
     def __init__(self, params: SamplingParams, edits: Edits, prompt: Seq[int]) -> None:
         self._params = params
@@ -94,16 +100,16 @@ class History:
         )
         self._new = 0
         self._tokens: list[int] = []
-        self._place: dict[int, int] = {}  # token -> its place in the two arrays
+        self._place: dict[int, int] = {}  # token -> its index in the two arrays
         self._ids = np.empty(64, np.int64)
-        self._counts = np.empty(64, np.float32)  # how often it came after the prompt
+        self._counts = np.empty(64, np.float32)  # occurrences after the prompt
         self._after: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
         if self.edits:
             for token in prompt:
                 self._note(token, 0)
 
     def take(self, token: int) -> None:
-        """`token` was drawn."""
+        """Add a token that was drawn."""
         self._new += 1
         if self.edits:
             self._note(token, 1)
@@ -124,7 +130,7 @@ class History:
                 self._after[gram[:-1]].add(token)
 
     def edit(self, logits: Floats) -> Floats:  # [n_vocab], changed in place
-        """The logits as the sequence so far lets them be."""
+        """Apply biases, penalties and bans to `logits`, and return them."""
         if len(self._bias):
             logits[self._bias_ids] += self._bias
         if self._penalised:
@@ -143,7 +149,7 @@ class History:
         return logits
 
     def _banned(self) -> set[int]:
-        """Tokens that would repeat an n-gram or finish a bad word."""
+        """Tokens that would repeat an n-gram or complete a bad word."""
         banned: set[int] = set()
         if n := self._params.no_repeat_ngram:
             banned |= self._after.get(tuple(self._tokens[len(self._tokens) - n + 1 :]), set())

@@ -1,4 +1,4 @@
-"""How tokens are drawn, as the user says it: frozen, checked when made."""
+"""The settings for drawing tokens, checked when they are made."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from typing import Literal
 from gpt2rt.errors import InvalidSetting
 
 SEED_BITS = 64
-MOST = 1e6  # of a penalty or a bias; float32 keeps what it is added to
+MOST = 1e6  # of a penalty or a bias, so that float32 logits stay precise enough
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. Raises `InvalidSetting` for values that mean nothing.
+    """How tokens are drawn. Raises `InvalidSetting` for invalid values.
 
-    temperature: divides the logits; 0 takes the most likely token (greedy).
-    top_k: only the k most likely tokens, ties of the last one included; 0 turns it off.
+    temperature: the logits are divided by it; 0 takes the most likely token (greedy).
+    top_k: only the k most likely tokens, and ties of the last one; 0 turns it off.
     top_p: the smallest set of most likely tokens with at least this probability together; 1 turns
         it off (Holtzman et al. 2019).
-    min_p: only tokens at least this likely beside the most likely one; 0 turns it off (Nguyen et
-        al. 2024).
+    min_p: only tokens with at least this fraction of the greatest probability; 0 turns it off
+        (Nguyen et al. 2024).
     typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with at
         least this probability together; 1 turns it off (Meister et al. 2022).
     repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens that
         the prompt or the text has; 1 turns it off (Keskar et al. 2019).
-    frequency_penalty, presence_penalty: taken off a token's logit for every time, or once, that
-        the new text has it; 0 turns them off (OpenAI's API).
-    no_repeat_ngram: no n tokens in a row come twice, prompt included; 0 turns it off (Paulus et
-        al. 2017).
-    min_length: so many new tokens before `<|endoftext|>` or a stop token may come.
-    logit_bias: added to the logits of tokens, named by id or by a text that is one token.
-    bad_words: texts whose tokens are never drawn in a row, with and without a space before them.
-    seed: makes a run repeatable, 0 to 2**64 - 1; None draws a fresh one for every call.
-    compat: "openai" for the top-p of OpenAI's `sample.py`: it leaves out the token that crosses p,
-        though never the best one, and keeps ties of the last.
+    frequency_penalty, presence_penalty: subtracted from a token's logit for each occurrence in
+        the new text, or once if there is any; 0 turns them off (OpenAI's API).
+    no_repeat_ngram: no sequence of n tokens is repeated, prompt included; 0 turns it off (Paulus
+        et al. 2017).
+    min_length: new tokens before `<|endoftext|>` or a stop token may be drawn.
+    logit_bias: numbers added to the logits of tokens, which are ids or texts of one token.
+    bad_words: texts whose token sequences, with and without a space before, are not generated.
+    seed: 0 to 2**64 - 1, makes a run repeatable; None is a new random seed for every call.
+    compat: "openai" is the top-p of OpenAI's `sample.py`: without the token that makes the sum
+        exceed p (but always with the best one), and with ties of the last one.
     """
 
     temperature: float = 1.0
@@ -97,45 +97,46 @@ class SamplingParams:
 
     @property
     def biases(self) -> tuple[tuple[int | str, float], ...]:
-        """`logit_bias` as it is kept: pairs of a token and what is added to its logit."""
+        """`logit_bias` as pairs of a token and the number added to its logit."""
         assert isinstance(self.logit_bias, tuple)
         return self.logit_bias
 
     @property
     def greedy(self) -> bool:
+        """Whether the most likely token is taken."""
         return self.temperature == 0
 
 
 def whole(value: object) -> bool:
-    """Whether a setting is a whole number; True and False are none."""
+    """Whether a value is a whole number; a bool is not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _finite(value: object) -> bool:
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond every float
+    except OverflowError:  # an int too large for a float
         return False
 
 
 def _pairs(pairs: object) -> tuple[tuple[int | str, float], ...]:
-    """The pairs of a logit bias as they are kept. Raises `InvalidSetting`."""
+    """The checked pairs of a logit bias. Raises `InvalidSetting`."""
     try:
-        kept = tuple((token, float(bias)) for token, bias in pairs)  # type: ignore[attr-defined]
+        checked = tuple((token, float(bias)) for token, bias in pairs)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise InvalidSetting("logit_bias must map tokens to numbers") from None
-    for token, bias in kept:
+    for token, bias in checked:
         if not (whole(token) or (isinstance(token, str) and token)):
             raise InvalidSetting(f"logit_bias names tokens by id or text, not {token!r}")
         if not (abs(bias) <= MOST or bias == -math.inf):
             raise InvalidSetting(
                 f"the logit_bias of {token!r} must be -{MOST:g} to {MOST:g} or -inf, not {bias}"
             )
-    if len({token for token, _ in kept}) < len(kept):
+    if len({token for token, _ in checked}) < len(checked):
         raise InvalidSetting("logit_bias names a token twice")
-    return kept
+    return checked
 
 
 def fresh_seed() -> int:
-    """A seed nobody chose, short enough to be typed again."""
+    """A random seed below 2**32, short enough to be typed."""
     return secrets.randbits(32)

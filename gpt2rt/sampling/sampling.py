@@ -1,12 +1,11 @@
-"""From logits to the next token: edits by what came before, candidates, the draw.
+"""Draws the next token from a row of logits.
 
-Pure functions over one row of logits, and a `Sampler` that keeps what one sequence needs: what it
-has said, and its random numbers. Edits touch only the tokens they are about, and a draw seldom
-needs to know all that may be drawn (`gpt2rt.sampling.filters`).
+Pure functions over one row, and a `Sampler` with the state of one sequence: its earlier tokens and
+its random numbers. A draw seldom computes the weights of all tokens (`_rejection_sampled`).
 
-The order is that of Transformers: logit bias, repetition, frequency and presence penalties, banned
-tokens; then temperature, top-k, top-p, min-p, typical. OpenAI's `sample.py` has three of them, in
-the same order, and another rule for top-p (`compat="openai"`).
+The order of settings is that of Transformers: logit bias, repetition, frequency and presence
+penalties, banned tokens; then temperature, top-k, top-p, min-p, typical. OpenAI's `sample.py` has
+three of them in the same order, with another rule for top-p (`compat="openai"`).
 """
 
 from __future__ import annotations
@@ -38,28 +37,27 @@ from gpt2rt.sampling.history import Edits, History
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.sampling.selection import Draw, Row
 
-DRAWN = 64  # tokens whose random numbers are made at once
-SMALL = 0.25  # top-p for which a first try from all the tokens seldom pays
-TRIES = 12  # draws before what may be drawn is worked out
-NUMBERS = 2 * TRIES + 1  # random numbers a token
-ONE_OCTAVE, WEIGHT_ONE = 1 << 23, 127 << 23  # in the bits of a float32: twice as much, and 1.0
-ROUNDING = 1 + 1e-4  # of bounds and of their sums, at most
-EXCESS = 2 / (math.e * math.log(2)) * ROUNDING  # how far a chord of 2**x is above it, at most
+DRAWN = 64  # tokens whose random numbers are generated together
+SMALL = 0.25  # below this top-p, tokens of small weight are left out before the first try
+TRIES = 12  # draws before the exact weights of all tokens are computed
+NUMBERS = 2 * TRIES + 1  # random numbers for each token
+ONE_OCTAVE, WEIGHT_ONE = 1 << 23, 127 << 23  # in the bits of a float32: a factor of 2, and 1.0
+ROUNDING = 1 + 1e-4  # largest relative error of bounds and of their sums
+EXCESS = 2 / (math.e * math.log(2)) * ROUNDING  # largest ratio of a chord of 2**x to 2**x
 
 
 class Restriction(Protocol):
-    """What may come next, as a constraint sees it (`gpt2rt.sampling.grammar.Matcher`)."""
+    """Restricts the tokens that may come next, as `gpt2rt.sampling.grammar.Matcher` does."""
 
     def mask(self, logits: Floats, left: int | None) -> Floats:
-        """`logits` with -inf for what cannot come next, `left` tokens from the end at most."""
+        """`logits` with -inf for tokens that may not come next, if at most `left` may be drawn."""
 
 
 class Sampler:
     """Draws the tokens of one sequence.
 
-    The n-th token's random numbers are a function of `seed`, `sample` (the sequence's) and n alone:
-    batch mates, batch size and order change nothing (Philox, Salmon et al. 2011, a counter-based
-    generator).
+    The random numbers of its n-th token depend only on `seed`, `sample` (the sequence's number) and
+    n, not on the batch. They come from Philox, a counter-based generator (Salmon et al. 2011).
     """
 
     def __init__(
@@ -81,7 +79,7 @@ class Sampler:
         self._drawn = 0
 
     def next_draw(self, ahead: int = 0) -> Draw:
-        """How a device may draw the token `ahead` tokens from now, if it comes from all of them."""
+        """How a device should draw, without filters, the token `ahead` tokens after the next."""
         if self._params.greedy:
             return Draw()
         number = self._numbers(self._drawn + ahead)[0]
@@ -90,10 +88,10 @@ class Sampler:
     def draw(
         self, logits: Floats | Row, matcher: Restriction | None = None, left: int | None = None
     ) -> int:  # [n_vocab] -> id
-        """The next token: of those that `matcher` allows, with `left` more to come at most.
+        """Draw the next token from logits float32 [n_vocab], which are not changed.
 
-        Leaves `logits` as they are. Raises `BadLogits` for NaN or +infinity, or where the settings
-        rule out every token.
+        `matcher` restricts the tokens; `left` is how many may still be drawn (None: no limit).
+        Raises `BadLogits` for NaN or +infinity, or if the settings leave no token.
         """
         if self._history.edits:
             logits = self._history.edit(np.array(logits))
@@ -105,7 +103,7 @@ class Sampler:
         return token
 
     def edited(self, logits: Floats, tokens: Seq[int]) -> Floats:  # [n_vocab] -> [n_vocab]
-        """`logits` as penalties and bans leave them after `tokens`, instead of what was drawn."""
+        """`logits` after penalties and bans, as if `tokens` were all that was drawn so far."""
         if not self._history.edits:
             return logits
         history = History(self._params, self._edits, self._prompt)
@@ -114,10 +112,10 @@ class Sampler:
         return history.edit(logits.copy())
 
     def guess(self, logits: Floats | Row, ahead: int) -> int:
-        """What `draw` would make of `logits` `ahead` tokens from now, edits and constraint aside.
+        """The token that `draw` would give for `logits` `ahead` tokens after the next.
 
-        A draft that guesses with the numbers that will be drawn with is right as often as the two
-        models agree.
+        Penalties, bans and the constraint are not applied. Since a draft model draws by the same
+        random numbers as the model, its tokens are accepted as often as both agree.
         """
         return choose(logits, self._params, self._numbers(self._drawn + ahead))
 
@@ -129,17 +127,16 @@ class Sampler:
 
 
 def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -> int:
-    """The token that random numbers in 0 to 1 fall on, `NUMBERS` of them; the best, a greedy
-    choice, takes none. Raises `BadLogits`.
+    """Choose a token by `NUMBERS` random numbers in [0, 1), or the best one if `params` are greedy.
 
-    Of a row on a device no more is fetched than it takes.
+    A row on a device is copied only if its best tokens do not suffice. Raises `BadLogits`.
     """
     if isinstance(logits, Row):
         token = choose_selected(logits, params, uniforms)
         if token is not None:
             return token
         logits = np.asarray(logits)
-    best = int(np.argmax(logits))  # the first NaN, where there is one
+    best = int(np.argmax(logits))  # the first NaN, if there is any
     if logits[best] == -math.inf:
         raise BadLogits("no token is left to draw: the settings together rule out every one")
     if not math.isfinite(logits[best]):
@@ -149,7 +146,7 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
     few = 0 < params.top_k < len(logits)
     if few or not all(rule.one_by_one for rule in active(params)):
         return _picked(logits, params, uniforms[-1])
-    return _tried(logits, best, params, uniforms)
+    return _rejection_sampled(logits, best, params, uniforms)
 
 
 def _picked(logits: Floats, params: SamplingParams, uniform: float) -> int:
@@ -159,7 +156,7 @@ def _picked(logits: Floats, params: SamplingParams, uniform: float) -> int:
 
 
 def choose_selected(row: Row, params: SamplingParams, uniforms: Seq[float]) -> int | None:
-    """As `choose`, from what a device selected; None where that cannot tell."""
+    """As `choose`, from the best tokens of a row on a device; None: they do not suffice."""
     if not (math.isfinite(row.logits[0]) and math.isfinite(row.normaliser)):
         return None
     if params.greedy:
@@ -185,7 +182,7 @@ def _from_top_k(row: Row, params: SamplingParams, uniform: float) -> int | None:
 
 
 def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | None:
-    """A token of those that top-p and min-p keep, where all of these were selected."""
+    """A token of those that top-p and min-p keep; None: there may be more than the best tokens."""
     weights = softmax_weights(row.logits, params.temperature)
     count = len(weights)
     if params.top_p < 1:
@@ -199,29 +196,31 @@ def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | Non
             count = crossing + 1
     count = min(count, int(np.count_nonzero(weights >= np.float32(params.min_p))))
     if count == len(weights) and not row.whole:
-        return None  # more may belong to it
+        return None  # more tokens may be in the nucleus
     order = np.argsort(row.ids[:count])
     kept = weights[order]
     return int(row.ids[order[pick(kept, chunk_sums(kept), uniform)]])
 
 
-def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[float]) -> int:
-    """A draw for which most weights are never worked out (rejection sampling).
+def _rejection_sampled(
+    logits: Floats, best: int, params: SamplingParams, uniforms: Seq[float]
+) -> int:
+    """Draw a token by rejection sampling, which computes few exact weights.
 
-    Tokens are drawn by what their weights are at most. One is taken as often as its weight is of
-    that, and only if top-p and min-p keep it, for which it need not be known what else they keep;
-    the less likely than one that they leave out are no longer drawn. So a token comes as often as
-    among `candidates`, which have the last word where no try succeeds.
+    Tokens are drawn by upper `bounds` of their weights, which are cheap. A token is accepted with
+    probability weight / bound, and only if top-p and min-p keep it, which can mostly be decided
+    from the bounds. Tokens with a smaller bound than a token that they leave out are not drawn
+    again. The distribution is that of `candidates`, which decide if no try succeeds.
     """
     temperature = clamped(params.temperature)
-    weights: Floats | None = None  # of all tokens, once they are needed
+    weights: Floats | None = None  # of all tokens, computed when needed
     ids: Ids | None = None
     above = bounds(logits, float(logits[best]), temperature)
     sums = chunk_sums(above)
     total = float(sums[-1])
     if params.top_p < SMALL:
         ids, above, sums = _heavy(ids, above, np.float32(0), total, params)
-    out = np.float32(0)  # what has less than this above it was left out
+    out = np.float32(0)  # tokens with a smaller bound are left out
     for place, share in zip(uniforms[:-1:2], uniforms[1:-1:2], strict=True):
         index = pick(above, sums, place)
         if above[index] < out:
@@ -240,7 +239,7 @@ def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[floa
         if kept:
             return token
         out = above[index]
-        if params.top_p < SMALL or weight < params.min_p:  # it pays to draw from fewer
+        if params.top_p < SMALL or weight < params.min_p:  # drawing from fewer tokens pays
             ids, above, sums = _heavy(ids, above, out, total, params)
     return _picked(logits, params, uniforms[-1])
 
@@ -248,10 +247,11 @@ def _tried(logits: Floats, best: int, params: SamplingParams, uniforms: Seq[floa
 def _heavy(
     ids: Ids | None, above: Floats, out: np.float32, total: float, params: SamplingParams
 ) -> tuple[Ids, Floats, NDArray[np.float64]]:
-    """Of tokens and their bounds [n] those that top-p and min-p may keep, and their chunks.
+    """The tokens that top-p and min-p may keep, their bounds and the chunk sums of these.
 
-    `out` is the bound of one left out. Where the nucleus ends at most is guessed; that what is
-    above has more than the nucleus, whatever the weights are, confirms it.
+    `above` [n] are the bounds of the tokens `ids` (None: all). `out` is the bound of a token that
+    was left out. A guess of the least bound in the nucleus is correct if the bounds above it sum to
+    more than the nucleus can have.
     """
     least = max(out, np.float32(params.min_p / ROUNDING))
     enough = params.top_p * total * EXCESS if params.top_p < 1 else math.inf
@@ -264,14 +264,16 @@ def _heavy(
         rest = above[heavy]
         sums = chunk_sums(rest)
     ids = heavy if ids is None else ids[heavy]
-    if len(rest) <= SORTED < len(above) and sums[-1] > 1.5 * enough:  # a closer guess pays
+    if len(rest) <= SORTED < len(above) and sums[-1] > 1.5 * enough:  # another, closer guess pays
         return _heavy(ids, rest, out, total, params)
     return ids, rest, sums
 
 
 def _reached(weights: Floats, wanted: float) -> np.float32:
-    """About where the sum from the largest down reaches `wanted`, rather below; by a sample of many
-    weights [n]. 0 where it never does."""
+    """An estimate, rather too low, of the weight at which the sum, largest first, reaches `wanted`.
+
+    It is made from a sample if there are many weights [n]; 0 if the sum stays below.
+    """
     if wanted == math.inf:
         return np.float32(0)
     every = SPARSE if len(weights) > SORTED else 1
@@ -282,14 +284,14 @@ def _reached(weights: Floats, wanted: float) -> np.float32:
 
 
 def _in_nucleus(index: int, above: Floats, total: float, params: SamplingParams) -> bool | None:
-    """Whether top-p keeps a token, as far as `bounds` [n] of the weights, `total` together, tell.
+    """Whether top-p keeps a token, decided by the `bounds` [n], which sum to `total`.
 
-    None where they do not. True weights lie between bound / EXCESS and bound.
+    None: they do not decide it. Weights are between bound / EXCESS and bound.
     """
     own = above[index]
     reached = sum_from(above, own)
     if params.compat != "openai":
-        reached -= float(own)  # there the token itself has to fit under p
+        reached -= float(own)  # OpenAI's rule counts the token itself
     if reached * EXCESS < params.top_p * total:
         return True
     ties = np.count_nonzero(above == own) - 1
@@ -297,7 +299,7 @@ def _in_nucleus(index: int, above: Floats, total: float, params: SamplingParams)
 
 
 def _kept(index: int, weights: Floats, total: float, params: SamplingParams) -> bool:
-    """Whether top-p keeps a token, by its weight and all others."""
+    """Whether top-p keeps a token, decided by the exact weights [n], which sum to `total`."""
     least, wanted = weights[index], params.top_p * total
     before = sum_above(weights, least)
     if params.compat == "openai":
@@ -306,15 +308,15 @@ def _kept(index: int, weights: Floats, total: float, params: SamplingParams) -> 
 
 
 def bounds(logits: Floats, best: float, temperature: float) -> Floats:  # [n] -> [n]
-    """What `softmax_weights` are at most, no more than `EXCESS` times too much.
+    """Upper bounds of `softmax_weights`, at most `EXCESS` times as large.
 
-    Powers of 2 with the fraction of the exponent taken linearly, which is how a float32 lies in
-    memory (Schraudolph 1999): chords of the exponential function, so never below it. `best` is the
-    largest logit.
+    They are powers of 2, linearly interpolated between whole exponents, as the bits of a float32
+    are (Schraudolph 1999); chords of a convex function are never below it. `best` is the largest
+    logit.
     """
     places: Floats = logits - np.float32(best)
     places *= np.float32(ONE_OCTAVE / math.log(2) / clamped(temperature))
     places += np.float32(WEIGHT_ONE)
-    if places.min() < 0:  # too little for a float32
+    if places.min() < 0:  # too small for a float32
         np.maximum(places, 0, out=places)
     return places.astype(np.int32).view(np.float32)

@@ -1,7 +1,7 @@
-"""Logits that stay where they were computed: a row's best tokens, and the rest when asked for.
+"""Rows of logits on a device, of which only the best tokens are copied to the host.
 
-On a device the graph itself ranks and draws (`gpt2rt.bundles.interface.cuda`). Most of what a
-sampler asks can be answered from that; what cannot makes the whole row come over.
+The CUDA graph itself finds the best tokens and draws one (`gpt2rt.bundles.interface.cuda`). Mostly
+that is enough for the sampler; otherwise it copies the whole row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How a row's token is drawn from all the others: one over the temperature, and a number from 0
-    to 1 that falls on it."""
+    """How a device draws a token: one over the temperature, and a random number in [0, 1)."""
 
     inverse_temperature: float = 1.0
     uniform: float = 0.0
@@ -27,11 +26,12 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """One row: the likeliest tokens `ids` [K] and their `logits` [K], best first.
+    """A row of logits on a device: its likeliest tokens, the token drawn, and access to the rest.
 
-    `normaliser` is the sum over all tokens of exp((logit - best) * inverse_temperature), `drawn`
-    the token that the number of `draw` falls on. NumPy takes a row for its logits [n_vocab], which
-    are fetched then.
+    `ids` int64 [K] are the likeliest tokens, best first, `logits` float32 [K] theirs. `normaliser`
+    is the sum over all tokens of exp((logit - largest logit) * inverse_temperature), `drawn` the
+    token that was drawn by `draw`. `fetch` copies all logits, float32 [n_vocab], to the host; NumPy
+    calls it where it takes the row as an array.
     """
 
     ids: NDArray[np.int64]
@@ -47,12 +47,12 @@ class Row:
 
     @property
     def whole(self) -> bool:
-        """Whether the best tokens are all there are."""
+        """Whether `ids` are all tokens of the vocabulary."""
         return len(self.ids) == self.n_vocab
 
 
 class Selected:
-    """The rows of a step, good until the next call."""
+    """The rows of a decode step, valid until the next call."""
 
     def __init__(
         self,
@@ -64,7 +64,10 @@ class Selected:
         n_vocab: int,
         fetch: Callable[[int], Floats],
     ) -> None:
-        """[R,K], [R,K], [R], [R]; `fetch` brings the logits [n_vocab] of a row."""
+        """`best` and `logits` are [R, K], `normaliser` and `drawn` [R], as in `Row`.
+
+        `fetch` copies the logits float32 [n_vocab] of the row of that number.
+        """
         self._rows = [
             Row(
                 best[i],

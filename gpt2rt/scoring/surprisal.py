@@ -24,7 +24,7 @@ from gpt2rt.scoring.score import Alternative, Score, TokenScore, WordScore, bits
 from gpt2rt.scoring.scoring import Passage, TokenScores
 from gpt2rt.text.alignment import Span, word_spans, words_of
 from gpt2rt.text.tokenizer import Encoding
-from gpt2rt.text.tokenizers import TextTokenizer, once
+from gpt2rt.text.tokenizers import TextTokenizer, once_per_tokenizer
 
 ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
 
@@ -144,7 +144,7 @@ def _trailing(
     ]
 
 
-@once
+@once_per_tokenizer
 def word_beginnings(tokenizer: TextTokenizer) -> NDArray[np.int64]:
     """The tokens before which a word has ended: those that begin with white space, and the end."""
     texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(tokenizer.n_vocab))

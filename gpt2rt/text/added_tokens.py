@@ -1,4 +1,4 @@
-"""Finds added tokens in a text, as the `tokenizers` library does: in two passes, longest first."""
+"""Finds added tokens in a text as the `tokenizers` library does: in two passes, longest first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import regex
 
 from gpt2rt.text.special_tokens import SpecialToken
 
-# The characters of a word and white space, as the `tokenizers` library has them for added tokens.
+# Letters and white space as the `tokenizers` library defines them for added tokens.
 LETTER = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"
 WORD_START, WORD_END = regex.compile(LETTER), regex.compile(LETTER + r"\Z")
 SPACE_START, SPACE_END = regex.compile(r"\s*"), regex.compile(r"\s*\Z")
@@ -18,7 +18,10 @@ SPACE_START, SPACE_END = regex.compile(r"\s*"), regex.compile(r"\s*\Z")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a text from character `start`: one added token, or text without any."""
+    """A part of a text, which begins at character `start`: an added token, or text without any.
+
+    `token` is the id of the added token, None for text.
+    """
 
     text: str
     start: int
@@ -26,7 +29,7 @@ class Part:
 
 
 class Pass:
-    """Finds added tokens in a text, at each place the longest: one pass of Hugging Face's two."""
+    """One of the two passes, which finds the longest added token at each position."""
 
     def __init__(self, tokens: Sequence[SpecialToken]) -> None:
         self._tokens = {token.text: token for token in tokens}
@@ -35,7 +38,10 @@ class Pass:
         self.control = all(token.special for token in tokens)
 
     def cut(self, part: Part, special: bool) -> Iterable[Part]:
-        """The added tokens of `part` (control tokens where `special`) and the text between."""
+        """Split `part` into added tokens and the text between them.
+
+        Control tokens are found only if `special`.
+        """
         return (part,) if self.control and not special else self._cut(part, special)
 
     def _cut(self, part: Part, special: bool) -> Iterator[Part]:
@@ -51,7 +57,7 @@ class Pass:
             if token.rstrip:
                 end = SPACE_START.match(text, end).end()
             if start >= end:
-                continue  # white space that the token before it took
+                continue  # the token before it took the white space
             if done < start:
                 yield Part(text[done:start], part.start + done, None)
             first = max(start, done)
@@ -62,6 +68,6 @@ class Pass:
 
 
 def passes(tokens: Sequence[SpecialToken]) -> tuple[Pass, ...]:
-    """The first pass and the second, where there are tokens for them."""
+    """The passes for `tokens`: at most two, none of them without tokens."""
     groups = ([t for t in tokens if t.matched and t.normalized is n] for n in (False, True))
     return tuple(Pass(group) for group in groups if group)

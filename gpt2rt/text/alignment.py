@@ -1,4 +1,4 @@
-"""Where the words of a text lie, in characters of it, and which tokens are theirs."""
+"""The words of a text, as spans of characters, and the tokens that belong to each."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from itertools import pairwise
 
 import regex
 
-Span = tuple[int, int]  # from, and up to but not including
+Span = tuple[int, int]  # start, and end (exclusive)
 
 WORD = regex.compile(r"\S+")
 
 
 def word_spans(text: str) -> list[Span]:
-    """The words of `text`: runs of characters that are no white space to the tokenizer."""
+    """The spans of the words of `text`: runs of characters other than white space."""
     return [match.span() for match in WORD.finditer(text)]
 
 
 def occurrences(text: str, word: str) -> list[Span]:
-    """Where `word` stands in `text` as a whole word, in this very spelling."""
+    """The spans where `word` is in `text` as a whole word, in exactly this spelling."""
     return [m.span() for m in regex.finditer(rf"(?<!\w){regex.escape(word)}(?!\w)", text)]
 
 
 def tokens_in(tokens: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
-    """The tokens that take part in each of the `spans`, as ranges of their numbers."""
+    """For each of `spans` the tokens that overlap it, as a range of indices into `tokens`."""
     starts, ends = [start for start, _ in tokens], [end for _, end in tokens]
     return [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in spans]
 
 
 def words_of(tokens: Sequence[Span], words: Sequence[Span]) -> list[Span]:
-    """The tokens of each word, as a range of their numbers.
+    """For each of `words` its tokens, as a range of indices into `tokens`.
 
-    A word owns the white space before it, as GPT-2's tokens do; white space at the end of the text
-    belongs to none. GPT-2 cuts texts at white space first, so no token is in two words; an added
-    token of several words belongs to the last of them.
+    A word includes the white space before it, as GPT-2's tokens do; white space at the end of the
+    text belongs to no word. GPT-2 splits texts at white space first, so no token is in two words;
+    an added token of several words belongs to the last of them.
     """
     ends = [end for _, end in words]
     owners = [bisect_left(ends, end) for _, end in tokens]

@@ -7,9 +7,10 @@ from itertools import count
 
 
 def byte_symbols() -> dict[int, str]:
-    """The character that stands for each byte, as `bytes_to_unicode` of OpenAI's `encoder.py`.
+    """Byte -> the character that stands for it: `bytes_to_unicode` of OpenAI's `encoder.py`.
 
-    A byte that is visible as Latin-1 stands for itself, the others follow from U+0100 on.
+    A byte that is a visible character of Latin-1 has that character, the others have characters
+    from U+0100 on.
     """
     spare = map(chr, count(0x100))
     return {

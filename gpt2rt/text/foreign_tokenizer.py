@@ -1,8 +1,8 @@
-"""Tokenizers that are not GPT-2's, read by the `tokenizers` library (extra `tokenizers`).
+"""Tokenizers other than GPT-2's, run by the `tokenizers` library (extra `tokenizers`).
 
-WordPiece (BERT's `vocab.txt`, which most Chinese GPT-2s have), Unigram, BPE with other rules: what
-a bundle's `tokenizer.json` says, in that library's format. `special_tokens.json` beside it tells
-which tokens begin and end a text and which stand before it, as for every other vocabulary.
+They are WordPiece (BERT's, which most Chinese GPT-2s have), Unigram, or BPE with other rules. A
+bundle's `tokenizer.json` has the tokenizer in that library's format; `special_tokens.json` says
+which tokens begin and end a text, as for every other vocabulary.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from typing import Any
 import regex
 
 from gpt2rt.bundles.catalog import SPECIAL_TOKENS, TOKENIZER
-from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, MissingExtra
+from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting, missing_extra
 from gpt2rt.text.byte_symbols import LATIN_1, SYMBOLS
 from gpt2rt.text.special_tokens import SpecialTokens, WithSpecialTokens, read_special
 from gpt2rt.text.tokenizer import Encoding, check_text
 
 REMEDY = "export the model again"
-BYTE = regex.compile(r"<0x([0-9A-F]{2})>")  # a byte, to tokenizers that fall back on bytes
-UNSEEN = regex.compile(r"[\s\p{M}\p{C}]")  # what a tokenizer may drop without loss
+BYTE = regex.compile(
+    r"<0x([0-9A-F]{2})>"
+)  # the token of a byte, in vocabularies with byte fallback
+UNSEEN = regex.compile(r"[\s\p{M}\p{C}]")  # a tokenizer may drop these characters
 
 
 class ForeignTokenizer(WithSpecialTokens):
-    """A `tokenizer.json`, read: made by `read`, never changed, safe to share among threads."""
+    """A tokenizer of the library; immutable, safe to share among threads. Made by `read`."""
 
     def __init__(self, source: str, special: SpecialTokens) -> None:
-        """Takes the text of a `tokenizer.json`; raises `BadTokenizer` for one that is none."""
+        """`source` is the text of a `tokenizer.json`. Raises `BadTokenizer`, `MissingExtra`."""
         body, self._library = load(source)
-        # As the library has it, what to make of control tokens is a state; so there is one of each.
+        # Whether control tokens are plain text is state of the library's object, so there are two.
         _, self._plain = load(source)
         self._plain.encode_special_tokens = True
         self._special = special
@@ -47,7 +49,10 @@ class ForeignTokenizer(WithSpecialTokens):
 
     @classmethod
     def read(cls, directory: Path) -> ForeignTokenizer:
-        """Read `tokenizer.json` and `special_tokens.json`. `BadTokenizer` says what is wrong."""
+        """Read `tokenizer.json` and `special_tokens.json` of a directory.
+
+        Raises `BadTokenizer`, `MissingExtra`.
+        """
         path, beside = directory / TOKENIZER, directory / SPECIAL_TOKENS
         special = read_special(beside)
         if special is None:
@@ -59,22 +64,22 @@ class ForeignTokenizer(WithSpecialTokens):
 
     @property
     def has_control_tokens(self) -> bool:
-        """Whether a text may have control tokens, such as `[SEP]`."""
+        """Whether the vocabulary has control tokens, such as `[SEP]`."""
         return any(token.special for token in self._special.tokens)
 
     def encode(self, text: str, *, special: bool | None = None) -> list[int]:
-        """Tokens of `text`, without those `before` and `after` it.
+        """Tokens of `text`, without `before` and `after`.
 
-        `special`: whether control tokens in it, such as `[SEP]`, are tokens (None: they are, as
-        Transformers has it) or plain text. Raises `BadText` for half a surrogate pair, for a
-        character that the vocabulary cannot say, and for a token that the model has no row for.
+        `special`: whether control tokens in it, such as `[SEP]`, are encoded as tokens (None: yes,
+        as in Transformers) or as plain text. Raises `BadText` for a lone surrogate, for a character
+        that the vocabulary cannot encode, and for a token that the model does not have.
         """
         return list(self._encoded(text, special).ids)
 
     def encode_spans(self, text: str, *, special: bool | None = None) -> Encoding:
-        """As `encode`, with the characters of `text` that each token takes part in.
+        """As `encode`, with the span of characters of `text` for each token.
 
-        White space between words is in no span where the vocabulary does not keep it.
+        White space that the vocabulary does not encode is in no span.
         """
         found = self._encoded(text, special)
         return Encoding(tuple(found.ids), tuple(found.offsets))
@@ -94,7 +99,7 @@ class ForeignTokenizer(WithSpecialTokens):
         return found
 
     def _check_whole(self, text: str, found: Any) -> None:
-        """Raises `BadText` for a character that BPE without an unknown token leaves out."""
+        """Raises `BadText` for a character that BPE without an unknown token would drop."""
         characters = list(text)
         for token, (start, end) in zip(found.ids, found.offsets, strict=True):
             if token in self._added:
@@ -110,14 +115,12 @@ class ForeignTokenizer(WithSpecialTokens):
                 )
 
     def _has(self, unit: str) -> bool:
-        """Whether words can be begun with this character, or go on by it, or end in it."""
+        """Whether the vocabulary has this character at the start, inside or end of a word."""
         forms = (unit, self._prefix + unit, unit + self._suffix)
         return any(self._library.token_to_id(form) is not None for form in forms)
 
-    # ---- and back
-
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of `tokens`, control tokens included.
+        """The text of `tokens`, including that of control tokens.
 
         Raises `InvalidSetting` for a token that the model does not have.
         """
@@ -125,7 +128,7 @@ class ForeignTokenizer(WithSpecialTokens):
         return text
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes that `tokens` stand for; raises as `decode` does."""
+        """The bytes of `tokens`' text. Raises as `decode`."""
         if self._byte_level:
             return b"".join(map(self.token_bytes, tokens))
         return self.decode(tokens).encode()
@@ -133,7 +136,7 @@ class ForeignTokenizer(WithSpecialTokens):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one token adds within a text: ` the` for BERT's `the`, `ing` for `##ing`.
 
-        Raises as `decode` does.
+        Raises as `decode`.
         """
         symbol = self._library.id_to_token(*self._checked([token])) or ""
         if token not in self._added:
@@ -148,16 +151,16 @@ class ForeignTokenizer(WithSpecialTokens):
         return self.decode([*before, token]).removeprefix(start).encode()
 
     def stream(self, after: Sequence[int] = ()) -> DecodedStream:
-        """A stream whose strings, joined, are what its tokens add to the text of `after`."""
+        """A stream for the text that tokens add to the text of the tokens `after`."""
         return DecodedStream(self, after)
 
     def is_open(self, token: int) -> bool:
-        """Whether the next token may change the text of this one: a byte of some character."""
+        """Whether a token is a byte, whose text depends on the tokens after it."""
         symbol = self._library.id_to_token(token) or ""
         return self._byte_fallback and BYTE.fullmatch(symbol) is not None
 
     def _ordinary(self) -> list[int]:
-        """A token that stands for a visible character, to see what comes after it."""
+        """A token of a visible character, as context for another token; [] if there is none."""
         if self._neighbour is None:
             known = (i for i in range(self.n_vocab) if i not in self._added and not self.is_open(i))
             self._neighbour = next((i for i in known if self.decode([i]).isalnum()), -1)
@@ -173,9 +176,10 @@ class ForeignTokenizer(WithSpecialTokens):
 
 
 class DecodedStream:
-    """Turns tokens into text as they arrive, by decoding the few that are not settled.
+    """Turns tokens into text as they arrive, by decoding the latest ones again.
 
-    How a token reads may depend on the one before it, so the last settled ones are decoded along.
+    A token's text may depend on the token before it, so the last tokens whose text was returned are
+    decoded together with the new ones.
     """
 
     def __init__(self, tokenizer: ForeignTokenizer, after: Sequence[int] = ()) -> None:
@@ -184,16 +188,16 @@ class DecodedStream:
         self._settled = len(self._tokens)
 
     def push(self, token: int, last: bool = False) -> str:
-        """The text that `token` completes, maybe none; `last` completes it whatever is missing."""
+        """The text that `token` completes, maybe empty; `last` also returns an incomplete rest."""
         self._tokens.append(token)
         return self.close() if last else self._settle(whole=not self._tokenizer.is_open(token))
 
     def close(self) -> str:
-        """What is left when no token was pushed as the last."""
+        """The incomplete rest, if no token was pushed as the last."""
         return self._settle(whole=True, last=True)
 
     def branch(self) -> DecodedStream:
-        """A stream of the same text, to go on by itself from here."""
+        """An independent copy of this stream."""
         other = DecodedStream(self._tokenizer, self._tokens)
         other._settled = self._settled
         return other
@@ -205,35 +209,36 @@ class DecodedStream:
         text = self._tokenizer.decode(self._tokens)
         if not last and (text.endswith("\ufffd") or not text.startswith(known)):
             return ""
-        if len(text) > len(known):  # what adds no text is no ground to stand on
+        if len(text) > len(known):  # tokens without text give no context
             del self._tokens[: self._settled]
         self._settled = len(self._tokens)
         return text[len(known) :]
 
 
 def load(source: str) -> tuple[dict[str, Any], Any]:
-    """A `tokenizer.json`, parsed and as the library's object, without what is done around a text.
+    """Parse a `tokenizer.json`: its JSON, and the library's tokenizer without post-processing.
 
-    Raises `BadTokenizer` with the library's reason, `MissingExtra` where it is not installed.
+    Raises `BadTokenizer` with the library's reason, `MissingExtra` without the library.
     """
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise MissingExtra(
+        raise missing_extra(
+            "tokenizers",
             "this model's vocabulary is not GPT-2's byte-level BPE, so it needs the library "
-            'tokenizers: pip install "gpt2rt[tokenizers]"'
+            "tokenizers",
         ) from None
     try:
         body = json.loads(source)
         # A post-processor adds tokens around a text and trims offsets; padding changes it.
         bare = {**body, "post_processor": None, "truncation": None, "padding": None}
         return body, Tokenizer.from_str(json.dumps(bare))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises plain Exception
         raise BadTokenizer(f"not a tokenizer that the library tokenizers reads ({error})") from None
 
 
 def _types(part: Any) -> Iterator[str]:
-    """The types of the steps of a normalizer, pre-tokenizer or decoder."""
+    """The types of all steps of a normalizer, pre-tokenizer or decoder."""
     if isinstance(part, dict):
         yield str(part.get("type"))
         for inner in ("decoders", "normalizers", "pretokenizers", "processors"):

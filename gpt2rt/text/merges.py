@@ -1,4 +1,4 @@
-"""Byte-pair encoding: neighbours are joined by rank, the lowest first."""
+"""Byte-pair encoding: neighbouring symbols are merged, the pair of the lowest rank first."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import pairwise
 
-SHORT = 32  # symbols of a word up to which looking for the lowest rank anew is faster
+SHORT = 32  # symbols of a word up to which a search for the lowest rank is faster than a heap
 NO_RANK = sys.maxsize
 
 
 def merge(word: list[str], ranks: Mapping[str, int]) -> list[str]:
-    """The symbols that are left of `word` when no pair of neighbours has a rank; `word` is used up.
+    """Merge the symbols of `word` until no pair of neighbours has a rank, and return those left.
 
-    Equal to `bpe` of OpenAI's `encoder.py`.
+    `ranks` has a rank for every pair `"left right"`. `word` is changed. The result equals `bpe` of
+    OpenAI's `encoder.py`.
     """
     return _merge_short(word, ranks) if len(word) <= SHORT else _merge_long(word, ranks)
 
 
 def _merge_short(word: list[str], ranks: Mapping[str, int]) -> list[str]:
-    """Join the pair of the lowest rank wherever it is, left to right, until no pair has a rank."""
+    """Merge the pair of the lowest rank, left to right, until no pair has a rank: n² steps."""
     found = [ranks.get(f"{a} {b}", NO_RANK) for a, b in pairwise(word)]
     rank = min(found, default=NO_RANK)
     while rank != NO_RANK:
@@ -37,11 +38,13 @@ def _merge_short(word: list[str], ranks: Mapping[str, int]) -> list[str]:
 
 
 def _merge_long(word: list[str], ranks: Mapping[str, int]) -> list[str]:
-    """The same in n log n: symbols keep their places, pairs are found by rank."""
-    word.append("")  # the end; a symbol joined to the one before it is left empty, too
+    """As `_merge_short` in n log n steps: merged symbols stay in place, linked as a list."""
+    word.append("")  # the end; merged symbols become empty, too
     before = list(range(-1, len(word) - 1))
     after = list(range(1, len(word) + 1))
-    starts: dict[int, list[int]] = {}  # rank -> where such a pair starts, or started
+    starts: dict[
+        int, list[int]
+    ] = {}  # rank -> positions where a pair of it starts, or did before a merge
     order: list[int] = []  # a heap of the ranks in `starts`
 
     def note(i: int, j: int) -> None:

@@ -1,7 +1,6 @@
-"""Paths as text that means the same in every locale.
+"""Paths as text that is the same in every locale.
 
-Python reads a path by the locale's encoding, which need not be UTF-8: `ü` may come as two
-surrogates.
+Python decodes paths by the locale's encoding. If that is not UTF-8, `ü` may become two surrogates.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ import os
 
 
 def portable(path: str | os.PathLike[str]) -> str:
-    """A path of this process as text: its bytes read as UTF-8, others as surrogates."""
+    """The text of a path: its bytes decoded as UTF-8, invalid ones as surrogates."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def local(text: str) -> str:
-    """What `portable` made, as a path of this process."""
+    """The path whose text, by `portable`, is `text`."""
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""A prompt becomes tokens: what may be one, what stands around it, what is cut where it is long."""
+"""Converts prompts to tokens: checks them, adds the tokens around them, truncates long ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Truncate = Literal["left", "right"] | None
 
 
 def check_prompt(prompt: object) -> str | tuple[int, ...] | None:
-    """The prompt, token ids as a tuple. Raises `BadText` for what is neither text nor ids."""
+    """The prompt, with token ids as a tuple. Raises `BadText` unless it is text, ids or None."""
     if prompt is None or isinstance(prompt, str):
         return prompt
     if isinstance(prompt, Sequence | np.ndarray) and not isinstance(prompt, bytes | bytearray):
@@ -37,14 +37,15 @@ def prompt_tokens(
     length: int | None = None,
     name: str = "the model",
 ) -> tuple[int, ...]:
-    """The tokens a model reads for a prompt; None begins a text, by the start token.
+    """The tokens that a model reads for a prompt; for None the token that begins a text.
 
-    A text gets what the tokenizer puts before and after every prompt; token ids are read as they
-    are. `special` is that of `TextTokenizer.encode`. `truncate` says which side of the text may be
-    cut; what is cut leaves room for `length` new tokens, at most (None: just) half the context.
+    A text gets the tokens that the tokenizer puts before and after every prompt; token ids are
+    read unchanged. `special` is that of `TextTokenizer.encode`. `truncate` is the side at which a
+    prompt that is too long may be cut; a cut leaves room for `length` new tokens, but at most half
+    the context (None: exactly half).
 
-    `name` is the model's, for messages. Raises `BadText`, `PromptTooLong` for more than `n_ctx`,
-    `InvalidSetting` for an id that is no token.
+    `name` is the model's name for messages. Raises `BadText`, `PromptTooLong` for more than `n_ctx`
+    tokens, `InvalidSetting` for an id that is not in the vocabulary.
     """
     checked = check_prompt(prompt)
     if checked is None:

@@ -1,4 +1,4 @@
-"""Added tokens, and what else a fine-tune has besides symbols: `special_tokens.json`."""
+"""Special and added tokens of a vocabulary, and the file `special_tokens.json` with them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from gpt2rt.text.vocabulary_files import REMEDY, read_text
 
 @dataclass(frozen=True, slots=True)
 class SpecialToken:
-    """A token that is found in a text as a whole, before any merge: a fine-tune's added token.
+    """A token that is found in a text as a whole before any merge, as fine-tunes add them.
 
-    special: a control token, such as `<|user|>`; otherwise an ordinary word that was added.
-    matched: whether it is found in a text at all; the model may write one that never is.
-    normalized: found in a second pass only, in what the tokens of the first pass leave over.
-    lstrip, rstrip: takes the white space on its left or right with it.
-    single_word: found only where no letter or digit touches it.
+    special: it is a control token, such as `<|user|>`; otherwise an added word.
+    matched: it is found in texts; otherwise only the model may write it.
+    normalized: it is found in the second pass, in the text between tokens of the first pass.
+    lstrip, rstrip: it includes the white space on its left or right.
+    single_word: it is found only where no letter or digit is next to it.
     """
 
     id: int
@@ -34,12 +34,12 @@ class SpecialToken:
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """What a vocabulary other than OpenAI's has besides its symbols: `special_tokens.json`.
+    """The content of `special_tokens.json`, for vocabularies other than OpenAI's.
 
-    `n_vocab` counts the ids of the model; those that stand for nothing decode to nothing, and a
-    text with a token beyond them is refused. `prefix_space` begins every text with a space.
-    `ends`: every id that ends a text (None: `end_of_text` alone). `before` and `after`: tokens that
-    the tokenizer puts around every prompt.
+    `n_vocab` is the number of ids that the model has; ids without a symbol decode to nothing, and a
+    text with a token beyond them is refused. `prefix_space` puts a space before every text.
+    `ends` are the ids that end a text (None: only `end_of_text`). `before` and `after` are tokens
+    that the tokenizer puts around every prompt.
     """
 
     n_vocab: int
@@ -52,17 +52,18 @@ class SpecialTokens:
     after: tuple[int, ...] = ()
 
     def to_json(self) -> str:
+        """The text of `special_tokens.json`."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
 class WithSpecialTokens:
-    """What every tokenizer says of its `SpecialTokens`."""
+    """The properties that every tokenizer takes from its `SpecialTokens`."""
 
     _special: SpecialTokens
 
     @property
     def n_vocab(self) -> int:
-        """How many tokens there are: 50,257 in every released model."""
+        """The number of tokens: 50,257 in every released model."""
         return self._special.n_vocab
 
     def __len__(self) -> int:
@@ -75,38 +76,38 @@ class WithSpecialTokens:
 
     @property
     def start_of_text(self) -> int:
-        """The token that a text from nothing begins with: `end_of_text` in every released model."""
+        """The token before a text without prompt: `end_of_text` in every released model."""
         return self._special.start_of_text
 
     @property
     def prefix_space(self) -> bool:
-        """Whether a text is begun with a space."""
+        """Whether a space is put before every text."""
         return self._special.prefix_space
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Every token that ends a text: `end_of_text`, unless a fine-tune has others or none."""
+        """The tokens that end a text: `end_of_text`, unless a fine-tune has others or none."""
         ends = self._special.ends
         return (self.end_of_text,) if ends is None else ends
 
     @property
     def before(self) -> tuple[int, ...]:
-        """Tokens that stand before every prompt; none in released models."""
+        """The tokens put before every prompt; none in released models."""
         return self._special.before
 
     @property
     def after(self) -> tuple[int, ...]:
-        """Tokens that stand after every prompt; none in released models."""
+        """The tokens put after every prompt; none in released models."""
         return self._special.after
 
     @property
     def special_tokens(self) -> tuple[SpecialToken, ...]:
-        """The tokens that are found in a text as a whole, and others made by no merge."""
+        """All special and added tokens."""
         return self._special.tokens
 
 
 def read_special(path: Path) -> SpecialTokens | None:
-    """What the file says; None where there is none. Raises `BadTokenizer`."""
+    """Read `special_tokens.json`; None: there is no such file. Raises `BadTokenizer`."""
     if not path.exists():
         return None
     try:
@@ -122,6 +123,7 @@ def read_special(path: Path) -> SpecialTokens | None:
 
 
 def _wrong_in_special(special: SpecialTokens) -> str | None:
+    """What is invalid in the values, for a message; None: nothing."""
     wanted = {"int": int, "bool": bool, "str": str}
     for kind, holders in ((SpecialTokens, [special]), (SpecialToken, special.tokens)):
         for field, holder in product(fields(kind), holders):

@@ -1,4 +1,4 @@
-"""Text as files and pipes hold it: one reader, so that a byte order mark is text nowhere."""
+"""Decodes the bytes of files and pipes as UTF-8, without a byte order mark."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ OTHERS = {
 
 
 def decoded(data: bytes, what: str) -> str:
-    """The text of a file or of standard input, less the byte order mark it may begin with.
+    """The text of a file or of standard input, without a byte order mark.
 
-    Raises `BadText` naming the first byte that is not UTF-8, or the encoding of another mark.
+    `what` names the source in messages. Raises `BadText` for bytes that are not UTF-8, and for the
+    byte order mark of another encoding.
     """
     return utf8(unmarked(data, what), what)
 
@@ -33,7 +34,7 @@ def unmarked(data: bytes, what: str) -> bytes:
 
 
 def utf8(data: bytes, what: str) -> str:
-    """Text of `data`. Raises `BadText` naming the first byte that is not UTF-8."""
+    """`data` decoded as UTF-8. Raises `BadText` naming the first byte that is not UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """GPT-2's byte-level BPE: text to tokens and back, by OpenAI's `encoder.json` and `vocab.bpe`.
 
-A restatement of `encoder.py` in github.com/openai/gpt-2, equal to it token for token. A symbol is a
-string of the 256 characters that stand for bytes, a merge makes one symbol of two neighbours, and
-its rank is its place in `vocab.bpe`. Which tokens a model is given is left to others.
+Tokens are equal to those of `encoder.py` in github.com/openai/gpt-2. A symbol is a string of the
+256 characters that stand for bytes; a merge makes one symbol of two neighbours; its rank is its
+place in `vocab.bpe`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from gpt2rt.text.merges import merge
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens, WithSpecialTokens, read_special
 from gpt2rt.text.vocabulary_files import END_OF_TEXT, read_encoder, read_ranks
 
-# Letters and digits are those of the installed `regex`, as in `encoder.py`. A newer release of
-# Unicode only makes some of what was no character before (from 9 to 18: and U+1CF2 and U+1CF3).
+# Letters and digits are those of the installed `regex`, as in `encoder.py`. Newer releases of
+# Unicode only change characters that were unassigned (from 9 to 18 also U+1CF2 and U+1CF3).
 WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-# No word holds a space after something else, so the much faster `re` may cut the text there first;
-# most pieces are known already. Four control characters are spaces to `re` but not to `regex`.
+# No word has a space after another character, so the much faster `re` may split the text there
+# first; most pieces are cached. Four control characters are spaces to `re` but not to `regex`.
 PIECE = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
-SHORT = 32  # characters; longer pieces are not remembered
+SHORT = 32  # characters; longer pieces are not cached
 REMEMBERED = 65_536  # pieces; some 15 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """The tokens of a text and the characters that each takes part in, from and up to."""
+    """The tokens of a text, and for each the span of its characters: start, end (exclusive)."""
 
     tokens: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
 
 
 class Tokenizer(WithSpecialTokens):
-    """A vocabulary and its merges: made by `read`, never changed, safe to share among threads."""
+    """A vocabulary with its merges; immutable, safe to share among threads. Made by `read`."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class Tokenizer(WithSpecialTokens):
         ranks: Mapping[str, int],
         special: SpecialTokens | None = None,
     ) -> None:
-        """Takes symbol -> token and `"left right"` -> rank, both as checked by `read`.
+        """`encoder` maps symbols to tokens, `ranks` maps `"left right"` to a rank; not checked.
 
-        `special` None: OpenAI's one special token, `<|endoftext|>`.
+        `special` None: only OpenAI's special token, `<|endoftext|>`.
         """
         if special is None:
             end = encoder[END_OF_TEXT]
@@ -66,7 +66,7 @@ class Tokenizer(WithSpecialTokens):
         own = (t for t in special.tokens if t.special and t.matched and t.id not in plain)
         self._has_control = any(own)
         self._beyond = any(token >= special.n_vocab for token in encoder.values())
-        # Whether a text without its control tokens is one part, as in OpenAI's vocabulary.
+        # Whether a text is a single part if its control tokens are plain text, as with OpenAI's.
         self._whole = not (special.prefix_space or self._beyond) and all(
             known.control for known in self._passes
         )
@@ -77,9 +77,9 @@ class Tokenizer(WithSpecialTokens):
 
     @classmethod
     def read(cls, directory: Path) -> Tokenizer:
-        """Read `encoder.json`, `vocab.bpe` and, where there is one, `special_tokens.json`.
+        """Read `encoder.json`, `vocab.bpe` and, if it exists, `special_tokens.json`.
 
-        `BadTokenizer` says which is wrong, and how.
+        Raises `BadTokenizer`.
         """
         special = read_special(directory / SPECIAL_TOKENS)
         others = None if special is None else frozenset(token.id for token in special.tokens)
@@ -94,13 +94,13 @@ class Tokenizer(WithSpecialTokens):
     def encode(self, text: str, *, special: bool | None = None) -> list[int]:
         """Tokens of `text`; words that a fine-tune added are one token each.
 
-        `special`: whether control tokens in it (`<|endoftext|>`, `<|user|>`) are one token, too, or
-        plain text; None: one token where the vocabulary has control tokens of its own, as a chat
-        model's has, and plain text otherwise, as in OpenAI's code. `before` and `after` are left
-        to the caller.
+        `special`: whether control tokens in it (`<|endoftext|>`, `<|user|>`) are one token each or
+        plain text; None: one token if the vocabulary has control tokens of its own, as a chat
+        model's has, and plain text otherwise, as in OpenAI's code. `before` and `after` are not
+        added.
 
-        Raises `BadText` for a lone surrogate, which no UTF-8 can stand for, for a byte that a
-        vocabulary other than OpenAI's has no token for, and for a token the model has no row for.
+        Raises `BadText` for a lone surrogate, which UTF-8 cannot encode, for a byte without a token
+        in a vocabulary other than OpenAI's, and for a token that the model does not have.
         """
         special = self._has_control if special is None else special
         if self._whole and not special:  # OpenAI's vocabulary: a text is one part
@@ -112,10 +112,10 @@ class Tokenizer(WithSpecialTokens):
         return tokens
 
     def encode_spans(self, text: str, *, special: bool | None = None) -> Encoding:
-        """As `encode`, with the characters of `text` that each token takes part in.
+        """As `encode`, with the span of characters of `text` for each token.
 
-        A character that is split over several tokens is in the span of each of them. A space that
-        `prefix_space` puts before the text is no character of it.
+        A character that is split over several tokens is in the span of each. A space that
+        `prefix_space` puts before the text is in no span.
         """
         tokens: list[int] = []
         spans: list[tuple[int, int]] = []
@@ -148,19 +148,19 @@ class Tokenizer(WithSpecialTokens):
         return self._special.prefix_space and not part.text.startswith(" ")
 
     def _spans(self, part: Part, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        """The characters of each of the tokens of a part without added tokens."""
+        """The span of each of the `tokens` of a part without added tokens."""
         extra = int(self._prefixed(part))
-        place = [part.start] * extra  # of each byte, the character it belongs to
+        place = [part.start] * extra  # for each byte its character
         for number, character in enumerate(part.text, part.start):
             place += [number] * len(character.encode("utf-8"))
         ends = list(accumulate(len(self.token_bytes(token)) for token in tokens))
         found = [(place[a], place[b - 1] + 1) for a, b in pairwise([0, *ends])]
-        if extra and ends[0] == 1:  # the space alone
+        if extra and ends[0] == 1:  # the token is the prefixed space alone
             found[0] = (part.start, part.start)
         return found
 
     def _parts(self, text: str, special: bool) -> list[Part]:
-        """The text cut at added tokens, in two passes; raises `BadText` for half a surrogate."""
+        """The text split at added tokens. Raises `BadText` for a lone surrogate."""
         check_text(text)
         parts = [Part(text, 0, None)] if text else []
         for known in self._passes:
@@ -169,14 +169,14 @@ class Tokenizer(WithSpecialTokens):
         return parts
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of `tokens`: U+FFFD where their bytes are not UTF-8, otherwise nothing changed.
+        """The text of `tokens`, with U+FFFD for bytes that are not UTF-8.
 
         Raises `InvalidSetting` for a token that the vocabulary does not have.
         """
         return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes that `tokens` stand for; raises as `decode` does."""
+        """The bytes of `tokens`. Raises as `decode`."""
         tokens = list(tokens)
         try:
             symbols = "".join([self._symbols[token] for token in tokens])
@@ -187,11 +187,11 @@ class Tokenizer(WithSpecialTokens):
         return symbols.translate(LATIN_1).encode("latin-1")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token, often a part of a character; raises as `decode` does."""
+        """The bytes of a token, which may be part of a character. Raises as `decode`."""
         return self.decode_bytes((token,))
 
     def stream(self, after: Sequence[int] = ()) -> TextStream:
-        """A stream for the text that follows the tokens `after`: bytes read the same after any."""
+        """A stream for the text of tokens; no token's text depends on those before it (`after`)."""
         return TextStream(self)
 
     def _tokens_of(self, piece: str) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ class Tokenizer(WithSpecialTokens):
 
 
 def check_text(text: object) -> None:
-    """Raises `BadText` for what is no text, and for half a surrogate pair, which no UTF-8 has."""
+    """Raises `BadText` unless `text` is a str that UTF-8 can encode (no lone surrogates)."""
     if not isinstance(text, str):
         raise BadText(f"a text is a str, not {type(text).__name__}; decode bytes as UTF-8 first")
     try:
@@ -226,9 +226,9 @@ def _symbols_of(text: str) -> str:
 
 
 class TextStream:
-    """Turns tokens into text as they arrive, never splitting a character.
+    """Turns tokens into text as they arrive, in whole characters.
 
-    The strings it returns, joined, are what `Tokenizer.decode` returns for the tokens together.
+    The strings it returns, joined, equal `Tokenizer.decode` of all tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -236,22 +236,22 @@ class TextStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int, last: bool = False) -> str:
-        """The text that `token` completes, maybe none; `last` completes it whatever is missing."""
+        """The text that `token` completes, maybe empty; `last` also returns an incomplete rest."""
         return self._utf8.decode(self._tokenizer.token_bytes(token), last)
 
     def close(self) -> str:
-        """What is left when no token was pushed as the last: U+FFFD, or nothing."""
+        """The incomplete rest, if no token was pushed as the last: U+FFFD or nothing."""
         return self._utf8.decode(b"", True)
 
     def branch(self) -> TextStream:
-        """A stream of the same text, to go on by itself from here."""
+        """An independent copy of this stream."""
         other = TextStream(self._tokenizer)
         other._utf8.setstate(self._utf8.getstate())
         return other
 
 
 class _Symbols(dict[int, str]):
-    """Token -> its symbols: none for an id of the model alone, `KeyError` for what is no id."""
+    """Token -> its symbol: empty for an id without symbol, `KeyError` for an invalid id."""
 
     def __init__(self, n_vocab: int) -> None:
         self._ids = range(n_vocab)
@@ -263,7 +263,7 @@ class _Symbols(dict[int, str]):
 
 
 class _Memory(dict[str, tuple[int, ...]]):
-    """Remembers the tokens of short pieces; forgets them all rather than grow without end."""
+    """A cache of the tokens of short pieces, emptied when it is full."""
 
     def __init__(self, compute: Callable[[str], tuple[int, ...]]) -> None:
         self._compute = compute

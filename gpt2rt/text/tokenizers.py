@@ -1,7 +1,7 @@
-"""What the rest asks of a tokenizer, and the choice of the one that a bundle has.
+"""The interface of all tokenizers, and the reader that chooses the one for a bundle.
 
-GPT-2's own byte-level BPE is `gpt2rt.text.tokenizer`; whatever else a fine-tune brings is read by
-the `tokenizers` library, in `gpt2rt.text.foreign_tokenizer`, which is imported only then.
+GPT-2's own byte-level BPE is in `gpt2rt.text.tokenizer`; other tokenizers are run by the
+`tokenizers` library, in `gpt2rt.text.foreign_tokenizer`, which is imported only when needed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ class Stream(Protocol):
     """Turns tokens into text as they arrive."""
 
     def push(self, token: int, last: bool = False) -> str:
-        """The text that `token` completes, maybe none; `last` completes it whatever is missing."""
+        """The text that `token` completes, maybe empty; `last` also returns an incomplete rest."""
 
     def close(self) -> str:
-        """What is left when no token was pushed as the last."""
+        """The incomplete rest, if no token was pushed as the last."""
 
     def branch(self) -> Stream:
-        """A stream of the same text, to go on by itself from here."""
+        """An independent copy of this stream."""
 
 
 class TextTokenizer(Protocol):
-    """Text to tokens and back; never changed, safe to share among threads.
+    """Converts text to tokens and back; immutable, safe to share among threads.
 
-    `ends`: every token that ends a text. `before` and `after`: tokens that the tokenizer puts
-    around a text, a prompt included.
+    `ends` are the tokens that end a text, `before` and `after` the tokens that the tokenizer puts
+    around every text, prompts included.
     """
 
     def __hash__(self) -> int: ...
@@ -54,48 +54,48 @@ class TextTokenizer(Protocol):
     def special_tokens(self) -> tuple[SpecialToken, ...]: ...
 
     def encode(self, text: str, *, special: bool | None = None) -> list[int]:
-        """Tokens of `text`; `special`: whether control tokens in it are tokens, not plain text."""
+        """Tokens of `text`; `special`: whether control tokens in it are tokens or plain text."""
 
     def encode_spans(self, text: str, *, special: bool | None = None) -> Encoding:
-        """As `encode`, with the characters of `text` that each token takes part in."""
+        """As `encode`, with the span of characters of `text` for each token."""
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Text of `tokens`; raises `InvalidSetting` for one that the vocabulary does not have."""
+        """The text of `tokens`. Raises `InvalidSetting` for one outside the vocabulary."""
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """The bytes that `tokens` stand for; raises as `decode` does."""
+        """The bytes of `tokens`. Raises as `decode`."""
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token adds within a text; raises as `decode` does."""
+        """The bytes that a token adds within a text. Raises as `decode`."""
 
     def stream(self, after: Sequence[int] = ()) -> Stream:
-        """A stream whose strings, joined, are what its tokens add to the text of `after`."""
+        """A stream for the text that tokens add to the text of the tokens `after`."""
 
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
-def once(compute: Callable[[TextTokenizer], Found]) -> Callable[[TextTokenizer], Found]:
-    """`compute`, whose result is kept as long as its tokenizer is: nothing here keeps that alive.
+def once_per_tokenizer(compute: Callable[[TextTokenizer], T]) -> Callable[[TextTokenizer], T]:
+    """Cache a function of a tokenizer: one result for each tokenizer, as long as that exists.
 
-    So the result must not hold the tokenizer.
+    The cache has weak references to tokenizers, so a result must not refer to its tokenizer.
     """
-    known: WeakKeyDictionary[TextTokenizer, Found] = WeakKeyDictionary()
+    results: WeakKeyDictionary[TextTokenizer, T] = WeakKeyDictionary()
 
     @wraps(compute)
-    def found(tokenizer: TextTokenizer) -> Found:
-        if tokenizer not in known:
-            known[tokenizer] = compute(tokenizer)
-        return known[tokenizer]
+    def cached(tokenizer: TextTokenizer) -> T:
+        if tokenizer not in results:
+            results[tokenizer] = compute(tokenizer)
+        return results[tokenizer]
 
-    return found
+    return cached
 
 
 def read_tokenizer(directory: Path) -> TextTokenizer:
-    """The tokenizer whose files lie in `directory`: OpenAI's two, or else a `tokenizer.json`.
+    """Read the tokenizer in `directory`: OpenAI's two files, or else a `tokenizer.json`.
 
-    Raises `BadTokenizer` for files that are none, and `MissingExtra` where the second needs a
-    library that is not installed.
+    Raises `BadTokenizer` for invalid files, `MissingExtra` if a `tokenizer.json` needs the library
+    and it is not installed.
     """
     if (directory / ENCODER).exists() or not (directory / TOKENIZER).exists():
         return Tokenizer.read(directory)

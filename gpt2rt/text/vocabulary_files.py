@@ -7,17 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpt2rt.bundles.catalog import ENCODER, MERGES
 from gpt2rt.errors import BadTokenizer
 from gpt2rt.text.byte_symbols import ALPHABET
 
 END_OF_TEXT = "<|endoftext|>"
-SPECIAL = re.compile(r"<\|.*\|>")  # symbols that are tokens of their own, made by no merge
+SPECIAL = re.compile(r"<\|.*\|>")  # special tokens, which no merge makes
 MERGE_LINES = re.compile(r"(?:[^ \n]+ [^ \n]+(?:\n|$))*")  # lines of two symbols
-REMEDY = "copy encoder.json and vocab.bpe from the model as published"
+REMEDY = f"copy {ENCODER} and {MERGES} from the model as published"
 
 
 def read_text(path: Path) -> str:
-    """The text of a tokenizer's file. Raises `BadTokenizer`."""
+    """Read a tokenizer's file as text. Raises `BadTokenizer`."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -29,9 +30,10 @@ def read_text(path: Path) -> str:
 
 
 def read_encoder(path: Path, others: frozenset[int] | None) -> dict[str, int]:
-    """Symbol -> id. `others` are the ids of a fine-tune's added tokens; None: OpenAI's vocabulary.
+    """Read `encoder.json`: symbol -> id.
 
-    Raises `BadTokenizer`.
+    `others` are the ids of a fine-tune's added tokens; None: OpenAI's vocabulary. Raises
+    `BadTokenizer`.
     """
     try:
         encoder: dict[str, int] = json.loads(read_text(path))
@@ -43,7 +45,7 @@ def read_encoder(path: Path, others: frozenset[int] | None) -> dict[str, int]:
 
 
 def _wrong_in(encoder: object, others: frozenset[int] | None) -> str | None:
-    """What keeps parsed JSON from being a vocabulary."""
+    """What is invalid in a parsed `encoder.json`, for a message; None: nothing."""
     if not isinstance(encoder, dict):
         return f"holds {type(encoder).__name__}, not an object of symbols and their ids"
     if not set(map(type, encoder.values())) <= {int}:
@@ -55,7 +57,7 @@ def _wrong_in(encoder: object, others: frozenset[int] | None) -> str | None:
     if others is None and ids != list(range(len(ids))):
         strange = next(min(pair) for pair in enumerate(ids) if pair[0] != pair[1])
         return f"the ids are not 0 to {len(ids) - 1}, each once (look for {strange})"
-    # A vocabulary may lack the symbols of bytes that it never saw: a text with one is refused.
+    # A vocabulary may lack symbols of some bytes: texts with such bytes are refused.
     if others is None and END_OF_TEXT not in encoder:
         return f"symbol {END_OF_TEXT!a} is missing"
     if "" in encoder or not ALPHABET.fullmatch("".join(encoder)):
@@ -65,11 +67,11 @@ def _wrong_in(encoder: object, others: frozenset[int] | None) -> str | None:
 
 
 def read_ranks(path: Path, encoder: Mapping[str, int]) -> dict[str, int]:
-    """Merge -> rank. Raises `BadTokenizer`."""
+    """Read `vocab.bpe`: merge (`"left right"`) -> rank. Raises `BadTokenizer`."""
     version, *merges = read_text(path).removesuffix("\n").split("\n")
     if not version.startswith("#version"):
         raise BadTokenizer(f"{path}: line 1 is {version!a:.40}, not a `#version`; {REMEDY}")
-    text = "\n".join(merges)  # operations on the whole are several times as fast
+    text = "\n".join(merges)  # checks of the whole text are several times as fast
     made = set(text.replace(" ", "").split("\n")) if merges else set()
     symbols = set(text.replace("\n", " ").split(" ")) if merges else set()
     known = encoder.keys()
@@ -79,7 +81,7 @@ def read_ranks(path: Path, encoder: Mapping[str, int]) -> dict[str, int]:
     if orphans:
         first = min(orphans, key=encoder.__getitem__)
         raise BadTokenizer(
-            f"{path}: {len(orphans)} symbols of encoder.json, such as {first!a:.40}, "
+            f"{path}: {len(orphans)} symbols of {ENCODER}, such as {first!a:.40}, "
             f"are made by no merge; the file is cut short or damaged; {REMEDY}"
         )
     return dict(zip(merges, range(len(merges)), strict=True))
@@ -93,6 +95,6 @@ def _wrong_in_merges(merges: Sequence[str], encoder: Mapping[str, int]) -> str:
                 wrong = f"{merge!a:.40} is not two symbols with a space between them"
             else:
                 strange = next(s for s in (left, right, left + right) if s not in encoder)
-                wrong = f"{strange!a:.40} is not in encoder.json"
+                wrong = f"{strange!a:.40} is not in {ENCODER}"
             return f"line {number}: {wrong}"
     raise AssertionError("a merge that is wrong as a text is wrong by itself")

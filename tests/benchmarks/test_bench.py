@@ -21,7 +21,8 @@ pytest.importorskip("matplotlib")
 
 from command_line import Command
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
-from gpt2rt.bundles.bundle import CUDA_GRAPH, GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.errors import InvalidSetting
 from gpt2rt_bench import worker
 from gpt2rt_bench.cases import Case, Configuration, configurations, matrix

@@ -18,21 +18,11 @@ import pytest
 
 from gpt2rt import GPT2
 from gpt2rt.bundles import catalog, library
-from gpt2rt.bundles.bundle import (
-    EMBED,
-    GRAPH,
-    MANIFEST,
-    PARITY,
-    WEIGHTS,
-    Bundle,
-    file_size,
-    noted,
-    read_manifest,
-    record,
-    sha256,
-)
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import SPECIAL_TOKENS
+from gpt2rt.bundles.files import file_size, record, sha256
 from gpt2rt.bundles.library import Damaged
+from gpt2rt.bundles.manifest import EMBED, GRAPH, MANIFEST, PARITY, WEIGHTS, noted, read_manifest
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.errors import BadBundle, UnknownModel

@@ -12,7 +12,8 @@ import pytest
 
 from command_line import Command, run_process
 from gpt2rt.bundles import catalog, library
-from gpt2rt.bundles.bundle import GRAPH, MANIFEST, PARITY, WEIGHTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import GRAPH, MANIFEST, PARITY, WEIGHTS
 from gpt2rt.cli import completion
 from gpt2rt.errors import BadBundle
 from gpt2rt_bench.machine import doctor

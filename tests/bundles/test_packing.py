@@ -13,7 +13,8 @@ import pytest
 from command_line import Command, Edit
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles import packing
-from gpt2rt.bundles.bundle import GRAPH, MANIFEST, WEIGHTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import GRAPH, MANIFEST, WEIGHTS
 from gpt2rt.bundles.packing import pack, unpack
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
 

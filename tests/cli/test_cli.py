@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from command_line import Command, Edit, Ended, finish, run_process, start
 from gpt2rt import GPT2, Completion, Piece, Timing, __version__
-from gpt2rt.bundles.bundle import MANIFEST, PARITY, WEIGHTS, Bundle, record
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
+from gpt2rt.bundles.manifest import MANIFEST, PARITY, WEIGHTS
 from gpt2rt.cli import app
 from gpt2rt.cli.printing import in_turn
 from models import TINY

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from command_line import Command, run_process
-from gpt2rt.bundles.bundle import GRAPH, MANIFEST, WEIGHTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import GRAPH, MANIFEST, WEIGHTS
 
 FILES = (GRAPH, WEIGHTS, "encoder.json", "vocab.bpe")
 Damage = Callable[[Bundle], object]
@@ -217,7 +218,7 @@ def test_an_export_without_its_extra_says_how_to_get_it(
     monkeypatch.setattr(OPTIONS, "sys", SimpleNamespace(version_info=(3, 13)))
     ended = command("export", "117M")
     assert ended.code == 1
-    wanted = f'exporting needs {", ".join(lost)}: install the extra: pip install "gpt2rt[export]"'
+    wanted = f'exporting needs {", ".join(lost)}: pip install "gpt2rt[export]"'
     assert wanted in ended.in_one_line()
 
 

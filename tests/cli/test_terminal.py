@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from command_line import start
-from gpt2rt.bundles.bundle import PARITY
+from gpt2rt.bundles.manifest import PARITY
 from gpt2rt.cli.completion import model_names
 from gpt2rt.cli.printing import line
 from gpt2rt.cli.terminal import Screen, escaped

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 import reference
 from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
-from gpt2rt.bundles.bundle import CUDA_GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
+from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.engine import providers as providers_module
 from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.cuda_memory import CudaMemory, HostMemory
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import Threads, graph_of, open_session, provider_for
-from gpt2rt.engine.session import misfit
+from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.errors import BadBundle, BadLogits, InvalidSetting, ProviderMissing
 from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.sampling.filters import candidates, chunk_sums, pick, softmax_weights
@@ -144,7 +145,7 @@ def test_threads_do_not_disturb_each_other(session: ort.InferenceSession) -> Non
 def test_the_graph_is_the_one_of_the_contract(
     session: ort.InferenceSession, tiny_bundles: dict[str, Bundle], precision: str
 ) -> None:
-    assert misfit(session, TINY, "cuda") is None
+    assert interface_mismatch(session, TINY, "cuda") is None
     model = onnx.load(graph_of(tiny_bundles[precision], "cuda"), load_external_data=False)
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["GroupQueryAttention"] == TINY.n_layer
@@ -418,7 +419,7 @@ def test_a_driver_that_is_too_old_is_told(driver: int, built: str, told: str | N
         return 0
 
     library: Any = SimpleNamespace(cuDriverGetVersion=version)
-    problem = providers_module._driver_problem(library, built)
+    problem = providers_module.driver_problem(library, built)
     assert (problem is None) if told is None else (told in (problem or ""))
 
 

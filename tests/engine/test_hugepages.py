@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2rt.engine import hugepages
-from gpt2rt.engine.hugepages import HUGE, LEAST, Region, aligned, anonymous, new, on_huge_pages
+from gpt2rt.engine.hugepages import (
+    HUGE,
+    LEAST,
+    Region,
+    aligned,
+    anonymous_regions,
+    new_regions,
+    on_huge_pages,
+)
 
 borders = st.lists(st.integers(0, 60), unique=True, max_size=12).map(sorted)
 
@@ -29,7 +37,7 @@ def covered(found: list[Region]) -> set[int]:
 
 @given(borders, borders)
 def test_what_is_new_is_what_was_not_there(now: list[int], before: list[int]) -> None:
-    found = new(regions(now), regions(before))
+    found = new_regions(regions(now), regions(before))
     assert covered(found) == covered(regions(now)) - covered(regions(before))
     assert all(start < end for start, end in found)
     assert all(one[1] <= two[0] for one, two in pairwise(found))
@@ -49,7 +57,7 @@ def test_contents_stay_while_memory_moves() -> None:
     with on_huge_pages():
         block = np.arange(2 * LEAST // 8)
     place = int(block.ctypes.data)
-    assert any(start <= place < end for start, end in anonymous())
+    assert any(start <= place < end for start, end in anonymous_regions())
     for _ in range(20):
         np.testing.assert_array_equal(block[:: 4096 // 8], np.arange(0, len(block), 4096 // 8))
     for thread in threads():
@@ -69,13 +77,13 @@ def test_the_system_has_the_last_word(
     if setting is not None:
         path.write_text(setting)
     monkeypatch.setattr(hugepages, "SETTING", path)
-    assert hugepages.wanted() == wanted
+    assert hugepages.enabled() == wanted
 
 
 def test_a_user_may_turn_them_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     setting = tmp_path / "enabled"
     setting.write_text("always [madvise] never")
     monkeypatch.setattr(hugepages, "SETTING", setting)
-    assert hugepages.wanted()
+    assert hugepages.enabled()
     monkeypatch.setenv("GPT2RT_HUGE_PAGES", "0")
-    assert not hugepages.wanted()
+    assert not hugepages.enabled()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine.engine import Engine
-from gpt2rt.engine.prefixes import BLOCK, READ_ANEW, PrefixCache
+from gpt2rt.engine.prefixes import ALWAYS_READ, BLOCK, PrefixCache
 from gpt2rt.engine.standard import StandardSlots
 from gpt2rt.errors import InvalidSetting
 
@@ -38,24 +38,24 @@ def test_what_is_found_is_what_those_tokens_gave(
     for first, second, length in asked:
         tokens = ([first] * BLOCK + [second] * 2 * BLOCK)[: length or 1]
         found = cache.find(tokens)
-        assert len(found) * BLOCK <= max(0, len(tokens) - READ_ANEW)
+        assert len(found) * BLOCK <= max(0, len(tokens) - ALWAYS_READ)
         for place, kv in enumerate(found):
             np.testing.assert_array_equal(kv, made(tokens, place * BLOCK))
         found_tokens += len(found) * BLOCK
-        cache.keep(tokens, lambda start, _, tokens=tokens: made(tokens, start))  # type: ignore[misc]
+        cache.store(tokens, lambda start, _, tokens=tokens: made(tokens, start))  # type: ignore[misc]
         assert cache.statistics.bytes <= blocks * SIZE
-        kept = min(blocks, len(tokens) // BLOCK, max(0, len(tokens) - READ_ANEW) // BLOCK)
+        kept = min(blocks, len(tokens) // BLOCK, max(0, len(tokens) - ALWAYS_READ) // BLOCK)
         assert len(cache.find(tokens)) == kept, "what was just read is there, as far as it fits"
     assert cache.statistics.found >= found_tokens
 
 
 def test_the_least_recently_used_goes_first() -> None:
     cache = PrefixCache(3 * SIZE)
-    a, b, c, d = ([n] * (BLOCK + READ_ANEW) for n in range(4))
+    a, b, c, d = ([n] * (BLOCK + ALWAYS_READ) for n in range(4))
     for tokens in (a, b, c):
-        cache.keep(tokens, lambda start, _, tokens=tokens: made(tokens, start))  # type: ignore[misc]
+        cache.store(tokens, lambda start, _, tokens=tokens: made(tokens, start))  # type: ignore[misc]
     assert cache.find(a)
-    cache.keep(d, lambda start, _: made(d, start))
+    cache.store(d, lambda start, _: made(d, start))
     assert [bool(cache.find(tokens)) for tokens in (a, b, c, d)] == [True, False, True, True]
     assert cache.statistics.evicted == 1
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 import reference
 from gpt2rt import GPT2, HParams
-from gpt2rt.bundles.bundle import GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import GRAPH
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import forks, providers
 from gpt2rt.engine.fused import PIECE, FusedSlots

@@ -22,8 +22,9 @@ pytest.importorskip("tensorflow")
 
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import EMBED, GRAPH, MANIFEST, WEIGHTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import EMBED, GRAPH, MANIFEST, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli.export import quietly
 from gpt2rt.engine.providers import Threads, open_session

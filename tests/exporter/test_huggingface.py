@@ -28,8 +28,8 @@ from checkpoints import (
 )
 from command_line import Command
 from gpt2rt import GPT2, HParams
-from gpt2rt.bundles.bundle import GRAPH, WEIGHTS
 from gpt2rt.bundles.hparams import ACTIVATIONS
+from gpt2rt.bundles.manifest import GRAPH, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.providers import Threads, open_session
 from gpt2rt.engine.runtime import SLOTS

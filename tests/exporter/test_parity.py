@@ -24,8 +24,10 @@ from checkpoints import huggingface_config, huggingface_tensors
 from command_line import Command, Edit
 from gpt2rt import GPT2, Passage
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import CUDA_GRAPH, EMBED, PARITY, WEIGHTS, Bundle, record
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, PARITY, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.runtime import SLOTS

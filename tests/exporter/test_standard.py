@@ -17,7 +17,8 @@ import reference
 from checkpoints import huggingface_tensors, save_huggingface, values_of
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
 from gpt2rt.bundles import catalog
-from gpt2rt.bundles.bundle import GRAPH, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import GRAPH
 from gpt2rt_export import pipeline
 from gpt2rt_export.onnx_graph import genai
 from gpt2rt_export.recipe import Recipe

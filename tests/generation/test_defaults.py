@@ -13,7 +13,9 @@ import pytest
 
 from command_line import Command, Edit
 from gpt2rt import GPT2, SamplingParams, Stopping
-from gpt2rt.bundles.bundle import DEFAULTS, Bundle, record
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
+from gpt2rt.bundles.manifest import DEFAULTS
 from gpt2rt.errors import BadBundle, BadCheckpoint, InvalidSetting
 from gpt2rt.generation.defaults import NAMES, Defaults
 from gpt2rt_export.generation_config import CARRIED, carried, write_defaults

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from checkpoints import huggingface_tensors, save_huggingface, save_npz, save_openai, values_of
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
-from gpt2rt.bundles.bundle import WEIGHTS, Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import SHAPE as NUMBERS
+from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.bundles.packing import pack, unpack
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.text.tokenizer import Tokenizer

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from gpt2rt import HParams
-from gpt2rt.bundles.bundle import MANIFEST, Bundle, Manifest, record
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
+from gpt2rt.bundles.manifest import MANIFEST, Manifest
 from gpt2rt_export.onnx_graph import targets
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint
 from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary, write_vocabulary

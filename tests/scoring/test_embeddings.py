@@ -11,7 +11,8 @@ import pytest
 import reference
 from command_line import Edit
 from gpt2rt import GPT2, EmbedParams
-from gpt2rt.bundles.bundle import EMBED, Bundle
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.embeddings import cosine
 from models import NOISE, TINY, LargerWeights

@@ -16,7 +16,9 @@ from tokenizers.processors import TemplateProcessing
 
 from checkpoints import huggingface_config
 from gpt2rt import GPT2, HParams, SamplingParams, Stopping
-from gpt2rt.bundles.bundle import MANIFEST, Bundle, Manifest, record
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
+from gpt2rt.bundles.manifest import MANIFEST, Manifest
 from gpt2rt.errors import BadBundle, BadText, BadTokenizer, InvalidSetting, MissingExtra
 from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.text.foreign_tokenizer import ForeignTokenizer

@@ -17,6 +17,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.library import Damaged
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
+from gpt2rt.errors import install_command
 from gpt2rt_bench.machine.hardware import Machine, cannot_help, installed
 from gpt2rt_bench.micro.opening import Opening, opening
 
@@ -286,5 +287,5 @@ def _extras() -> Iterator[Finding]:
 
 def extra(name: str, what: str = "") -> str:
     """How an extra is installed, and what it is good for."""
-    command = f'pip install "gpt2rt[{name}]"'
+    command = install_command(name)
     return f"{command} {what}" if what else command

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2rt.bundles.bundle import GRAPH
 from gpt2rt.bundles.catalog import demo_bundle
+from gpt2rt.bundles.manifest import GRAPH
 
 PATIENCE = 120.0  # seconds; a GPU's first start compiles
 

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 
-from gpt2rt.errors import DownloadFailure, InvalidSetting, MissingExtra
+from gpt2rt.errors import DownloadFailure, InvalidSetting, missing_extra
 from gpt2rt_export.fetch.network import Network
 
 SCHEME = "hf://"
@@ -79,9 +79,7 @@ def fetch(model: HubModel, network: Network | None = None) -> Fetched:
     Raises `MissingExtra` without the library, `DownloadFailure` for all that goes wrong there.
     """
     if find_spec("huggingface_hub") is None:
-        raise MissingExtra(
-            f'{model} needs huggingface_hub: install the extra: pip install "gpt2rt[hub]"'
-        )
+        raise missing_extra("hub", f"{model} needs huggingface_hub")
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():

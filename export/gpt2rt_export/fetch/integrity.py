@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from gpt2rt.bundles.bundle import sha256
 from gpt2rt.bundles.catalog import (
     CHECKPOINT_FILES,
     DATA,
@@ -26,6 +25,7 @@ from gpt2rt.bundles.catalog import (
     STATE,
     Release,
 )
+from gpt2rt.bundles.files import sha256
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.protobuf import fields
 from gpt2rt.errors import BadCheckpoint

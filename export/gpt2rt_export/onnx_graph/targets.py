@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 
-from gpt2rt.bundles.bundle import CUDA_GRAPH, EMBED, GRAPH, WEIGHTS
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, WEIGHTS
 from gpt2rt_export.onnx_graph.cuda import CUDA, fuse_cuda
 from gpt2rt_export.onnx_graph.fuse import fuse
 from gpt2rt_export.onnx_graph.hidden import hidden

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.bundles.bundle import sha256
 from gpt2rt.bundles.catalog import ENCODER, HPARAMS, MERGES
+from gpt2rt.bundles.files import sha256
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.sources.checkpoint import (

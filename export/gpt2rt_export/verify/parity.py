@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.bundles.bundle import CUDA_GRAPH, EMBED, GRAPH
+from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_memory import HostMemory
 from gpt2rt.engine.hidden import hidden_states
