@@ -206,8 +206,8 @@ def select(b: Builder, scores: str) -> None:
     """The likeliest tokens of each row, and one drawn from all of them by the row's number.
 
     Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
-    sum passes the number's share, then the token in it. CumSum over a whole row would take quadratic
-    time on CUDA.
+    sum passes the number's share, then the token in it. CumSum over a whole row would take
+    quadratic time on CUDA.
     """
     n_vocab = b.hparams.n_vocab
     chunks = -(-n_vocab // CHUNK)
