@@ -836,7 +836,7 @@ def test_too_little_space_is_told_before_anything_is_asked(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000_000_000))
     large = replace(release, name="1542M", data_bytes=6_230_444_800)
     message = refusal(large, place, network(server))
-    assert "1542M needs 6,234.8 MB, 3,000.0 MB are free; make room" in message
+    assert "1542M needs 6,234.6 MB, 3,000.0 MB are free; make room" in message
     assert server.asked == []
     download(release, place, network(server))
 
