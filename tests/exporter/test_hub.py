@@ -144,7 +144,7 @@ def test_only_what_an_export_reads_is_fetched_and_once(stand_in: StandIn) -> Non
     ],
 )
 def test_the_best_format_that_is_there_is_taken(kept: list[str], wanted: list[str]) -> None:
-    assert hub._needed(kept, TINY) == wanted
+    assert hub.files_to_fetch(kept, TINY) == wanted
 
 
 def test_a_model_without_weights_is_refused(stand_in: StandIn) -> None:
