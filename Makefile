@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test soak lint types check demo-model clean
+.PHONY: demo test quick soak lint types docs check demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
@@ -12,6 +12,9 @@ demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a 
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
+
+quick: $(INSTALLED)  ## the tests that are fast
+	$(BIN)/python -m pytest -m "not slow and not browser and not cuda"
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
 	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests $(BIN)/python $$script; done
@@ -23,7 +26,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-check: lint types test  ## what has to pass before a change lands
+docs: .venv/.docs  ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+check: lint types docs test  ## what has to pass before a change lands
 
 demo-model: $(INSTALLED)  ## train the demo model anew (about 20 minutes) and renew its bundle
 	$(BIN)/python export/demo/train.py
@@ -35,5 +41,9 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[export,bench,constrain,eval]' --group dev
 	touch $@
 
+.venv/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv dist build site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
