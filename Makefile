@@ -17,7 +17,7 @@ quick: $(INSTALLED)  ## the tests that are fast
 	$(BIN)/python -m pytest -m "not slow and not browser and not cuda"
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
-	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests $(BIN)/python $$script; done
+	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests/helpers $(BIN)/python $$script; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

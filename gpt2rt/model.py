@@ -16,47 +16,42 @@ from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from gpt2rt import embeddings, library, scoring, surprisal
-from gpt2rt.beam_texts import best_texts
-from gpt2rt.beams import Beams
-from gpt2rt.bundle import WEIGHTS, Bundle
-from gpt2rt.catalog import TOKENIZER_FILES
-from gpt2rt.completion import Completion, Piece, raised
-from gpt2rt.defaults import Defaults
-from gpt2rt.embeddings import Embedding, EmbedParams, Reader, embed_texts
-from gpt2rt.engine import Engine
+from gpt2rt.bundles import library
+from gpt2rt.bundles.bundle import WEIGHTS, Bundle
+from gpt2rt.bundles.catalog import TOKENIZER_FILES
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.engine.engine import Engine
+from gpt2rt.engine.prefixes import PrefixCache
+from gpt2rt.engine.providers import AUTO, Threads
+from gpt2rt.engine.runtime import Runtime
+from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import BadBundle, InvalidSetting
-from gpt2rt.hparams import HParams
-from gpt2rt.params import SamplingParams, fresh_seed
-from gpt2rt.prefixes import PrefixCache
-from gpt2rt.prompts import Prompt, Truncate, check_prompt, prompt_tokens
-from gpt2rt.providers import AUTO, Threads
-from gpt2rt.request import Request
-from gpt2rt.runtime import Runtime
-from gpt2rt.scheduler import Scheduler
-from gpt2rt.scoring import Passage, TokenScores
-from gpt2rt.slots import Slots
-from gpt2rt.speculation import Draft, Lookup, SmallerModel
-from gpt2rt.stopping import Stopping
-from gpt2rt.surprisal import (
-    Bos,
-    Boundary,
-    Document,
-    Reading,
-    Score,
-    beginning,
-    score_texts,
-    word_beginnings,
-)
-from gpt2rt.task import now
-from gpt2rt.tasks import Tasks
-from gpt2rt.tokenizers import read_tokenizer
+from gpt2rt.generation.beam_texts import best_texts
+from gpt2rt.generation.beams import Beams
+from gpt2rt.generation.completion import Completion, Piece, raised
+from gpt2rt.generation.defaults import Defaults
+from gpt2rt.generation.request import Request
+from gpt2rt.generation.scheduler import Scheduler
+from gpt2rt.generation.speculation import Draft, Lookup, SmallerModel
+from gpt2rt.generation.stopping import Stopping
+from gpt2rt.generation.task import now
+from gpt2rt.generation.tasks import Tasks
+from gpt2rt.sampling.params import SamplingParams, fresh_seed
+from gpt2rt.scoring import embeddings, scoring
+from gpt2rt.scoring.document import Document
+from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
+from gpt2rt.scoring.reading import AUTO_BOS, Bos, Reading, beginning
+from gpt2rt.scoring.score import Boundary, Score
+from gpt2rt.scoring.scoring import Passage, TokenScores
+from gpt2rt.scoring.surprisal import score_texts, word_beginnings
+from gpt2rt.text.prompts import Prompt, Truncate, check_prompt, prompt_tokens
+from gpt2rt.text.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gpt2rt.constraint import Constraint
+    from gpt2rt.sampling.constraint import Constraint
 
 BATCH_SIZE = 32  # sequences side by side, unless told otherwise
 PREFIX_BYTES = 512 << 20  # of keys and values of prompts' beginnings, unless told otherwise
@@ -84,9 +79,9 @@ class GPT2:
         The attribute of that name says which it is. Raises `ProviderMissing` with the reason where
         CUDA cannot be had.
 
-        `draft` proposes tokens to a sequence that runs alone (see `gpt2rt.speculation`): a smaller
-        model of the same tokenizer, or a look-up in the text. Raises `InvalidSetting` for another
-        tokenizer.
+        `draft` proposes tokens to a sequence that runs alone: a smaller model of the same
+        tokenizer, or a look-up in the text (`gpt2rt.generation.speculation`). Raises
+        `InvalidSetting` for another tokenizer.
         """
         began = now()
         self.bundle = bundle
@@ -300,7 +295,7 @@ class GPT2:
         self,
         text: str,
         *,
-        bos: Bos = surprisal.AUTO,
+        bos: Bos = AUTO_BOS,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -335,7 +330,7 @@ class GPT2:
         texts: Iterable[str],
         *,
         joint: str = " ",
-        bos: Bos = surprisal.AUTO,
+        bos: Bos = AUTO_BOS,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -368,7 +363,7 @@ class GPT2:
         self,
         texts: Iterable[str],
         *,
-        bos: Bos = surprisal.AUTO,
+        bos: Bos = AUTO_BOS,
         context: str | None = None,
         special: bool | None = None,
         window: int | None = None,
@@ -451,7 +446,7 @@ class GPT2:
         *,
         special: bool | None = None,
     ) -> tuple[int, ...]:
-        """The tokens that are read for a prompt; as `gpt2rt.prompts.prompt_tokens`."""
+        """The tokens that are read for a prompt; as `gpt2rt.text.prompts.prompt_tokens`."""
         return prompt_tokens(
             prompt,
             self.tokenizer,

@@ -15,15 +15,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from gpt2rt import library
-from gpt2rt.beams import Beams
-from gpt2rt.completion import Completion, Piece, raised
-from gpt2rt.constraint import Constraint
+from gpt2rt.bundles import library
 from gpt2rt.errors import BadRun, Gpt2rtError, InvalidSetting
+from gpt2rt.generation.beams import Beams
+from gpt2rt.generation.completion import Completion, Piece, raised
+from gpt2rt.generation.request import Request
+from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2
-from gpt2rt.params import SamplingParams
-from gpt2rt.request import Request
-from gpt2rt.stopping import Stopping
+from gpt2rt.sampling.constraint import Constraint
+from gpt2rt.sampling.params import SamplingParams
+from gpt2rt.text.paths import local, portable
 
 FORMAT, VERSION = "gpt2rt run", 1
 
@@ -109,16 +110,16 @@ def fingerprint(completions: Iterable[Completion]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion], beside: Path) -> str:
-    """The text of a run's file, which will lie in the directory `beside`."""
+def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion], beside: Path) -> bytes:
+    """What a run's file holds, which will lie in the directory `beside`."""
     import numpy
     import onnxruntime
 
     from gpt2rt import __version__
 
     draft = run.draft
-    if draft is not None and Path(draft).is_absolute():
-        draft = _place(Path(draft), beside)
+    if draft is not None:
+        draft = _place(Path(draft), beside) if Path(draft).is_absolute() else portable(draft)
     body = {
         "format": FORMAT,
         "version": VERSION,
@@ -136,7 +137,8 @@ def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion], beside: Pat
         "run": asdict(replace(run, draft=draft)),
         "tokens": fingerprint(completions),
     }
-    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # JSON writes surrogates like Python
 
 
 def _place(bundle: Path, beside: Path) -> str:
@@ -145,18 +147,19 @@ def _place(bundle: Path, beside: Path) -> str:
     bundle = bundle.resolve()
     try:
         if library.find(bundle.name).directory.resolve() == bundle:
-            return bundle.name
+            return portable(bundle.name)
     except Gpt2rtError:  # no name to the library
         pass
     try:
-        return f"./{Path(os.path.relpath(bundle, beside.resolve())).as_posix()}"
+        return portable(f"./{Path(os.path.relpath(bundle, beside.resolve())).as_posix()}")
     except ValueError:  # another drive (Windows)
-        return bundle.name
+        return portable(bundle.name)
 
 
 def found(place: str, beside: Path) -> str:
     """The model that a run's file in `beside` names."""
-    return str(beside / place) if place.startswith("./") else place
+    own = local(place)
+    return str(beside / own) if own.startswith("./") else own
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,86 +6,28 @@ import io
 import shutil
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import helper
 
 from command_line import Command, Edit, Ended
-from gpt2rt import GPT2, HParams, catalog
-from gpt2rt.bundle import MANIFEST, Bundle, Manifest, record
+from gpt2rt import GPT2
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.bundle import MANIFEST, Bundle
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli import main
-from gpt2rt.precision import PRECISIONS
-from gpt2rt_export import targets
-from gpt2rt_export.sources import Checkpoint, RandomCheckpoint
-from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
+from models import SHARED, TINY, LargerWeights, make_bundle
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # Tests send Ctrl-C to children, who would inherit that a shell's background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-TINY = HParams(n_vocab=300, n_ctx=48, n_embd=32, n_head=4, n_layer=3)
-# Largest difference from the oracle of the tiny model's logits (deviation 0.69), about twice
-# what was seen. Hidden states (deviation 1 to 5) and log-probabilities stay within, too.
-NOISE = {"fp32": 2e-5, "fp16": 4e-3, "int8": 0.25, "int4": 1.2}
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-@dataclass(frozen=True)
-class LargerWeights:
-    """Random weights so large that attention and GELU leave their linear range."""
-
-    hparams: HParams
-    seed: int
-    factor: float = 6.0
-    origin: str = "test"
-    tokenizer: None = None
-    files: tuple[()] = ()
-    unused: tuple[()] = ()
-    notes: tuple[()] = ()
-
-    @property
-    def identity(self) -> str:
-        return f"test weights {self.seed}"
-
-    def read(self, name: str) -> NDArray[np.float32]:
-        values = RandomCheckpoint(self.hparams, self.seed).read(name)
-        return values if name.endswith("/g") else values * np.float32(self.factor)
-
-
-def skeleton(hparams: HParams) -> onnx.ModelProto:
-    """What `fuse` keeps of a converted graph: the residual additions between named cuts."""
-    nodes, x = [], "embed"
-    names = ["embed", "ln_f"]
-    for i in range(hparams.n_layer):
-        for part in ("attn", "mlp"):
-            ends = [f"{scope}/out:0" for scope in (x, f"h{i}/{part}/c_proj", f"h{i}/{part}")]
-            nodes.append(helper.make_node("Add", ends[:2], ends[2:]))
-            x = f"h{i}/{part}"
-        parts = ("ln_1", "attn/c_attn", "attend", "attn/c_proj", "ln_2", "gelu", "mlp/c_proj")
-        names += [f"h{i}/{part}" for part in parts]
-    nodes += [helper.make_node("Identity", ["none"], [f"{name}/out:0"]) for name in names]
-    graph = helper.make_graph(nodes, "skeleton", [], [])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-
-
-def make_bundle(
-    directory: Path, checkpoint: Checkpoint, precision: str, origin: str = "test"
-) -> Bundle:
-    """A fused bundle, written without TensorFlow."""
-    hparams = checkpoint.hparams
-    directory.mkdir(parents=True)
-    write_vocabulary(directory, *synthetic_vocabulary(hparams.n_vocab))
-    models, weights = targets.fused(skeleton(hparams), hparams, precision)
-    targets.write(models, weights, checkpoint, directory)
-    files = {path.name: record(path) for path in sorted(directory.iterdir())}
-    manifest = Manifest("tiny", precision, "fused", hparams, "synthetic", origin, {}, files)
-    (directory / MANIFEST).write_text(manifest.to_json())
-    return Bundle.open(directory)
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +91,7 @@ def command(
 ) -> Command:
     """Runs the command line in this process, with nothing exported and no demo."""
     monkeypatch.setattr(catalog, "demo_bundle", lambda: home / "embedded")
-    monkeypatch.setattr("gpt2rt.providers.physical_cores", lambda: 1)
+    monkeypatch.setattr("gpt2rt.engine.providers.physical_cores", lambda: 1)
 
     def run(*arguments: str | Path, stdin: bytes = b"") -> Ended:
         monkeypatch.setattr(sys, "argv", ["gpt2rt", *map(str, arguments)])
@@ -187,3 +129,20 @@ def exported(home: Path, model: Path, edit_manifest: Edit) -> Callable[[str], Bu
         return Bundle.open(place)
 
     return install
+
+
+# ---- a real browser
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as started:
+        # Root, as in a container, has no sandbox.
+        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

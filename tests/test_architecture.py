@@ -1,101 +1,83 @@
-"""Imports point one way, as the layers are drawn in the README."""
+"""A module imports from its own room and from rooms below it: the list that docs show, too."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-
-LAYERS = [
-    {"errors", "hparams"},
-    {
-        "catalog",
-        "bundle",
-        "library",
-        "packing",
-        "storage",
-        "tokenizer",
-        "tokenizers",
-        "foreign_tokenizer",
-        "prompts",
-        "params",
-        "stopping",
-        "providers",
-        "hugepages",
-        "memory",
-    },
-    {"textfile", "history", "endings", "selection", "filters"},
-    {"sampling", "constraint"},
-    {"kvcache", "session", "prefixes"},
-    {"cuda"},
-    {"engine", "speculation"},
-    {"beams"},
-    {"generation"},
-    {"alignment", "batching"},
-    {"scoring"},
-    {"surprisal", "embeddings"},
-    {"model"},
-    {"runs"},
-    {"evals"},
-    {"harness"},
-    {"cli"},
+PACKAGES = {
+    "gpt2rt": ROOT / "gpt2rt",
+    "gpt2rt_export": ROOT / "export" / "gpt2rt_export",
+    "gpt2rt_evals": ROOT / "bench" / "gpt2rt_evals",
+    "gpt2rt_bench": ROOT / "bench" / "gpt2rt_bench",
+}
+# From the ground up.
+ROOMS = [
+    "gpt2rt.errors",
+    "gpt2rt.bundles",
+    "gpt2rt.text",
+    "gpt2rt.sampling",
+    "gpt2rt.engine",
+    "gpt2rt.generation",
+    "gpt2rt.scoring",
+    "gpt2rt.model",
+    "gpt2rt.runs",
+    "gpt2rt_export.progress",
+    "gpt2rt_export.fetch",
+    "gpt2rt_export.sources",
+    "gpt2rt_export.tokenizers",
+    "gpt2rt_export.onnx_graph",
+    "gpt2rt_export.verify",
+    "gpt2rt_export",
+    "gpt2rt_evals",
+    "gpt2rt_bench.peers",
+    "gpt2rt_bench",
+    "gpt2rt.cli",
 ]
-SAME_LAYER = {("bundle", "catalog"), ("library", "bundle"), ("library", "catalog")}
-SAME_LAYER |= {("packing", "bundle"), ("packing", "catalog")}
-SAME_LAYER |= {("providers", "bundle"), ("providers", "hugepages")}
-SAME_LAYER |= {("storage", "bundle"), ("storage", "catalog")}
-SAME_LAYER |= {("tokenizers", name) for name in ("catalog", "tokenizer", "foreign_tokenizer")}
-SAME_LAYER |= {("prompts", "tokenizers")}
-SAME_LAYER |= {("foreign_tokenizer", name) for name in ("catalog", "tokenizer")}
-SAME_LAYER |= {("session", "kvcache"), ("hparams", "errors"), ("stopping", "params")}
-EXPORTER_MAY_USE = {"errors", "hparams", "catalog", "bundle", "tokenizer", "providers", "session"}
-EXPORTER_MAY_USE |= {"cuda", "tokenizers", "foreign_tokenizer"}
 
 
-def modules(package: Path) -> list[Path]:
-    return sorted(path for path in package.rglob("*.py") if path.name != "__init__.py")
+def name_of(path: Path) -> str:
+    package = next(p for p, place in PACKAGES.items() if path.is_relative_to(place))
+    inner = path.relative_to(PACKAGES[package]).with_suffix("").parts
+    return ".".join([package, *(part for part in inner if part != "__init__")])
+
+
+MODULES = {name_of(p): p for place in PACKAGES.values() for p in sorted(place.rglob("*.py"))}
+ENTRANCES = {"gpt2rt", "gpt2rt.__main__"}  # what a user imports and what `python -m` runs
+
+
+def room(module: str) -> str:
+    rooms = [r for r in ROOMS if module == r or module.startswith(f"{r}.")]
+    return max(rooms, key=len)
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Dotted names of what a file imports."""
+    """The modules of this project that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            below = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module for name in below]
+        yield from (name for name in names if name in MODULES)
 
 
-def layer(name: str) -> int:
-    return next(i for i, names in enumerate(LAYERS) if name in names)
+@pytest.mark.parametrize("module", sorted(set(MODULES) - ENTRANCES))
+def test_imports_point_down(module: str) -> None:
+    level = ROOMS.index(room(module))
+    for other in imported(MODULES[module]):
+        if other == "gpt2rt":  # the public names
+            assert level > ROOMS.index("gpt2rt.model"), f"{module} imports {other}"
+        else:
+            assert ROOMS.index(room(other)) <= level, f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("path", modules(ROOT / "gpt2rt"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_runtime_imports_point_down(path: Path) -> None:
-    own = path.relative_to(ROOT / "gpt2rt").parts[0].removesuffix(".py")
-    if own == "__main__":
-        return
-    known = set().union(*LAYERS)
-    for name in imported(path):
-        if name.startswith("gpt2rt."):
-            other = name.split(".")[1]
-            if other in known and other != own and (own, other) not in SAME_LAYER:
-                assert layer(other) < layer(own), f"{own} imports {other}"
-
-
-def test_only_the_command_line_reaches_exporter_and_bench() -> None:
-    for path in modules(ROOT / "gpt2rt"):
-        reaches = {n.split(".")[0] for n in imported(path)} & {"gpt2rt_export", "gpt2rt_bench"}
-        assert not reaches or "cli" in path.parts, f"{path} imports {reaches}"
-
-
-def test_exporter_uses_only_the_contract() -> None:
-    for path in modules(ROOT / "export" / "gpt2rt_export"):
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] == "gpt2rt" and len(parts) > 1:
-                assert parts[1] in EXPORTER_MAY_USE, f"{path.name} imports {name}"
+def test_no_modules_import_each_other() -> None:
+    graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()

@@ -18,9 +18,9 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from checkpoints import huggingface_tensors, save_huggingface, values_of
-from conftest import LargerWeights
 from file_server import FileServer, serving
 from gpt2rt import HParams
+from models import LargerWeights
 from openai_files import write_release
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def test_the_extras_of_the_readme_exist() -> None:
 # Where a command would download GPT-2 117M, a small model on this machine takes its name.
 SMALL = """
 import pickle, sys
-import gpt2rt.catalog as catalog
+import gpt2rt.bundles.catalog as catalog
 from gpt2rt.cli import main
 catalog.RELEASES = (pickle.loads(open(sys.argv.pop(1), "rb").read()),)
 main()

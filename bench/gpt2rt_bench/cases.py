@@ -8,8 +8,8 @@ from itertools import product
 
 import numpy as np
 
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.hparams import HParams
 from gpt2rt_bench.protocol import Tokens
 
 OURS = "gpt2rt"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from gpt2rt_bench.machine import Machine
+from gpt2rt_bench.machine.hardware import Machine
 from gpt2rt_bench.report import Row, described, read_speeds
 from gpt2rt_bench.summary import Interval
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gpt2rt_bench.bandwidth import Meters
 from gpt2rt_bench.cases import OURS
 from gpt2rt_bench.latency import Result
-from gpt2rt_bench.machine import Machine, cannot_help
+from gpt2rt_bench.machine.bandwidth import Meters
+from gpt2rt_bench.machine.hardware import Machine, cannot_help
 from gpt2rt_bench.summary import METHOD, Summary, agreement, baseline, summarise
 from gpt2rt_bench.traffic import Traffic
 

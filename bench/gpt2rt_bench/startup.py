@@ -12,9 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from gpt2rt.bundle import Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.tokenizers import read_tokenizer
+from gpt2rt.text.tokenizers import read_tokenizer
 from gpt2rt_bench.subject import SubjectFailed
 
 OURS = """

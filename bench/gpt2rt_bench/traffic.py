@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gpt2rt.bundle import CUDA_GRAPH, GRAPH, Bundle
-from gpt2rt.runtime import row_by_row
+from gpt2rt.bundles.bundle import CUDA_GRAPH, GRAPH, Bundle
+from gpt2rt.engine.runtime import row_by_row
 
 FOLDED = ("Cast", "Mul")  # what graphs here do to weights alone
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no others

@@ -17,10 +17,10 @@ from gpt2rt_bench.protocol import Answer, Ready, Respond, Tokens, greedy, serve
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from gpt2rt.engine import Engine
+    from gpt2rt.engine.engine import Engine
+    from gpt2rt.engine.slots import Logits
     from gpt2rt.model import GPT2
-    from gpt2rt.selection import Row
-    from gpt2rt.slots import Logits
+    from gpt2rt.sampling.selection import Row
     from gpt2rt_bench.cases import Configuration
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -43,7 +43,7 @@ def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
     Raises `ProviderMissing` for a provider that it cannot be run with.
     """
     from gpt2rt import GPT2, Bundle, __version__
-    from gpt2rt.providers import Threads
+    from gpt2rt.engine.providers import Threads
 
     model = GPT2(Bundle.open(Path(bundle)), Threads(threads), provider, prefix_bytes=0)
     nodes = assigned(model.runtime.session)
@@ -93,8 +93,8 @@ class Subject:
         return [self._choose(row) for row in logits]
 
     def _choose(self, logits: Logits | Row) -> int:
-        from gpt2rt.params import SamplingParams
-        from gpt2rt.sampling import choose
+        from gpt2rt.sampling.params import SamplingParams
+        from gpt2rt.sampling.sampling import choose
 
         with self._timed("sampling"):
             return choose(logits, SamplingParams(temperature=0), [])

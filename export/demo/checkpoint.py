@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from gpt2rt.hparams import HParams
+from gpt2rt.bundles.hparams import HParams
 
 
 def write(weights: Mapping[str, npt.NDArray[np.float32]], hparams: HParams, folder: Path) -> None:

@@ -29,8 +29,8 @@ from tokenizers import Tokenizer
 import checkpoint
 import vocabulary
 from corpus import Tokens, batches, single, stream
-from gpt2rt.hparams import HParams
-from gpt2rt_export.graph import empty_past, gpt2
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt_export.onnx_graph.graph import empty_past, gpt2
 from grammar import Rules, Story, entropy, read_grammar
 from optimiser import AdamW, Schedule
 

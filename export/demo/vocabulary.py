@@ -1,7 +1,7 @@
 """The demo model's own byte-level BPE, learnt with `tokenizers`, in the two files of OpenAI.
 
 Ids are laid out as in GPT-2: the 256 single bytes, the merges in the order they were learnt, and
-`<|endoftext|>` last. Reading the files is left to `gpt2rt.tokenizer`.
+`<|endoftext|>` last. Reading the files is left to `gpt2rt.text.tokenizer`.
 """
 
 from __future__ import annotations

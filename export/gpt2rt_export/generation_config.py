@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt2rt.bundle import DEFAULTS
-from gpt2rt.defaults import Defaults
+from gpt2rt.bundles.bundle import DEFAULTS
 from gpt2rt.errors import BadCheckpoint, InvalidSetting
+from gpt2rt.generation.defaults import Defaults
 
 CONFIG = "generation_config.json"
 CARRIED = {

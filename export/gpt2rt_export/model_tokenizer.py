@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2rt import catalog
-from gpt2rt.catalog import ENCODER, MERGES, SPECIAL_TOKENS
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS
 from gpt2rt.errors import BadTokenizer
-from gpt2rt.tokenizer import Tokenizer
-from gpt2rt_export import characters
-from gpt2rt_export.characters import write_characters
-from gpt2rt_export.download import vocabulary
-from gpt2rt_export.foreign_tokenizer import is_foreign, write_foreign
-from gpt2rt_export.huggingface_tokenizer import (
+from gpt2rt.text.tokenizer import Tokenizer
+from gpt2rt_export.fetch.download import vocabulary
+from gpt2rt_export.sources import Checkpoint, NanoGPTCheckpoint, trimmed
+from gpt2rt_export.tokenizers import characters
+from gpt2rt_export.tokenizers.characters import write_characters
+from gpt2rt_export.tokenizers.foreign import is_foreign, write_foreign
+from gpt2rt_export.tokenizers.huggingface import (
     MOST_PADDING,
     Carried,
     is_huggingface,
     write_tokenizer,
 )
-from gpt2rt_export.sources import Checkpoint, NanoGPTCheckpoint, trimmed
-from gpt2rt_export.vocabulary import synthetic_vocabulary, write_vocabulary
+from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary, write_vocabulary
 
 GPT2S = catalog.RELEASES[0].hparams.n_vocab
 PADDED = 50304  # the next multiple of 64, which nanoGPT trains with

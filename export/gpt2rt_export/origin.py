@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gpt2rt import catalog
-from gpt2rt.bundle import Manifest
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.bundle import Manifest
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt_export.hub import HubModel, fetch
+from gpt2rt_export.fetch.hub import HubModel, fetch
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint, open_checkpoint, trimmed
 
 FROM = ", from "

@@ -14,27 +14,38 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from gpt2rt import catalog
-from gpt2rt.bundle import GRAPH, MANIFEST, MOST_NOTES, PARITY, Bundle, Manifest, noted, record
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.bundle import (
+    GRAPH,
+    MANIFEST,
+    MOST_NOTES,
+    PARITY,
+    Bundle,
+    Manifest,
+    noted,
+    record,
+)
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailure
-from gpt2rt.hparams import HParams
-from gpt2rt.precision import PRECISIONS
-from gpt2rt_export import model_tokenizer, parity, targets
-from gpt2rt_export.convert import convert
-from gpt2rt_export.download import download
-from gpt2rt_export.genai import write_genai
+from gpt2rt_export import model_tokenizer
+from gpt2rt_export.fetch.download import download
+from gpt2rt_export.fetch.lock import lock_of
 from gpt2rt_export.generation_config import write_defaults
-from gpt2rt_export.lock import lock_of
+from gpt2rt_export.onnx_graph import targets
+from gpt2rt_export.onnx_graph.convert import convert
+from gpt2rt_export.onnx_graph.genai import write_genai
+from gpt2rt_export.onnx_graph.standard import standard
 from gpt2rt_export.origin import origin_of
 from gpt2rt_export.progress import Progress, Silent
 from gpt2rt_export.recipe import Recipe
-from gpt2rt_export.sample import Sample
 from gpt2rt_export.sources import (
     Checkpoint,
     RandomCheckpoint,
     open_checkpoint,
 )
-from gpt2rt_export.standard import standard
+from gpt2rt_export.verify import parity
+from gpt2rt_export.verify.sample import Sample
 
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "tensorflow", "tensorflow-cpu", "tf2onnx")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2rt import catalog
-from gpt2rt.bundle import MANIFEST, bundle_name, is_name
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.bundle import MANIFEST, bundle_name, is_name
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
-from gpt2rt.precision import PRECISIONS
 
 GRAPHS = ("fused", "standard")
 

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2rt import library, providers
-from gpt2rt.bundle import Bundle
+from gpt2rt.bundles import library
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import completion, tables, texts
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
+from gpt2rt.engine import providers
+from gpt2rt.engine.providers import Threads
 from gpt2rt.errors import InvalidSetting, MissingExtra
-from gpt2rt.providers import Threads
 
 if TYPE_CHECKING:
     from gpt2rt_bench.cases import Case, Configuration
     from gpt2rt_bench.latency import Result
-    from gpt2rt_bench.machine import Machine
+    from gpt2rt_bench.machine.hardware import Machine
     from gpt2rt_bench.report import Row
     from gpt2rt_bench.subject import Subject
     from gpt2rt_bench.traffic import Traffic
@@ -132,8 +133,8 @@ def bench(
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise MissingExtra(f'benchmarks need {", ".join(missing)}: pip install "gpt2rt[bench]"')
     from gpt2rt_bench import cases, latency, worker
-    from gpt2rt_bench.bandwidth import Meters
-    from gpt2rt_bench.machine import Machine
+    from gpt2rt_bench.machine.bandwidth import Meters
+    from gpt2rt_bench.machine.hardware import Machine
     from gpt2rt_bench.report import markdown, rows_of
     from gpt2rt_bench.subject import Subject
     from gpt2rt_bench.traffic import traffic

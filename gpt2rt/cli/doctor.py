@@ -31,7 +31,7 @@ def doctor(
         raise MissingExtra("the package gpt2rt_bench is not installed; install gpt2rt again")
     from rich.table import Table
 
-    from gpt2rt_bench.doctor import diagnose
+    from gpt2rt_bench.machine.doctor import diagnose
 
     found = diagnose()
     if as_json:

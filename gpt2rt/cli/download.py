@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2rt import catalog
+from gpt2rt.bundles import catalog
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def download(
     if release is None:
         raise UnknownModel(f"{model} is embedded: there is nothing to download")
     check_extra("downloading", NEEDED)
-    from gpt2rt_export.download import download
-    from gpt2rt_export.transfer import Network
+    from gpt2rt_export.fetch.download import download
+    from gpt2rt_export.fetch.network import Network
 
     network = Network.chosen(mirror or (), proxy, offline, allow_http)
     directory = catalog.checkpoint_directory(release.name)
@@ -90,7 +91,8 @@ def download(
             }
         )
     else:
-        print(f"{done.directory}: {release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked")
+        told = f"{release.name}, {sum(sizes.values()) / 1e6:,.1f} MB, all checked"
+        print(escaped(f"{done.directory}: {told}"))
         if release.unpinned:
             print(f"By the mirror's own word, as no sha256 is known: {', '.join(release.unpinned)}")
 

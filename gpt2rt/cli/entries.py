@@ -10,7 +10,7 @@ from types import ModuleType
 
 from gpt2rt.cli.typed import typed
 from gpt2rt.errors import BadText
-from gpt2rt.textfile import MARK
+from gpt2rt.text.textfile import MARK
 
 CONTINUED = "... "
 BLOCK = '"""'

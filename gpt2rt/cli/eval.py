@@ -1,4 +1,4 @@
-"""`gpt2rt eval`: the tasks of GPT-2's paper. What they are and do is in `gpt2rt.evals`."""
+"""`gpt2rt eval`: the tasks of GPT-2's paper. What they are and do is in `gpt2rt_evals`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2rt import catalog, library
-from gpt2rt.bundle import MANIFEST, Bundle, sha256
+from gpt2rt.bundles import catalog, library
+from gpt2rt.bundles.bundle import MANIFEST, Bundle, sha256
 from gpt2rt.cli import options, tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting
 
 if TYPE_CHECKING:
-    from gpt2rt.evals.run import Result
-    from gpt2rt.evals.task import Settings, Task
+    from gpt2rt_evals.run import Result
+    from gpt2rt_evals.task import Settings, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ def evaluate(
     if show:
         _list(as_json)
         return
-    from gpt2rt.evals.registry import find
-    from gpt2rt.evals.task import Settings
+    from gpt2rt_evals.registry import find
+    from gpt2rt_evals.task import Settings
 
     settings = Settings(limit=limit, stride=stride, shots=shots, seed=seed, special=special)
     wanted = [find(name) for name in dict.fromkeys(tasks or [])]
@@ -128,7 +128,7 @@ def _bundles(models: str | None) -> dict[str, Bundle]:
 
 
 def _read(task: Task, place: Path) -> Source:
-    from gpt2rt.evals.data import find
+    from gpt2rt_evals.data import find
 
     path = find(place, task.files)
     try:
@@ -146,10 +146,10 @@ def _results(
     threads: int | None,
     provider: str,
 ) -> Iterator[Result]:
-    from gpt2rt.evals.model import BundleModel
-    from gpt2rt.evals.run import Run
+    from gpt2rt.engine.providers import Threads
     from gpt2rt.model import GPT2
-    from gpt2rt.providers import Threads
+    from gpt2rt_evals.model import BundleModel
+    from gpt2rt_evals.run import Run
 
     model = BundleModel(GPT2(bundle, Threads(threads), provider), settings.special)
     identity = sha256(bundle.directory / MANIFEST)
@@ -220,7 +220,7 @@ def _finite(value: float) -> float | None:
 def _table(results: dict[str, list[Result]]) -> None:
     from rich.table import Table
 
-    from gpt2rt.evals.metrics import SIZES
+    from gpt2rt_evals.metrics import SIZES
 
     table = Table(box=None, pad_edge=False)
     for title in ("task", "metric"):
@@ -249,7 +249,7 @@ def _number(value: float | None) -> str:
 
 
 def _list(as_json: bool) -> None:
-    from gpt2rt.evals.registry import TASKS
+    from gpt2rt_evals.registry import TASKS
 
     if as_json:
         for task in TASKS.values():

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2rt import catalog
+from gpt2rt.bundles import catalog
 from gpt2rt.cli.download import bars
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
-from gpt2rt.cli.terminal import guard
+from gpt2rt.cli.terminal import escaped, guard
 from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from gpt2rt_export.hub import HubModel
+    from gpt2rt_export.fetch.hub import HubModel
 
 NEEDED = (
     "tensorflow",
@@ -137,12 +137,12 @@ def export(
     recipe.check_sources()
     recipe.check_destination()
     if hub is not None:
-        from gpt2rt_export.hub import fetch
+        from gpt2rt_export.fetch.hub import fetch
 
         fetched = fetch(hub)
         recipe = replace(recipe, checkpoint=fetched.directory, source=str(fetched.model))
     if (release := recipe.release) is not None:
-        from gpt2rt_export.download import download
+        from gpt2rt_export.fetch.download import download
 
         with bars() as report:
             download(release, catalog.checkpoint_directory(release.name), report=report)
@@ -155,8 +155,9 @@ def export(
     shown = bundle.name if output is None else bundle.directory
     if bundle.verified:
         show(bundle.parity())
-    print(f"{bundle.directory}: {bundle.bytes / 1e6:,.1f} MB{'' if verify else ', not verified'}")
-    print(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}")
+    told = f"{bundle.bytes / 1e6:,.1f} MB{'' if verify else ', not verified'}"
+    print(escaped(f"{bundle.directory}: {told}"))
+    print(escaped(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}"))
 
 
 def _hub_model(model: str) -> HubModel | None:
@@ -164,7 +165,7 @@ def _hub_model(model: str) -> HubModel | None:
     if not model.startswith("hf:"):
         return None
     check_extra("exporting", NEEDED)
-    from gpt2rt_export.hub import HubModel
+    from gpt2rt_export.fetch.hub import HubModel
 
     return HubModel.parse(model)
 

@@ -9,17 +9,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt2rt.beams import Beams
 from gpt2rt.cli import options, texts, typed
 from gpt2rt.cli.batchfile import generate_file
 from gpt2rt.cli.printing import in_turn, print_json, record, write
-from gpt2rt.completion import Completion, Piece
-from gpt2rt.constraint import Constraint
 from gpt2rt.errors import BadRun, InvalidSetting
+from gpt2rt.generation.beams import Beams
+from gpt2rt.generation.completion import Completion, Piece
+from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import BATCH_SIZE, GPT2
-from gpt2rt.params import SamplingParams, fresh_seed
 from gpt2rt.runs import Run, SavedRun, fingerprint, found, to_json
-from gpt2rt.stopping import Stopping
+from gpt2rt.sampling.constraint import Constraint
+from gpt2rt.sampling.params import SamplingParams, fresh_seed
 
 SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
 FORM, FILES = "What the text has to be like", "Files"
@@ -187,7 +187,7 @@ def generate(
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
-        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent).encode())
+        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent))
 
 
 def _check_replay(context: typer.Context) -> None:

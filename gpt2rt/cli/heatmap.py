@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from gpt2rt.cli.texts import Source
-from gpt2rt.surprisal import Score
+from gpt2rt.scoring.score import Score
 
 
 def known(value: float | None) -> float | None:

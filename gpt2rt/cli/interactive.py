@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 import typer
 
-from gpt2rt import catalog
+from gpt2rt.bundles import catalog
 from gpt2rt.cli import completion, entries, options, settings
 from gpt2rt.cli.printing import BANNER, write
 from gpt2rt.cli.typed import Escape, hint_at_space
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
+from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2
-from gpt2rt.params import SEED_BITS, SamplingParams, fresh_seed
 from gpt2rt.runs import Run
-from gpt2rt.stopping import Stopping
+from gpt2rt.sampling.params import SEED_BITS, SamplingParams, fresh_seed
 
 PROMPT = "Model prompt >>> "
 COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)  # not `/etc/hosts`, which is text

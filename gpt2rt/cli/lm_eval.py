@@ -29,7 +29,7 @@ def lm_eval(context: typer.Context) -> None:
         raise MissingExtra('the harness is not installed: pip install "gpt2rt[lm-eval]"')
     from lm_eval.__main__ import cli_evaluate
 
-    import gpt2rt.harness  # noqa: F401  (registers the model)
+    import gpt2rt_evals.harness  # noqa: F401  (registers the model)
 
     sys.argv = ["gpt2rt lm-eval", *context.args]
     # The harness draws bars of its own, with controls.

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2rt import catalog, library, storage
-from gpt2rt.bundle import Bundle
+from gpt2rt.bundles import catalog, library, storage
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.library import Damaged
 from gpt2rt.cli import tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
-from gpt2rt.defaults import Defaults
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.hparams import HParams
-from gpt2rt.library import Damaged
+from gpt2rt.generation.defaults import Defaults
 
 models = typer.Typer(name="models")
 
@@ -67,7 +67,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
             print_json(row)
     else:
         _table(rows)
-        print(f"{_size(total)} on disk in {home}")
+        print(escaped(f"{_size(total)} on disk in {home}"))
 
 
 @models.command()
@@ -120,7 +120,7 @@ def remove(
         record = {"name": item.name, "bytes": size, "directory": str(item.directory)}
         print_json(record)
     else:
-        print(f"{item.directory}: removed, {_size(size)} free again")
+        print(escaped(f"{item.directory}: removed, {_size(size)} free again"))
 
 
 def _row(found: Bundle | Damaged) -> dict[str, Any]:
@@ -182,12 +182,12 @@ def _print(facts: dict[str, Any]) -> None:
         elif isinstance(value, dict):
             print(f"{key}:")
             for name, inner in value.items():
-                print(f"  {name}: {_inline(inner)}")
+                print(escaped(f"  {name}: {_inline(inner)}"))
         elif isinstance(value, list):
             for item in value:
-                print(f"{key}: {item}")
+                print(escaped(f"{key}: {item}"))
         else:
-            print(f"{key}: {_size(value) if key == 'bytes' else value}")
+            print(escaped(f"{key}: {_size(value) if key == 'bytes' else value}"))
 
 
 def _inline(value: object) -> str:

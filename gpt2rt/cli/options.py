@@ -13,16 +13,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt2rt import library
-from gpt2rt.bundle import Bundle
+from gpt2rt.bundles import library
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import completion
 from gpt2rt.cli.typed import typed
-from gpt2rt.defaults import Defaults
+from gpt2rt.engine.providers import AUTO
 from gpt2rt.errors import InvalidSetting, MissingExtra
+from gpt2rt.generation.defaults import Defaults
+from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2, PREFIX_BYTES
-from gpt2rt.params import SamplingParams
-from gpt2rt.providers import AUTO
-from gpt2rt.stopping import Stopping
+from gpt2rt.sampling.params import SamplingParams
 
 MOST_SAMPLES = 1_000_000
 

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from gpt2rt import library, packing
+from gpt2rt.bundles import library, packing
+from gpt2rt.cli.terminal import escaped
 
 
 def pack(
@@ -33,7 +34,7 @@ def pack(
     file = output or Path(found.name + packing.SUFFIX)
     with _bar("Pack", found.bytes) as advance:
         packing.pack(found, file, force=force, advance=advance)
-    print(f"{file}: {file.stat().st_size / 1e6:,.1f} MB")
+    print(escaped(f"{file}: {file.stat().st_size / 1e6:,.1f} MB"))
 
 
 def unpack(
@@ -56,9 +57,10 @@ def unpack(
     size = file.stat().st_size if file.is_file() else 0
     with _bar("Unpack", size) as advance:
         bundle = packing.unpack(file, output, advance=advance)
-    print(f"{bundle.directory}: {bundle.bytes / 1e6:,.1f} MB, every file as it was packed")
+    told = f"{bundle.bytes / 1e6:,.1f} MB, every file as it was packed"
+    print(escaped(f"{bundle.directory}: {told}"))
     shown = bundle.directory.name if output is None else bundle.directory
-    print(f"Try it: gpt2rt generate --model {quote(str(shown))}")
+    print(escaped(f"Try it: gpt2rt generate --model {quote(str(shown))}"))
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 
 from gpt2rt.cli.colours import Painter
-from gpt2rt.cli.terminal import CONTROLS
-from gpt2rt.completion import Completion, Piece
+from gpt2rt.cli.terminal import CONTROLS, restored
+from gpt2rt.generation.completion import Completion, Piece
 from gpt2rt.model import GPT2
 
 BANNER = "=" * 40
@@ -26,7 +26,9 @@ def record(gpt2: GPT2, completion: Completion) -> dict[str, object]:
 
 def line(value: object) -> str:
     """A line of JSON, with every control character escaped as JSON has it."""
-    text = json.dumps(value, ensure_ascii=False)  # leaves DEL, C1 and what turns text around
+    text = restored(
+        json.dumps(value, ensure_ascii=False)
+    )  # leaves DEL, C1 and what turns text around
     return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 

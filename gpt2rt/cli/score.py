@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from gpt2rt.cli import heatmap, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.score_records import Sheet, Unit, numbered, record, rows
+from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.model import GPT2
-from gpt2rt.surprisal import AUTO, Bos, Document, Score, TokenScore, WordScore
+from gpt2rt.scoring.document import Document
+from gpt2rt.scoring.reading import AUTO_BOS, Bos
+from gpt2rt.scoring.score import Score
 
-Result = tuple[Source, Score]
-
-
-class Unit(StrEnum):
-    """What a row of a table stands for."""
-
-    TOKEN = "token"
-    WORD = "word"
-    TEXT = "text"
+PREVIOUS = "previous"  # of --context: the texts before it
 
 
 class Form(StrEnum):
@@ -48,7 +40,13 @@ def score(
     column: texts.Column = None,
     escape: typed.Escape = True,
     context: Annotated[
-        str | None, typer.Option(help="What the model reads before each text, not scored.")
+        str | None,
+        typer.Option(
+            metavar="TEXT|previous",
+            help="What the model reads before each text, not scored; previous: the texts before it "
+            "of its document, which is its file, the TEXTs together, or the rows of a table that "
+            "follow each other with the same item. See --stride.",
+        ),
     ] = None,
     window: Annotated[
         int | None, typer.Option(help="Tokens read at once.", show_default="the context")
@@ -67,15 +65,7 @@ def score(
             help="What stands before all: a token's text or id; none: nothing, and the first token "
             "has no score; auto: the tokenizer's, <|endoftext|> in released models.",
         ),
-    ] = AUTO,
-    document: Annotated[
-        bool,
-        typer.Option(
-            "--document",
-            help="Score each text after those before it of its document: of its file, of the TEXTs "
-            "together, of the rows of a table that have the same item. See --stride.",
-        ),
-    ] = False,
+    ] = AUTO_BOS,
     joint: Annotated[
         str, typer.Option(help="What stands between the texts of a document.", show_default="' '")
     ] = " ",
@@ -133,9 +123,9 @@ def score(
 
       gpt2rt score --file sentences.txt --lines --boundary trailing --format tsv > words.tsv
 
-      gpt2rt score --file story.txt --lines --document --stride 512 --format tsv > words.tsv
+      gpt2rt score --file story.txt --lines --context previous --stride 512 --format tsv > words.tsv
 
-      gpt2rt score --file items.csv --column sentence --document --format tsv > words.tsv
+      gpt2rt score --file items.csv --column sentence --context previous --format tsv > words.tsv
 
       gpt2rt score "Once upon a time" --bos none
 
@@ -148,11 +138,12 @@ def score(
     as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
     unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
     sources = texts.read(text, file, lines, escape, column)
-    groups = _documents(sources, document)
+    follow = context == PREVIOUS
+    groups = _documents(sources, follow)
     between = typed.typed(joint, escape)
     whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
-    before = None if context is None else typed.typed(context, escape)
+    before = None if context is None or follow else typed.typed(context, escape)
     gpt2 = options.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(
@@ -190,16 +181,16 @@ def score(
             print(f"gpt2rt: wrote {html}", file=sys.stderr)
         if kept and not (as_json or as_csv):
             if html is None:
-                _table(kept, unit, top)
+                table(kept, unit, top)
             if html or unit is not Unit.TEXT:
-                _summaries(kept)
-            if bos != AUTO:
+                summaries(kept)
+            if bos != AUTO_BOS:
                 print(_begun(kept[0][1]))
 
 
-def _documents(sources: list[Source], document: bool) -> list[list[Source]]:
-    """The texts that follow each other; each alone unless they are one `document`."""
-    if not document:
+def _documents(sources: list[Source], follow: bool) -> list[list[Source]]:
+    """The texts of each document; every text is one of its own unless they `follow` each other."""
+    if not follow:
         return [[source] for source in sources]
     return [list(group) for _, group in groupby(sources, lambda source: source.document)]
 
@@ -220,197 +211,3 @@ def _begun(first: Score) -> str:
 
 def _size(gpt2: GPT2, documents: list[Document]) -> int:
     return sum(len(gpt2.tokenizer.encode(document.text)) for document in documents)
-
-
-def totals(result: Score) -> dict[str, Any]:
-    """What is known of the text as a whole; None where a number is not known or beyond all."""
-    found = {
-        "tokens": len(result.tokens),
-        "scored": len(result.scored),
-        "words": len(result.words),
-        "bytes": result.bytes,
-        "logprob": result.logprob,
-        "bits": result.bits,
-        "perplexity": result.perplexity,
-        "word_perplexity": result.word_perplexity,
-        "byte_perplexity": result.byte_perplexity,
-        "bits_per_byte": result.bits_per_byte,
-    }
-    return {name: heatmap.known(value) for name, value in found.items()}
-
-
-def token_record(token: TokenScore) -> dict[str, Any]:
-    body = asdict(token)
-    alternatives = body.pop("alternatives")
-    numbers = {"logprob": token.logprob, "bits": token.bits, "probability": token.probability}
-    body |= {name: heatmap.known(value) for name, value in numbers.items()}
-    return body | ({"alternatives": alternatives} if alternatives else {})
-
-
-def word_record(word: WordScore) -> dict[str, Any]:
-    return asdict(word) | {"bits": heatmap.known(word.bits)}
-
-
-def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
-    """A text as `--json` prints it."""
-    return {
-        "model": gpt2.name,
-        "source": source.name,
-        **({"columns": dict(source.columns)} if source.columns else {}),
-        "text": result.text,
-        "bos": result.bos,
-        "context": result.context,
-        "preceding": result.preceding,
-        "window": result.window,
-        "stride": result.stride,
-        "boundary": result.boundary,
-        "totals": totals(result),
-        "tokens": [token_record(token) for token in result.tokens],
-        "words": [word_record(word) for word in result.words],
-    }
-
-
-def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
-    """The rows of `--csv`."""
-    if by is Unit.TEXT:
-        yield beside(source, totals(result))
-    elif by is Unit.WORD:
-        for word in result.words:
-            yield beside(source, word_record(word))
-    else:
-        for token in result.tokens:
-            row = token_record(token)
-            row.pop("alternatives", None)
-            for number, other in enumerate(token.alternatives, 1):
-                row[f"alternative_{number}"] = other.text
-                row[f"probability_{number}"] = other.probability
-            yield beside(source, row)
-
-
-def beside(source: Source, row: dict[str, Any]) -> dict[str, Any]:
-    """A row with where it is from, the columns of a table included. Raises `InvalidSetting`."""
-    row = {"source": source.name, **row}
-    if both := source.columns.keys() & row.keys():
-        raise InvalidSetting(
-            f"{source.name}: the column {min(both)!r} is one of the results, too; rename it"
-        )
-    return {**source.columns, **row}
-
-
-def numbered(item: int, rows: Iterable[dict[str, Any]], by: Unit) -> Iterator[dict[str, Any]]:
-    """The rows of a text with its number, unless a table has an item, and theirs, from 1 on."""
-    for number, row in enumerate(rows, 1):
-        place = {} if by is Unit.TEXT else {f"{by}_number": number}
-        if both := place.keys() & row.keys():
-            raise InvalidSetting(f"the column {min(both)!r} is one of the results, too; rename it")
-        yield {texts.ITEM: item, **place, **row}
-
-
-class Sheet:
-    """Separated values on standard output, under the names of the first row."""
-
-    def __init__(self, delimiter: str) -> None:
-        self._delimiter = delimiter
-        self._writer: csv.DictWriter[str] | None = None
-
-    def write(self, rows: Iterable[dict[str, Any]]) -> None:
-        for row in rows:
-            if self._writer is None:
-                # Every text in quotes: the writer would leave a carriage return without them.
-                self._writer = csv.DictWriter(
-                    sys.stdout,
-                    list(row),
-                    delimiter=self._delimiter,
-                    lineterminator="\n",
-                    quoting=csv.QUOTE_NONNUMERIC,
-                )
-                self._writer.writeheader()
-            self._writer.writerow(row)
-
-
-def _table(pairs: list[Result], by: Unit, top: int) -> None:
-    from rich.table import Table
-
-    titles = {
-        Unit.TOKEN: ("token", "from", "to", "bits", "probability", "rank"),
-        Unit.WORD: ("word", "from", "to", "bits"),
-        Unit.TEXT: (
-            "text",
-            "tokens",
-            "words",
-            "bits",
-            "perplexity",
-            "a word",
-            "a byte",
-            "bits/byte",
-        ),
-    }[by]
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right")
-    if top and by is Unit.TOKEN:
-        table.add_column("instead")
-    for number, (source, result) in enumerate(pairs):
-        if by is not Unit.TEXT and len(pairs) > 1:
-            table.add_row(f"{source.name}:", *[""] * (len(table.columns) - 1))
-        for cells in _cells(source, result, by):
-            table.add_row(*cells)
-        if by is not Unit.TEXT and number + 1 < len(pairs):
-            table.add_row(*[""] * len(table.columns))
-    tables.show(table)
-    if by is not Unit.TEXT:
-        print()
-
-
-def _summaries(pairs: list[Result]) -> None:
-    for source, result in pairs:
-        print(summary(f"{source.name}: " if len(pairs) > 1 else "", result))
-
-
-def _cells(source: Source, result: Score, by: Unit) -> Iterator[list[str]]:
-    if by is Unit.TEXT:
-        found = totals(result)
-        counts = [f"{found[name]:,}" for name in ("tokens", "words")]
-        names = ("perplexity", "word_perplexity", "byte_perplexity")
-        yield [
-            tables.quoted(result.text[:40]) if source.name.startswith("text ") else source.name,
-            *counts,
-            f"{result.bits:.2f}",
-            *(_number(found[name]) for name in names),
-            _number(found["bits_per_byte"], 3),
-        ]
-    elif by is Unit.WORD:
-        for word in result.words:
-            yield [tables.quoted(word.text), str(word.start), str(word.end), _bits(word.bits)]
-    else:
-        for token in result.tokens:
-            cells = [tables.quoted(token.text), str(token.start), str(token.end)]
-            rank = "-" if token.rank is None else str(token.rank)
-            cells += [_bits(token.bits), _percent(token.probability), rank]
-            others = (
-                f"{tables.quoted(a.text)} {_percent(a.probability)}" for a in token.alternatives
-            )
-            yield [*cells, "  ".join(others)] if token.alternatives else cells
-
-
-def _bits(bits: float) -> str:
-    return "-" if math.isnan(bits) else f"{bits:.2f}"
-
-
-def _percent(p: float) -> str:
-    return "-" if math.isnan(p) else f"{p:.1%}" if p >= 0.001 else f"{p:.0e}"
-
-
-def _number(value: float | None, places: int = 2) -> str:
-    return "-" if value is None else f"{value:,.{places}f}" if value < 1e6 else f"{value:.3g}"
-
-
-def summary(name: str, result: Score) -> str:
-    """A text in a line."""
-    found = totals(result)
-    return (
-        f"{name}{len(result.tokens):,} tokens, {result.bits:,.2f} bits; perplexity "
-        f"{_number(found['perplexity'])} a token, {_number(found['word_perplexity'])} a word, "
-        f"{_number(found['byte_perplexity'])} a byte; {_number(found['bits_per_byte'], 3)} bits a "
-        "byte"
-    )

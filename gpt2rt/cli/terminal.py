@@ -21,8 +21,20 @@ COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """`text` with control characters as `\\x1b`; printable text of all scripts as it is."""
-    return CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+    """`text` with control characters as `\\x1b`; printable text of all scripts as it is, also that
+    of a path in a locale without UTF-8.
+    """
+    return CONTROLS.sub(
+        lambda found: found[0] if found[0] in keep else _escape(found[0]), restored(text)
+    )
+
+
+def restored(text: str) -> str:
+    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.text.paths`."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # other surrogates, of no path
+        return text
 
 
 def _escape(c: str) -> str:

@@ -17,7 +17,7 @@ import typer
 
 from gpt2rt.cli.typed import typed
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.textfile import decoded
+from gpt2rt.text.textfile import decoded
 
 Texts = Annotated[
     list[str] | None,

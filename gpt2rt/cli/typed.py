@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from gpt2rt.errors import Gpt2rtError
-from gpt2rt.textfile import utf8
-from gpt2rt.tokenizers import TextTokenizer
+from gpt2rt.text.textfile import utf8
+from gpt2rt.text.tokenizers import TextTokenizer
 
 Escape = Annotated[
     bool,

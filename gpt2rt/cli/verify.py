@@ -8,15 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2rt import library
-from gpt2rt.bundle import EMBED
+from gpt2rt.bundles import library
+from gpt2rt.bundles.bundle import EMBED
 from gpt2rt.cli import completion
 from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.terminal import escaped
+from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.errors import BadBundle, ParityFailure
-from gpt2rt.runtime import SLOTS
 
 NEEDED = ("tensorflow", "safetensors")
 
@@ -64,7 +65,7 @@ def verify(
     if EMBED not in manifest.files:
         raise BadBundle(f"{bundle.directory}: has no {EMBED} to verify; {bundle.way_out}")
     check_extra("verifying", NEEDED)
-    from gpt2rt_export.gates import GATES
+    from gpt2rt_export.verify.gates import GATES
 
     if manifest.precision not in GATES or manifest.graph not in SLOTS:
         kind = f"{manifest.precision}, {manifest.graph}"
@@ -74,9 +75,9 @@ def verify(
         bundle.check()
         stages.stage("Load TensorFlow")
         with quietly():
-            from gpt2rt_export import parity
             from gpt2rt_export.origin import checkpoint_of
-            from gpt2rt_export.sample import Sample
+            from gpt2rt_export.verify import parity
+            from gpt2rt_export.verify.sample import Sample
 
         stages.stage("Read the checkpoint")
         source = checkpoint_of(manifest, checkpoint)
@@ -94,7 +95,8 @@ def verify(
     if failures:
         raise ParityFailure(f"{bundle.directory}: {'; '.join(failures)}")
     if not as_json:
-        print(f"{bundle.directory}: as close to its checkpoint as {manifest.precision} has to be")
+        told = f"as close to its checkpoint as {manifest.precision} has to be"
+        print(escaped(f"{bundle.directory}: {told}"))
 
 
 def _finite(value: Any) -> Any:

@@ -12,9 +12,10 @@ import jsonschema
 import regex
 
 from constraint_cases import draw, random_regex, whole_schema
-from gpt2rt import Tokenizer, catalog
-from gpt2rt.constraint import Constraint
-from gpt2rt.grammar import Grammar
+from gpt2rt import Tokenizer
+from gpt2rt.bundles import catalog
+from gpt2rt.sampling.constraint import Constraint
+from gpt2rt.sampling.grammar import Grammar
 
 COUNT = 200
 LENGTHS = (24, 80)

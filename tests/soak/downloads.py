@@ -18,7 +18,7 @@ from random import Random
 
 from faulty import fault_sequence
 from file_server import FileServer, serving
-from gpt2rt.catalog import Release
+from gpt2rt.bundles.catalog import Release
 from killable import killer, trial
 from openai_files import write_release
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import hollow
-from gpt2rt import catalog
-from gpt2rt.catalog import DATA
-from gpt2rt_export.integrity import fault
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.catalog import DATA
+from gpt2rt_export.fetch.integrity import fault
 
 SLACK = 64e6  # bytes beyond the largest variable
 

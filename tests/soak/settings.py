@@ -6,9 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import TINY, LargerWeights, make_bundle
+from any_settings import any_settings, check_settings
 from gpt2rt import GPT2
-from test_generation import any_settings, check_settings
+from models import TINY, LargerWeights, make_bundle
 
 COUNT = 10_000
 Settings = dict[str, object]

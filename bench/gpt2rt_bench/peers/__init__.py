@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2rt.bundle import Bundle
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt_bench.peers import environment, weights
 from gpt2rt_bench.peers.table import PEERS, Peer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpt2rt.hparams import HParams
+from gpt2rt.bundles.hparams import HParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt2rt import catalog
-from gpt2rt.bundle import Bundle
+from gpt2rt.bundles import catalog
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.hparams import HParams
-from gpt2rt.tokenizer import Tokenizer
+from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt_export.sources import Checkpoint
 
 

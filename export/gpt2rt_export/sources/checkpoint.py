@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.hparams import HParams
+from gpt2rt.bundles.hparams import HParams
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]

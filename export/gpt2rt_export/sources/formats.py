@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2rt.bundle import MANIFEST
+from gpt2rt.bundles.bundle import MANIFEST
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.sources import nanogpt
 from gpt2rt_export.sources.checkpoint import Checkpoint

@@ -16,9 +16,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from gpt2rt.bundle import is_name, sha256
+from gpt2rt.bundles.bundle import is_name, sha256
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import Array, first_line
 from gpt2rt_export.sources.state_dict import StateDict, Tensor
 from gpt2rt_export.sources.torch_file import TorchFile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import family
 
 # What training wrappers put into names: DataParallel, torch.compile, FSDP; anywhere in them.

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpt2rt.bundle import sha256
+from gpt2rt.bundles.bundle import sha256
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import Array, left_out
 from gpt2rt_export.sources.state_dict import StateDict
 from gpt2rt_export.sources.torch_file import TorchFile

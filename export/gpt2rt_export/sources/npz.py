@@ -13,10 +13,10 @@ from typing import IO
 
 import numpy as np
 
-from gpt2rt.bundle import sha256
-from gpt2rt.catalog import HPARAMS
+from gpt2rt.bundles.bundle import sha256
+from gpt2rt.bundles.catalog import HPARAMS
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import (
     BLOCK,
     Array,

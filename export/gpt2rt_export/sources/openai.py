@@ -5,6 +5,7 @@ TensorFlow holds every variable against the crc32c that the index records, as it
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.bundle import sha256
-from gpt2rt.catalog import ENCODER, HPARAMS, MERGES
+from gpt2rt.bundles.bundle import sha256
+from gpt2rt.bundles.catalog import ENCODER, HPARAMS, MERGES
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import (
     Array,
     differences,
@@ -112,7 +113,7 @@ def _open(prefix: Path) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
     import tensorflow as tf
 
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
+        reader = tf.train.load_checkpoint(os.fsencode(prefix))
         shapes = reader.get_variable_to_shape_map()
         dtypes = reader.get_variable_to_dtype_map()
         sizes = {name: 0 if dtype == tf.string else dtype.size for name, dtype in dtypes.items()}

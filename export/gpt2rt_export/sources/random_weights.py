@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2rt.hparams import HParams
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt_export.sources.checkpoint import Array
 
 

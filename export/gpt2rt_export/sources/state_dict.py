@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt.hparams import HParams
 from gpt2rt_export.sources.checkpoint import Array, Shape, differences, family, left_out
 from gpt2rt_export.sources.naming import (
     absent_biases,

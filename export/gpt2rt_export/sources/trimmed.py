@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt2rt.hparams import HParams
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt_export.sources.checkpoint import EMBEDDING, HEAD, Array, Checkpoint
 
 

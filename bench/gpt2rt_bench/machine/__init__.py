@@ -1,0 +1,1 @@
+"""The machine that a figure belongs to: its hardware, bandwidth, health."""

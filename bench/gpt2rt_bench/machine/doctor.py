@@ -1,0 +1,290 @@
+"""What this machine can do for gpt2rt, and what is missing: a verdict a subject."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import onnxruntime as ort
+import regex
+
+from gpt2rt.bundles import library
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.library import Damaged
+from gpt2rt.engine.memory import slot_bytes
+from gpt2rt.engine.providers import cuda_libraries
+from gpt2rt_bench.machine.hardware import Machine, cannot_help, installed
+from gpt2rt_bench.micro.opening import Opening, opening
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+# What the extras bring, by the modules that show it.
+EXTRAS = {
+    "export": ("tensorflow", "tf2onnx", "onnx", "filelock", "safetensors"),
+    "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
+    "constrain": ("llguidance",),
+    "eval": ("sacrebleu", "rouge_score"),
+    "lm-eval": ("lm_eval",),
+}
+
+# A letter that each release of Unicode was the first to have, by which one tells a release.
+LETTERS = {
+    "9": "\U000104b0",
+    "10": "\U00011d00",
+    "11": "\U00016e40",
+    "12": "\U00010fe0",
+    "13": "\U00010e80",
+    "14": "\U00010570",
+    "15": "\U0001e4d0",
+    "15.1": "\U0002ebf0",
+    "16": "\U000105c0",
+    "17": "\U00016ea0",
+    "18": "\U0003d000",
+}
+
+State = Literal["good", "note", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict: what was found, and what to do about it where something can be done."""
+
+    subject: str
+    state: State
+    found: str
+    way_out: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A graphics card as NVIDIA's driver tells of it; memory in bytes."""
+
+    name: str
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """`built` is the version of CUDA that ONNX Runtime was made for (None: it has no CUDA);
+    `driver` is NVIDIA's, `supports` the newest CUDA it can run; `missing` are shared libraries
+    (None: not known).
+    """
+
+    built: str | None
+    driver: str | None
+    supports: str | None
+    gpus: tuple[Gpu, ...]
+    missing: tuple[str, ...] | None
+    opened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was found."""
+
+    machine: Machine
+    providers: dict[str, Opening]
+    cuda: Cuda
+    models: tuple[str, ...]
+    unicode: str
+    findings: tuple[Finding, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything; opens each provider of the installed ONNX Runtime once."""
+    machine = Machine.here()
+    libraries = cuda_and_cudnn()
+    providers = {}
+    for name in ort.get_available_providers():
+        providers[name] = opening(name, [*libraries.values()] if name == CUDA else [])
+    cuda = _cuda(providers.get(CUDA))
+    bundles = library.exported()
+    unicode = unicode_release()
+    findings = (
+        *_processor(machine),
+        _memory(machine),
+        _runtime(machine),
+        _letters(unicode),
+        *_providers(providers),
+        *_graphics(cuda, providers.get(CUDA)),
+        _models(bundles),
+        _slots(bundles),
+        *_damaged(bundles),
+        *_extras(),
+    )
+    names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
+    return Diagnosis(machine, providers, cuda, names, unicode, findings)
+
+
+def unicode_release() -> str:
+    """The newest release of Unicode, of those known here, whose letters `regex` knows as letters.
+
+    GPT-2's tokenizer cuts texts at letters and digits, so the tokens of those that are newer than
+    that are others.
+    """
+    known = [release for release, letter in LETTERS.items() if regex.match(r"\p{L}", letter)]
+    return known[-1] if known else "before 9"
+
+
+def _letters(unicode: str) -> Finding:
+    newest = " or newer" if unicode == [*LETTERS][-1] else ""
+    version = installed(["regex"]).get("regex", "of unknown version")
+    found = f"letters and digits of Unicode {unicode}{newest} (regex {version})"
+    return Finding("tokenizer", "good", found)
+
+
+def cuda_and_cudnn() -> dict[str, str]:
+    """The shared libraries of CUDA and cuDNN, under their common names; none without CUDA."""
+    libraries = cuda_libraries()
+    cudnn = "cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9"
+    return libraries | {"cuDNN": cudnn} if libraries else {}
+
+
+def _cuda(tried: Opening | None) -> Cuda:
+    built = getattr(ort, "cuda_version", None) or None
+    missing, opened = (None, False) if tried is None else (tried.missing, tried.opened)
+    driver, supports, gpus = _driver()
+    return Cuda(built, driver, supports, gpus, missing, opened)
+
+
+def _driver() -> tuple[str | None, str | None, tuple[Gpu, ...]]:
+    """NVIDIA's driver, the newest CUDA that it runs, its cards; nothing where there is none."""
+    if find_spec("pynvml") is None:
+        return None, None, ()
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None, None, ()
+    try:
+        newest = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        gpus = []
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            card = pynvml.nvmlDeviceGetHandleByIndex(number)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(card).total
+            gpus.append(Gpu(pynvml.nvmlDeviceGetName(card), memory))
+        supports = f"{newest // 1000}.{newest % 1000 // 10}"
+        return pynvml.nvmlSystemGetDriverVersion(), supports, tuple(gpus)
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _processor(machine: Machine) -> Iterator[Finding]:
+    cores = f"{machine.physical_cores or '?'} physical and {machine.logical_cores} logical cores"
+    allowed = f"{machine.allowed_cores} allowed, {machine.threads} threads by default"
+    where = f"{machine.processor} ({machine.architecture}), {cores}, {allowed}"
+    if machine.physical_cores is None:
+        yield Finding("processor", "good", where, extra("bench", "tells of physical cores, too"))
+    else:
+        yield Finding("processor", "good", where)
+    if machine.instructions is None:
+        way_out = extra("bench", "tells the instruction sets")
+        yield Finding("instructions", "note", "not known", way_out)
+        return
+    sets = ", ".join(machine.instructions) or "none that matters"
+    slow = machine.has("AVX2", "NEON") is False
+    yield Finding("instructions", "bad" if slow else "good", sets)
+    for precision in ("int8", "fp16"):
+        if note := cannot_help(precision, "cpu", machine):
+            yield Finding(precision, "note", note)
+
+
+def _memory(machine: Machine) -> Finding:
+    if machine.memory is None or machine.free_memory is None:
+        return Finding("memory", "note", "not known", extra("bench", "tells it"))
+    free = f"{machine.memory / 1e9:.1f} GB, {machine.free_memory / 1e9:.1f} GB of it free"
+    return Finding("memory", "good" if machine.free_memory > 1e9 else "note", free)
+
+
+def _runtime(machine: Machine) -> Finding:
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    both = {"onnxruntime", "onnxruntime-gpu"} <= set(machine.versions)
+    found = f"{versions}; Python {machine.python}; {machine.system}"
+    if both:
+        way_out = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
+        return Finding("versions", "bad", f"{found}; two packages of ONNX Runtime", way_out)
+    return Finding("versions", "good", found)
+
+
+def _providers(providers: dict[str, Opening]) -> Iterator[Finding]:
+    for name, tried in providers.items():
+        subject = name.removesuffix("ExecutionProvider")
+        if tried.opened:
+            yield Finding(subject, "good", "can be opened")
+        else:
+            state: State = "bad" if name == CPU else "note"
+            yield Finding(subject, state, f"cannot be opened: {tried.reason}")
+
+
+def _graphics(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
+    """What stands between this machine and CUDA, first things first."""
+    if find_spec("pynvml") is None:
+        yield Finding("graphics card", "note", "not known", extra("bench", "asks NVIDIA's driver"))
+    elif cuda.driver is None:
+        way_out = "with an NVIDIA card: install its driver, see https://www.nvidia.com/drivers"
+        yield Finding("graphics card", "note", "NVIDIA's driver was not found", way_out)
+    else:
+        cards = ", ".join(f"{gpu.name} ({gpu.memory / 1e9:.0f} GB)" for gpu in cuda.gpus)
+        found = f"{cards or 'no card'}; driver {cuda.driver}, CUDA up to {cuda.supports}"
+        if cuda.built and cuda.supports and _major(cuda.supports) < _major(cuda.built):
+            found += f", where ONNX Runtime is built for {cuda.built}"
+            yield Finding("graphics card", "bad", found, "update NVIDIA's driver")
+        else:
+            yield Finding("graphics card", "good" if cuda.gpus else "note", found)
+    if tried is None:
+        found = "the installed ONNX Runtime has no CUDA"
+        yield Finding("CUDA libraries", "note", found, extra("cuda", "brings one that has"))
+    elif cuda.missing:
+        found = f"not found: {', '.join(cuda.missing)} (ONNX Runtime is made for CUDA {cuda.built})"
+        yield Finding("CUDA libraries", "note", found, extra("cuda", "brings them"))
+    elif cuda.missing is not None:
+        yield Finding("CUDA libraries", "good", f"CUDA {cuda.built} and cuDNN 9 were found")
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
+
+
+def _models(bundles: list[Bundle | Damaged]) -> Finding:
+    names = [b.name for b in bundles if isinstance(b, Bundle) and not library.is_embedded(b)]
+    if not names:
+        return Finding("models", "note", "only the embedded demo", "gpt2rt export 117M --int8")
+    return Finding("models", "good", ", ".join(names))
+
+
+def _slots(bundles: list[Bundle | Damaged]) -> Finding:
+    """What each text made side by side costs, at full length."""
+    shapes = {b.manifest.model: b.manifest.hparams for b in bundles if isinstance(b, Bundle)}
+    costs = (f"{model} {slot_bytes(shape) / 1e6:.0f} MB" for model, shape in shapes.items())
+    return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '75 MB for 117M'}")
+
+
+def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:
+    for bundle in bundles:
+        if isinstance(bundle, Damaged):
+            yield Finding("models", "bad", bundle.error)
+
+
+def _extras() -> Iterator[Finding]:
+    there = [name for name, needs in EXTRAS.items() if all(map(find_spec, needs))]
+    rest = [name for name in EXTRAS if name not in there]
+    found = f"{', '.join(there) or 'none'} installed"
+    if rest:
+        yield Finding("extras", "note", f"{found}; not {', '.join(rest)}", extra(",".join(rest)))
+    else:
+        yield Finding("extras", "good", found)
+
+
+def extra(name: str, what: str = "") -> str:
+    """How an extra is installed, and what it is good for."""
+    command = f'pip install "gpt2rt[{name}]"'
+    return f"{command} {what}" if what else command

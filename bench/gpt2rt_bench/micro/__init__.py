@@ -1,0 +1,1 @@
+"""Single parts timed alone: sampler, drafts, opening."""

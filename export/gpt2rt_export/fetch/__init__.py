@@ -1,0 +1,1 @@
+"""OpenAI's files: downloaded in parts, checked, resumed."""

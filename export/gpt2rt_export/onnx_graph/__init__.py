@@ -1,0 +1,1 @@
+"""The graph: traced in TensorFlow, converted to ONNX, fused, quantised."""

@@ -1,0 +1,266 @@
+"""The fused graph for CUDA: float16 throughout, the residual and the norm after it in one op, and
+the choice of the next token in the graph, so that a step's 50,257 logits stay on the device.
+
+Takes the parts over at the same named cuts as `fuse.py` and shares its weight file. Activations
+stay [B,S,D]: without the flat rows that int8 wants there is nothing to reshape, and every node runs
+on the device, as a CUDA graph needs. Attention here takes float16 only, so there is no float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.interface import (
+    DRAWN,
+    INVERSE_TEMPERATURE,
+    NORMALISER,
+    POSITION,
+    ROWS,
+    SEQLENS,
+    SHORTLIST,
+    TOTAL,
+    UNIFORM,
+    X,
+    best,
+    cuda,
+    logits,
+)
+from gpt2rt_export.onnx_graph.builder import MICROSOFT, Builder
+from gpt2rt_export.onnx_graph.fuse import assemble, cut
+from gpt2rt_export.onnx_graph.quantize import int4_product, int8_wte, matrix
+from gpt2rt_export.onnx_graph.rounding import half
+from gpt2rt_export.onnx_graph.weights import Weight
+
+HALF = TensorProto.FLOAT16
+CHUNK = 256  # weights summed as one where the drawn token is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class HalfArithmetic:
+    """How a precision multiplies float16; each emits nodes and returns the name of its result."""
+
+    tokens: Callable[[Builder], str]  # -> rows of wte for X [B,S,D]
+    product: Callable[[Builder, str, str, str], str]  # x [B,S,K], scope, out -> [B,S,N], no bias
+    head: Callable[[Builder, str, str, str], str]  # x [R,D], plus [R,1], out -> their sum [R,V]
+
+
+def fuse_cuda(
+    standard: onnx.ModelProto, hparams: HParams, precision: str
+) -> tuple[onnx.ModelProto, list[Weight]]:
+    """The graph for CUDA, still without weights, and the weights that it wants."""
+    b = Builder(hparams)
+    arithmetic = CUDA[precision]
+    places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
+    x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
+    normed = b.op(
+        "LayerNormalization", [x, *gains(b, "ln_1", 0)], "h0/ln_1", epsilon=hparams.epsilon
+    )
+    for i in range(hparams.n_layer):
+        x, normed = block(b, x, normed, i, arithmetic)
+    select(b, lm_head(b, normed, arithmetic))
+    return assemble(b, standard, cuda(hparams)), list(b.weights.values())
+
+
+def vector(b: Builder, name: str) -> str:
+    """A gain, a bias or wpe, in float16."""
+    source = f"model/{name}"
+    return b.weight(Weight(source, (f"{source}/fp16",), lambda v: (half(v),)))[0]
+
+
+def gains(b: Builder, norm: str, i: int) -> tuple[str, str]:
+    scope = f"h{i}/{norm}" if i < b.hparams.n_layer else "ln_f"
+    return vector(b, f"{scope}/g"), vector(b, f"{scope}/b")
+
+
+def add_and_norm(
+    b: Builder, x: str, change: str, bias: str, gains: tuple[str, str], out: str
+) -> tuple[str, str]:
+    """x + change + bias, and its layer norm: (sum, normed)."""
+    normed = b.op(
+        "SkipLayerNormalization",
+        [x, change, *gains, bias],
+        [f"{out}/normed", "", "", f"{out}/sum"],
+        domain=MICROSOFT,
+        epsilon=b.hparams.epsilon,
+    )
+    return f"{out}/sum", normed
+
+
+def block(
+    b: Builder, x: str, normed: str, i: int, arithmetic: HalfArithmetic
+) -> tuple[str, str]:  # the residual and its norm [B,S,D] -> those after the block
+    h = f"h{i}"
+    product = arithmetic.product(b, normed, f"{h}/attn/c_attn", f"{h}/qkv")
+    qkv = b.op("Add", [product, vector(b, f"{h}/attn/c_attn/b")], f"{h}/qkv/sum")
+    mixed = b.op(
+        "GroupQueryAttention",
+        [qkv, "", "", *b.past(i), SEQLENS.name, TOTAL.name],
+        [f"{h}/mixed", *b.present(i)],
+        domain=MICROSOFT,
+        num_heads=b.hparams.n_head,
+        kv_num_heads=b.hparams.n_head,
+        do_rotary=0,
+        scale=b.hparams.attention_scale(i),
+    )
+    if i == b.hparams.n_layer - 1:  # from here on only rows with wanted logits
+        mixed, x = (
+            rows(b, mixed, b.hparams.n_head * b.hparams.kv_width),
+            rows(b, x, b.hparams.n_embd),
+        )
+    change = arithmetic.product(b, mixed, f"{h}/attn/c_proj", f"{h}/attn/change")
+    bias = vector(b, f"{h}/attn/c_proj/b")
+    x, normed = add_and_norm(b, x, change, bias, gains(b, "ln_2", i), f"{h}/attn")
+    inner = activate(b, arithmetic.product(b, normed, f"{h}/mlp/c_fc", f"{h}/mlp/inner"), h)
+    change = arithmetic.product(b, inner, f"{h}/mlp/c_proj", f"{h}/mlp/change")
+    bias = vector(b, f"{h}/mlp/c_proj/b")
+    return add_and_norm(b, x, change, bias, gains(b, "ln_1", i + 1), f"{h}/mlp")
+
+
+def rows(b: Builder, x: str, width: int) -> str:  # [B,S,W] -> [R,W]
+    shape = b.constant(f"flat_{width}", np.array([-1, width], np.int64))
+    flat = b.op("Reshape", [x, shape], f"{x}/flat")
+    return b.op("Gather", [flat, ROWS.name], f"{x}/rows", axis=0)
+
+
+def activate(b: Builder, x: str, h: str) -> str:
+    """Of other activations than OpenAI's the converted graph's own nodes stay, in float32."""
+    bias = vector(b, f"{h}/mlp/c_fc/b")
+    if b.hparams.activation == "gelu_new":
+        return b.op("FastGelu", [x, bias], f"{h}/active", domain=MICROSOFT)
+    b.op("Cast", [b.op("Add", [x, bias], f"{x}/sum")], cut(f"{h}/mlp/c_fc"), to=TensorProto.FLOAT)
+    return b.op("Cast", [cut(f"{h}/gelu")], f"{h}/active", to=HALF)
+
+
+def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> float32 [R,V]
+    """Logits about their mean in float16, and then their mean.
+
+    GPT-2's logits of a row may all lie about -100, where float16 has steps of 1/16. Their mean is
+    the product with the mean row of the lm_head; inside the product, which sums in float32, it
+    comes off before anything is rounded.
+    """
+    source = f"model/{b.hparams.head_variable}"
+    (mean,) = b.weight(
+        Weight(source, (f"{source}/mean",), lambda w: (half(-w.mean(0, np.float64)[:, None]),))
+    )
+    below = b.op("MatMul", [x, mean], "lm_head/below")  # [R,1]
+    centred = b.op("Cast", [arithmetic.head(b, x, below, "lm_head/half")], "lm_head/centred", to=1)
+    offset = b.op("Cast", [below], "lm_head/offset", to=1)
+    return b.op("Sub", [centred, offset], logits(b.hparams).name)
+
+
+# ---- precisions
+
+
+def fp16_tokens(b: Builder) -> str:
+    return b.op("Gather", [vector(b, "wte"), X.name], "embed/tokens", axis=0)
+
+
+def fp16_product(b: Builder, x: str, scope: str, out: str) -> str:
+    name = f"model/{scope}/w"
+    (w,) = b.weight(Weight(name, (f"{name}/fp16",), lambda w: (half(matrix(w)),)))
+    return b.op("MatMul", [x, w], out)
+
+
+def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
+    return b.op("Gemm", [x, vector(b, b.hparams.head_variable), plus], out, transB=1)
+
+
+def wide_wte(b: Builder, name: str, out: str) -> str:
+    """int8 columns and their scales -> float16 [D,V]; ONNX Runtime does it once, when it loads."""
+    q, scale = int8_wte(b, name)
+    wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
+    return b.op("Cast", [b.op("Mul", [wide, scale], f"{out}/product")], out, to=HALF)
+
+
+def int4_tokens(b: Builder) -> str:
+    columns = b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/columns", axis=1)
+    return b.op("Transpose", [columns], "embed/tokens", perm=[1, 2, 0])
+
+
+def int4_half_product(b: Builder, x: str, scope: str, out: str) -> str:
+    return int4_product(b, x, scope, out, to=HALF)
+
+
+def int4_head(b: Builder, x: str, plus: str, out: str) -> str:
+    tied = b.hparams.tied
+    w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
+    return b.op("Gemm", [x, w, plus], out)
+
+
+CUDA = {
+    "fp16": HalfArithmetic(fp16_tokens, fp16_product, fp16_head),
+    "int4": HalfArithmetic(int4_tokens, int4_half_product, int4_head),
+}
+
+
+# ---- the next token
+
+
+def select(b: Builder, scores: str) -> None:
+    """The likeliest tokens of each row, and one drawn from all of them by the row's number.
+
+    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
+    sum passes the number's share, then the token in it. CumSum over a whole row would take
+    quadratic time on CUDA.
+    """
+    n_vocab = b.hparams.n_vocab
+    chunks = -(-n_vocab // CHUNK)
+    const = {
+        name: b.constant(f"select/{name}", np.array(values, np.int64))
+        for name, values in (
+            ("zero", [0]),
+            ("one", [1]),
+            ("two", [2]),
+            ("last", [chunks - 1]),
+            ("end", [CHUNK - 1]),
+            ("width", [CHUNK]),
+            ("k", [min(SHORTLIST, n_vocab)]),
+            ("pads", [0, 0, 0, chunks * CHUNK - n_vocab]),
+            ("shape", [-1, chunks, CHUNK]),
+        )
+    }
+    axis = b.constant("select/axis", np.array(1, np.int64))
+
+    def op(kind: str, inputs: list[str], name: str, **attributes: object) -> str:
+        return b.op(kind, inputs, f"select/{name}", domain="", **attributes)
+
+    def count(condition: str, name: str) -> str:  # [R,N] -> int64 [R,1]
+        numbers = op("Cast", [condition], f"{name}/ones", to=TensorProto.FLOAT)
+        total = op("ReduceSum", [numbers, const["one"]], f"{name}/sum", keepdims=1)
+        return op("Cast", [total], name, to=TensorProto.INT64)
+
+    def crossing(sums: str, wanted: str, total: str, name: str) -> str:  # [R,N] -> int64 [R,1]
+        """Where running sums pass `wanted`, at most where they reach their end."""
+        passed = count(op("LessOrEqual", [sums, wanted], f"{name}/passed"), f"{name}/place")
+        short = count(op("Less", [sums, total], f"{name}/short"), f"{name}/most")
+        return op("Min", [passed, short], name)
+
+    b.op("TopK", [scores, const["k"]], [port.name for port in best(b.hparams)], axis=1)
+    # Not ReduceMax, which takes 3 ms on an H100 as soon as there are two rows.
+    largest = op("Gather", [best(b.hparams)[0].name, const["zero"]], "largest", axis=1)
+    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "heat")
+    scaled = op("Mul", [op("Sub", [scores, largest], "below"), inverse], "scaled")
+    weights = op("Pad", [op("Exp", [scaled], "weights"), const["pads"]], "padded")
+    parts = op("Reshape", [weights, const["shape"]], "parts")
+    sums = op("ReduceSum", [parts, const["two"]], "sums", keepdims=0)
+    running = op("CumSum", [sums, axis], "running")
+    total = op("Gather", [running, const["last"]], "total", axis=1)
+    wanted = op("Mul", [op("Unsqueeze", [UNIFORM.name, const["one"]], "uniform"), total], "wanted")
+    chunk = crossing(running, wanted, total, "chunk")
+    within = op("GatherElements", [sums, chunk], "within", axis=1)
+    reached = op("GatherElements", [running, chunk], "reached", axis=1)
+    left = op("Sub", [wanted, op("Sub", [reached, within], "before")], "left")
+    part = op("GatherND", [parts, chunk], "part", batch_dims=1)
+    inside = op("CumSum", [part, axis], "inside")
+    end = op("Gather", [inside, const["end"]], "inside/end", axis=1)
+    place = crossing(inside, left, end, "place")
+    first = op("Mul", [chunk, const["width"]], "first")
+    drawn = op("Add", [first, place], "drawn")
+    b.op("Squeeze", [drawn, const["one"]], DRAWN.name)
+    b.op("Squeeze", [total, const["one"]], NORMALISER.name)

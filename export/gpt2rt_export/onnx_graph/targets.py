@@ -1,0 +1,46 @@
+"""The graphs of a fused bundle: one a kind of processor, over one weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from gpt2rt.bundles.bundle import CUDA_GRAPH, EMBED, GRAPH, WEIGHTS
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt_export.onnx_graph.cuda import CUDA, fuse_cuda
+from gpt2rt_export.onnx_graph.fuse import fuse
+from gpt2rt_export.onnx_graph.hidden import hidden
+from gpt2rt_export.onnx_graph.quantize import ARITHMETICS
+from gpt2rt_export.onnx_graph.weights import Weight, attach
+from gpt2rt_export.sources import Checkpoint
+
+
+def fused(
+    standard: onnx.ModelProto, hparams: HParams, precision: str
+) -> tuple[dict[str, onnx.ModelProto], list[Weight]]:
+    """File name -> graph, still without weights, and the weights that they want together."""
+    model, weights = fuse(standard, hparams, ARITHMETICS[precision])
+    models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
+    if precision in CUDA:
+        models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)
+        wanted |= {weight.names: weight for weight in weights}
+    return models, list(wanted.values())
+
+
+def write(
+    models: dict[str, onnx.ModelProto],
+    weights: list[Weight],
+    checkpoint: Checkpoint,
+    directory: Path,
+    advance: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Put the weights, the graphs and the embedding graph, made from the first, into a directory.
+
+    Raises what `attach` does.
+    """
+    attach(models.values(), weights, checkpoint, directory / WEIGHTS, advance)
+    for name, model in models.items():
+        onnx.save(model, directory / name)
+    onnx.save(hidden(models[GRAPH], checkpoint.hparams), directory / EMBED)

@@ -1,0 +1,1 @@
+"""Published tokenizers turned into the files of a bundle."""

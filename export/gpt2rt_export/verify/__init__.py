@@ -1,0 +1,1 @@
+"""A bundle held against its checkpoint before it is published."""

@@ -1,0 +1,264 @@
+"""How closely a bundle reproduces its checkpoint: the same tokens through TensorFlow and through
+it.
+
+The bundle is fed a real text that fills the context: in one piece (uncached), and in pieces with
+single tokens between them, in spans spread over the whole context (cached). Compared are the
+logits, the loss of the text and the hidden states of every layer. Logits of a whole text are held
+once, the bundle's; all else goes by blocks of rows.
+
+A graph for CUDA is fed the beginning of the text, one half in one piece and the other by steps, on
+the CPU provider, which rounds to float16 where the device does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt2rt.bundles.bundle import CUDA_GRAPH, EMBED, GRAPH
+from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda_memory import HostMemory
+from gpt2rt.engine.hidden import hidden_states
+from gpt2rt.engine.providers import Threads, open_session
+from gpt2rt.engine.runtime import SLOTS
+from gpt2rt.engine.slots import Slots
+from gpt2rt.text.tokenizers import read_tokenizer
+from gpt2rt_export.progress import Progress, Silent
+from gpt2rt_export.sources import Checkpoint
+from gpt2rt_export.verify import account, reference
+from gpt2rt_export.verify.agreement import (
+    Agreement,
+    Float64,
+    Logits,
+    Loss,
+    Noise,
+    agreement_of,
+    guess_of,
+    statistics,
+)
+from gpt2rt_export.verify.gates import GATES, Gate
+from gpt2rt_export.verify.sample import Sample
+
+STRETCHES = 16  # of tokens fed one by one, from position 1 to the last
+STRETCH = 4  # tokens each
+ROWS = 32  # positions compared at a time
+CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
+
+
+# ---- what is found
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was measured on `text`; `cached` and `noise` are None where the context is one token
+    long, `cuda` where there is no graph for it.
+
+    `drift` is the difference of the hidden states of each layer (counted as in `Tensors.hidden`),
+    relative to TensorFlow's: Euclidean lengths at each position, mean over positions. `added` is
+    that of what each layer adds to the states of the one before, which in a deep model shows a
+    wrong layer where drift hardly does; of the first and the last layer it is the drift.
+    """
+
+    text: str
+    tokens: int
+    uncached: Agreement
+    cached: Agreement | None
+    cuda: Agreement | None
+    loss: Loss
+    drift: tuple[float, ...]
+    added: tuple[float, ...]
+    noise: Noise | None
+    gate: Gate
+
+    @property
+    def agreements(self) -> dict[str, Agreement]:
+        ways = {"uncached": self.uncached, "cached": self.cached, "cuda": self.cuda}
+        return {name: agreement for name, agreement in ways.items() if agreement is not None}
+
+    def failures(self) -> list[str]:
+        """What is beyond the gate and by how much, a text each; none: the bundle passes."""
+        gate, found = self.gate, []
+        # Without a limit a NaN still fails.
+        kl, perplexity = (gate.kl, gate.perplexity) if self.loss.known else (math.inf, math.inf)
+        for name, way in self.agreements.items():
+            largest = way.relative
+            found.append((f"{name} logits: {{}} of their deviation off", largest, gate.largest))
+            found.append((f"{name} tempered divergence: {{}} nats", way.tempered, gate.tempered))
+            found.append((f"{name} divergence: {{}} nats", way.kl, kl))
+        found.append(("perplexity: {} off beyond chance", self.loss.excess, perplexity))
+        worst = int(np.argmax(self.added))  # a NaN counts as the largest
+        found.append((f"what layer {worst} adds: {{}} off", self.added[worst], gate.added))
+        # Written so that a NaN fails.
+        return [
+            f"{text.format(f'{value:.3g}')} (allowed {limit:g})"
+            for text, value, limit in found
+            if not value <= limit
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `parity.json`."""
+        parts = {
+            "text": self.text,
+            "known": self.loss.known,
+            "tokens": self.tokens,
+            **{name: asdict(a) | {"relative": a.relative} for name, a in self.agreements.items()},
+            "perplexity": self.loss.as_dict(),
+            "drift": list(self.drift),
+            "added": list(self.added),
+        }
+        if self.noise is not None:
+            parts["noise"] = asdict(self.noise)
+        return parts | {"gate": asdict(self.gate)}
+
+
+# ---- measuring
+
+
+def measure(
+    directory: Path,
+    checkpoint: Checkpoint,
+    kind: str,
+    precision: str,
+    show: Progress | None = None,
+    sample: Sample | None = None,
+) -> Report:
+    """Compare the bundle in `directory` with `checkpoint`, on `sample` or else English prose. What
+    to make of it the gate says. Raises `ParityFailure` for a checkpoint that was misread.
+    """
+    show = show or Silent()
+    if checkpoint.files:
+        show.stage("Verify: the arrays of the files")
+        account.check(checkpoint)
+    hparams = checkpoint.hparams
+    sample = sample or Sample.choose(None, None)
+    tokens = sample.tokens(read_tokenizer(directory), hparams.n_ctx)
+    wanted, drift, added = _layers(directory, checkpoint, tokens, show)
+    slots = SLOTS[kind](open_session(directory / GRAPH, Threads(spinning=False)), hparams, 1)
+    advance = show.stage("Verify: logits", len(tokens))
+    whole = uncached(slots, tokens)
+    rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
+    agreement, noise, positions = None, None, spans(len(tokens))
+    if positions:
+        advance = show.stage("Verify: logits with a cache", len(positions))
+        stepwise = cached(slots, tokens, positions, advance)
+        agreement = agreement_of(_rows(wanted, stepwise, positions, [0] * len(positions)))
+        noise = Noise.of(whole[positions], stepwise)
+    del slots, whole
+    return Report(
+        text=sample.source,
+        tokens=len(tokens),
+        uncached=agreement_of(rows),
+        cached=agreement,
+        cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], show),
+        loss=Loss.of(rows[:-1, -2], rows[:-1, -1], guess_of(tokens[1:], hparams.n_vocab)),
+        drift=drift,
+        added=added,
+        noise=noise,
+        gate=GATES[precision],
+    )
+
+
+def _cuda(
+    directory: Path, wanted: reference.Reference, tokens: Sequence[int], show: Progress
+) -> Agreement | None:
+    """The graph for CUDA beside TensorFlow, where there is one."""
+    if not (directory / CUDA_GRAPH).is_file():
+        return None
+    advance = show.stage("Verify: the graph for CUDA", len(tokens))
+    session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
+    slots = Device(session, wanted.hparams, HostMemory()).slots(1)
+    half = -(-len(tokens) // 2)
+    found = [slots.extend(0, 0, tokens[:half], range(half))]
+    for at in range(half, len(tokens)):
+        found.append(np.array(slots.advance([at], [tokens[at]])[0])[None])
+    positions = range(len(tokens))
+    rows = _rows(wanted, np.concatenate(found), positions, [0] * len(tokens), advance)
+    return agreement_of(rows)
+
+
+def spans(count: int) -> list[int]:
+    """Positions of `count` at which tokens are fed one by one: all but 0 where those are few."""
+    if count - 1 <= STRETCHES * STRETCH:
+        return list(range(1, count))
+    starts = np.linspace(1, count - STRETCH, STRETCHES).astype(int).tolist()
+    return [at for start in starts for at in range(start, start + STRETCH)]
+
+
+def uncached(slots: Slots, tokens: Sequence[int]) -> Logits:  # [S] -> [S,V]
+    return slots.extend(0, 0, tokens, range(len(tokens)))
+
+
+def cached(
+    slots: Slots,
+    tokens: Sequence[int],
+    positions: Iterable[int],
+    advance: Callable[[int], None] = lambda done: None,
+) -> Logits:  # -> [R,V]
+    """Logits after the tokens at `positions`, fed one by one; those between come in pieces."""
+    held, rows = 0, []
+    for at in positions:
+        if at > held:
+            slots.extend(0, held, tokens[held:at])
+        rows.append(np.array(slots.advance([at], [tokens[at]])))
+        held = at + 1
+        advance(1)
+    return np.concatenate(rows)
+
+
+def _layers(
+    directory: Path, checkpoint: Checkpoint, tokens: Sequence[int], show: Progress
+) -> tuple[reference.Reference, tuple[float, ...], tuple[float, ...]]:
+    """TensorFlow's reading of the text, and `Report.drift` and `Report.added` beside it."""
+    hparams = checkpoint.hparams
+    show.stage("Verify: hidden states")
+    session = open_session(directory / EMBED, Threads(spinning=False), prepack=False)
+    layers = range(hparams.n_layer + 1)
+    states = hidden_states(session, hparams, np.array([tokens], np.int32), layers)
+    del session
+    advance = show.stage("Verify: TensorFlow", len(layers))
+    drift: list[float] = []
+    added: list[float] = []
+    before = np.zeros((len(tokens), hparams.n_embd), np.float32)
+
+    def see(layer: int, wanted: Logits) -> None:
+        found = states[layer][0]
+        drift.append(relative_difference(wanted, found))
+        if 0 < layer < hparams.n_layer:
+            added.append(relative_difference(wanted - before, found - states[layer - 1][0]))
+        else:
+            added.append(drift[-1])
+        before[:] = wanted
+        advance(1)
+
+    return reference.read(checkpoint, tokens, see), tuple(drift), tuple(added)
+
+
+def relative_difference(wanted: Logits, found: Logits) -> float:  # [S,D], [S,D]
+    """Length of the difference beside that of `wanted`, mean over positions; 0/0 is 0."""
+    difference = np.linalg.norm(wanted.astype(np.float64) - found, axis=-1)
+    length = np.linalg.norm(wanted.astype(np.float64), axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = difference / length
+    return float(np.where((difference == 0) & (length == 0), 0.0, share).mean())
+
+
+def _rows(
+    wanted: reference.Reference,
+    found: Logits,
+    positions: Sequence[int],
+    following: Sequence[int],
+    advance: Callable[[int], None] = lambda done: None,
+) -> Float64:  # found [R,V] -> [R,9]
+    """`statistics` of `found`, a block of rows after the other."""
+    parts = []
+    for start in range(0, len(positions), ROWS):
+        block = slice(start, start + ROWS)
+        logits = wanted.logits(list(positions[block]))
+        parts.append(statistics(logits, found[block], following[block]))
+        advance(len(logits))
+    return np.concatenate(parts)

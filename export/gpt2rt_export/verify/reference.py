@@ -1,0 +1,64 @@
+"""A checkpoint in TensorFlow, what a bundle is held against: the functions of `graph.py` over one
+text.
+
+They run a block at a time, so the memory is that of one block, whatever the size of the model; and
+logits are made where they are asked for, so that those of a whole text need not be held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt_export.onnx_graph import graph
+from gpt2rt_export.sources import Checkpoint
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What TensorFlow made of a text of S tokens; `x` [S,D] comes before the last layer norm."""
+
+    hparams: HParams
+    x: Array
+    weights: graph.Weights
+
+    def logits(self, positions: Sequence[int] | slice = slice(None)) -> Array:  # -> [R,V]
+        """The logits after the tokens at `positions`."""
+        rows = tf.constant(self.x[positions][None])
+        logits: Array = graph.head(rows, self.weights, self.hparams)[0].numpy()
+        return logits
+
+
+def read(
+    checkpoint: Checkpoint,
+    tokens: Sequence[int],
+    see: Callable[[int, Array], None] = lambda layer, states: None,
+) -> Reference:
+    """Feed TensorFlow the whole text.
+
+    `see` is shown the hidden states [S,D] of every layer, counted as in `Tensors.hidden`.
+    """
+    hparams = checkpoint.hparams
+
+    def weights(*prefixes: str) -> dict[str, tf.Tensor]:
+        starts = tuple(f"model/{prefix}" for prefix in prefixes)
+        names = (name for name in hparams.variables() if name.startswith(starts))
+        return {n.removeprefix("model/"): tf.constant(checkpoint.read(n)) for n in names}
+
+    x = graph.embed(tf.constant([tokens], tf.int32), tf.constant(0), weights("wte", "wpe"))
+    see(0, x[0].numpy())
+    past = graph.empty_past(hparams, 1)[:, 0]
+    for i in range(hparams.n_layer):
+        x, _ = graph.block(x, past, i, weights(f"h{i}/"), hparams)
+        if i + 1 < hparams.n_layer:
+            see(i + 1, x[0].numpy())
+    last = weights("ln_f/", hparams.head_variable)
+    see(hparams.n_layer, graph.norm(x, "ln_f", last, hparams)[0].numpy())
+    return Reference(hparams, x[0].numpy(), last)

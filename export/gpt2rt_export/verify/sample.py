@@ -1,0 +1,65 @@
+"""The text that a bundle and its checkpoint are compared on."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from gpt2rt.errors import BadText
+from gpt2rt.text.tokenizers import TextTokenizer
+
+ENGLISH = "parity.txt"
+HELD_OUT = "heldout.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A text and where it is from: `source` names it in the report."""
+
+    text: str
+    source: str
+
+    @classmethod
+    def choose(cls, given: Path | None, checkpoint: Path | None) -> Sample:
+        """The text `given`; else what a checkpoint's directory holds out for it (`heldout.txt`);
+        else English prose.
+
+        Raises `BadText` where a file is not a text in UTF-8 that has something in it.
+        """
+        if given is not None:
+            return cls(_read(given), given.name)
+        if checkpoint is not None and (checkpoint / HELD_OUT).is_file():
+            return cls(_read(checkpoint / HELD_OUT), f"the checkpoint's {HELD_OUT}")
+        text = resources.files("gpt2rt_export.verify").joinpath(ENGLISH).read_text(encoding="utf-8")
+        return cls(text, "English prose")
+
+    def tokens(self, tokenizer: TextTokenizer, n_ctx: int) -> list[int]:
+        """`n_ctx` tokens, from `<|endoftext|>` on; a shorter text is repeated.
+
+        Without the words that a vocabulary which lacks bytes cannot spell.
+        """
+        tokens = [tokenizer.start_of_text]
+        try:
+            tokens += tokenizer.encode(self.text)
+        except BadText:
+            for word in re.findall(r"\s*\S+", self.text):
+                with suppress(BadText):
+                    tokens += tokenizer.encode(word)
+        while len(tokens) < n_ctx:
+            tokens += tokens
+        return tokens[:n_ctx]
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadText(f"{path}: is not UTF-8; save it as UTF-8, or name another text") from None
+    except OSError as error:
+        raise BadText(f"{path}: {error.strerror or error}; name a text to compare on") from None
+    if not text.strip():
+        raise BadText(f"{path}: has no text in it; name one of the model's own kind")
+    return text

@@ -1,0 +1,1 @@
+"""Bundles: a model's files, their manifest, and where they are found."""

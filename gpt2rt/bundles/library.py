@@ -1,0 +1,127 @@
+"""The bundles on this machine: found by name or by path, and listed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from gpt2rt.bundles import catalog, storage
+from gpt2rt.bundles.bundle import Bundle, bundle_name
+from gpt2rt.bundles.precision import PRECISIONS
+from gpt2rt.errors import BadBundle, UnknownModel
+
+DEFAULT = "117M"
+
+# What a bundle's name may say after the model, and the option that exports it.
+EXPORTS = {precision: f"--{precision}" for precision in PRECISIONS}
+EXPORTS["fp32-standard"] = "--graph standard"
+
+
+def find(model: str | os.PathLike[str]) -> Bundle:
+    """The bundle called `model`: a name (`117M-int8`; `124M`, its best precision) or a directory.
+
+    Raises `UnknownModel` where there is none, `BadBundle` where there is one that is damaged.
+    """
+    directory = _exported(str(model)) or Path(model)
+    if not str(model) or not _is_directory(directory):
+        if Path(model).suffix == ".gpt2rt" and Path(model).is_file():
+            raise UnknownModel(
+                f"{model}: a packed bundle; run `gpt2rt unpack {quote(str(model))}` first"
+            )
+        raise UnknownModel(_missing(str(model)))
+    return Bundle.open(directory)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no name of a file, or in a place that may not be read
+        return False
+
+
+def default() -> Bundle:
+    """The model nobody named: `$GPT2RT_MODEL`, else an exported 117M, else the embedded demo."""
+    chosen = os.environ.get("GPT2RT_MODEL")
+    if chosen:
+        try:
+            return find(chosen)
+        except UnknownModel as error:
+            raise UnknownModel(f"$GPT2RT_MODEL: {error}") from None
+    directory = _exported(DEFAULT)
+    return Bundle.open(directory or catalog.demo_bundle())
+
+
+def is_embedded(bundle: Bundle) -> bool:
+    """Whether this is the demo that came with the package."""
+    return bundle.directory == catalog.demo_bundle()
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A place in the library with a bundle that cannot be used; `error` says why."""
+
+    name: str
+    directory: Path
+    error: str
+
+
+def exported() -> list[Bundle | Damaged]:
+    """Every bundle of the home directory and the embedded demo, whatever state they are in."""
+    home, demo = catalog.bundles_directory(), _opened(catalog.DEMO, catalog.demo_bundle())
+    try:
+        items = storage.bundles()
+    except OSError as error:
+        return [Damaged(home.name, home, f"{home}: {error.strerror}"), demo]
+    return [*(_opened(item.name, item.directory) for item in items), demo]
+
+
+def _opened(name: str, directory: Path) -> Bundle | Damaged:
+    try:
+        bundle = Bundle.open(directory)
+        bundle.parity()
+    except BadBundle as error:
+        return Damaged(name, directory, str(error))
+    return bundle
+
+
+def _exported(name: str) -> Path | None:
+    """The directory that a bundle's name stands for, where there is such a directory."""
+    model, _, rest = name.partition("-")
+    try:
+        model, rest = catalog.canonical(model), rest.lower()
+    except UnknownModel:
+        return _own(name)
+    names = [f"{model}-{rest}"] if rest else [bundle_name(model, p, "fused") for p in PRECISIONS]
+    for candidate in names:
+        directory = catalog.bundles_directory() / candidate
+        if storage.claims(directory):
+            return directory
+    embedded = catalog.DEMO, ("", "int8")
+    return catalog.demo_bundle() if model == embedded[0] and rest in embedded[1] else None
+
+
+def _own(name: str) -> Path | None:
+    """As `_exported`, for a model of the user's own: any other name. A bundle of that name in the
+    working directory goes first."""
+    if not name or Path(name).name != name or name.startswith(".") or storage.claims(Path(name)):
+        return None
+    names = [name, *(bundle_name(name, p, "fused") for p in PRECISIONS)]
+    return next(filter(storage.claims, (catalog.bundles_directory() / n for n in names)), None)
+
+
+def _missing(name: str) -> str:
+    model, _, rest = name.partition("-")
+    if os.sep in name:
+        return f"{name}: no such directory"
+    try:
+        model = catalog.canonical(model)
+    except UnknownModel as error:
+        there = ", ".join(b.name for b in exported() if isinstance(b, Bundle)) or "nothing"
+        return f"{error}; exported is {there}; or name a bundle's directory"
+    option = EXPORTS.get(rest.lower() or next(iter(PRECISIONS)))
+    if option is None:
+        kinds = ", ".join(f"{model}-{kind}" for kind in EXPORTS)
+        return f"unknown model {name!r}: there can be {kinds}; or name a bundle's directory"
+    return f"{name} is not exported yet; run `gpt2rt export {model} {option}`"

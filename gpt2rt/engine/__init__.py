@@ -1,0 +1,1 @@
+"""The model at work: ONNX Runtime's sessions, keys and values, prefixes."""

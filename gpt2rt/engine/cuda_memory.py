@@ -1,0 +1,165 @@
+"""Memory that a provider computes in: a CUDA device's, or ordinary memory in its place."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.engine.providers import cuda_runtime
+from gpt2rt.errors import Gpt2rtError
+
+Array = NDArray[Any]
+Lock = AbstractContextManager[object]
+Field = tuple[str, tuple[int, ...], str]  # name, shape, dtype
+
+
+class Block(Protocol):
+    """Bytes of a memory, given back when nobody holds this any more."""
+
+    address: int
+
+
+class Memory(Protocol):
+    """Memory that a provider computes in."""
+
+    device: str  # as ONNX Runtime calls it
+    lock: Lock  # held by whoever uses the device
+
+    def allocate(self, size: int, *, host: bool = False) -> Block:
+        """Zeros, on the device or where the host and copies reach them fastest."""
+
+    def copy(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
+    ) -> None:
+        """`count` runs of `width` bytes, so far apart, between any addresses of device and host."""
+
+
+class _HostBlock:
+    def __init__(self, size: int) -> None:
+        self._bytes = np.zeros(size, np.uint8)
+        self.address = int(self._bytes.ctypes.data)
+
+
+class HostMemory:
+    """Ordinary memory, for the CPU provider."""
+
+    device = "cpu"
+    lock: Lock = nullcontext()
+
+    def allocate(self, size: int, *, host: bool = False) -> Block:
+        return _HostBlock(size)
+
+    def copy(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
+    ) -> None:
+        for run in range(count):
+            ctypes.memmove(target + run * target_pitch, source + run * source_pitch, width)
+
+
+class _CudaBlock:
+    def __init__(self, runtime: ctypes.CDLL, lock: Lock, size: int, host: bool) -> None:
+        self.address = 0
+        self._lock = lock
+        self._free = runtime.cudaFreeHost if host else runtime.cudaFree
+        address = ctypes.c_void_p()
+        allocate = runtime.cudaMallocHost if host else runtime.cudaMalloc
+        code = allocate(ctypes.byref(address), ctypes.c_size_t(size))
+        if code == NO_MEMORY:
+            runtime.cudaGetLastError()  # or ONNX Runtime takes the failure for one of its own
+            raise OutOfMemory(
+                f"no room for {size / 1e6:,.0f} MB on the CUDA device; generate fewer side by side"
+            )
+        _checked(runtime, code, f"allocate {size} bytes")
+        self.address = int(address.value or 0)
+        _checked(runtime, runtime.cudaMemset(address, 0, ctypes.c_size_t(size)), "clear memory")
+
+    def __del__(self) -> None:
+        if self.address:
+            with self._lock:
+                self._free(ctypes.c_void_p(self.address))
+
+
+class OutOfMemory(Gpt2rtError):
+    """The device has not that much memory left."""
+
+
+def _checked(runtime: ctypes.CDLL, code: int, what: str) -> None:
+    """Raises `Gpt2rtError` where CUDA's answer is no success."""
+    if code:
+        runtime.cudaGetErrorString.restype = ctypes.c_char_p
+        reason = runtime.cudaGetErrorString(code).decode()
+        raise Gpt2rtError(f"CUDA could not {what}: {reason} (error {code})")
+
+
+class CudaMemory:
+    """The memory of CUDA device 0, by CUDA's runtime library, which ONNX Runtime has loaded.
+
+    One thread at a time uses it: while a CUDA graph is captured, whatever another thread allocates,
+    frees or copies would spoil it.
+    """
+
+    device = "cuda"
+
+    def __init__(self) -> None:
+        self._runtime = cuda_runtime()
+        self.lock: Lock = RLock()
+
+    def allocate(self, size: int, *, host: bool = False) -> Block:
+        with self.lock:
+            return _CudaBlock(self._runtime, self.lock, size, host)
+
+    def copy(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
+    ) -> None:
+        sizes = [ctypes.c_size_t(n) for n in (source_pitch, width, count)]
+        places = ctypes.c_void_p(target), ctypes.c_size_t(target_pitch), ctypes.c_void_p(source)
+        with self.lock:
+            code = self._runtime.cudaMemcpy2D(*places, *sizes, WHEREVER)
+            # A copy from the host may return before the device has it, and ONNX Runtime's stream
+            # waits for no other.
+            code = code or self._runtime.cudaStreamSynchronize(None)
+        _checked(self._runtime, code, f"copy {width * count} bytes")
+
+
+NO_MEMORY = 2  # cudaErrorMemoryAllocation
+WHEREVER = 4  # cudaMemcpyDefault: the addresses tell on which side they are
+ALIGNMENT = 256  # bytes, as cudaMalloc aligns
+
+
+class Frame:
+    """Arrays side by side on the device, and the same on the host, so that one copy moves all."""
+
+    def __init__(self, memory: Memory, fields: Sequence[Field]) -> None:
+        self._memory = memory
+        sizes = [max(1, math.prod(form)) * np.dtype(dtype).itemsize for _, form, dtype in fields]
+        steps = [-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]
+        self._size = sum(steps)
+        self._device = memory.allocate(self._size)
+        self._host = memory.allocate(self._size, host=True)
+        self.addresses: dict[str, int] = {}
+        self.arrays: dict[str, Array] = {}  # on the host
+        places = itertools.accumulate(steps, initial=0)
+        for (name, form, dtype), size, offset in zip(fields, sizes, places, strict=False):
+            self.addresses[name] = self._device.address + offset
+            content = (ctypes.c_uint8 * size).from_address(self._host.address + offset)
+            count = math.prod(form)
+            self.arrays[name] = np.frombuffer(memoryview(content), dtype, count).reshape(form)
+
+    def send(self) -> None:
+        """From the host to the device."""
+        self._move(self._device.address, self._host.address)
+
+    def fetch(self) -> None:
+        """From the device to the host."""
+        self._move(self._host.address, self._device.address)
+
+    def _move(self, target: int, source: int) -> None:
+        self._memory.copy(target, self._size, source, self._size, self._size, 1)

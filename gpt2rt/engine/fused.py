@@ -1,0 +1,168 @@
+"""The fused graph on a CPU: keys and values grow in place, and a decode step allocates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, TOTAL, X, fused
+from gpt2rt.engine.kvcache import KVCache, share
+from gpt2rt.engine.session import failed
+from gpt2rt.engine.slots import KeysValues, Logits
+from gpt2rt.sampling.selection import Draw
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+# Positions read at once before those whose logits are wanted: in pieces a long prompt takes less
+# memory and less time. A multiple of the 128 rows of flash attention's blocks: no bit changes.
+PIECE = 256
+KEPT_BINDINGS = 32  # of short reads of one slot, such as a draft's proposals
+
+
+class Binding:
+    """One shape of call to the fused graph: its input arrays, bound once and written in place."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        hparams: HParams,
+        cache: list[tuple[ort.OrtValue, ort.OrtValue]],
+        shape: tuple[int, int],
+        rows: int,
+        logits: Logits | None = None,
+    ) -> None:
+        self._session = session
+        graph = fused(hparams)
+        sizes = {"B": shape[0], "S": shape[1], "R": rows}
+        arrays = {port: np.zeros(port.sized(sizes), port.dtype) for port in graph.arguments}
+        self.X, self.position = arrays[X], arrays[POSITION]
+        self.seqlens, self.total = arrays[SEQLENS], arrays[TOTAL]
+        self.rows = arrays[ROWS]
+        self.rows[:] = np.arange(rows)
+        self.logits = np.empty((rows, hparams.n_vocab), np.float32) if logits is None else logits
+        self._kept = (arrays, cache)  # ONNX Runtime sees this memory, and keeps none of it alive
+        self._binding = session.io_binding()
+        for port, array in arrays.items():
+            self._binding.bind_ortvalue_input(port.name, share(array))
+        (result,) = graph.results
+        self._binding.bind_ortvalue_output(result.name, share(self.logits))
+        for past, present, values in zip(graph.past, graph.present, cache, strict=True):
+            for before, after, value in zip(past, present, values, strict=True):
+                self._binding.bind_ortvalue_input(before.name, value)
+                self._binding.bind_ortvalue_output(after.name, value)
+
+    def run(self) -> Logits:
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime's have no common base
+            raise failed(error) from error
+        return self.logits
+
+
+class FusedSlots:
+    """The fused graph over shared KV buffers. A decode step allocates and copies nothing."""
+
+    def __init__(self, session: ort.InferenceSession, hparams: HParams, count: int) -> None:
+        self.count = count
+        self._hparams = hparams
+        self._session = session
+        self._cache = KVCache(hparams, count, hparams.n_ctx)
+        self._steps: dict[int, Binding] = {}
+        self._reads: dict[tuple[int, int], Binding] = {}
+        self._logits = np.empty((0, hparams.n_vocab), np.float32)  # of `forward`
+
+    def _bind(
+        self, first: int, shape: tuple[int, int], rows: int, logits: Logits | None = None
+    ) -> Binding:
+        views = self._cache.views(first, shape[0])
+        return Binding(self._session, self._hparams, views, shape, rows, logits)
+
+    def extend(
+        self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
+    ) -> Logits:
+        if rows is None:
+            while len(tokens) > PIECE + 1:  # a single token more goes with the last piece
+                self.extend(slot, length, tokens[:PIECE], ())
+                length, tokens = length + PIECE, tokens[PIECE:]
+        wanted = [len(tokens) - 1] if rows is None else rows
+        call = self._reading(slot, len(tokens), len(wanted))
+        call.X[0] = tokens
+        call.position[0] = np.arange(length, length + len(tokens))
+        call.rows[:] = wanted
+        call.seqlens[:] = length + len(tokens) - 1
+        call.total[...] = length + len(tokens)
+        return call.run()
+
+    def _reading(self, slot: int, length: int, rows: int) -> Binding:
+        """A call with `length` tokens for one slot; kept where every row is wanted of a few."""
+        if rows < length or length > KEPT_BINDINGS:
+            return self._bind(slot, (1, length), rows)
+        call = self._reads.get((slot, length))
+        if call is None:
+            if len(self._reads) >= KEPT_BINDINGS:
+                self._reads.clear()
+            call = self._reads[slot, length] = self._bind(slot, (1, length), rows)
+        return call
+
+    def advance(
+        self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
+    ) -> Logits:
+        batch = len(tokens)
+        call = self._steps.get(batch)
+        if call is None:
+            call = self._steps[batch] = self._bind(0, (batch, 1), batch)
+        call.X[:, 0] = tokens
+        call.position[:, 0] = lengths
+        call.seqlens[:] = lengths
+        call.total[...] = max(lengths) + 1
+        return call.run()
+
+    def forward(self, tokens: NDArray[np.int32], length: int, rows: Sequence[int]) -> Logits:
+        end = length + tokens.shape[1]
+        if len(self._logits) < len(rows):
+            self._logits = np.empty((len(rows), self._hparams.n_vocab), np.float32)
+        call = self._bind(0, tokens.shape, len(rows), self._logits[: len(rows)])
+        call.X[:] = tokens
+        call.position[:] = np.arange(length, end)
+        call.rows[:] = rows
+        call.seqlens[:] = end - 1
+        call.total[...] = end
+        return call.run()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._cache.copy(source, target, length)
+
+    def read(self, slot: int, start: int, end: int) -> KeysValues:
+        return self._cache.read(slot, start, end)
+
+    def write(self, slot: int, start: int, kv: KeysValues) -> None:
+        self._cache.write(slot, start, kv)
+
+
+class RowwiseSlots(FusedSlots):
+    """The fused graph of a precision whose kernel for one row sums in another order than the one
+    for several: each row of a step is a call of its own, so that its batch mates change no bit.
+    """
+
+    def __init__(self, session: ort.InferenceSession, hparams: HParams, count: int) -> None:
+        super().__init__(session, hparams, count)
+        self._rows = np.empty((count, hparams.n_vocab), np.float32)
+        self._singles: dict[int, Binding] = {}
+
+    def advance(
+        self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
+    ) -> Logits:
+        for slot, (length, token) in enumerate(zip(lengths, tokens, strict=True)):
+            call = self._singles.get(slot)
+            if call is None:
+                logits = self._rows[slot : slot + 1]
+                call = self._singles[slot] = self._bind(slot, (1, 1), 1, logits)
+            call.X[:], call.position[:], call.seqlens[:] = token, length, length
+            call.total[...] = length + 1
+            call.run()
+        return self._rows[: len(tokens)]

@@ -1,0 +1,141 @@
+"""A bundle's graphs opened in ONNX Runtime: places for sequences, and hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.bundles.bundle import EMBED, Bundle
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.precision import PRECISIONS
+from gpt2rt.engine import memory
+from gpt2rt.engine.fused import FusedSlots, RowwiseSlots
+from gpt2rt.engine.hidden import hidden_states
+from gpt2rt.engine.providers import AUTO, CPU, CUDA, Threads, graph_of, open_session, provider_for
+from gpt2rt.engine.session import hidden_misfit, misfit
+from gpt2rt.engine.slots import Slots
+from gpt2rt.engine.standard import StandardSlots
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from gpt2rt.engine.cuda import Device
+
+SlotsOf = Callable[["ort.InferenceSession", HParams, int], Slots]
+SLOTS: dict[str, SlotsOf] = {"fused": FusedSlots, "standard": StandardSlots}
+
+
+def slots_of(bundle: Bundle) -> SlotsOf:
+    """The slots of a bundle on a CPU. Raises `BadBundle` for an unknown graph."""
+    manifest = bundle.manifest
+    if manifest.graph not in SLOTS:
+        raise BadBundle(f"{bundle.directory}: unknown graph {manifest.graph!r}")
+    precision = PRECISIONS.get(manifest.precision)
+    rowwise = manifest.graph == "fused" and precision is not None and precision.rowwise
+    return RowwiseSlots if rowwise else SLOTS[manifest.graph]
+
+
+def row_by_row(bundle: Bundle) -> bool:
+    """Whether each row of a step on a CPU is a call of its own, which reads all weights."""
+    return slots_of(bundle) is not FusedSlots
+
+
+class Runtime:
+    """A bundle's graphs on a provider. The weights are held once, however many sequences run.
+
+    `provider` is `cpu` or `cuda`, `threads` the number of those that compute. Any number of threads
+    may take slots; each `Slots` is for one thread at a time.
+    """
+
+    def __init__(self, bundle: Bundle, threads: Threads, provider: str = AUTO) -> None:
+        """Open the graph. Raises `BadBundle`, `InvalidSetting`, `ProviderMissing`."""
+        self._bundle = bundle
+        self._hparams = bundle.manifest.hparams
+        self._slots_of = slots_of(bundle)
+        session, self.provider = _opened(bundle, threads, provider)
+        self._session: ort.InferenceSession | None = session
+        self._hidden: ort.InferenceSession | None = None
+        self.threads: int = session.get_session_options().intra_op_num_threads
+        kind = CUDA if self.provider == CUDA else bundle.manifest.graph
+        if odd := misfit(session, self._hparams, kind):
+            raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
+        self._device = _device(session, self._hparams) if self.provider == CUDA else None
+
+    def close(self) -> None:
+        """Give back the weights and the threads; slots can no longer be had."""
+        self._session = self._hidden = self._device = None
+
+    @property
+    def session(self) -> ort.InferenceSession:
+        """ONNX Runtime's session of the graph. Raises `InvalidSetting` once this is closed."""
+        if self._session is None:
+            raise InvalidSetting(f"{self._bundle.name} is closed; load it again")
+        return self._session
+
+    def check(self, count: int) -> None:
+        """Raises `InvalidSetting` where memory has no room for `count` sequences."""
+        if self._device is None:
+            memory.check(self._hparams, count)
+
+    def slots(self, count: int) -> Slots:
+        """Places for `count` sequences, with keys and values of their own.
+
+        Raises `InvalidSetting` for more than memory holds.
+        """
+        session = self.session
+        if self._device is not None:
+            return self._device.slots(count)
+        self.check(count)
+        return self._slots_of(session, self._hparams, count)
+
+    def hidden_states(
+        self, tokens: NDArray[np.int32], layer: int
+    ) -> NDArray[np.float32]:  # [B,S] -> [B,S,n_embd]
+        """Hidden states after block `layer`: 0 is the embeddings, n_layer what ln_f makes of them.
+
+        Raises `BadBundle` for a bundle without the embedding graph.
+        """
+        if self._hidden is None:
+            self._hidden = self._open_hidden()
+        return hidden_states(self._hidden, self._hparams, tokens, [layer])[0]
+
+    def _open_hidden(self) -> ort.InferenceSession:
+        bundle = self._bundle
+        place = bundle.directory / EMBED
+        if EMBED not in bundle.manifest.files:
+            raise BadBundle(
+                f"{bundle.directory}: made before bundles could embed; {bundle.way_out}"
+            )
+        threads = Threads(self.session.get_session_options().intra_op_num_threads)
+        session = open_session(place, threads, prepack=False)
+        if odd := hidden_misfit(session, self._hparams, bundle.manifest.graph):
+            raise self._not_of_this_shape(place, odd)
+        return session
+
+    def _not_of_this_shape(self, place: object, odd: str) -> BadBundle:
+        return BadBundle(
+            f"{place}: not the graph of the manifest's hparams (look for {odd}); "
+            f"{self._bundle.way_out}"
+        )
+
+
+def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ort.InferenceSession, str]:
+    """The session and its provider: the CPU, where `auto` finds that CUDA does not start."""
+    provider = provider_for(bundle, wanted)
+    try:
+        return open_session(graph_of(bundle, provider), threads, provider), provider
+    except ProviderMissing:
+        if provider == CPU or wanted != AUTO:
+            raise
+        return open_session(graph_of(bundle, CPU), threads, CPU), CPU
+
+
+def _device(session: ort.InferenceSession, hparams: HParams) -> Device:
+    from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.cuda_memory import CudaMemory
+
+    return Device(session, hparams, CudaMemory())

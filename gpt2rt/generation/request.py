@@ -1,0 +1,52 @@
+"""A request: one text to be made, with settings of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.generation.stopping import Stopping
+from gpt2rt.sampling.params import SamplingParams
+from gpt2rt.text.prompts import Prompt, Truncate, check_prompt
+
+if TYPE_CHECKING:
+    from gpt2rt.sampling.constraint import Constraint
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to be made.
+
+    Raises `InvalidSetting` for settings that contradict each other, `BadText` for a prompt that is
+    neither text nor ids.
+
+    prompt: a text, or token ids; None begins a text, from `<|endoftext|>`.
+    constraint: what the text has to be like.
+    truncate: a prompt that is too long loses tokens on the "left" or the "right"; None: an error.
+    sample: the number that its random numbers go by, with the seed of `params`.
+    logprobs: also report each token's log-probability.
+    special: whether control tokens in the prompt are tokens or text (see `TextTokenizer.encode`).
+    """
+
+    prompt: Prompt = None
+    params: SamplingParams = SamplingParams()
+    stopping: Stopping = Stopping()
+    constraint: Constraint | None = None
+    truncate: Truncate = None
+    sample: int = 0
+    logprobs: bool = False
+    special: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", check_prompt(self.prompt))
+        length = self.stopping.length
+        if length is not None and self.params.min_length > length:
+            raise InvalidSetting(
+                f"min_length {self.params.min_length} is more than the length, {length}"
+            )
+        if self.truncate not in (None, "left", "right"):
+            raise InvalidSetting(f"truncate must be left or right, not {self.truncate!r}")
+        if not isinstance(self.sample, Integral) or not 0 <= self.sample < 1 << 64:
+            raise InvalidSetting(f"sample must be 0 to 2**64 - 1, not {self.sample!r}")

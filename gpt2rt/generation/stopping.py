@@ -1,0 +1,132 @@
+"""When a text ends, and the word for why."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.sampling.params import whole
+
+FinishReason = Literal["length", "end_of_text", "stop_token", "stop_string", "context", "complete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """When a text ends. Raises `InvalidSetting` for values that mean nothing.
+
+    length: new tokens at most; None: what the context allows (without end, where it slides).
+    strings: the text ends before the first of these, wherever token borders lie.
+    tokens: ids that end the text without being part of it.
+    end_of_text: whether `<|endoftext|>` does so, too.
+    overflow: at the end of the context "stop", or "slide": go on from the beginning and the recent
+        end of the text, read anew.
+    """
+
+    length: int | None = None
+    strings: Seq[str] = ()
+    tokens: Seq[int] = ()
+    end_of_text: bool = True
+    overflow: Literal["stop", "slide"] = "stop"
+
+    def __post_init__(self) -> None:
+        length = self.length
+        if length is not None and (not whole(length) or length < 1):
+            raise InvalidSetting(f"length must be 1 or more, a whole number, not {length}")
+        if isinstance(self.strings, str):
+            object.__setattr__(self, "strings", (self.strings,))
+        for name in ("strings", "tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple | set | frozenset):
+                raise InvalidSetting(f"stop {name} must be a list, not {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        if any(not isinstance(string, str) or not string for string in self.strings):
+            raise InvalidSetting("a stop string must not be empty")
+        if any(not whole(token) or token < 0 for token in self.tokens):
+            raise InvalidSetting(f"stop tokens must be ids, not {self.tokens}")
+        if self.overflow not in ("stop", "slide"):
+            raise InvalidSetting(f"overflow must be stop or slide, not {self.overflow!r}")
+
+
+class StopStrings:
+    """Looks for strings in a text that arrives in pieces; holds back what may become one.
+
+    What `push` and `close` return together is the text before the string that ends first (of
+    several that end at once the longest), however the text was cut into pieces.
+    """
+
+    def __init__(self, strings: Collection[str]) -> None:
+        self._automaton = _automaton(tuple(strings)) if strings else None
+        self._state = 0
+        self._held = ""
+        self.found: str | None = None
+
+    def push(self, piece: str) -> str:
+        """The text that is ready now; nothing more comes once a string is `found`."""
+        if self._automaton is None:
+            return piece
+        text = self._held + piece
+        for end, character in enumerate(piece, len(self._held) + 1):
+            self._state = self._automaton.step(self._state, character)
+            if length := self._automaton.longest[self._state]:
+                self.found = text[end - length : end]
+                self._held = ""
+                return text[: end - length]
+        ready = len(text) - self._automaton.depth[self._state]
+        self._held = text[ready:]
+        return text[:ready]
+
+    def close(self) -> str:
+        """What was held back and has become no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+class _Automaton:
+    """Finds any of many strings in one pass over a text (Aho and Corasick 1975).
+
+    A state is the longest end of the text so far that begins a string: `depth` is its length,
+    `longest` that of the longest string that ends there, 0 where none does.
+    """
+
+    def __init__(self, strings: Collection[str]) -> None:
+        self._next: list[dict[str, int]] = [{}]
+        self.depth = [0]
+        self.longest = [0]
+        for string in strings:
+            state = 0
+            for character in string:
+                state = self._next[state].setdefault(character, len(self.depth))
+                if state == len(self.depth):
+                    self._next.append({})
+                    self.depth.append(0)
+                    self.longest.append(0)
+            self.longest[state] = len(string)
+        self._fall = [0] * len(self.depth)
+        self._link()
+
+    def _link(self) -> None:
+        """Where each state falls back to: the next shorter end of the text that begins a string."""
+        waiting = deque([0])
+        while waiting:
+            state = waiting.popleft()
+            for character, after in self._next[state].items():
+                self.depth[after] = self.depth[state] + 1
+                self._fall[after] = self.step(self._fall[state], character) if state else 0
+                self.longest[after] = max(self.longest[after], self.longest[self._fall[after]])
+                waiting.append(after)
+
+    def step(self, state: int, character: str) -> int:
+        """The state after one more character."""
+        while (after := self._next[state].get(character)) is None and state:
+            state = self._fall[state]
+        return after or 0
+
+
+@lru_cache(maxsize=4)
+def _automaton(strings: tuple[str, ...]) -> _Automaton:
+    return _Automaton(strings)

@@ -1,0 +1,83 @@
+"""From a request to its task: tokens, stop ids, sampler, constraint."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.generation.request import Request
+from gpt2rt.generation.stopping import StopStrings
+from gpt2rt.generation.task import Task
+from gpt2rt.sampling.history import Edits
+from gpt2rt.sampling.params import fresh_seed
+from gpt2rt.sampling.sampling import Sampler
+from gpt2rt.text.prompts import prompt_tokens
+from gpt2rt.text.tokenizers import TextTokenizer
+
+if TYPE_CHECKING:
+    from gpt2rt.sampling.constraint import Constraint
+    from gpt2rt.sampling.grammar import Grammar
+
+GRAMMARS = 16  # constraints kept ready
+
+
+class Tasks:
+    """Begins the tasks of one model's requests."""
+
+    def __init__(self, name: str, tokenizer: TextTokenizer, n_ctx: int, load_ms: float) -> None:
+        self._name = name
+        self._tokenizer = tokenizer
+        self._n_ctx = n_ctx
+        self._load_ms = load_ms
+        self._grammar = lru_cache(GRAMMARS)(partial(_compiled, tokenizer))
+
+    def begin(self, request: Request) -> Task:
+        """A task with nothing said yet. Raises `BadText`, `InvalidSetting`, `PromptTooLong`."""
+        params, stopping, tokenizer = request.params, request.stopping, self._tokenizer
+        tokens = prompt_tokens(
+            request.prompt,
+            tokenizer,
+            self._n_ctx,
+            special=request.special,
+            truncate=request.truncate,
+            length=stopping.length,
+            name=self._name,
+        )
+        seed = fresh_seed() if params.seed is None else params.seed
+        stop_ids, ends = self._stop_ids(request)
+        grammar = None if request.constraint is None else self._grammar(request.constraint)
+        edits = Edits.of(params, tokenizer, stop_ids)
+        # The last token drawn is never fed back, so a full context still gives one.
+        room = None if stopping.overflow == "slide" else self._n_ctx - len(tokens) + 1
+        return Task(
+            request=request,
+            seed=seed,
+            prompt_tokens=tokens,
+            room=room,
+            stop_ids=stop_ids,
+            ends=ends,
+            sampler=Sampler(params, seed, request.sample, edits, tokens),
+            stream=tokenizer.stream(tokens),
+            stops=StopStrings(stopping.strings),
+            matcher=None if grammar is None else grammar.begin(),
+            load_ms=self._load_ms,
+        )
+
+    def _stop_ids(self, request: Request) -> tuple[frozenset[int], frozenset[int]]:
+        """Tokens that end the text, and those of the tokenizer's that may end it."""
+        stopping, ends = request.stopping, frozenset(self._tokenizer.ends)
+        stop_ids = ends.union(stopping.tokens) if stopping.end_of_text else {*stopping.tokens}
+        if request.constraint is not None:  # by this token it says that the text may end
+            ends = ends | {self._tokenizer.end_of_text}
+            stop_ids = stop_ids | ends
+        n_vocab = self._tokenizer.n_vocab
+        if beyond := [token for token in stop_ids if token >= n_vocab]:
+            raise InvalidSetting(f"stop token {beyond[0]} is no token; ids go to {n_vocab - 1}")
+        return frozenset(stop_ids), ends
+
+
+def _compiled(tokenizer: TextTokenizer, constraint: Constraint) -> Grammar:
+    from gpt2rt.sampling.grammar import Grammar
+
+    return Grammar(constraint, tokenizer)

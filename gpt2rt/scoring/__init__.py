@@ -1,0 +1,1 @@
+"""What the model finds of a given text: probabilities, surprisal, vectors."""

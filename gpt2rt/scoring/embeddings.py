@@ -1,0 +1,224 @@
+"""Contextual vectors: the hidden states of a layer for the tokens, the words or the whole of a
+text.
+
+Layers are counted as in Transformers' `hidden_states`: 0 is token plus position, i is what block i
+makes of it, and the last, n_layer, is taken after `ln_f`. As there, nothing is put before the text;
+so its first token has seen nothing but itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
+from gpt2rt.scoring.batching import ahead, side_by_side
+from gpt2rt.scoring.scoring import windows
+from gpt2rt.text.alignment import Span, occurrences, tokens_in, word_spans
+from gpt2rt.text.tokenizer import Encoding
+from gpt2rt.text.tokenizers import TextTokenizer
+
+Vectors = NDArray[np.float32]
+ROWS = 1024  # positions that are read side by side, at most
+BATCH_SIZE = 32  # texts side by side, at most
+
+UNITS = ("token", "word", "text")
+# Weights of the positions 1 to n before they are made to sum to 1. "weighted" is SGPT's position-
+# weighted mean (Muennighoff 2022): later tokens have seen more of the text.
+POOLINGS: dict[str, Callable[[int], NDArray[np.float64]]] = {
+    "mean": lambda n: np.ones(n),
+    "last": lambda n: np.eye(n)[-1],
+    "weighted": lambda n: np.arange(1.0, n + 1),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """Vectors float32 [n, n_embd] of a text's n tokens or words, or of the whole, when n is 1.
+
+    `texts` and `spans` (characters of `text`, the end not included) say what each belongs to.
+    """
+
+    text: str
+    layer: int
+    texts: tuple[str, ...]
+    spans: tuple[Span, ...]
+    vectors: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedParams:
+    """What is wanted of a text. Raises `InvalidSetting` where that means nothing.
+
+    `layer` None is the last. `by` is token, word or text; the vector of a word or a text is made
+    from those of its tokens by `pooling`: mean, last or weighted. Words are what white space
+    divides; `word` takes all places of one word instead, without the punctuation at it.
+    `normalize` divides each vector by its Euclidean length. A text longer than the context is read
+    in windows that move on by `stride` tokens; None refuses it. `special`: whether control tokens
+    are tokens or text (see `TextTokenizer.encode`). Tokens that the tokenizer puts around a text
+    are read and have vectors, and take part in no word and no pooled text.
+    """
+
+    layer: int | None = None
+    by: str = "token"
+    pooling: str = "mean"
+    word: str | None = None
+    normalize: bool = False
+    stride: int | None = None
+    special: bool | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, choices in (
+            ("by", self.by, UNITS),
+            ("pooling", self.pooling, tuple(POOLINGS)),
+        ):
+            if value not in choices:
+                raise InvalidSetting(f"{what} is {', '.join(choices)}, not {value}")
+        if self.word is not None and (self.by != "word" or not self.word.strip()):
+            raise InvalidSetting("word names one word, and goes with by word")
+
+    def check(self, hparams: HParams) -> None:
+        """Raises `InvalidSetting` for what a model of this shape does not have."""
+        if self.layer is not None and not 0 <= self.layer <= hparams.n_layer:
+            raise InvalidSetting(
+                f"layer must be 0 (the embeddings) to {hparams.n_layer} (the last), "
+                f"not {self.layer}"
+            )
+        if self.stride is not None:
+            windows(0, hparams.n_ctx, self.stride)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A model as it is needed here; `states` maps tokens [B,S] and a layer to [B,S,n_embd]."""
+
+    tokenizer: TextTokenizer
+    hparams: HParams
+    states: Callable[[NDArray[np.int32], int], Vectors]
+
+
+def embed_texts(
+    texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
+) -> Iterator[Embedding]:
+    """The embedding of each text, in their order. Raises `BadText`, `PromptTooLong`."""
+    if batch_size < 1:
+        raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
+    params.check(reader.hparams)
+    return _embed_texts(texts, reader, params, batch_size)
+
+
+def _embed_texts(
+    texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
+) -> Iterator[Embedding]:
+    layer = reader.hparams.n_layer if params.layer is None else params.layer
+    encoded = ((text, _encoded(text, reader, params)) for text in texts)
+    for group in ahead(encoded, lambda pair: len(pair[1].tokens)):
+        cuts = [
+            _cuts(len(encoding.tokens), params.stride, reader.hparams.n_ctx)
+            for _, encoding in group
+        ]
+        pieces = [
+            encoding.tokens[start:end]
+            for (_, encoding), parts in zip(group, cuts, strict=True)
+            for start, end, _ in parts
+        ]
+        found = iter(_states(pieces, layer, reader, batch_size))
+        for (text, encoding), parts in zip(group, cuts, strict=True):
+            states = [next(found)[first - start :] for start, _, first in parts]
+            yield _embedding(text, encoding, np.concatenate(states), layer, reader, params)
+
+
+def _encoded(text: str, reader: Reader, params: EmbedParams) -> Encoding:
+    """The tokens of a text with those that the tokenizer puts around it, which have no span."""
+    tokenizer = reader.tokenizer
+    found = tokenizer.encode_spans(text, special=params.special)
+    if not found.tokens or not (tokenizer.before or tokenizer.after):
+        return found
+    end = len(text)
+    around = ((0, 0),) * len(tokenizer.before), ((end, end),) * len(tokenizer.after)
+    return Encoding(
+        (*tokenizer.before, *found.tokens, *tokenizer.after), (*around[0], *found.spans, *around[1])
+    )
+
+
+def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, int]]:
+    """Windows of inputs over `count` tokens: start, end, first whose vector is taken from here."""
+    if not count:
+        raise BadText("a text is empty: there is nothing to embed")
+    if stride is None and count > n_ctx:
+        raise PromptTooLong(
+            f"a text has {count} tokens, the context holds {n_ctx}; shorten it, or give a stride "
+            "so that it is read in windows"
+        )
+    # A window that scores has one token more, which is no input.
+    found = windows(count + 1, n_ctx, stride or n_ctx)
+    return [(start, end - 1, first - 1) for start, end, first in found]
+
+
+def _states(
+    pieces: list[tuple[int, ...]], layer: int, reader: Reader, batch_size: int
+) -> list[Vectors]:
+    """The hidden states [length, n_embd] of each piece."""
+    found: dict[int, Vectors] = {}
+    lengths = [len(piece) for piece in pieces]
+    for numbers, width in side_by_side(lengths, reader.hparams.n_ctx, ROWS, batch_size):
+        tokens = np.zeros((len(numbers), width), np.int32)
+        for row, number in enumerate(numbers):
+            tokens[row, : lengths[number]] = pieces[number]
+        states = reader.states(tokens, layer)
+        for row, number in enumerate(numbers):
+            found[number] = states[row, : lengths[number]]
+    return [found[number] for number in range(len(pieces))]
+
+
+def _embedding(
+    text: str,
+    encoding: Encoding,
+    states: Vectors,
+    layer: int,
+    reader: Reader,
+    params: EmbedParams,
+) -> Embedding:
+    spans: Sequence[Span] = encoding.spans
+    texts, vectors = [reader.tokenizer.decode([token]) for token in encoding.tokens], states
+    if params.by != "token":
+        wanted = _wanted(text, params)
+        ranges = tokens_in(spans, wanted)
+        pooled = [_pool(states[first:last], params.pooling) for first, last in ranges]
+        vectors = np.array(pooled, np.float32).reshape(-1, states.shape[1])
+        spans, texts = wanted, [text[start:end] for start, end in wanted]
+    if params.normalize:
+        vectors = normalized(vectors)
+    return Embedding(text, layer, tuple(texts), tuple(spans), vectors)
+
+
+def _wanted(text: str, params: EmbedParams) -> list[Span]:
+    if params.by == "text":
+        return [(0, len(text))]
+    if params.word is None:
+        return word_spans(text)
+    found = occurrences(text, params.word)
+    if not found:
+        raise BadText(f"{params.word!r} is no word of the text {text[:60]!r}")
+    return found
+
+
+def _pool(states: Vectors, pooling: str) -> Vectors:  # [n,D] -> [D]
+    weights = POOLINGS[pooling](len(states))
+    return np.asarray(weights / weights.sum() @ states.astype(np.float64), np.float32)
+
+
+def normalized(vectors: Vectors) -> Vectors:  # [n,D] -> [n,D]
+    """Every vector divided by its Euclidean length; zeros stay."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def cosine(a: Vectors, b: Vectors) -> float:
+    """The cosine of the angle between two vectors [D]; 0 where one is zero."""
+    pair = normalized(np.stack([a, b])).astype(np.float64)
+    return float(np.clip(pair[0] @ pair[1], -1, 1))

@@ -1,0 +1,86 @@
+"""How a text is read to be scored: windows, what stands before it, where a word ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+
+from gpt2rt.errors import InvalidSetting, PromptTooLong
+from gpt2rt.scoring.score import Boundary
+from gpt2rt.scoring.scoring import windows
+from gpt2rt.text.tokenizers import TextTokenizer
+
+Bos = int | str | None
+AUTO_BOS = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a text is read. Raises `InvalidSetting`.
+
+    `window` tokens at once (None: all that the model can), then on by `stride`: the tokens beyond
+    the first window are predicted from `window - stride + 1` at least. Without a stride a text has
+    to fit the window. `boundary` says which end of a word its white space is counted at; `bos` are
+    the tokens that stand before context and text.
+    """
+
+    window: int
+    stride: int | None
+    context: str | None
+    special: bool | None
+    boundary: Boundary
+    bos: tuple[int, ...]
+
+    @classmethod
+    def within(
+        cls,
+        n_ctx: int,
+        window: int | None,
+        stride: int | None,
+        context: str | None,
+        special: bool | None,
+        boundary: Boundary,
+        bos: tuple[int, ...],
+    ) -> Reading:
+        if boundary not in ("leading", "trailing"):
+            raise InvalidSetting(f"boundary is leading or trailing, not {boundary!r}")
+        window = n_ctx if window is None else window
+        if not 1 <= window <= n_ctx:
+            raise InvalidSetting(f"the window must be 1 to the context's {n_ctx}, not {window}")
+        windows(0, window, window if stride is None else stride)
+        return cls(window, stride, context, special, boundary, bos)
+
+    def cuts(self, text: str, count: int) -> Iterator[tuple[int, int, int]]:
+        """The `windows` of `text`, `count` tokens with what is before. Raises `PromptTooLong`."""
+        if self.stride is None and count > self.window + 1:
+            raise PromptTooLong(
+                f"{text[:30]!r}... is longer than the window: {count - 1} tokens with the context, "
+                f"and it holds {self.window}; give a stride, such as {max(1, self.window // 2)}"
+            )
+        return windows(count, self.window, self.stride or self.window)
+
+
+def beginning(tokenizer: TextTokenizer, bos: Bos) -> tuple[int, ...]:
+    """The tokens that `bos` names: a token's id or text; None for nothing; or `AUTO_BOS` for what
+    the tokenizer puts before texts, else the token that a text from nothing begins with.
+
+    Raises `InvalidSetting` where it names no token.
+    """
+    if bos is None:
+        return ()
+    if bos == AUTO_BOS:
+        return tokenizer.before or (tokenizer.start_of_text,)
+    if isinstance(bos, str):
+        found = [token.id for token in tokenizer.special_tokens if token.text == bos]
+        found = found or tokenizer.encode(bos, special=True)
+        if len(found) != 1 or not 0 <= found[0] < tokenizer.n_vocab:
+            raise InvalidSetting(
+                f"bos {bos!r} is no token of the vocabulary; give a token's text or its id"
+            )
+        return (found[0],)
+    if not isinstance(bos, Integral) or not 0 <= bos < tokenizer.n_vocab:
+        raise InvalidSetting(
+            f"bos {bos!r} is not in the vocabulary, which has 0 to {tokenizer.n_vocab - 1}"
+        )
+    return (int(bos),)

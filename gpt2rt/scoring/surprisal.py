@@ -1,0 +1,163 @@
+"""The scores of a text: what `scoring.py` finds for its tokens, laid on characters and words.
+
+The first token of a text is scored after `<|endoftext|>`, the token that GPT-2 saw between the
+documents it was trained on, or after another (`bos`); with a context the model reads that token,
+the context, the text. Context and text are made into tokens each on its own, so that the text's
+tokens are always its own. The texts of a
+`Document` are made into tokens as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2rt.errors import BadText, Gpt2rtError
+from gpt2rt.scoring.reading import Reading
+from gpt2rt.scoring.score import Alternative, Score, TokenScore, WordScore, bits_of
+from gpt2rt.scoring.scoring import Passage, TokenScores
+from gpt2rt.text.alignment import Span, word_spans, words_of
+from gpt2rt.text.tokenizer import Encoding
+from gpt2rt.text.tokenizers import TextTokenizer, once
+
+ScoreTokens = Callable[[Iterable[Passage]], Iterator[TokenScores]]
+
+
+def score_texts(
+    texts: Iterable[str],
+    tokenizer: TextTokenizer,
+    reading: Reading,
+    score_tokens: ScoreTokens,
+    advance: Callable[[int], None],
+) -> Iterator[Score]:
+    """The score of each text, in their order. Raises `BadText` for an empty one, `PromptTooLong`;
+    the scores before that one come first.
+
+    Any number of texts takes the memory of some. `advance` is told of tokens as they are scored.
+    """
+    before = (*reading.bos, *tokenizer.encode(reading.context or "", special=reading.special))
+    # What may follow a text is asked for at a place of its own, whose token itself does not count.
+    after = (tokenizer.end_of_text,)
+    waiting: deque[tuple[str, Encoding, int]] = deque()  # text, tokens, number of windows
+    failed: list[Gpt2rtError] = []
+
+    def passages() -> Iterator[Passage]:
+        for text in texts:
+            try:
+                encoding = tokenizer.encode_spans(text, special=reading.special)
+                if not encoding.tokens:
+                    raise BadText("a text is empty: there is nothing to score")
+                every = (*before, *encoding.tokens)
+                if reading.boundary == "trailing" or len(every) == 1:
+                    every += after
+                cuts = [
+                    (start, end, max(first, len(before)))
+                    for start, end, first in reading.cuts(text, len(every))
+                    if end > len(before)
+                ]
+            except Gpt2rtError as error:
+                failed.append(error)
+                return
+            waiting.append((text, encoding, len(cuts)))
+            for start, end, first in cuts:
+                yield Passage(every[start:end], first - start)
+
+    found = score_tokens(passages())
+    for part in found:
+        text, encoding, count = waiting.popleft()
+        parts = []
+        for scores in chain([part], islice(found, count - 1)):
+            advance(len(scores.logprobs))
+            parts.append(scores)
+        yield _score(text, encoding, parts, tokenizer, reading, first=int(not before))
+    for error in failed:
+        raise error
+
+
+def _score(
+    text: str,
+    encoding: Encoding,
+    parts: list[TokenScores],
+    tokenizer: TextTokenizer,
+    reading: Reading,
+    first: int,
+) -> Score:
+    """The score of a text whose tokens have scores from number `first` on."""
+    spans, count = encoding.spans, len(encoding.tokens)
+
+    def column(found: Iterable[Iterable[Any]], missing: Any = math.nan) -> list[Any]:
+        return [*[missing] * first, *chain.from_iterable(found)]
+
+    logprobs = column(part.logprobs.tolist() for part in parts)[:count]
+    ranks = column((part.ranks.tolist() for part in parts), None)[:count]
+    best = column((_alternatives(tokenizer, part) for part in parts), ())[:count]
+    scored = tuple(
+        TokenScore(token, tokenizer.decode([token]), start, end, logprob, rank, alternatives)
+        for token, (start, end), logprob, rank, alternatives in zip(
+            encoding.tokens, spans, logprobs, ranks, best, strict=True
+        )
+    )
+    words = word_spans(text)
+    ranges = words_of(spans, words)
+    bits = [bits_of(math.fsum(logprobs[start:end])) for start, end in ranges]
+    if reading.boundary == "trailing":
+        begins = column(part.group.tolist() for part in parts)
+        spaced = [not word_spans(text[spans[start][0]]) for start, _ in ranges]
+        bits = _trailing(bits, ranges, begins, spaced)
+    return Score(
+        text=text,
+        bos=tokenizer.decode(reading.bos) if reading.bos else None,
+        context=reading.context,
+        window=reading.window,
+        stride=reading.stride,
+        boundary=reading.boundary,
+        tokens=scored,
+        words=tuple(
+            WordScore(text[start:end], start, end, *numbers, surprisal)
+            for (start, end), numbers, surprisal in zip(words, ranges, bits, strict=True)
+        ),
+    )
+
+
+def _trailing(
+    bits: list[float], ranges: list[Span], begins: list[float], spaced: list[bool]
+) -> list[float]:
+    """The surprisal of words that end where the next begins, not where their own letters end.
+
+    A vocabulary that has its spaces before words leaves open after `cat` whether the word goes on
+    to be `cattle`. So p(word) = p(tokens) * B(after) / B(before), where B is the probability that
+    white space or the end of the text comes next, and the division, which takes off the space that
+    the word before has counted, is for words with white space before them (Pimentel and Meister
+    2024, How to Compute the Probability of a Word; Oh and Schuler 2024, Leading Whitespaces of
+    Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities).
+    `begins` is log B at each token and after the last.
+    """
+    return [
+        found + bits_of(begins[last]) - (bits_of(begins[first]) if space else 0.0)
+        for found, (first, last), space in zip(bits, ranges, spaced, strict=True)
+    ]
+
+
+@once
+def word_beginnings(tokenizer: TextTokenizer) -> NDArray[np.int64]:
+    """The tokens before which a word has ended: those that begin with white space, and the end."""
+    texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(tokenizer.n_vocab))
+    spaces = [n for n, text in enumerate(texts) if text[:1] and not word_spans(text[0])]
+    return np.array(sorted({*spaces, tokenizer.end_of_text}))
+
+
+def _alternatives(
+    tokenizer: TextTokenizer, scores: TokenScores
+) -> Iterator[tuple[Alternative, ...]]:
+    """Those of each token."""
+    for ids, logprobs in zip(scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True):
+        yield tuple(
+            Alternative(token, tokenizer.decode([token]), math.exp(logprob))
+            for token, logprob in zip(ids, logprobs, strict=True)
+        )

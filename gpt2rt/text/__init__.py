@@ -1,0 +1,1 @@
+"""Text and tokens: the tokenizers, and the texts that users give."""

@@ -1,0 +1,343 @@
+"""Other libraries beside gpt2rt: the same weights, the right precisions, absences by name."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from command_line import Command
+from gpt2rt import GPT2
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.errors import BadCheckpoint, Gpt2rtError, InvalidSetting
+from gpt2rt.text.tokenizer import Tokenizer
+from gpt2rt_bench import peers, startup
+from gpt2rt_bench.cases import Case, Configuration
+from gpt2rt_bench.latency import Result
+from gpt2rt_bench.peers import PeerSubject, environment, weights
+from gpt2rt_bench.peers.table import PEERS
+from gpt2rt_bench.protocol import Answer
+from gpt2rt_bench.subject import Subject, SubjectFailed
+from gpt2rt_bench.summary import agreement
+from gpt2rt_export.sources import HuggingFaceCheckpoint, RandomCheckpoint
+from models import TINY, LargerWeights
+
+ROOT = Path(__file__).parents[2]
+WORKERS = Path(peers.__file__).parent / "workers"
+
+# Does what a peers' Python does, but for the peers themselves.
+FAKE = """#!/bin/sh
+case "$1" in
+  -c) echo '{lacking}' ;;
+  *) {action} ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Callable[..., Path]:
+    """A Python that lacks the modules named and does `action` in place of running a worker."""
+
+    def make(*lacking: str, action: str = 'eval touch \\"\\$5\\"') -> Path:
+        path = tmp_path / "python"
+        path.write_text(FAKE.format(lacking=json.dumps(lacking), action=action))
+        path.chmod(0o755)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, bundle: Bundle, tiny_weights: LargerWeights) -> Path:
+    directory = tmp_path / "checkpoint"
+    weights.write_checkpoint(bundle, tiny_weights, directory)
+    return directory
+
+
+@pytest.fixture
+def random_bundle(bundle: Bundle, edit_manifest: Callable[..., None], home: Path) -> Bundle:
+    """A bundle that says it was made from random weights."""
+    edit_manifest(bundle, origin="random weights, seed 3")
+    return Bundle.open(bundle.directory)
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' own directory on the path, as when they run."""
+    monkeypatch.syspath_prepend(str(WORKERS))
+    monkeypatch.syspath_prepend(str(WORKERS.parents[1]))
+
+
+def test_the_written_checkpoint_is_the_same_model(
+    checkpoint: Path, bundle: Bundle, tiny_weights: LargerWeights
+) -> None:
+    again = HuggingFaceCheckpoint(checkpoint)
+    assert again.hparams == TINY
+    for name in TINY.variables():
+        np.testing.assert_array_equal(again.read(name), tiny_weights.read(name))
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config["eos_token_id"] == Tokenizer.read(bundle.directory).end_of_text
+
+
+def test_an_untied_head_is_written_too(tmp_path: Path, bundle: Bundle) -> None:
+    untied = RandomCheckpoint(replace(TINY, tied=False, n_inner=72, activation="relu"), 1)
+    weights.write_checkpoint(bundle, untied, tmp_path / "untied")
+    again = HuggingFaceCheckpoint(tmp_path / "untied")
+    assert again.hparams == untied.hparams
+    np.testing.assert_array_equal(again.read("model/lm_head"), untied.read("model/lm_head"))
+
+
+def test_weights_that_cannot_be_found_are_asked_for(
+    bundle: Bundle, home: Path, fake: Callable[..., Path]
+) -> None:
+    with pytest.raises(BadCheckpoint, match="--checkpoint"):
+        peers.subjects([bundle], fake())
+
+
+def test_another_checkpoint_is_refused(
+    bundle: Bundle, home: Path, checkpoint: Path, fake: Callable[..., Path]
+) -> None:
+    with pytest.raises(BadCheckpoint, match="not what the bundle was made of"):
+        peers.subjects([bundle], fake(), checkpoint)
+
+
+def test_precisions_share_a_place_and_other_weights_do_not(
+    tiny_bundles: dict[str, Bundle], random_bundle: Bundle
+) -> None:
+    places = {weights.directory_for(bundle) for bundle in tiny_bundles.values()}
+    assert len(places) == 1
+    assert weights.directory_for(random_bundle) not in places
+
+
+def test_gguf_holds_the_same_values(
+    checkpoint: Path, tmp_path: Path, tiny_weights: LargerWeights, workers: None
+) -> None:
+    gguf = pytest.importorskip("gguf")
+    import llamacpp  # type: ignore[import-not-found]
+
+    llamacpp.convert(checkpoint, tmp_path / "model", "f32")
+    reader = gguf.GGUFReader(tmp_path / "model")
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, TINY.n_layer)
+    for variable in TINY.variables():
+        name = weights.transformers_name(variable)
+        stem, _, ending = name.rpartition(".")
+        values = tiny_weights.read(variable)
+        values = values[0].T if values.ndim == 3 else values
+        tensor = found.pop(f"{known.get_name(stem)}.{ending}")
+        np.testing.assert_array_equal(tensor.data, values)
+    assert not found
+    fields = reader.fields
+    assert fields["gpt2.attention.head_count"].contents() == TINY.n_head
+    assert fields["gpt2.feed_forward_length"].contents() == TINY.inner_width
+    assert len(fields["tokenizer.ggml.tokens"].contents()) == TINY.n_vocab
+
+
+def test_every_matching_precision_gets_a_worker(
+    random_bundle: Bundle, fake: Callable[..., Path]
+) -> None:
+    python = fake()
+    found, left_out = peers.subjects([random_bundle, random_bundle], python)
+    assert [s.name for s in found] == ["llama.cpp q8_0", "CTranslate2 int8", "OpenVINO int8"]
+    assert left_out == ["PyTorch: no int8"]
+    command = found[0].worker(threads=2)
+    assert command[:4] == [str(python), str(WORKERS / "run.py"), "llamacpp", "serve"]
+    assert Path(command[4]).exists()
+    assert command[5:] == ["q8_0", "2"]
+
+
+def test_what_is_not_installed_is_left_out_by_name(
+    random_bundle: Bundle, fake: Callable[..., Path]
+) -> None:
+    found, left_out = peers.subjects([random_bundle], fake("llama_cpp", "torch"))
+    assert found == []
+    assert left_out[0].startswith("llama.cpp: llama_cpp not installed")
+    assert left_out[1].startswith("CTranslate2: torch not installed")
+
+
+def test_a_converter_that_fails_leaves_one_line_and_no_model(
+    random_bundle: Bundle, fake: Callable[..., Path]
+) -> None:
+    python = fake(action="echo 'Traceback' >&2; echo 'ValueError: no' >&2; exit 1")
+    found, left_out = peers.subjects([random_bundle], python)
+    assert found == []
+    assert left_out[0] == "llama.cpp: cannot convert (ValueError: no)"
+    place = weights.directory_for(random_bundle)
+    assert [path.name for path in place.iterdir()] == ["checkpoint"]
+
+
+def test_a_variant_is_for_those_that_run_it() -> None:
+    relu = replace(TINY, activation="relu")
+    able = [peer.name for peer in PEERS if not peer.cannot_run(relu)]
+    assert able == ["PyTorch"]
+    assert PEERS[0].cannot_run(relu) == "no GPT-2 with activation relu"
+    assert not any(peer.cannot_run(replace(TINY, tied=False, n_inner=7)) for peer in PEERS)
+
+
+def test_a_python_that_is_none_is_one_clear_error(random_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="--make-peers"):
+        peers.subjects([random_bundle], tmp_path / "nowhere")
+
+
+def test_the_probe_names_what_is_missing() -> None:
+    python = Path(sys.executable)
+    assert environment.missing(python, ["json", "no_such_module"]) == {"no_such_module"}
+
+
+def test_an_environment_is_not_made_where_other_things_are(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("")
+    with pytest.raises(InvalidSetting, match="choose a new directory"):
+        environment.make(tmp_path)
+
+
+def test_peers_that_cannot_be_installed_are_named(tmp_path: Path) -> None:
+    python = environment.python_of(tmp_path / "env")
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *llama*) echo "ERROR: no compiler" >&2; exit 1;; esac\n'
+    )
+    python.chmod(0o755)
+    stages: list[str] = []
+    with pytest.raises(Gpt2rtError, match=r"^llama-cpp-python.*\(ERROR: no compiler\)$"):
+        environment.make(tmp_path / "env", stages.append)
+    assert stages == [f"Install {requirement}" for requirement in environment.REQUIREMENTS]
+
+
+def test_the_extra_is_what_the_environment_gets() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"]["peers"] == list(environment.REQUIREMENTS)
+
+
+# ---- the worker
+
+ECHO = """
+from protocol import Answer, Ready
+
+class Settings: pass
+
+class Model:
+    def __init__(self, place, precision, threads, settings):
+        print("a library prints this")
+        if precision == "broken":
+            raise RuntimeError("no such kernel\\nand more")
+        self.ready = Ready("cpu", precision, {})
+
+    def respond(self, prompts, steps):
+        return Answer(1.0, [1.0] * (steps - 1), [[prompt[-1]] * steps for prompt in prompts])
+"""
+
+
+@pytest.fixture
+def echo(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> PeerSubject:
+    """A peer that answers each prompt with its last token, run as the others are."""
+    (tmp_path / "echo.py").write_text(ECHO)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return PeerSubject("Echo", "echo", bundle, "plain", Path(sys.executable), tmp_path / "model")
+
+
+def test_a_peer_answers_as_a_subject(echo: PeerSubject) -> None:
+    with Subject(echo.name, echo.worker(threads=1)) as subject:
+        assert subject.ready.precision == "plain"
+        for _ in range(2):
+            answer = subject.ask([[1, 2], [3, 4]], 3)
+            assert answer.tokens == [[2, 2, 2], [4, 4, 4]]
+            assert len(answer.step_ms) == 2
+
+
+def test_a_peer_prints_its_first_token(echo: PeerSubject) -> None:
+    assert startup.first_token(echo.name, echo.first_token(1, [5, 6])) > 0
+
+
+def test_a_peer_that_cannot_load_says_why_in_one_line(echo: PeerSubject) -> None:
+    broken = replace(echo, precision="broken")
+    with pytest.raises(SubjectFailed, match=r"^Echo broken: RuntimeError: no such kernel$"):
+        Subject(broken.name, broken.worker(threads=1))
+
+
+@pytest.mark.parametrize("path", sorted(WORKERS.glob("*.py")), ids=lambda path: path.stem)
+def test_workers_need_nothing_of_ours_and_hide_no_library(path: Path) -> None:
+    assert (
+        path.stem not in {name for peer in PEERS for name in peer.needs} | sys.stdlib_module_names
+    )
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(name.startswith("gpt2rt") for name in names)
+
+
+def test_agreement_counts_the_tokens_before_a_text_parts() -> None:
+    def result(*rows: list[int]) -> Result:
+        found = Result(Case(Configuration("m", "cpu", 1), 1, len(rows), 3), cast(Subject, None))
+        found.answers.append(Answer(1.0, [1.0], list(rows)))
+        return found
+
+    ours = result([1, 2, 3], [4, 5, 6])
+    assert agreement(result([1, 2, 3], [4, 9, 6]), ours) == 4 / 6
+    assert agreement(ours, ours) == 1
+
+
+# ---- start-up
+
+
+def test_a_prompt_has_the_length_asked_for(bundle: Bundle) -> None:
+    text, tokens = startup.prompt(bundle, 16)
+    assert len(tokens) == 16
+    assert Tokenizer.read(bundle.directory).encode(text) == tokens
+
+
+def test_our_program_prints_the_first_token(bundle: Bundle, tiny_models: dict[str, GPT2]) -> None:
+    text, _ = startup.prompt(bundle, 8)
+    seconds = startup.measure({"ours": startup.program(bundle, 1, "cpu", text)}, rounds=1)
+    assert len(seconds["ours"]) == 1
+    assert 0 < seconds["ours"][0] < 60
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit('no model')", "print('no token')"])
+def test_a_program_without_a_token_is_named(program: str) -> None:
+    with pytest.raises(SubjectFailed, match="theirs: no first token"):
+        startup.first_token("theirs", [sys.executable, "-c", program])
+
+
+# ---- the command
+
+SERVE = """
+  echo '{"ready": {"provider": "cpu", "precision": "own", "versions": {}}}'
+  while read line; do
+    echo '{"prefill_ms": 1, "step_ms": [1.0], "tokens": [[1, 2]]}'
+  done
+"""
+
+
+def test_the_bench_shows_peers_beside_ours(
+    random_bundle: Bundle, fake: Callable[..., Path], command: Command
+) -> None:
+    python = fake("openvino", action=f'if [ "$3" = serve ]; then {SERVE} else touch "$5"; fi')
+    options = ("--steps", "2", "--rounds", "1", "--prompt", "4", "--peers", "--json")
+    ended = command("bench", random_bundle.directory, *options, "--peers-python", python)
+    assert ended.code == 0, ended.err
+    lines = [json.loads(line) for line in ended.out.splitlines()]
+    assert [line["library"] for line in lines] == ["gpt2rt", "llama.cpp q8_0", "CTranslate2 int8"]
+    assert lines[0]["agreement"] is None
+    assert 0 <= lines[1]["agreement"] <= 1
+    assert "left out: OpenVINO: openvino not installed" in ended.err
+
+
+def test_the_bench_measures_start_up(random_bundle: Bundle, command: Command) -> None:
+    options = ("--start-up", "--rounds", "1", "--prompt", "8", "--json")
+    ended = command("bench", random_bundle.directory, *options)
+    assert ended.code == 0, ended.err
+    (line,) = map(json.loads, ended.out.splitlines())
+    assert len(line["seconds"]) == 1
+
+
+def test_the_bench_needs_a_model(command: Command) -> None:
+    ended = command("bench")
+    assert (ended.code, "at least one model" in ended.err) == (2, True)

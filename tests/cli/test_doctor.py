@@ -1,0 +1,118 @@
+"""What `gpt2rt doctor` finds out and says."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from command_line import Command
+from gpt2rt_bench.machine import doctor
+from gpt2rt_bench.machine.hardware import Machine
+from gpt2rt_bench.micro.opening import Opening, opening, why
+
+CPU = "CPUExecutionProvider"
+
+
+def test_the_cpu_provider_opens() -> None:
+    assert opening(CPU) == Opening(True, None, ())
+
+
+def test_a_provider_that_is_none_and_a_library_that_is_missing() -> None:
+    found = opening("NonesuchExecutionProvider", ["libnonesuch.so.1"])
+    assert not found.opened
+    assert found.reason
+    assert found.missing == ("libnonesuch.so.1",)
+
+
+def test_the_reason_is_the_library_that_did_not_load() -> None:
+    said = (
+        "\n[E:onnxruntime] FAIL : Failed to load x.so with error: libcublas.so.13: no such file\n"
+    )
+    assert why(said) == "libcublas.so.13: no such file"
+    assert why("first\nsecond") == "first"
+
+
+def subjects(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+    return {finding.subject: finding for finding in findings}
+
+
+def test_missing_cuda_libraries_name_the_extra() -> None:
+    cuda = doctor.Cuda("13.0", None, None, (), ("libcudnn.so.9",), False)
+    found = subjects(list(doctor._graphics(cuda, Opening(False, "no", cuda.missing))))
+    assert "libcudnn.so.9" in found["CUDA libraries"].found
+    assert "gpt2rt[cuda]" in (found["CUDA libraries"].way_out or "")
+
+
+def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
+    card = (doctor.Gpu("Card", 8 << 30),)
+    for supports, state in (("12.8", "bad"), ("13.0", "good"), ("13.4", "good")):
+        cuda = doctor.Cuda("13.2", "550.1", supports, card, (), False)
+        found = subjects(list(doctor._graphics(cuda, Opening(False, "no", ()))))["graphics card"]
+        assert found.state == state
+        assert ("driver" in (found.way_out or "")) == (state == "bad")
+
+
+def test_libraries_nobody_looked_for_are_not_found() -> None:
+    cuda = doctor.Cuda("13.0", None, None, (), None, False)
+    assert "CUDA libraries" not in subjects(list(doctor._graphics(cuda, Opening(False, "no"))))
+
+
+def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs an optional library is not known; the rest is."""
+    monkeypatch.setattr("gpt2rt_bench.machine.hardware.find_spec", lambda name: None)
+    monkeypatch.setattr("gpt2rt_bench.machine.doctor.find_spec", lambda name: None)
+    machine = Machine.here()
+    assert (machine.instructions, machine.memory) == (None, None)
+    assert machine.allowed_cores >= machine.threads >= 1
+    assert machine.has("AVX2") is None
+    found = subjects([*doctor._processor(machine), doctor._memory(machine)])
+    assert found["instructions"].found == "not known"
+    assert "gpt2rt[bench]" in (found["memory"].way_out or "")
+    assert "not export" in subjects(list(doctor._extras()))["extras"].found
+
+
+def test_the_release_of_unicode_is_that_of_the_newest_letter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever is newer than this Python's Unicode is no letter to it."""
+    ours = [n for n, letter in doctor.LETTERS.items() if unicodedata.category(letter)[0] == "L"]
+    assert ours[-1] == unicodedata.unidata_version.replace(".0", "")
+    assert float(doctor.unicode_release()) >= 15.1
+    old = {"match": lambda pattern, letter: letter <= "\U00010fff" and letter != "\U000105c0"}
+    monkeypatch.setattr(doctor, "regex", SimpleNamespace(**old))
+    assert doctor.unicode_release() == "14"
+    monkeypatch.setattr(doctor, "regex", SimpleNamespace(match=lambda pattern, letter: None))
+    assert doctor.unicode_release() == "before 9"
+
+
+def test_doctor_on_the_command_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        doctor, "opening", lambda name, libraries=(): Opening(name == CPU, "no", ())
+    )
+    ended = command("doctor")
+    assert ended.code == 0
+    assert "CPU " in ended.out
+    body = json.loads(command("doctor", "--json").out)
+    assert body["providers"][CPU]["opened"] is True
+    assert {"processor", "versions", "models", "extras"} <= {f["subject"] for f in body["findings"]}
+    assert body["models"] == []
+    (said,) = (f["found"] for f in body["findings"] if f["subject"] == "tokenizer")
+    assert f"Unicode {body['unicode']}" in said
+    assert f"regex {version('regex')}" in said
+
+
+def test_a_damaged_bundle_is_told(
+    command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "opening", lambda name, libraries=(): Opening(True, None, ()))
+    place = home / "bundles" / "117M-int8"
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_text("{}")
+    body = json.loads(command("doctor", "--json").out)
+    bad = [f for f in body["findings"] if f["state"] == "bad"]
+    assert any(str(place) in finding["found"] for finding in bad)

@@ -1,0 +1,97 @@
+"""Beam search: what it finds is scored right, and with room for everything it is exhaustive."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpt2rt import GPT2, Beams, HParams, SamplingParams, Stopping
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.generation.beams import log_softmax
+from models import LargerWeights, make_bundle
+
+SMALL = HParams(n_vocab=257, n_ctx=16, n_embd=32, n_head=4, n_layer=2)
+
+
+def log_probability(model: GPT2, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> float:
+    fed = [*prompt, *tokens[:-1]]
+    rows = range(len(prompt) - 1, len(fed))
+    logits = model.new_slots(1).extend(0, 0, fed, rows)
+    return float(sum(log_softmax(row)[t] for row, t in zip(logits, tokens, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> GPT2:
+    place = tmp_path_factory.mktemp("beams") / "small"
+    return GPT2(make_bundle(place, LargerWeights(SMALL, seed=8, factor=12.0), "fp32"))
+
+
+def test_one_beam_is_greedy(tiny: GPT2) -> None:
+    stopping = Stopping(25)
+    (found,) = tiny.beam_search("the cat", Beams(1), stopping=stopping)
+    greedy = tiny.generate("the cat", SamplingParams(temperature=0), stopping)
+    assert (found.tokens, found.finish_reason) == (greedy.tokens, greedy.finish_reason)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, -2.0])
+def test_with_a_beam_for_every_token_the_search_is_exhaustive(small: GPT2, penalty: float) -> None:
+    """Two tokens, or one that ends the text at once: the best of all 257 x 257 texts."""
+    end = small.tokenizer.end_of_text
+    beams = Beams(SMALL.n_vocab, penalty)
+    found = small.beam_search("a", beams, stopping=Stopping(2))
+    prompt = found[0].prompt_tokens
+    slots = small.new_slots(1)
+    first = log_softmax(slots.extend(0, 0, prompt)[0])
+    scores: dict[tuple[int, ...], float] = {(end,): float(first[end])}
+    for token in range(SMALL.n_vocab):
+        if token != end:
+            second = log_softmax(slots.extend(0, len(prompt), [token])[0])
+            totals = first[token] + second
+            scores |= {(token, t): float(totals[t]) for t in range(SMALL.n_vocab)}
+    best = sorted(scores, key=lambda tokens: -beams.score(scores[tokens], len(tokens)))
+    for completion, tokens in zip(found[:20], best, strict=False):
+        wanted = beams.score(scores[tokens], len(tokens))
+        assert completion.score == pytest.approx(wanted, abs=1e-4)
+        assert completion.tokens == tuple(t for t in tokens if t != end)
+
+
+@pytest.mark.parametrize("width", [2, 3, 7])
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
+def test_scores_are_those_of_the_texts(small: GPT2, width: int, penalty: float) -> None:
+    """Best first, all different, each scored as a forward of the whole text says."""
+    end = small.tokenizer.end_of_text
+    beams = Beams(width, penalty)
+    found = small.beam_search("a b", beams, stopping=Stopping(9))
+    assert len({(c.tokens, c.finish_reason) for c in found}) == len(found) == width
+    scores = [c.score for c in found if c.score is not None]
+    assert scores == sorted(scores, reverse=True)
+    for c in found:
+        tokens = (*c.tokens, end) if c.finish_reason == "end_of_text" else c.tokens
+        total = log_probability(small, c.prompt_tokens, tokens)
+        assert c.score == pytest.approx(beams.score(total, len(tokens)), abs=1e-3)
+        assert c.text == small.tokenizer.decode(c.tokens)
+
+
+def test_the_context_is_an_end_like_any_other(small: GPT2) -> None:
+    found = small.beam_search("a b", Beams(3), stopping=Stopping(end_of_text=False))
+    room = SMALL.n_ctx - len(found[0].prompt_tokens) + 1
+    assert {(len(c.tokens), c.finish_reason) for c in found} == {(room, "context")}
+
+
+def test_stop_strings_bans_and_penalties_count(small: GPT2) -> None:
+    free = small.beam_search("a b", Beams(3), stopping=Stopping(8, end_of_text=False))[0]
+    word = free.text[2]
+    stopped = small.beam_search("a b", Beams(3), stopping=Stopping(8, (word,), end_of_text=False))
+    assert all(word not in c.text for c in stopped)
+    assert "stop_string" in {c.finish_reason for c in stopped}
+    once = SamplingParams(no_repeat_ngram=1)
+    for c in small.beam_search("a b", Beams(3), once, Stopping(8, end_of_text=False)):
+        assert len({*c.tokens, *c.prompt_tokens}) == 8 + len(set(c.prompt_tokens))
+    banned = SamplingParams(logit_bias=dict.fromkeys(free.tokens, -np.inf))
+    for c in small.beam_search("a b", Beams(3), banned, Stopping(8, end_of_text=False)):
+        assert not {*c.tokens} & {*free.tokens}
+
+
+def test_what_cannot_be_is_refused(small: GPT2) -> None:
+    with pytest.raises(InvalidSetting, match="slide"):
+        small.beam_search("a", stopping=Stopping(overflow="slide"))

@@ -1,0 +1,211 @@
+"""From requests to completions: what a text is, whatever runs beside it and however it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from any_settings import any_settings, check_settings, finished
+from gpt2rt import GPT2, Beams, Completion, Request, SamplingParams, Stopping
+from gpt2rt.errors import InvalidSetting, PromptTooLong
+from gpt2rt.generation.beams import log_softmax
+from gpt2rt.generation.scheduler import alike, kept
+from models import TINY
+
+FREE = Stopping(12, end_of_text=False)
+GREEDY = SamplingParams(temperature=0)
+
+
+def told(completions: list[Completion]) -> list[tuple[object, ...]]:
+    return [(c.prompt, c.tokens, c.text, c.finish_reason, c.stopped_by) for c in completions]
+
+
+# ---- requests
+
+
+def test_requests_with_settings_of_their_own_give_what_each_gives_alone(tiny: GPT2) -> None:
+    mixed = [
+        Request("the cat", GREEDY, FREE, sample=0),
+        Request("the cat", SamplingParams(seed=3, top_k=5), FREE, sample=1),
+        Request(None, SamplingParams(seed=3, repetition_penalty=1.5), Stopping(20), sample=2),
+        Request("x", SamplingParams(seed=9, top_p=0.5), Stopping(30, strings=("a",)), sample=3),
+        Request("zz top", SamplingParams(seed=9, min_p=0.1), FREE, sample=4, logprobs=True),
+    ]
+    together = finished(tiny, mixed)
+    assert told(together) == [told(finished(tiny, [request]))[0] for request in mixed]
+    assert told(finished(tiny, mixed[::-1], 2)) == told(together)
+
+
+def test_requests_are_taken_as_slots_become_free(tiny: GPT2) -> None:
+    """So there may be any number of them, even without end."""
+    taken: list[int] = []
+
+    def endless() -> Iterator[Request]:
+        while True:
+            taken.append(len(taken))
+            yield Request("a", GREEDY, Stopping(3, end_of_text=False), sample=taken[-1])
+
+    pieces = tiny.run(endless(), batch_size=2)
+    done = [next(pieces) for _ in range(60)]
+    assert sum(piece.completion is not None for piece in done) == 20
+    assert len(taken) <= 25
+
+
+def test_runs_of_the_same_prompt_are_found() -> None:
+    requests = [Request(prompt) for prompt in "aaabbca"]
+    assert [[r.prompt for r in group] for group in alike(requests, 2)] == [
+        ["a", "a"], ["a"], ["b", "b"], ["c"], ["a"],
+    ]  # fmt: skip
+
+
+def test_a_request_that_fails_does_not_stop_the_others(tiny: GPT2) -> None:
+    nothing = SamplingParams(logit_bias=dict.fromkeys(range(TINY.n_vocab), -np.inf))
+    requests = [
+        Request("a", GREEDY, FREE, sample=0),
+        Request("a", nothing, FREE, sample=1),
+        Request("", GREEDY, FREE, sample=2),
+        Request("x" * 400, GREEDY, FREE, sample=3),
+        Request("b", GREEDY, FREE, sample=4),
+    ]
+    for batch_size in (1, 3):
+        last = {p.sample: p for p in tiny.run(requests, batch_size=batch_size) if p.last}
+        assert {n: type(p.failure).__name__ for n, p in last.items() if p.failure} == {
+            1: "BadLogits",
+            2: "BadText",
+            3: "PromptTooLong",
+        }
+        for number in (0, 4):
+            completion = last[number].completion
+            assert completion is not None
+            assert told([completion]) == told(finished(tiny, [requests[number]]))
+    with pytest.raises(PromptTooLong):
+        tiny.generate_batch(["a", "x" * 400])
+
+
+# ---- stopping
+
+
+def test_a_stop_string_ends_the_text_before_it(tiny: GPT2) -> None:
+    """Its place in the free text, wherever tokens end; no piece ever shows a part of it."""
+    params = SamplingParams(temperature=1.5, seed=1)
+    long = Stopping(40, end_of_text=False)
+    free = tiny.generate("hello", params, long).text
+    for start in range(0, len(free) - 3, 3):
+        wanted = free[start : start + 3]
+        if "�" in wanted:
+            continue
+        stopping = Stopping(40, strings=[wanted], end_of_text=False)
+        cut = tiny.generate("hello", params, stopping)
+        assert cut.text == free[: free.index(wanted)]
+        assert (cut.finish_reason, cut.stopped_by) == ("stop_string", wanted)
+        assert "".join(tiny.stream("hello", params, stopping)) == cut.text
+        assert free.startswith(tiny.tokenizer.decode(cut.tokens)[: len(cut.text)])
+
+
+def test_a_stop_token_ends_the_text_and_is_told(tiny: GPT2) -> None:
+    params = SamplingParams(seed=1)
+    free = tiny.generate("hello", params, Stopping(30, end_of_text=False))
+    token = free.tokens[8]
+    cut = tiny.generate("hello", params, Stopping(30, tokens=[token], end_of_text=False))
+    assert cut.tokens == free.tokens[: free.tokens.index(token)]
+    assert (cut.finish_reason, cut.stopped_by) == ("stop_token", token)
+
+
+def test_logprobs_are_the_models_own(tiny_models: dict[str, GPT2]) -> None:
+    """Whatever temperature or penalties do to the draw; equal to a forward of the whole text."""
+    model = tiny_models["fp32"]
+    request = Request(
+        "hello", SamplingParams(temperature=2, repetition_penalty=1.7, seed=2), FREE, logprobs=True
+    )
+    (completion,) = finished(model, [request])
+    fed = [*completion.prompt_tokens, *completion.tokens]
+    rows = range(len(completion.prompt_tokens) - 1, len(fed) - 1)
+    logits = model.new_slots(1).extend(0, 0, fed, rows)
+    wanted = [log_softmax(row)[t] for row, t in zip(logits, completion.tokens, strict=True)]
+    assert completion.logprobs == pytest.approx(wanted, abs=1e-4)
+    pieces = [p for p in model.run([request]) if p.token is not None]
+    assert tuple(p.logprob for p in pieces) == completion.logprobs
+
+
+# ---- the end of the context
+
+
+def test_sliding_goes_on_as_if_the_window_were_the_prompt(tiny_models: dict[str, GPT2]) -> None:
+    """Token for token, over three slides, computed outside the engine."""
+    model = tiny_models["fp32"]
+    n_ctx = TINY.n_ctx
+    stopping = Stopping(2 * n_ctx + 20, end_of_text=False, overflow="slide")
+    long = model.generate("hello", GREEDY, stopping)
+    assert (len(long.tokens), long.finish_reason) == (2 * n_ctx + 20, "length")
+    text = [*long.prompt_tokens, *long.tokens]
+    seen = n_ctx + 1
+    while seen < len(text):
+        slots = model.new_slots(1)
+        window = kept(text[:seen], n_ctx)
+        assert (len(window), window[0], window[-1]) == (n_ctx // 2, text[0], text[seen - 1])
+        logits, at = slots.extend(0, 0, window), len(window)
+        while seen < len(text):
+            assert text[seen] == int(np.argmax(logits[0]))
+            seen += 1
+            if at == n_ctx:
+                break
+            logits = np.asarray(slots.advance([at], [text[seen - 1]]))
+            at += 1
+
+
+def test_without_sliding_the_reason_is_the_context(tiny: GPT2) -> None:
+    ended = tiny.generate("hello", GREEDY, Stopping(500, end_of_text=False))
+    assert (ended.finish_reason, ended.stopped_by) == ("context", None)
+
+
+def test_too_long_a_prompt_is_cut_only_where_asked(tiny: GPT2) -> None:
+    text = " ".join(str(n) for n in range(100))
+    tokens = tiny.tokenizer.encode(text)
+    assert len(tokens) > TINY.n_ctx
+    with pytest.raises(PromptTooLong, match="truncated"):
+        tiny.generate(text, GREEDY)
+    left = tiny.generate(text, GREEDY, FREE, truncate="left")
+    kept = TINY.n_ctx + 1 - 12  # room for what is asked for
+    assert list(left.prompt_tokens) == tokens[-kept:]
+    assert len(left.tokens) == 12
+    right = tiny.generate(text, GREEDY, FREE, truncate="right")
+    assert list(right.prompt_tokens) == tokens[:kept]
+    half = tiny.generate(text, GREEDY, Stopping(end_of_text=False), truncate="left")
+    assert len(half.tokens) == TINY.n_ctx // 2
+
+
+# ---- contradictions
+
+
+@pytest.mark.parametrize(
+    ("ask", "fact"),
+    [
+        (lambda: Request(params=SamplingParams(min_length=9), stopping=Stopping(8)), "min_length"),
+        (lambda: Request(truncate="middle"), "truncate"),  # type: ignore[arg-type]
+        (lambda: Request(sample=-1), "sample"),
+        (lambda: Beams(0), "beams"),
+        (lambda: Beams(2.5), "beams"),  # type: ignore[arg-type]
+        (lambda: Beams(2, float("nan")), "length_penalty"),
+    ],
+)
+def test_contradictions_are_refused(ask: Callable[[], object], fact: str) -> None:
+    with pytest.raises(InvalidSetting, match=fact):
+        ask()
+
+
+def test_a_stop_token_beyond_the_vocabulary_is_refused(tiny: GPT2) -> None:
+    with pytest.raises(InvalidSetting, match="stop token"):
+        tiny.generate("a", stopping=Stopping(tokens=[TINY.n_vocab]))
+
+
+@any_settings(400)
+def test_any_settings_give_a_text_or_a_documented_error(
+    tiny_models: dict[str, GPT2],
+    prompt: str | None,
+    params: dict[str, object],
+    stopping: dict[str, object],
+) -> None:
+    """`make soak` tries 10,000."""
+    check_settings(tiny_models["int8"], prompt, params, stopping)
