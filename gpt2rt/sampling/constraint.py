@@ -18,11 +18,12 @@ KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar":
 class Constraint:
     """What a text has to be; exactly one of the three. Raises `InvalidSetting` for anything else.
 
-    regex: a regular expression in Rust's syntax that the whole text matches; as in Python `\\d` is
-        a digit of any script.
-    json_schema: a schema (draft 2020-12), as JSON text or as parsed; kept as compact JSON text. The
-        properties of an object come in the schema's order.
-    grammar: a grammar in Lark's syntax, as llguidance reads it; its rule `start` is the text.
+    Attributes:
+        regex: a regular expression in Rust's syntax that the whole text matches; as in Python `\\d`
+            is a digit of any script.
+        json_schema: a schema (draft 2020-12), as JSON text or as parsed; kept as compact JSON text.
+            The properties of an object come in the schema's order.
+        grammar: a grammar in Lark's syntax, as llguidance reads it; its rule `start` is the text.
     """
 
     regex: str | None = None

@@ -20,26 +20,30 @@ MOST = 1e6  # of a penalty or a bias; float32 keeps what it is added to
 class SamplingParams:
     """How tokens are drawn. Raises `InvalidSetting` for values that mean nothing.
 
-    temperature: divides the logits; 0 takes the most likely token (greedy).
-    top_k: only the k most likely tokens, ties of the last one included; 0 turns it off.
-    top_p: the smallest set of most likely tokens with at least this probability together; 1 turns
-        it off (Holtzman et al. 2019).
-    min_p: only tokens at least this likely beside the most likely one; 0 turns it off (Nguyen et
-        al. 2024).
-    typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with at
-        least this probability together; 1 turns it off (Meister et al. 2022).
-    repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens that
-        the prompt or the text has; 1 turns it off (Keskar et al. 2019).
-    frequency_penalty, presence_penalty: taken off a token's logit for every time, or once, that
-        the new text has it; 0 turns them off (OpenAI's API).
-    no_repeat_ngram: no n tokens in a row come twice, prompt included; 0 turns it off (Paulus et
-        al. 2017).
-    min_length: so many new tokens before `<|endoftext|>` or a stop token may come.
-    logit_bias: added to the logits of tokens, named by id or by a text that is one token.
-    bad_words: texts whose tokens are never drawn in a row, with and without a space before them.
-    seed: makes a run repeatable, 0 to 2**64 - 1; None draws a fresh one for every call.
-    compat: "openai" for the top-p of OpenAI's `sample.py`: it leaves out the token that crosses p,
-        though never the best one, and keeps ties of the last.
+    Attributes:
+        temperature: divides the logits; 0 takes the most likely token (greedy).
+        top_k: only the k most likely tokens, ties of the last one included; 0 turns it off.
+        top_p: the smallest set of most likely tokens with at least this probability together; 1
+            turns it off (Holtzman et al. 2019).
+        min_p: only tokens at least this likely beside the most likely one; 0 turns it off (Nguyen
+            et al. 2024).
+        typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with
+            at least this probability together; 1 turns it off (Meister et al. 2022).
+        repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens
+            that the prompt or the text has; 1 turns it off (Keskar et al. 2019).
+        frequency_penalty: taken off a token's logit for every time that the new text has it; 0
+            turns it off (OpenAI's API).
+        presence_penalty: taken off a token's logit once the new text has it; 0 turns it off
+            (OpenAI's API).
+        no_repeat_ngram: no n tokens in a row come twice, prompt included; 0 turns it off (Paulus et
+            al. 2017).
+        min_length: so many new tokens before `<|endoftext|>` or a stop token may come.
+        logit_bias: added to the logits of tokens, named by id or by a text that is one token.
+        bad_words: texts whose tokens are never drawn in a row, with and without a space before
+            them.
+        seed: makes a run repeatable, 0 to 2**64 - 1; None draws a fresh one for every call.
+        compat: "openai" for the top-p of OpenAI's `sample.py`: it leaves out the token that crosses
+            p, though never the best one, and keeps ties of the last.
     """
 
     temperature: float = 1.0
