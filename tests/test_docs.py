@@ -25,7 +25,7 @@ if not hasattr(os, "fork"):
 
 from checkpoints import huggingface_tensors, save_huggingface, values_of
 from file_server import FileServer, serving
-from gpt2rt import HParams
+from gpt2rt import HParams, __version__
 from models import LargerWeights
 from openai_files import write_release
 from warm import warm_commands
@@ -36,6 +36,7 @@ PAGES = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 README = PAGES["README.md"]
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -209,6 +210,11 @@ def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
     here = (ROOT / page).parent
     assert all((here / place).is_file() for place in local)
     assert "TODO" not in PAGES[page]
+
+
+def test_the_changelog_has_this_version() -> None:
+    releases = re.findall(r"^## (\d\S+) \(\d{4}-\d\d-\d\d\)$", CHANGELOG, re.MULTILINE)
+    assert releases[0] == __version__
 
 
 def test_every_page_is_in_the_contents() -> None:
