@@ -1,10 +1,12 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.11 to 3.13 and PyPI.
+# Commands on a fresh machine: `make demo`, `make test`, `make oldest`. Needs Python 3.11 to 3.13 and PyPI.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+EXTRAS := export,bench,constrain,eval
+OLDEST := .venv-oldest
 
-.PHONY: demo test quick soak lint types docs check demo-model clean
+.PHONY: demo test quick oldest soak lint types docs check demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
@@ -15,6 +17,12 @@ test: $(INSTALLED)  ## every test
 
 quick: $(INSTALLED)  ## the tests that are fast
 	$(BIN)/python -m pytest -m "not slow and not browser and not cuda"
+
+oldest:  ## every test with the least version of each library that pyproject.toml names
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[$(EXTRAS)]' --group dev
+	$(OLDEST)/bin/python -m pytest
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
 	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests/helpers $(BIN)/python $$script; done
@@ -38,7 +46,7 @@ demo-model: $(INSTALLED)  ## train the demo model anew (about 20 minutes) and re
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[export,bench,constrain,eval]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
 	touch $@
 
 .venv/.docs: $(INSTALLED)
@@ -46,4 +54,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv dist build site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) dist build site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

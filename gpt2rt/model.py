@@ -10,7 +10,7 @@ print(model.generate("The meaning of life is", params, Stopping(length=50)).text
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from numbers import Integral
@@ -187,7 +187,7 @@ class GPT2:
 
     def generate_batch(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Iterable[Prompt],
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
@@ -231,7 +231,7 @@ class GPT2:
 
     def stream_batch(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Iterable[Prompt],
         params: SamplingParams = SamplingParams(),
         stopping: Stopping = Stopping(),
         *,
@@ -240,19 +240,37 @@ class GPT2:
         special: bool | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Piece]:
-        """As `generate_batch`, but a `Piece` for every token, samples interleaved."""
+        """As `generate_batch`, but a `Piece` for every token, samples interleaved.
+
+        A collection of prompts is checked before any work. An iterator is read as slots become
+        free, so that any number of prompts takes the same memory, and each is checked as it comes.
+        Either way the first prompt that cannot be continued is the one that is told of.
+        """
         if isinstance(prompts, str):
             raise InvalidSetting("prompts are a list of texts; for one text there is `generate`")
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
-        checked = [check_prompt(prompt) for prompt in prompts]
-        for prompt in dict.fromkeys(checked):  # all of them, before any work
-            self.prompt_tokens(prompt, truncate, special=special)
-        requests = [
+        checked = self._checked(prompts, truncate, special)
+        if isinstance(prompts, Collection):
+            count = sum(1 for _ in checked)
+            checked = map(check_prompt, prompts)
+            batch_size = min(batch_size, max(1, count))
+        requests = (
             Request(prompt, params, stopping, constraint, truncate, sample, special=special)
             for sample, prompt in enumerate(checked)
-        ]
-        return raised(self.run(requests, batch_size=min(batch_size, max(1, len(requests)))))
+        )
+        return raised(self.run(requests, batch_size=batch_size))
+
+    def _checked(
+        self, prompts: Iterable[Prompt], truncate: Truncate, special: bool | None
+    ) -> Iterator[Prompt]:
+        """The prompts as they come. Raises what `prompt_tokens` does, at the first."""
+        before: list[Prompt] = []  # at most one: what repeats is checked once
+        for prompt in map(check_prompt, prompts):
+            if [prompt] != before:
+                self.prompt_tokens(prompt, truncate, special=special)
+                before = [prompt]
+            yield prompt
 
     def run(self, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE) -> Iterator[Piece]:
         """The pieces of any requests, each with settings of its own, `batch_size` side by side.

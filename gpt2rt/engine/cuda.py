@@ -37,6 +37,7 @@ from gpt2rt.engine.cuda_memory import Array, Frame, Memory, OutOfMemory
 from gpt2rt.engine.kvcache import share
 from gpt2rt.engine.session import failed
 from gpt2rt.engine.slots import KeysValues, Logits
+from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw, Selected
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class Call:
         try:
             with self._memory.lock:
                 self._session.run_with_iobinding(self._binding, options)
+        except Gpt2rtError:
+            raise
         except Exception as error:  # ONNX Runtime's have no common base
             if "Failed to allocate memory" in str(error):
                 raise OutOfMemory(

@@ -13,6 +13,7 @@ from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, TOTAL, X, fused
 from gpt2rt.engine.kvcache import KVCache, share
 from gpt2rt.engine.session import failed
 from gpt2rt.engine.slots import KeysValues, Logits
+from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Binding:
     def run(self) -> Logits:
         try:
             self._session.run_with_iobinding(self._binding)
+        except Gpt2rtError:
+            raise
         except Exception as error:  # ONNX Runtime's have no common base
             raise failed(error) from error
         return self.logits

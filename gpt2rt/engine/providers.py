@@ -227,6 +227,8 @@ def open_session(
     """
     import onnxruntime as ort
 
+    from gpt2rt.engine.forks import Session
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads.count or physical_cores()
     options.inter_op_num_threads = 1
@@ -243,7 +245,7 @@ def open_session(
     try:
         pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
         with _attention_for(provider), pages:
-            session = ort.InferenceSession(
+            session = Session(
                 _NativePath(graph),
                 options,
                 providers=chosen,

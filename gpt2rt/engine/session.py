@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import INTERFACES, Port, hidden
-from gpt2rt.errors import BadBundle
+from gpt2rt.errors import BadBundle, Gpt2rtError
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -28,6 +28,8 @@ def run(
     """The outputs `names`. Raises `BadBundle`."""
     try:
         return list(session.run(names, feeds))
+    except Gpt2rtError:
+        raise
     except Exception as error:  # ONNX Runtime's have no common base
         raise failed(error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -14,7 +15,7 @@ import reference
 from gpt2rt import GPT2, HParams
 from gpt2rt.bundles.bundle import GRAPH, Bundle
 from gpt2rt.bundles.precision import PRECISIONS
-from gpt2rt.engine import providers
+from gpt2rt.engine import forks, providers
 from gpt2rt.engine.fused import PIECE, FusedSlots
 from gpt2rt.engine.slots import Slots
 from models import NOISE, TINY, LargerWeights, make_bundle
@@ -127,7 +128,6 @@ def test_int8_survives_a_row_of_zeros_and_outliers() -> None:
 
 def int8_product(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
     """x @ w by the nodes that the int8 precision emits, run in ONNX Runtime."""
-    import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
     from gpt2rt_export.onnx_graph import quantize
@@ -170,13 +170,13 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
     monkeypatch.delenv(providers.NO_FLASH, raising=False)
     if before is not None:
         monkeypatch.setenv(providers.NO_FLASH, before)
-    seen, opened = [], ort.InferenceSession
+    seen, opened = [], forks.Session
 
-    def session(*arguments: object, **options: object) -> object:
+    def session(*arguments: Any, **options: Any) -> object:
         seen.append(os.environ.get(providers.NO_FLASH))
         return opened(*arguments, **options)
 
-    monkeypatch.setattr(ort, "InferenceSession", session)
+    monkeypatch.setattr(forks, "Session", session)
     providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
     assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
 
