@@ -31,7 +31,9 @@ MOST = 1024
 class Beams:
     """How many beginnings are kept, and how length counts. Raises `InvalidSetting`.
 
-    length_penalty: above 0 favours long texts, below 0 short ones.
+    Attributes:
+        width: beginnings side by side, and texts in the end; 1 to 1024.
+        length_penalty: above 0 favours long texts, below 0 short ones.
     """
 
     width: int = 4

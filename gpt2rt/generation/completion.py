@@ -12,7 +12,13 @@ from gpt2rt.text.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds: loading the model, this sample's prefill, this sample's steps after it."""
+    """How long a sample took, in milliseconds.
+
+    Attributes:
+        load_ms: loading the model.
+        prefill_ms: reading this sample's prompt.
+        decode_ms: this sample's steps after it.
+    """
 
     load_ms: float
     prefill_ms: float
@@ -23,12 +29,22 @@ class Timing:
 class Completion:
     """What the model made of one prompt.
 
-    `prompt` is None for an unconditional sample. `tokens` are the new ids; `text` is what they
-    decode to, up to a stop string where one ended it. An `<|endoftext|>` or stop token that ended
-    the text is in neither. `stopped_by` is that token or string. `logprobs` (natural, where asked
-    for) are the model's own, before temperature and all else. `cached_tokens` of the prompt were
-    read for an earlier one; a draft proposed `drafted` tokens, of which `accepted` were right.
-    `seed` and `sample` repeat it. `score` is that of a beam search (`gpt2rt.generation.beams`).
+    Attributes:
+        prompt: as it was given; None for an unconditional sample.
+        text: what `tokens` decode to, up to a stop string where one ended it.
+        prompt_tokens: the ids that were read.
+        tokens: the new ids. An `<|endoftext|>` or stop token that ended the text is none of them.
+        logprobs: natural log-probabilities of `tokens`, where asked for: the model's own, before
+            temperature and all else.
+        finish_reason: why the text ended.
+        stopped_by: the stop token or string that ended it.
+        seed: repeats the sample, with `sample`.
+        sample: its number.
+        cached_tokens: how many tokens of the prompt were read for an earlier one.
+        drafted: how many tokens a draft proposed.
+        accepted: how many of these were right.
+        score: that of a beam search (see `Beams`).
+        timing: how long it took.
     """
 
     prompt: Prompt
@@ -51,8 +67,13 @@ class Completion:
 class Piece:
     """A step of one sample: its token, the text that is ready now (maybe none).
 
-    `token` is None, like `logprob`, for one that ended the text. The last piece of a sample has the
-    whole, or what made it fail.
+    Attributes:
+        sample: the number of the sample.
+        text: what this step completes; whole characters only.
+        token: its id; None for one that ended the text.
+        logprob: the token's natural log-probability, where asked for.
+        completion: the whole, with the last piece of a sample.
+        failure: what made the sample fail, with its last piece.
     """
 
     sample: int

@@ -22,12 +22,17 @@ class Request:
     Raises `InvalidSetting` for settings that contradict each other, `BadText` for a prompt that is
     neither text nor ids.
 
-    prompt: a text, or token ids; None begins a text, from `<|endoftext|>`.
-    constraint: what the text has to be like.
-    truncate: a prompt that is too long loses tokens on the "left" or the "right"; None: an error.
-    sample: the number that its random numbers go by, with the seed of `params`.
-    logprobs: also report each token's log-probability.
-    special: whether control tokens in the prompt are tokens or text (see `TextTokenizer.encode`).
+    Attributes:
+        prompt: a text, or token ids; None begins a text, from `<|endoftext|>`.
+        params: how tokens are drawn.
+        stopping: when the text ends.
+        constraint: what the text has to be like.
+        truncate: a prompt that is too long loses tokens on the "left" or the "right"; None: an
+            error.
+        sample: the number that its random numbers go by, with the seed of `params`.
+        logprobs: also report each token's log-probability.
+        special: whether control tokens in the prompt are tokens or text (see
+            `TextTokenizer.encode`).
     """
 
     prompt: Prompt = None

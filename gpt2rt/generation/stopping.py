@@ -19,12 +19,13 @@ FinishReason = Literal["length", "end_of_text", "stop_token", "stop_string", "co
 class Stopping:
     """When a text ends. Raises `InvalidSetting` for values that mean nothing.
 
-    length: new tokens at most; None: what the context allows (without end, where it slides).
-    strings: the text ends before the first of these, wherever token borders lie.
-    tokens: ids that end the text without being part of it.
-    end_of_text: whether `<|endoftext|>` does so, too.
-    overflow: at the end of the context "stop", or "slide": go on from the beginning and the recent
-        end of the text, read anew.
+    Attributes:
+        length: new tokens at most; None: what the context allows (without end, where it slides).
+        strings: the text ends before the first of these, wherever token borders lie.
+        tokens: ids that end the text without being part of it.
+        end_of_text: whether `<|endoftext|>` does so, too.
+        overflow: at the end of the context "stop", or "slide": go on from the beginning and the
+            recent end of the text, read anew.
     """
 
     length: int | None = None

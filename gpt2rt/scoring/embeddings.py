@@ -38,9 +38,14 @@ POOLINGS: dict[str, Callable[[int], NDArray[np.float64]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """Vectors float32 [n, n_embd] of a text's n tokens or words, or of the whole, when n is 1.
+    """Vectors of a text's n tokens or words, or of the whole, when n is 1.
 
-    `texts` and `spans` (characters of `text`, the end not included) say what each belongs to.
+    Attributes:
+        text: what was read.
+        layer: the layer of the hidden states.
+        texts: what each vector belongs to.
+        spans: the first character of `text` that each belongs to, and the one after the last.
+        vectors: float32 [n, n_embd].
     """
 
     text: str
@@ -54,13 +59,18 @@ class Embedding:
 class EmbedParams:
     """What is wanted of a text. Raises `InvalidSetting` where that means nothing.
 
-    `layer` None is the last. `by` is token, word or text; the vector of a word or a text is made
-    from those of its tokens by `pooling`: mean, last or weighted. Words are what white space
-    divides; `word` takes all places of one word instead, without the punctuation at it.
-    `normalize` divides each vector by its Euclidean length. A text longer than the context is read
-    in windows that move on by `stride` tokens; None refuses it. `special`: whether control tokens
-    are tokens or text (see `TextTokenizer.encode`). Tokens that the tokenizer puts around a text
-    are read and have vectors, and take part in no word and no pooled text.
+    Tokens that the tokenizer puts around a text are read and have vectors, and take part in no
+    word and no pooled text.
+
+    Attributes:
+        layer: 0 is token plus position, n_layer the last; None is the last.
+        by: `token`, `word` or `text`: what has a vector. Words are what white space divides.
+        pooling: how the vectors of tokens make one of a word or text: `mean`, `last`, `weighted`.
+        word: all places of this one word instead, without the punctuation at it.
+        normalize: whether each vector is divided by its Euclidean length.
+        stride: tokens by which the window moves on in a text longer than the context; None refuses
+            such a text.
+        special: whether control tokens are tokens or text (see `TextTokenizer.encode`).
     """
 
     layer: int | None = None

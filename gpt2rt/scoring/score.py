@@ -42,6 +42,7 @@ class TokenScore:
 
     @property
     def probability(self) -> float:
+        """That the model gave the token, from 0 to 1."""
         return math.exp(self.logprob)
 
 
@@ -64,14 +65,24 @@ class WordScore:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely the model finds `text`, after `bos` (None: nothing), `context` and, in a document,
-    the `preceding` characters of it; read in windows of `window` tokens.
+    """How likely the model finds `text`, after `bos`, `context` and, in a document, what precedes.
 
     All sums and means are over what has a score: everything, unless nothing stands before the first
     token. Perplexities are 2 to the power of the mean surprisal per token, word and byte of UTF-8;
     `word_perplexity` is None for a text of white space, the others NaN where nothing has a score.
     White space at the end is in no word, but is in the mean: that divides the surprisal of the
     whole text by the number of words.
+
+    Attributes:
+        text: what was scored.
+        bos: the text of the token that stands before all; None: nothing does.
+        context: what was read before the text, unscored; None: nothing.
+        window: tokens read at once.
+        stride: tokens by which the window moved on; None: it did not.
+        boundary: where the white space of a word counts, `leading` or `trailing`.
+        tokens: the score of each token.
+        words: the score of each word.
+        preceding: characters of the document that were read before the text.
     """
 
     text: str
@@ -86,6 +97,7 @@ class Score:
 
     @property
     def bytes(self) -> int:
+        """Bytes of the text in UTF-8."""
         return len(self.text.encode("utf-8"))
 
     @property
@@ -105,11 +117,12 @@ class Score:
 
     @property
     def perplexity(self) -> float:
+        """Per token."""
         return _power(_mean(self.bits, len(self.scored)))
 
     @property
     def word_perplexity(self) -> float | None:
-        """The mean leaves out a first word without a score, and what of it has one."""
+        """Per word. The mean leaves out a first word without a score, and what of it has one."""
         words = [word for word in self.words if not math.isnan(word.bits)]
         if not self.words:
             return None
@@ -119,10 +132,12 @@ class Score:
 
     @property
     def byte_perplexity(self) -> float:
+        """Per byte of UTF-8."""
         return _power(self.bits_per_byte)
 
     @property
     def bits_per_byte(self) -> float:
+        """Mean surprisal of a byte of UTF-8."""
         start = self.scored[0].start if self.scored else len(self.text)
         return _mean(self.bits, len(self.text[start:].encode("utf-8")))
 
