@@ -1,4 +1,4 @@
-"""GPT-2: text in, text out.
+"""The loaded model: `GPT2` generates, scores and embeds texts.
 
 from gpt2rt import GPT2, SamplingParams, Stopping
 
@@ -10,7 +10,7 @@ print(model.generate("The meaning of life is", params, Stopping(length=50)).text
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from numbers import Integral
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.catalog import TOKENIZER_FILES
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.engine.engine import Engine
@@ -29,40 +28,31 @@ from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.generation.beam_texts import best_texts
 from gpt2rt.generation.beams import Beams
-from gpt2rt.generation.completion import Completion, Piece, raised
+from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.defaults import Defaults
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import Scheduler
-from gpt2rt.generation.speculation import Draft, Lookup, SmallerModel
+from gpt2rt.generation.speculation import LOOKUP, draft_maker
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.generation.task import now
 from gpt2rt.generation.tasks import Tasks
 from gpt2rt.sampling.params import SamplingParams, fresh_seed
-from gpt2rt.scoring import embeddings, scoring
-from gpt2rt.scoring.document import Document
-from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
-from gpt2rt.scoring.reading import AUTO_BOS, Bos, Reading, beginning
-from gpt2rt.scoring.score import Boundary, Score
-from gpt2rt.scoring.scoring import Passage, TokenScores
-from gpt2rt.scoring.surprisal import score_texts, word_beginnings
+from gpt2rt.scoring.scorer import Scorer
 from gpt2rt.text.prompts import Prompt, Truncate, check_prompt, prompt_tokens
 from gpt2rt.text.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from gpt2rt.sampling.constraint import Constraint
 
-BATCH_SIZE = 32  # sequences side by side, unless told otherwise
-PREFIX_BYTES = 512 << 20  # of keys and values of prompts' beginnings, unless told otherwise
-LOOKUP = "lookup"
+BATCH_SIZE = 32  # default of sequences in a batch
+PREFIX_BYTES = 512 << 20  # default size of the cache of prefixes
 
 
-class GPT2:
-    """A bundle, loaded. Calls do not disturb each other: each has KV buffers of its own.
+class GPT2(Scorer):
+    """A loaded bundle, which generates, scores and embeds texts.
 
-    What prompts begin with is kept between calls, up to `prefix_bytes`.
+    Calls are independent of each other: each has its own keys and values. Keys and values of
+    prompts' prefixes are cached between calls, up to `prefix_bytes` bytes.
     """
 
     def __init__(
@@ -74,24 +64,25 @@ class GPT2:
         draft: GPT2 | Literal["lookup"] | None = None,
         prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
-        """Load `bundle`. Raises `BadBundle` where its files are not what the manifest says.
+        """Load `bundle`, after comparing its files with the manifest.
 
-        `provider` is `cpu`, `cuda`, or `auto`: CUDA where it is and the bundle has a graph for it.
-        The attribute of that name says which it is. Raises `ProviderMissing` with the reason where
-        CUDA cannot be had.
+        `provider` is `cpu`, `cuda`, or `auto`: CUDA if it is available and the bundle has a graph
+        for it. The attribute `provider` says which one it is.
 
         `draft` proposes tokens for a sequence that runs alone: a smaller model with the same
-        tokenizer, or "lookup" in the text (`gpt2rt.generation.speculation`). Raises
-        `InvalidSetting` if the tokenizers differ.
+        tokenizer, or "lookup" in the text (`gpt2rt.generation.speculation`).
+
+        Raises `BadBundle` for damaged files, `ProviderMissing` if CUDA is not available,
+        `MissingExtra` if the tokenizer needs an extra, `InvalidSetting` for another draft.
         """
         began = now()
         self.bundle = bundle
         self.hparams: HParams = bundle.manifest.hparams
         if prefix_bytes < 0:
             raise InvalidSetting(f"prefix_bytes must be 0 (off) or more, not {prefix_bytes}")
-        self._draft = self._drafts_of(draft)
+        self.make_draft = draft_maker(bundle, draft)
         bundle.check(name for name in bundle.manifest.files if name != WEIGHTS)
-        with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing leave Python to others
+        with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing release the GIL
             weights = aside.submit(bundle.check, [WEIGHTS])
             tokenizer = aside.submit(read_tokenizer, bundle.directory)
             self.runtime = Runtime(bundle, threads, provider)
@@ -104,7 +95,7 @@ class GPT2:
             )
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self.load_ms = now() - began
-        self._tasks = Tasks(self.name, self.tokenizer, self.hparams.n_ctx, self.load_ms)
+        self.tasks = Tasks(self.name, self.tokenizer, self.hparams.n_ctx, self.load_ms)
 
     @classmethod
     def load(
@@ -116,11 +107,13 @@ class GPT2:
         draft: str | os.PathLike[str] | None = None,
         prefix_bytes: int = PREFIX_BYTES,
     ) -> GPT2:
-        """Load by name (`117M-int8`; `117M`: its best precision) or by the bundle's directory.
+        """Load a model by name (`117M-int8`; `117M`: its best precision) or by directory.
 
         None is the default model: `$GPT2RT_MODEL`, else an exported 117M, else the embedded demo.
-        `threads`: None is one for each physical core. `draft`: likewise a name or a directory, or
-        "lookup". Raises `UnknownModel`, `BadBundle`, `InvalidSetting`.
+        `threads` is their number; None is one for each physical core. `draft` is a name or
+        directory, too, or "lookup". `provider` and the rest are as in the constructor.
+
+        Raises `UnknownModel`, `BadBundle`, `ProviderMissing`, `MissingExtra`, `InvalidSetting`.
         """
         settings = Threads(threads)
         bundle = library.default() if model is None else library.find(model)
@@ -133,17 +126,19 @@ class GPT2:
 
     @property
     def name(self) -> str:
+        """The name of the bundle, such as `117M-int8`."""
         return self.bundle.name
 
     @property
     def defaults(self) -> Defaults:
-        """What the model's makers would generate with: `defaults.params` and `.stopping`."""
+        """The settings that the model's makers recommend, with `.params` and `.stopping`."""
         return Defaults.read(self.bundle)
 
     def close(self) -> None:
-        """Give back the weights, the threads and what prompts left behind; then only `name` works.
+        """Release weights, threads and the cache of prefixes; the model cannot be used any more.
 
-        `with GPT2.load(...) as model:` closes at its end, and the last reference that goes does.
+        `with GPT2.load(...) as model:` closes the model at its end, and so does deleting the last
+        reference to it.
         """
         self.runtime.close()
         self.prefixes = None
@@ -162,7 +157,7 @@ class GPT2:
 
     @property
     def provider(self) -> str:
-        """What runs the model: `cpu` or `cuda`."""
+        """The execution provider: `cpu` or `cuda`."""
         return self.runtime.provider
 
     def generate(
@@ -175,12 +170,15 @@ class GPT2:
         truncate: Truncate = None,
         special: bool | None = None,
     ) -> Completion:
-        """Continue `prompt`, a text or token ids (None: begin a text, from `<|endoftext|>`).
+        """Continue `prompt`, a text or token ids (None: begin a new text, after `<|endoftext|>`).
 
-        `special`: whether control tokens in the text, such as `<|user|>`, are one token or plain
-        text; None: one token where a fine-tune has its own (see `TextTokenizer.encode`).
-        `constraint` says what the text has to be like; `truncate` which side of a prompt that is
-        too long may be cut. Raises `InvalidSetting`, `BadText`, `PromptTooLong`.
+        `constraint` is a format that the text has to match. `truncate` is the side, "left" or
+        "right", at which a prompt that is too long is cut; None: it is an error. `special`: whether
+        control tokens in the prompt, such as `<|user|>`, are one token or plain text; None: one
+        token if a fine-tune has its own (see `TextTokenizer.encode`).
+
+        Raises `InvalidSetting`, `BadText`, `PromptTooLong`, `BadLogits`, and `MissingExtra` for a
+        constraint without the library.
         """
         return self.generate_batch(
             [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special
@@ -197,10 +195,10 @@ class GPT2:
         special: bool | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> list[Completion]:
-        """Continue many prompts side by side; as `generate`, in the order of the prompts.
+        """Continue many prompts in batches of `batch_size`, each as `generate` does.
 
-        The random numbers of a completion depend on the seed and its place in `prompts`, not on
-        `batch_size`.
+        The completions are in the order of the prompts. The random numbers of a completion depend
+        on the seed and on the prompt's index, not on `batch_size`.
         """
         pieces = self.stream_batch(
             prompts,
@@ -224,7 +222,10 @@ class GPT2:
         truncate: Truncate = None,
         special: bool | None = None,
     ) -> Iterator[str]:
-        """As `generate`, but text as it is made; whole characters only."""
+        """Continue `prompt` as `generate` does, but yield the text as it is generated.
+
+        The strings consist of whole characters.
+        """
         pieces = self.stream_batch(
             [prompt], params, stopping, constraint=constraint, truncate=truncate, special=special
         )
@@ -241,11 +242,11 @@ class GPT2:
         special: bool | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Piece]:
-        """As `generate_batch`, but a `Piece` for every token, samples interleaved.
+        """As `generate_batch`, but yield a `Piece` for every token, with samples interleaved.
 
         A collection of prompts is checked before any work. An iterator is read as slots become
         free, so that any number of prompts takes the same memory, and each is checked as it comes.
-        Either way the first prompt that cannot be continued is the one that is told of.
+        Either way the error is that of the first prompt that cannot be continued.
         """
         if isinstance(prompts, str):
             raise InvalidSetting("prompts are a list of texts; for one text there is `generate`")
@@ -260,13 +261,13 @@ class GPT2:
             Request(prompt, params, stopping, constraint, truncate, sample, special=special)
             for sample, prompt in enumerate(checked)
         )
-        return raised(self.run(requests, batch_size=batch_size))
+        return raise_failures(self.run(requests, batch_size=batch_size))
 
     def _checked(
         self, prompts: Iterable[Prompt], truncate: Truncate, special: bool | None
     ) -> Iterator[Prompt]:
-        """The prompts as they come. Raises what `prompt_tokens` does, at the first."""
-        before: list[Prompt] = []  # at most one: what repeats is checked once
+        """The prompts, each checked when it is taken. Raises as `prompt_tokens`."""
+        before: list[Prompt] = []  # at most one, so that repeated prompts are checked once
         for prompt in map(check_prompt, prompts):
             if [prompt] != before:
                 self.prompt_tokens(prompt, truncate, special=special)
@@ -274,10 +275,11 @@ class GPT2:
             yield prompt
 
     def run(self, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE) -> Iterator[Piece]:
-        """The pieces of any requests, each with settings of its own, `batch_size` side by side.
+        """Run requests, each with its own settings, and yield their pieces, interleaved.
 
-        Requests are taken as slots become free, so there may be any number of them. One for which
-        `generate` would raise gives a piece with that `failure`, and the others go on.
+        Up to `batch_size` of them run at a time. Requests are taken as slots become free, so there
+        may be any number of them. A request for which `generate` would raise an error gives a piece
+        with that `failure`, and the others continue. Raises `InvalidSetting` for `batch_size`.
         """
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
@@ -286,7 +288,7 @@ class GPT2:
 
     def _pieces(self, requests: Iterable[Request], batch_size: int) -> Iterator[Piece]:
         engine = self.engine(batch_size)
-        yield from Scheduler(engine, self.hparams.n_ctx, self._tasks.begin, self._draft).run(
+        yield from Scheduler(engine, self.hparams.n_ctx, self.tasks.begin, self.make_draft).run(
             requests
         )
 
@@ -300,162 +302,15 @@ class GPT2:
         truncate: Truncate = None,
         special: bool | None = None,
     ) -> list[Completion]:
-        """The most likely continuations of `prompt`, the best of `beams.width` first.
+        """The `beams.width` most likely continuations of `prompt`, the best first.
 
-        Of `params` the penalties, bans and biases count; temperature, top-k and the like do not.
-        Raises what `generate` does, and `InvalidSetting` for `overflow="slide"`.
+        Of `params`, penalties, bans and biases apply; temperature, top-k and other filters do not.
+        Raises as `generate`, and `InvalidSetting` for `overflow="slide"`.
         """
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
         request = Request(prompt, params, stopping, None, truncate, special=special)
-        return best_texts(self.engine(beams.width), self._tasks.begin(request), beams)
-
-    def score(
-        self,
-        text: str,
-        *,
-        bos: Bos = AUTO_BOS,
-        context: str | None = None,
-        special: bool | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        boundary: Boundary = "leading",
-        top: int = 0,
-    ) -> Score:
-        """How likely the model finds `text`, token by token, after `context` (None: none).
-
-        `bos` is the token that stands before both, by its id or text: `"auto"` is the tokenizer's,
-        `<|endoftext|>` in released models; by None nothing does, and the first token of all has no
-        score. A text that exceeds the `window` (None: n_ctx tokens) is read in windows that move on
-        by `stride` (None: it is refused). `special` is that of `generate`, `top` how many
-        alternatives to give for each token. `boundary` is the end of a word at which its white
-        space counts; `trailing` corrects the surprisal of words for vocabularies that have spaces
-        before words. Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
-        """
-        (score,) = self.score_batch(
-            [text],
-            bos=bos,
-            context=context,
-            special=special,
-            window=window,
-            stride=stride,
-            boundary=boundary,
-            top=top,
-        )
-        return score
-
-    def score_document(
-        self,
-        texts: Iterable[str],
-        *,
-        joint: str = " ",
-        bos: Bos = AUTO_BOS,
-        context: str | None = None,
-        special: bool | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        boundary: Boundary = "leading",
-        top: int = 0,
-    ) -> list[Score]:
-        """As `score`, for the sentences of a document: each after those before it.
-
-        They are scored as one text, joined by `joint`, and cut out of its score; so window and
-        stride are those of the whole: a document longer than the window wants a stride, and its
-        tokens are predicted from `window - stride + 1` at least, the earliest being left out.
-        """
-        if isinstance(texts, str):
-            raise InvalidSetting("texts are a list; for one text there is `score`")
-        document = Document(tuple(texts), joint)
-        whole = self.score(
-            document.text,
-            bos=bos,
-            context=context,
-            special=special,
-            window=window,
-            stride=stride,
-            boundary=boundary,
-            top=top,
-        )
-        return document.parts(whole)
-
-    def score_batch(
-        self,
-        texts: Iterable[str],
-        *,
-        bos: Bos = AUTO_BOS,
-        context: str | None = None,
-        special: bool | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        boundary: Boundary = "leading",
-        top: int = 0,
-        batch_size: int = scoring.BATCH_SIZE,
-        advance: Callable[[int], None] = lambda tokens: None,
-    ) -> Iterator[Score]:
-        """As `score`, for many texts side by side, in their order; none changes another's score.
-
-        The scores before a text that cannot be scored come first, then the error. `advance` is told
-        of tokens as they are scored.
-        """
-        if isinstance(texts, str):
-            raise InvalidSetting("texts are a list; for one text there is `score`")
-        n_ctx, begin = self.hparams.n_ctx, beginning(self.tokenizer, bos)
-        reading = Reading.within(n_ctx, window, stride, context, special, boundary, begin)
-        scoring.check(self.hparams, top, batch_size)
-
-        group = word_beginnings(self.tokenizer) if boundary == "trailing" else None
-
-        def score_tokens(passages: Iterable[Passage]) -> Iterator[TokenScores]:
-            return self.score_tokens(passages, top=top, batch_size=batch_size, group=group)
-
-        return score_texts(texts, self.tokenizer, reading, score_tokens, advance)
-
-    def score_tokens(
-        self,
-        passages: Iterable[Passage],
-        *,
-        top: int = 0,
-        batch_size: int = scoring.BATCH_SIZE,
-        group: NDArray[np.int64] | None = None,
-    ) -> Iterator[TokenScores]:
-        """The scores of each passage, in the order given; `top` most likely tokens at each place.
-
-        Passages are read as they are needed, so any number of them takes the same memory. The
-        scores of one do not depend on the others. `group` are tokens whose probabilities to sum at
-        each place. Raises `InvalidSetting`, `PromptTooLong`.
-        """
-
-        return scoring.score_tokens(
-            self.new_slots,
-            self.hparams,
-            passages,
-            top=top,
-            batch_size=batch_size,
-            threads=self.runtime.threads,
-            group=group,
-        )
-
-    def embed(self, text: str, params: EmbedParams = EmbedParams()) -> Embedding:
-        """Contextual vectors of `text`: of its tokens, its words or the whole.
-
-        Raises `BadText`, `InvalidSetting`, `PromptTooLong`; `BadBundle` for a bundle that was
-        exported without the embedding graph.
-        """
-        (embedding,) = self.embed_batch([text], params)
-        return embedding
-
-    def embed_batch(
-        self,
-        texts: Iterable[str],
-        params: EmbedParams = EmbedParams(),
-        *,
-        batch_size: int = embeddings.BATCH_SIZE,
-    ) -> Iterator[Embedding]:
-        """As `embed`, for many texts side by side, in their order."""
-        if isinstance(texts, str):
-            raise InvalidSetting("texts are a list; for one text there is `embed`")
-        reader = Reader(self.tokenizer, self.hparams, self.runtime.hidden_states)
-        return embed_texts(texts, reader, params, batch_size)
+        return best_texts(self.engine(beams.width), self.tasks.begin(request), beams)
 
     def prompt_tokens(
         self,
@@ -465,7 +320,11 @@ class GPT2:
         *,
         special: bool | None = None,
     ) -> tuple[int, ...]:
-        """The tokens that are read for a prompt; as `gpt2rt.text.prompts.prompt_tokens`."""
+        """The tokens that the model reads for a prompt (see `generate`).
+
+        A truncated prompt leaves room for `length` new tokens, but at most half the context (None:
+        exactly half). Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
+        """
         return prompt_tokens(
             prompt,
             self.tokenizer,
@@ -477,33 +336,15 @@ class GPT2:
         )
 
     def new_slots(self, count: int) -> Slots:
-        """Places for `count` sequences, with keys and values of their own.
+        """Slots for `count` sequences (see `gpt2rt.engine.slots`).
 
-        Raises `InvalidSetting` for more than memory holds.
+        Raises `InvalidSetting` if the memory is too small.
         """
         return self.runtime.slots(count)
 
     def engine(self, count: int) -> Engine:
-        """An engine for up to `count` sequences side by side: token ids in, logits out.
+        """An engine for up to `count` sequences: it takes token ids and returns logits.
 
-        This is the seam below text and sampling, at which `gpt2rt bench` measures.
+        It is the layer below text and sampling, at which `gpt2rt bench` measures.
         """
         return Engine(self.new_slots(count), self.prefixes)
-
-    def _drafts_of(self, draft: GPT2 | Literal["lookup"] | None) -> Callable[[], Draft] | None:
-        """What makes the draft of a sequence."""
-        if draft is None:
-            return None
-        if draft == LOOKUP:
-            return Lookup
-        if not isinstance(draft, GPT2):
-            raise InvalidSetting(f'draft is a GPT2, "{LOOKUP}" or None, not {draft!r:.60}')
-        mine, others = (model.bundle.manifest.files for model in (self, draft))
-        if any(mine.get(name) != others.get(name) for name in TOKENIZER_FILES):
-            raise InvalidSetting(
-                f"{draft.name} cannot draft for {self.name}: it has another tokenizer"
-            )
-        # Steps take as long as reading the weights does; a draft's come between others' (measured).
-        cost = 1.25 * others[WEIGHTS].bytes / mine[WEIGHTS].bytes
-        smaller = draft
-        return lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost)

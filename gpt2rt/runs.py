@@ -1,6 +1,6 @@
-"""A run of `generate` on record: all that it depended on, so that it can be made again.
+"""Saved runs of `gpt2rt generate`: a JSON file with all settings, so that a run can be repeated.
 
-Frozen settings in, JSON out, and back; and the fingerprint by which a repetition is compared.
+The file has a fingerprint of the tokens, to compare a repetition with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from gpt2rt.bundles import library
 from gpt2rt.errors import BadRun, Gpt2rtError, InvalidSetting
 from gpt2rt.generation.beams import Beams
-from gpt2rt.generation.completion import Completion, Piece, raised
+from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2
@@ -31,11 +31,9 @@ FORMAT, VERSION = "gpt2rt run", 1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What `nsamples` samples (0: without end) of a prompt depend on, the model aside.
+    """All settings for `nsamples` samples of a prompt (0: without end), except the model.
 
-    Raises `InvalidSetting`.
-
-    `threads` and `draft` change how fast they come, not what they are.
+    `threads`, `draft` and `batch_size` change the speed and not the texts. Raises `InvalidSetting`.
     """
 
     prompt: str | None
@@ -62,14 +60,14 @@ class Run:
             if value is not None and type(value) is not kind:
                 raise InvalidSetting(f"{name} must be {kind.__name__}, not {value!r}")
         if self.params.seed is None:
-            raise InvalidSetting("a run has a seed; without one it could not be made again")
+            raise InvalidSetting("a run needs a seed, or it could not be repeated")
         Request(self.prompt, self.params, self.stopping, self.constraint, self.truncate)
 
     def pieces(self, gpt2: GPT2, *, logprobs: bool = False) -> Iterable[Piece]:
-        """The samples, as they are made."""
+        """Generate the samples; yields their pieces, interleaved. Raises as `GPT2.generate`."""
         if self.beams is not None:
-            return self._likeliest(gpt2)
-        # An error comes before any work.
+            return self._beam_pieces(gpt2)
+        # So that an invalid prompt raises an error before any work.
         gpt2.prompt_tokens(self.prompt, self.truncate, special=self.special)
         one = Request(
             self.prompt,
@@ -81,10 +79,10 @@ class Run:
         )
         numbers = range(self.nsamples) if self.nsamples else count()
         requests = (replace(one, sample=n, logprobs=logprobs) for n in numbers)
-        side_by_side = min(self.batch_size, self.nsamples or self.batch_size)
-        return raised(gpt2.run(requests, batch_size=side_by_side))
+        batch_size = min(self.batch_size, self.nsamples or self.batch_size)
+        return raise_failures(gpt2.run(requests, batch_size=batch_size))
 
-    def _likeliest(self, gpt2: GPT2) -> Iterable[Piece]:
+    def _beam_pieces(self, gpt2: GPT2) -> Iterable[Piece]:
         assert self.beams is not None
         if self.constraint is not None:
             raise InvalidSetting("beam search takes no constraint; leave out one of the two")
@@ -105,13 +103,13 @@ class Run:
 
 
 def fingerprint(completions: Iterable[Completion]) -> str:
-    """sha256 of the tokens of all samples, in their order."""
-    told = sorted((c.sample, list(c.tokens), c.finish_reason) for c in completions)
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """The sha256 of the tokens of all samples, in the order of their numbers."""
+    samples = sorted((c.sample, list(c.tokens), c.finish_reason) for c in completions)
+    return hashlib.sha256(json.dumps(samples).encode()).hexdigest()
 
 
 def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion], beside: Path) -> bytes:
-    """What a run's file holds, which will lie in the directory `beside`."""
+    """The content of the file of a run, which will be in the directory `beside`."""
     import numpy
     import onnxruntime
 
@@ -142,13 +140,15 @@ def to_json(run: Run, gpt2: GPT2, completions: Iterable[Completion], beside: Pat
 
 
 def _place(bundle: Path, beside: Path) -> str:
-    """What finds `bundle` again: its name, or the way to it from `beside`; never a path that says
-    where things lie on this machine, so a run's file can be given away."""
+    """The name of a bundle, or else its path relative to the directory `beside`.
+
+    It is never an absolute path, so that a run's file can be shared.
+    """
     bundle = bundle.resolve()
     try:
         if library.find(bundle.name).directory.resolve() == bundle:
             return portable(bundle.name)
-    except Gpt2rtError:  # no name to the library
+    except Gpt2rtError:  # not a name of the library
         pass
     try:
         return portable(f"./{Path(os.path.relpath(bundle, beside.resolve())).as_posix()}")
@@ -156,15 +156,15 @@ def _place(bundle: Path, beside: Path) -> str:
         return portable(bundle.name)
 
 
-def found(place: str, beside: Path) -> str:
-    """The model that a run's file in `beside` names."""
+def model_of(place: str, beside: Path) -> str:
+    """The name or path of the model in a run's file, which is in the directory `beside`."""
     own = local(place)
     return str(beside / own) if own.startswith("./") else own
 
 
 @dataclass(frozen=True, slots=True)
 class SavedRun:
-    """A run's file: the model it was made with, the run, the fingerprint of its tokens."""
+    """The content of a run's file; `tokens` is the `fingerprint` of its samples."""
 
     bundle: str
     digest: str
@@ -175,7 +175,7 @@ class SavedRun:
 
     @classmethod
     def read(cls, path: Path) -> SavedRun:
-        """Raises `BadRun` for a file that cannot be read or is no run."""
+        """Read the file of a run. Raises `BadRun` if it cannot be read or is not one."""
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -189,10 +189,10 @@ class SavedRun:
                 f"{path}: version {body.get('version')!r}, this gpt2rt reads {VERSION}; upgrade it"
             )
         try:
-            kept = {name: body[name] for name in ("bundle", "digest", "provider", "tokens")}
-            if not all(isinstance(text, str) for text in kept.values()):
+            texts = {name: body[name] for name in ("bundle", "digest", "provider", "tokens")}
+            if not all(isinstance(text, str) for text in texts.values()):
                 raise TypeError("bundle, digest, provider and tokens are texts")
-            return cls(run=_run(body["run"]), versions=dict(body["versions"]), **kept)
+            return cls(run=_run(body["run"]), versions=dict(body["versions"]), **texts)
         except InvalidSetting as error:
             raise BadRun(f"{path}: {error}") from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:

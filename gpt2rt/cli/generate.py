@@ -17,7 +17,7 @@ from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import BATCH_SIZE, GPT2
-from gpt2rt.runs import Run, SavedRun, fingerprint, found, to_json
+from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
 from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams, fresh_seed
 
@@ -248,10 +248,10 @@ def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs:
     saved = SavedRun.read(path)
     draft = saved.run.draft
     gpt2 = options.load(
-        found(saved.bundle, path.parent),
+        model_of(saved.bundle, path.parent),
         saved.run.threads,
         provider=saved.provider,
-        draft=None if draft is None else found(draft, path.parent),
+        draft=None if draft is None else model_of(draft, path.parent),
     )
     if gpt2.bundle.digest != saved.digest:
         raise BadRun(

@@ -1,1 +1,1 @@
-"""From a prompt to its continuation: requests, beams, drafts, stops."""
+"""Generates text: requests, batching, beam search, speculative decoding, stopping."""

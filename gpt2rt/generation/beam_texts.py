@@ -1,4 +1,4 @@
-"""The texts that a beam search finds for a task."""
+"""Beam search over text: completions, with stop strings and stop tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from gpt2rt.generation.task import Task, now
 
 
 def best_texts(engine: Engine, first: Task, beams: Beams) -> list[Completion]:
-    """A completion of each text found after the prompt of `first`, the best first."""
+    """The completions that a beam search finds for the task `first`, the best first.
+
+    Raises `BadLogits` if the settings leave no token.
+    """
     began = now()
     endings = _Endings(first)
 
@@ -32,7 +35,10 @@ def best_texts(engine: Engine, first: Task, beams: Beams) -> list[Completion]:
 
 
 class _Endings:
-    """Why tokens end a text. A candidate goes on from its parent's text, which is read once."""
+    """Decides why the tokens of a beam end its text, with a task for each beam.
+
+    The task of a candidate is a branch of its parent's, so the text is decoded only once.
+    """
 
     def __init__(self, first: Task) -> None:
         self._parents: dict[tuple[int, ...], Task] = {}

@@ -1,11 +1,10 @@
-"""Beam search: the most likely text rather than a drawn one.
+"""Beam search: the most likely text instead of a drawn one.
 
-Keeps the `width` best beginnings side by side (as Transformers' `BeamSearchScorer` documents it): a
-text's score is its log-probability over its length to the power of `length_penalty`, and the search
-ends once no beginning, at its present length, is better than the worst of `width` finished texts.
-Penalties, bans and biases edit logits, as where tokens are drawn, and what they leave sums to 1;
-Transformers edits log-probabilities (the same, with its `renormalize_logits`, for all of them but
-the repetition penalty).
+The search extends the `width` best beams, as Transformers' `BeamSearchScorer` does. A text's score
+is its log-probability divided by its length to the power of `length_penalty`. The search ends when
+no beam, at its present length, scores better than the worst of `width` finished texts. Penalties,
+bans and biases change logits, as in sampling, before the softmax; Transformers changes
+log-probabilities (with `renormalize_logits` that is the same, except for the repetition penalty).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ MOST = 1024
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """How many beginnings are kept, and how length counts. Raises `InvalidSetting`.
+    """The settings of a beam search. Raises `InvalidSetting` for invalid values.
 
     Attributes:
         width: beginnings side by side, and texts in the end; 1 to 1024.
@@ -48,13 +47,16 @@ class Beams:
             )
 
     def score(self, total: float, length: int) -> float:
-        """Of a text of `length` tokens whose log-probabilities sum to `total`."""
+        """The score of a text of `length` tokens whose log-probabilities sum to `total`."""
         return float(total / length**self.length_penalty)
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A finished text: its tokens and the one that ended it, their log-probability, the reason."""
+    """A finished text: its tokens with the one that ended it, and why it ended.
+
+    `total` is the sum of the tokens' log-probabilities in nats, `score` is that of `Beams.score`.
+    """
 
     tokens: tuple[int, ...]
     total: float
@@ -76,10 +78,11 @@ Ending = Callable[[tuple[int, ...]], FinishReason | None]  # new tokens -> why t
 def beam_search(
     engine: Engine, first: Sequence, logits: Logits, beams: Beams, edit: Edit, ending: Ending
 ) -> list[Hypothesis]:
-    """The best `beams.width` texts after what `first`, the one running sequence, has read.
+    """The best `beams.width` texts that continue `first`, the best first.
 
-    `logits` [n_vocab] are those after it; the engine has as many slots as there are beams. The best
-    text comes first.
+    `first` is the only running sequence of `engine`, which has a slot for each beam; `logits`
+    float32 [n_vocab] are those after it. `edit` applies penalties and bans, `ending` says why a
+    sequence of tokens ends a text. Raises `BadLogits` if no text is found.
     """
     running = [_Beam(first, (), 0.0)]
     rows: NDArray[np.float32] = logits[None]
@@ -91,7 +94,7 @@ def beam_search(
                 for b, row in zip(running, rows, strict=True)
             ]
         )
-        children: list[tuple[int, int, float]] = []  # place of the parent, token, total
+        children: list[tuple[int, int, float]] = []  # index of the parent, token, total
         for rank, (parent, token) in enumerate(_best(scores, 2 * beams.width)):
             tokens, total = (*running[parent].tokens, token), float(scores[parent, token])
             reason = ending(tokens)
@@ -110,12 +113,12 @@ def beam_search(
         running = [by_sequence[sequence] for sequence in engine.running]
         rows = np.asarray(engine.step([beam.tokens[-1] for beam in running]))
     if not finished:
-        raise BadLogits("no text is left to find: the settings together rule out every token")
+        raise BadLogits("beam search found no text: the settings together rule out every token")
     return finished
 
 
 def _best(scores: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
-    """The `count` best of [beams, n_vocab] that can be had, the best first: beam and token."""
+    """Beam and token of the `count` best scores [beams, n_vocab] above -inf, the best first."""
     flat = scores.ravel()
     count = min(count, len(flat))
     best = np.argpartition(flat, -count)[-count:]
@@ -127,6 +130,7 @@ def _best(scores: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
 def _over(
     finished: list[Hypothesis], children: list[tuple[int, int, float]], beams: Beams, length: int
 ) -> bool:
+    """Whether the search ends, since no child of `length` can beat the finished texts."""
     if not children:
         return True
     if len(finished) < beams.width:
@@ -137,7 +141,7 @@ def _over(
 def _grown(
     engine: Engine, parents: list[_Beam], children: list[tuple[int, int, float]]
 ) -> list[_Beam]:
-    """The children in their slots: the first of a parent takes its place, the others copy it."""
+    """The beams of the children: the first of each parent takes its slot, others get a copy."""
     taken = {parent for parent, _, _ in children}
     spare = [beam.sequence for place, beam in enumerate(parents) if place not in taken]
     grown = []
@@ -156,9 +160,9 @@ def _grown(
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:  # [n] -> [n]
-    """Natural log-probabilities. Raises `BadLogits` for NaN or +infinity."""
+    """The log-probabilities of all tokens, in nats. Raises `BadLogits` for NaN or +infinity."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max()
     if np.isnan(shifted).any():
-        raise BadLogits("the model's logits are not finite, or none is left by the settings")
+        raise BadLogits("the model's logits are not finite, or the settings leave no token")
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float64)

@@ -1,4 +1,4 @@
-"""What the model makes of a request: pieces as they come, and the whole."""
+"""The results of a request: a completion, and pieces of its text as they are generated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model made of one prompt.
+    """The text generated for a prompt, its tokens, and how they came about.
 
     Attributes:
         prompt: as it was given; None for an unconditional sample.
@@ -65,7 +65,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A step of one sample: its token, the text that is ready now (maybe none).
+    """A step of one sample: its token, and the text that is complete now (maybe empty).
 
     Attributes:
         sample: the number of the sample.
@@ -85,12 +85,12 @@ class Piece:
 
     @property
     def last(self) -> bool:
-        """Whether nothing more comes of its sample."""
+        """Whether this is the last piece of its sample."""
         return self.completion is not None or self.failure is not None
 
 
-def raised(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The pieces, or the failure of the first sample that fails."""
+def raise_failures(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same pieces; raises the failure of the first sample that failed."""
     for piece in pieces:
         if piece.failure is not None:
             raise piece.failure

@@ -1,7 +1,8 @@
-"""How a model's makers would draw from it: settings that its bundle carries, used where asked for.
+"""Settings that a model's makers recommend, from its bundle's `defaults.json`.
 
-`defaults.json` of a bundle maps names of `SamplingParams` and `Stopping` to values; what is not in
-it has gpt2rt's own default. The exporter makes it of a fine-tune's `generation_config.json`.
+The file maps names of `SamplingParams` and `Stopping` to values; other settings have gpt2rt's own
+defaults. The exporter makes it from a fine-tune's `generation_config.json`. The settings apply only
+on request.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ NAMES = (*DRAWING, "length")
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Settings that a model's makers chose.
+    """The settings that a model's makers recommend.
 
-    named: those settings alone, by name. params, stopping: they and gpt2rt's defaults, to be given
-    to `GPT2.generate`.
+    named: only these settings, by name.
+    params, stopping: these settings and gpt2rt's defaults, as arguments for `GPT2.generate`.
     """
 
     named: Mapping[str, float] = field(default_factory=dict)
@@ -43,9 +44,10 @@ class Defaults:
 
     @classmethod
     def of(cls, named: Mapping[str, float]) -> Defaults:
-        """Raises `InvalidSetting` for a name that is not in `NAMES`, or a value that means nothing.
+        """Defaults from settings by name.
 
-        A `length` below `min_length` is one.
+        Raises `InvalidSetting` for names not in `NAMES`, invalid values, and a `length` below
+        `min_length`.
         """
         if odd := sorted(set(named) - set(NAMES)):
             raise InvalidSetting(f"{odd[0]} is no default of a model; there are {', '.join(NAMES)}")
@@ -59,7 +61,7 @@ class Defaults:
 
     @classmethod
     def read(cls, bundle: Bundle) -> Defaults:
-        """Those of a bundle; none where it carries none. Raises `BadBundle`."""
+        """The defaults of a bundle, or gpt2rt's if it has none. Raises `BadBundle`."""
         if DEFAULTS not in bundle.manifest.files:
             return cls()
         bundle.check([DEFAULTS])

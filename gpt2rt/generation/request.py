@@ -1,4 +1,4 @@
-"""A request: one text to be made, with settings of its own."""
+"""A request for one text, with all its settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One text to be made.
+    """A request for one text.
+
+    prompt: a text or token ids; None begins a new text, after `<|endoftext|>`.
+    constraint: a format that the text has to match.
+    truncate: the side, "left" or "right", at which a prompt that is too long is cut; None: such a
+        prompt is an error.
+    sample: a number that, with the seed of `params`, determines the random numbers.
+    logprobs: whether to return each token's log-probability.
+    special: whether control tokens in the prompt are tokens or text (see `TextTokenizer.encode`).
 
     Raises `InvalidSetting` for settings that contradict each other, `BadText` for a prompt that is
     neither text nor ids.

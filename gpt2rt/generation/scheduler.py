@@ -1,4 +1,4 @@
-"""From requests to pieces of text: continuous batching, sliding, speculation."""
+"""Runs requests on an engine: continuous batching, sliding windows, speculative decoding."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gpt2rt.engine.slots import Logits
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.request import Request
-from gpt2rt.generation.speculation import Draft, Pace
+from gpt2rt.generation.speculation import Draft, DraftLength
 from gpt2rt.generation.task import Task, now
 from gpt2rt.sampling.selection import Row
 
-HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context: 1/16 from the beginning, else the end
+HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context, 1/16 of it from the beginning
 
 
 class Scheduler:
-    """Runs requests on an engine: the next one takes the slot of each that ends.
+    """Runs requests on an engine; whenever one ends, the next one takes its slot.
 
-    Whatever runs beside it, a sample is the text that its request gives alone.
+    The text of a request does not depend on the others.
     """
 
     def __init__(
@@ -32,17 +32,17 @@ class Scheduler:
         begin: Callable[[Request], Task],
         draft: Callable[[], Draft] | None = None,
     ) -> None:
-        """`begin` makes the task of a request, `draft` the draft of a sequence that runs alone."""
+        """`begin` makes the task of a request, `draft` a draft for a sequence that runs alone."""
         self._engine = engine
         self._n_ctx = n_ctx
         self._begin = begin
         self._draft = draft
-        self._drafting: tuple[Task, Draft, Pace] | None = None
-        self._at_work: dict[Sequence, Task] = {}
+        self._drafting: tuple[Task, Draft, DraftLength] | None = None
+        self._tasks: dict[Sequence, Task] = {}
 
     def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
-        """The pieces of all samples, interleaved as they are made."""
-        groups, waiting = alike(requests, self._engine.free), deque[Request]()
+        """The pieces of all samples, interleaved as they are generated."""
+        groups, waiting = same_prompt_groups(requests, self._engine.free), deque[Request]()
         while True:
             while self._engine.free:
                 if not waiting:
@@ -56,16 +56,16 @@ class Scheduler:
             yield from self._slide()
             running = self._engine.running
             if len(running) == 1 and (proposed := self._proposed(running[0])):
-                yield from self._check(running[0], proposed)
+                yield from self._verify(running[0], proposed)
             elif running:
-                tasks = [self._at_work[sequence] for sequence in running]
+                tasks = [self._tasks[sequence] for sequence in running]
                 draws = [task.sampler.next_draw() for task in tasks]
                 rows = self._engine.step([task.tokens[-1] for task in tasks], draws)
                 for sequence, row in zip(running, rows, strict=True):
                     yield self._drawn(sequence, row)
 
     def _admit(self, requests: list[Request]) -> Iterator[Piece]:
-        """Start those of some requests with the same prompt that can be."""
+        """Start requests with the same prompt; invalid ones give a piece with the failure."""
         tasks = []
         for request in requests:
             try:
@@ -76,66 +76,69 @@ class Scheduler:
             yield from self._start(tasks)
 
     def _start(self, tasks: list[Task]) -> Iterator[Piece]:
-        """Read a prompt once for all the tasks that begin with it."""
+        """Prefill once for tasks with the same prompt."""
         began = now()
         first, logits = self._engine.start(tasks[0].prompt_tokens)
         sequences = [first, *(self._engine.fork(first) for _ in tasks[1:])]
         prefill_ms = now() - began
         for sequence, task in zip(sequences, tasks, strict=True):
-            self._at_work[sequence] = task
+            self._tasks[sequence] = task
             task.started, task.prefill_ms, task.cached = began, prefill_ms, sequence.cached
         for sequence in sequences:
             yield self._drawn(sequence, logits)
 
     def _slide(self) -> Iterator[Piece]:
-        """Sequences at the end of the context go on from what a slide keeps."""
+        """Restart sequences at the end of the context with the tokens that a slide keeps."""
         for sequence in self._engine.running:
             if sequence.length == self._n_ctx:
-                task = self._at_work[sequence]
-                logits = self._engine.restart(sequence, kept(task.known, self._n_ctx))
+                task = self._tasks[sequence]
+                logits = self._engine.restart(
+                    sequence, window_after_slide(task.all_tokens, self._n_ctx)
+                )
                 yield self._drawn(sequence, logits)
 
     def _drawn(self, sequence: Sequence, logits: Logits | Row) -> Piece:
-        """The next piece of a sequence."""
-        return self._passed(sequence, self._taken(self._at_work[sequence], logits))
+        """Draw the next token of a sequence."""
+        return self._completed(sequence, self._draw(self._tasks[sequence], logits))
 
     @staticmethod
-    def _taken(task: Task, logits: Logits | Row) -> Piece:
+    def _draw(task: Task, logits: Logits | Row) -> Piece:
+        """Draw a token; an error becomes the failure of the piece."""
         try:
             return task.take(logits)
         except Gpt2rtError as error:
             return Piece(task.request.sample, "", failure=error)
 
-    def _passed(self, sequence: Sequence, piece: Piece) -> Piece:
-        """The piece as it is, or as the last one of a sequence whose slot is cleared."""
-        task = self._at_work[sequence]
+    def _completed(self, sequence: Sequence, piece: Piece) -> Piece:
+        """The piece, with the completion if the sequence has ended; then its slot is freed."""
+        task = self._tasks[sequence]
         if task.reason is None and piece.failure is None:
             return piece
         self._engine.finish(sequence)
-        del self._at_work[sequence]
+        del self._tasks[sequence]
         return piece if piece.failure else replace(piece, completion=task.completion())
 
     def _proposed(self, sequence: Sequence) -> list[int]:
-        """What the draft has to say; nothing where there is none or where it does not pay."""
-        task = self._at_work[sequence]
+        """Tokens that the draft proposes; [] without a draft or if proposing does not pay."""
+        task = self._tasks[sequence]
         if self._draft is None:
             return []
         if self._drafting is None or self._drafting[0] is not task:
             draft = self._draft()
-            self._drafting = (task, draft, Pace(draft.cost))
-        _, draft, pace = self._drafting
+            self._drafting = (task, draft, DraftLength(draft.cost))
+        _, draft, length = self._drafting
         room = self._n_ctx - sequence.length - 1
         most = room if task.left is None else min(room, task.left - 1)
-        count = pace.count(most) if most > 0 else 0
-        return draft.propose(task.known, count, task.sampler) if count else []
+        count = length.choose(most) if most > 0 else 0
+        return draft.propose(task.all_tokens, count, task.sampler) if count else []
 
-    def _check(self, sequence: Sequence, proposed: list[int]) -> Iterator[Piece]:
-        """Read what was proposed; draw as long as draws and proposals agree."""
-        task = self._at_work[sequence]
+    def _verify(self, sequence: Sequence, proposed: list[int]) -> Iterator[Piece]:
+        """Read proposed tokens in one step, and draw as long as draws and proposals agree."""
+        task = self._tasks[sequence]
         before, agreed = sequence.length, 0
         rows = self._engine.read(sequence, [task.tokens[-1], *proposed])
         for row, proposal in zip(rows, [*proposed, None], strict=True):
-            piece = self._taken(task, row)
+            piece = self._draw(task, row)
             if piece.token != proposal or proposal is None:
                 break
             agreed += 1
@@ -143,15 +146,15 @@ class Scheduler:
                 break
             yield piece
         assert self._drafting is not None
-        self._drafting[2].learn(len(proposed), agreed)
+        self._drafting[2].record(len(proposed), agreed)
         task.drafted += len(proposed)
         task.accepted += agreed
         self._engine.rewind(sequence, before + min(agreed + 1, len(rows)))
-        yield self._passed(sequence, piece)
+        yield self._completed(sequence, piece)
 
 
-def alike(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:
-    """Runs of at most `most` requests whose prompt is the same, read once for all of them."""
+def same_prompt_groups(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:
+    """The requests in groups of at most `most` consecutive ones with the same prompt."""
     group: list[Request] = []
     for request in requests:
         if group and (len(group) == most or not _same_prompt(request, group[0])):
@@ -167,10 +170,11 @@ def _same_prompt(one: Request, other: Request) -> bool:
     return (one.prompt, one.truncate, one.special) == wanted
 
 
-def kept(tokens: Seq[int], n_ctx: int) -> list[int]:
-    """What a slide keeps of a text: half a context, its beginning and its recent end.
+def window_after_slide(tokens: Seq[int], n_ctx: int) -> list[int]:
+    """The tokens of a text that a slide keeps: half a context, from its beginning and its end.
 
-    Positions are learned, so that keys and values cannot move: the window is read anew.
+    Since position embeddings are learned, keys and values cannot be moved, and these tokens have to
+    be read again.
     """
     head, window = n_ctx // HEAD, max(1, n_ctx // WINDOW)
     return [*tokens[:head], *tokens[len(tokens) - window + head :]]

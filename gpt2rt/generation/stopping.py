@@ -1,4 +1,4 @@
-"""When a text ends, and the word for why."""
+"""When a generated text ends: settings, reasons, and the search for stop strings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FinishReason = Literal["length", "end_of_text", "stop_token", "stop_string", "co
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """When a text ends. Raises `InvalidSetting` for values that mean nothing.
+    """When a text ends. Raises `InvalidSetting` for invalid values.
 
     Attributes:
         length: new tokens at most; None: what the context allows (without end, where it slides).
@@ -54,27 +54,30 @@ class Stopping:
 
 
 class StopStrings:
-    """Looks for strings in a text that arrives in pieces; holds back what may become one.
+    """Finds strings in a text that arrives in pieces, and holds back what may become one.
 
-    What `push` and `close` return together is the text before the string that ends first (of
-    several that end at once the longest), however the text was cut into pieces.
+    The text that `push` and `close` return, joined, is the text before the string that ends first
+    (if several end there, the longest), however the text is split into pieces.
     """
 
     def __init__(self, strings: Collection[str]) -> None:
         self._automaton = _automaton(tuple(strings)) if strings else None
         self._state = 0
         self._held = ""
-        self.found: str | None = None
+        self.match: str | None = None
 
     def push(self, piece: str) -> str:
-        """The text that is ready now; nothing more comes once a string is `found`."""
+        """Add a piece; returns the text that is final now.
+
+        `match` is the stop string once there is one; no pieces may be added after that.
+        """
         if self._automaton is None:
             return piece
         text = self._held + piece
         for end, character in enumerate(piece, len(self._held) + 1):
             self._state = self._automaton.step(self._state, character)
             if length := self._automaton.longest[self._state]:
-                self.found = text[end - length : end]
+                self.match = text[end - length : end]
                 self._held = ""
                 return text[: end - length]
         ready = len(text) - self._automaton.depth[self._state]
@@ -82,16 +85,16 @@ class StopStrings:
         return text[:ready]
 
     def close(self) -> str:
-        """What was held back and has become no stop string."""
+        """The text that was held back, at the end of the text."""
         held, self._held = self._held, ""
         return held
 
 
 class _Automaton:
-    """Finds any of many strings in one pass over a text (Aho and Corasick 1975).
+    """Finds any of several strings in one pass over a text (Aho and Corasick 1975).
 
-    A state is the longest end of the text so far that begins a string: `depth` is its length,
-    `longest` that of the longest string that ends there, 0 where none does.
+    A state is the longest suffix of the text so far that is a prefix of a string. `depth` is its
+    length, `longest` that of the longest string that ends there, or 0.
     """
 
     def __init__(self, strings: Collection[str]) -> None:
@@ -107,24 +110,24 @@ class _Automaton:
                     self.depth.append(0)
                     self.longest.append(0)
             self.longest[state] = len(string)
-        self._fall = [0] * len(self.depth)
+        self._failure = [0] * len(self.depth)
         self._link()
 
     def _link(self) -> None:
-        """Where each state falls back to: the next shorter end of the text that begins a string."""
+        """Compute the failure links: from each state to its next shorter suffix that is a state."""
         waiting = deque([0])
         while waiting:
             state = waiting.popleft()
             for character, after in self._next[state].items():
                 self.depth[after] = self.depth[state] + 1
-                self._fall[after] = self.step(self._fall[state], character) if state else 0
-                self.longest[after] = max(self.longest[after], self.longest[self._fall[after]])
+                self._failure[after] = self.step(self._failure[state], character) if state else 0
+                self.longest[after] = max(self.longest[after], self.longest[self._failure[after]])
                 waiting.append(after)
 
     def step(self, state: int, character: str) -> int:
         """The state after one more character."""
         while (after := self._next[state].get(character)) is None and state:
-            state = self._fall[state]
+            state = self._failure[state]
         return after or 0
 
 

@@ -1,4 +1,4 @@
-"""A request on its way to a completion: what it has said, and whether that ends it."""
+"""The state of a request while its text is generated."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One request on its way to a completion."""
+    """A request in progress: its tokens and text so far, and why it ended."""
 
     request: Request
     seed: int
     prompt_tokens: tuple[int, ...]
-    room: int | None  # new tokens that the context allows; None: no limit
+    room: int | None  # most new tokens that fit the context; None: no limit
     stop_ids: frozenset[int]  # tokens that end this text
-    ends: frozenset[int]  # those of them that the tokenizer has for it
+    ends: frozenset[int]  # those of them that are the tokenizer's own
     sampler: Sampler
     stream: Stream
     stops: StopStrings
@@ -49,23 +49,26 @@ class Task:
     stopped_by: str | int | None = None
 
     @property
-    def known(self) -> list[int]:
-        """All tokens so far."""
+    def all_tokens(self) -> list[int]:
+        """The tokens of the prompt and the new ones."""
         return [*self.prompt_tokens, *self.tokens]
 
     @property
     def left(self) -> int | None:
-        """New tokens that may still come."""
+        """How many tokens may still be drawn; None: no limit."""
         limits = [limit for limit in (self.request.stopping.length, self.room) if limit is not None]
         return min(limits) - len(self.tokens) if limits else None
 
     def take(self, logits: Logits | Row) -> Piece:
-        """Draw a token from the logits [n_vocab] and see what comes of it; sets `reason`."""
+        """Draw a token from logits float32 [n_vocab] and `accept` it. Raises `BadLogits`."""
         token = self.sampler.draw(logits, self.matcher, self.left)
         return self.accept(token, logits if self.request.logprobs else None)
 
     def accept(self, token: int, logits: Logits | Row | None = None) -> Piece:
-        """Go on by `token`, which came of `logits`; sets `reason` where it ends the text."""
+        """Add a token, and set `reason` if the text ends.
+
+        `logits` float32 [n_vocab] give its log-probability (None: it is not computed).
+        """
         if token in self.stop_ids:
             self.stopped_by = token
             self.reason = "end_of_text" if token in self.ends else "stop_token"
@@ -84,7 +87,7 @@ class Task:
         return self._piece(text, token, logprob)
 
     def branch(self) -> Task:
-        """The same text, to go on by itself from here."""
+        """A copy with text and tokens of its own; it shares the sampler and the matcher."""
         return replace(
             self,
             stream=self.stream.branch(),
@@ -99,9 +102,9 @@ class Task:
         return Piece(self.request.sample, text, token, logprob)
 
     def _reason(self) -> FinishReason | None:
-        """Why the text ends with the token just taken; None where it goes on."""
-        if self.stops.found is not None:
-            self.stopped_by = self.stops.found
+        """Why the text ends after the last token; None: it does not."""
+        if self.stops.match is not None:
+            self.stopped_by = self.stops.match
             return "stop_string"
         if self.matcher is not None and (
             self.matcher.complete or (self.left == 0 and self.matcher.accepting)
@@ -113,16 +116,16 @@ class Task:
         return "context" if self.room is not None and len(self.tokens) >= self.room else None
 
     def _flushed(self) -> str:
-        """What was held back: half a character, the beginning of a stop string."""
-        if self.stops.found is not None:
+        """The text held back at the end: an incomplete character, part of a stop string."""
+        if self.stops.match is not None:
             return ""
         text = self.stops.push(self.stream.close())
-        if self.stops.found is not None:  # half a character was what the stop string asks for
-            self.reason, self.stopped_by = "stop_string", self.stops.found
+        if self.stops.match is not None:  # the replacement character completed a stop string
+            self.reason, self.stopped_by = "stop_string", self.stops.match
         return text + self.stops.close()
 
     def completion(self) -> Completion:
-        """The whole, once there is a `reason`."""
+        """The completion of this task, which must have a `reason`."""
         assert self.reason is not None
         return Completion(
             prompt=self.request.prompt,
@@ -143,7 +146,7 @@ class Task:
 
 
 def logprob_of(row: Logits | Row, token: int) -> float:
-    """The natural log-probability of a token, [n_vocab] -> nats."""
+    """The log-probability, in nats, of a token by its logits float32 [n_vocab]."""
     logits = np.asarray(row)
     largest = float(logits.max())
     total = np.exp(logits - np.float32(largest)).sum(dtype=np.float64)
@@ -151,5 +154,5 @@ def logprob_of(row: Logits | Row, token: int) -> float:
 
 
 def now() -> float:
-    """Milliseconds of a clock that only runs forward."""
+    """The time of a monotonic clock, in milliseconds."""
     return time.perf_counter() * 1e3

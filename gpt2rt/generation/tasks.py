@@ -1,4 +1,4 @@
-"""From a request to its task: tokens, stop ids, sampler, constraint."""
+"""Makes the task of a request: prompt tokens, stop ids, sampler, compiled constraint."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from gpt2rt.sampling.constraint import Constraint
     from gpt2rt.sampling.grammar import Grammar
 
-GRAMMARS = 16  # constraints kept ready
+GRAMMARS = 16  # compiled constraints in the cache
 
 
 class Tasks:
-    """Begins the tasks of one model's requests."""
+    """Makes the tasks for requests to one model, and caches compiled constraints."""
 
     def __init__(self, name: str, tokenizer: TextTokenizer, n_ctx: int, load_ms: float) -> None:
         self._name = name
@@ -33,7 +33,10 @@ class Tasks:
         self._grammar = lru_cache(GRAMMARS)(partial(_compiled, tokenizer))
 
     def begin(self, request: Request) -> Task:
-        """A task with nothing said yet. Raises `BadText`, `InvalidSetting`, `PromptTooLong`."""
+        """The task of a request, without new tokens yet.
+
+        Raises `BadText`, `InvalidSetting`, `PromptTooLong`, `MissingExtra`.
+        """
         params, stopping, tokenizer = request.params, request.stopping, self._tokenizer
         tokens = prompt_tokens(
             request.prompt,
@@ -48,7 +51,7 @@ class Tasks:
         stop_ids, ends = self._stop_ids(request)
         grammar = None if request.constraint is None else self._grammar(request.constraint)
         edits = Edits.of(params, tokenizer, stop_ids)
-        # The last token drawn is never fed back, so a full context still gives one.
+        # The last token drawn is not read by the model, so a full context still gives one.
         room = None if stopping.overflow == "slide" else self._n_ctx - len(tokens) + 1
         return Task(
             request=request,
@@ -65,10 +68,10 @@ class Tasks:
         )
 
     def _stop_ids(self, request: Request) -> tuple[frozenset[int], frozenset[int]]:
-        """Tokens that end the text, and those of the tokenizer's that may end it."""
+        """The tokens that end the text, and those of them that are the tokenizer's own."""
         stopping, ends = request.stopping, frozenset(self._tokenizer.ends)
         stop_ids = ends.union(stopping.tokens) if stopping.end_of_text else {*stopping.tokens}
-        if request.constraint is not None:  # by this token it says that the text may end
+        if request.constraint is not None:  # a constraint allows this token where the text may end
             ends = ends | {self._tokenizer.end_of_text}
             stop_ids = stop_ids | ends
         n_vocab = self._tokenizer.n_vocab

@@ -1,1 +1,1 @@
-"""What the model finds of a given text: probabilities, surprisal, vectors."""
+"""Evaluates a given text with the model: log-probabilities, surprisal, embeddings."""

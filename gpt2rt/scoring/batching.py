@@ -1,4 +1,4 @@
-"""Which sequences the model reads side by side: some of like length, found a little ahead."""
+"""Batches of sequences of similar length, from any number of sequences."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from typing import TypeVar
 T = TypeVar("T")
 
 STEP = 8  # lengths are padded to a multiple of it
-AHEAD = 4096  # tokens among whose sequences like lengths are looked for
+GROUP = 4096  # tokens of a group, within which batches are formed
 
 
-def ahead(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
-    """The items in groups of some `AHEAD` tokens: any number of them takes little memory."""
+def groups_of_tokens(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in groups of about `GROUP` tokens, so that any number takes little memory.
+
+    `length` gives the tokens of an item.
+    """
     group: list[T] = []
     size = 0
     for item in items:
         group.append(item)
         size += length(item)
-        if size >= AHEAD:
+        if size >= GROUP:
             yield group
             group, size = [], 0
     yield group
 
 
-def side_by_side(
+def batches(
     lengths: Sequence[int], n_ctx: int, rows: int, most: int
 ) -> Iterator[tuple[list[int], int]]:
-    """Sequences, by number, that share a call, and the width to which they are padded.
+    """Batches of sequences: their indices, and the width to which they are padded.
 
-    A call has at most `rows` positions and `most` sequences; a longer sequence is alone, unpadded.
-    The width depends on a sequence's own length only, and with it the arithmetic.
+    A batch has at most `rows` positions and `most` sequences; a longer sequence is alone, unpadded.
+    The width depends only on a sequence's own length, and so do the bits of its results.
     """
     by_width: dict[int, list[int]] = {}
     for number, length in enumerate(lengths):

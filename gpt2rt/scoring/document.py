@@ -1,4 +1,4 @@
-"""Texts that follow each other, scored as one and told apart again."""
+"""Consecutive texts, such as sentences, that are scored as one document."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gpt2rt.text.alignment import Span, words_of
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Texts that follow each other, such as sentences, joined by `joint`; scored as one text.
+    """Consecutive texts, joined by `joint` and scored as one text.
 
-    So a text is scored after those before it, and its tokens are those it has there. Raises
-    `BadText` for an empty one.
+    So each text is scored after those before it, with the tokens of the whole. Raises `BadText` for
+    an empty text.
     """
 
     texts: tuple[str, ...]
@@ -27,13 +27,14 @@ class Document:
 
     @property
     def text(self) -> str:
+        """The whole text."""
         return self.joint.join(self.texts)
 
     def parts(self, score: Score) -> list[Score]:
-        """The score of each of the texts, cut from `score`, that of them all.
+        """Split the score of the whole text into the scores of its texts.
 
-        The joint belongs to the text after it, and so does a token or a word that lies in two
-        texts. What stands before a text is no character of it.
+        The joint belongs to the text after it, and so does a token or word that is in two texts.
+        Spans are relative to each text and do not include characters before it.
         """
         starts = accumulate((len(text) + len(self.joint) for text in self.texts), initial=0)
         spans = [
@@ -45,7 +46,7 @@ class Document:
 
 
 def _part(score: Score, span: Span, tokens: Span, words: Span) -> Score:
-    """The score of the characters `span` of a text, which has the tokens and words numbered so."""
+    """The score of the characters `span`, with the tokens and words in these ranges."""
     start, text = span[0], score.text[slice(*span)]
 
     def moved(place: int, by: int = start) -> int:

@@ -1,9 +1,8 @@
-"""Contextual vectors: the hidden states of a layer for the tokens, the words or the whole of a
-text.
+"""Contextual embeddings: hidden states of a layer for the tokens, words or the whole of a text.
 
-Layers are counted as in Transformers' `hidden_states`: 0 is token plus position, i is what block i
-makes of it, and the last, n_layer, is taken after `ln_f`. As there, nothing is put before the text;
-so its first token has seen nothing but itself.
+Layers are counted as in Transformers' `hidden_states`: 0 is the token and position embeddings, i is
+the output of block i, and the last, n_layer, is taken after `ln_f`. As there, no token is put
+before the text, so its first token has no context.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
-from gpt2rt.scoring.batching import ahead, side_by_side
+from gpt2rt.scoring.batching import batches, groups_of_tokens
 from gpt2rt.scoring.scoring import windows
 from gpt2rt.text.alignment import Span, occurrences, tokens_in, word_spans
 from gpt2rt.text.tokenizer import Encoding
 from gpt2rt.text.tokenizers import TextTokenizer
 
 Vectors = NDArray[np.float32]
-ROWS = 1024  # positions that are read side by side, at most
-BATCH_SIZE = 32  # texts side by side, at most
+ROWS = 1024  # most positions in a batch
+BATCH_SIZE = 32  # most texts in a batch, by default
 
 UNITS = ("token", "word", "text")
-# Weights of the positions 1 to n before they are made to sum to 1. "weighted" is SGPT's position-
-# weighted mean (Muennighoff 2022): later tokens have seen more of the text.
+# The weights of positions 1 to n, not normalised. "weighted" is the position-weighted mean of SGPT
+# (Muennighoff 2022), since later tokens have more context.
 POOLINGS: dict[str, Callable[[int], NDArray[np.float64]]] = {
     "mean": lambda n: np.ones(n),
     "last": lambda n: np.eye(n)[-1],
@@ -57,7 +56,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class EmbedParams:
-    """What is wanted of a text. Raises `InvalidSetting` where that means nothing.
+    """How texts are embedded. Raises `InvalidSetting` for invalid values.
 
     Tokens that the tokenizer puts around a text are read and have vectors, and take part in no
     word and no pooled text.
@@ -92,7 +91,7 @@ class EmbedParams:
             raise InvalidSetting("word names one word, and goes with by word")
 
     def check(self, hparams: HParams) -> None:
-        """Raises `InvalidSetting` for what a model of this shape does not have."""
+        """Raises `InvalidSetting` for a layer or stride that the model does not allow."""
         if self.layer is not None and not 0 <= self.layer <= hparams.n_layer:
             raise InvalidSetting(
                 f"layer must be 0 (the embeddings) to {hparams.n_layer} (the last), "
@@ -104,7 +103,10 @@ class EmbedParams:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A model as it is needed here; `states` maps tokens [B,S] and a layer to [B,S,n_embd]."""
+    """The parts of a model that embedding needs.
+
+    `states` maps tokens int32 [B, S] and a layer to hidden states float32 [B, S, n_embd].
+    """
 
     tokenizer: TextTokenizer
     hparams: HParams
@@ -114,7 +116,10 @@ class Reader:
 def embed_texts(
     texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
 ) -> Iterator[Embedding]:
-    """The embedding of each text, in their order. Raises `BadText`, `PromptTooLong`."""
+    """Embed texts in batches, in their order.
+
+    Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
+    """
     if batch_size < 1:
         raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
     params.check(reader.hparams)
@@ -126,7 +131,7 @@ def _embed_texts(
 ) -> Iterator[Embedding]:
     layer = reader.hparams.n_layer if params.layer is None else params.layer
     encoded = ((text, _encoded(text, reader, params)) for text in texts)
-    for group in ahead(encoded, lambda pair: len(pair[1].tokens)):
+    for group in groups_of_tokens(encoded, lambda pair: len(pair[1].tokens)):
         cuts = [
             _cuts(len(encoding.tokens), params.stride, reader.hparams.n_ctx)
             for _, encoding in group
@@ -143,7 +148,7 @@ def _embed_texts(
 
 
 def _encoded(text: str, reader: Reader, params: EmbedParams) -> Encoding:
-    """The tokens of a text with those that the tokenizer puts around it, which have no span."""
+    """The tokens of a text and those that the tokenizer puts around it, which have empty spans."""
     tokenizer = reader.tokenizer
     found = tokenizer.encode_spans(text, special=params.special)
     if not found.tokens or not (tokenizer.before or tokenizer.after):
@@ -156,7 +161,7 @@ def _encoded(text: str, reader: Reader, params: EmbedParams) -> Encoding:
 
 
 def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, int]]:
-    """Windows of inputs over `count` tokens: start, end, first whose vector is taken from here."""
+    """Windows over `count` tokens: start, end, and the first token whose vector is used."""
     if not count:
         raise BadText("a text is empty: there is nothing to embed")
     if stride is None and count > n_ctx:
@@ -164,7 +169,7 @@ def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, in
             f"a text has {count} tokens, the context holds {n_ctx}; shorten it, or give a stride "
             "so that it is read in windows"
         )
-    # A window that scores has one token more, which is no input.
+    # Windows for scoring have one more token, which is not an input.
     found = windows(count + 1, n_ctx, stride or n_ctx)
     return [(start, end - 1, first - 1) for start, end, first in found]
 
@@ -172,10 +177,10 @@ def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, in
 def _states(
     pieces: list[tuple[int, ...]], layer: int, reader: Reader, batch_size: int
 ) -> list[Vectors]:
-    """The hidden states [length, n_embd] of each piece."""
+    """The hidden states, float32 [length, n_embd], of each sequence of tokens."""
     found: dict[int, Vectors] = {}
     lengths = [len(piece) for piece in pieces]
-    for numbers, width in side_by_side(lengths, reader.hparams.n_ctx, ROWS, batch_size):
+    for numbers, width in batches(lengths, reader.hparams.n_ctx, ROWS, batch_size):
         tokens = np.zeros((len(numbers), width), np.int32)
         for row, number in enumerate(numbers):
             tokens[row, : lengths[number]] = pieces[number]
@@ -223,12 +228,12 @@ def _pool(states: Vectors, pooling: str) -> Vectors:  # [n,D] -> [D]
 
 
 def normalized(vectors: Vectors) -> Vectors:  # [n,D] -> [n,D]
-    """Every vector divided by its Euclidean length; zeros stay."""
+    """Each vector divided by its Euclidean length; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def cosine(a: Vectors, b: Vectors) -> float:
-    """The cosine of the angle between two vectors [D]; 0 where one is zero."""
+    """The cosine similarity of two vectors [D]; 0 if one of them is zero."""
     pair = normalized(np.stack([a, b])).astype(np.float64)
     return float(np.clip(pair[0] @ pair[1], -1, 1))

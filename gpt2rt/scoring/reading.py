@@ -1,4 +1,4 @@
-"""How a text is read to be scored: windows, what stands before it, where a word ends."""
+"""Settings for scoring a text: windows, context, the token before it, word boundaries."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ AUTO_BOS = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a text is read. Raises `InvalidSetting`.
+    """How a text is read for scoring.
 
-    `window` tokens at once (None: all that the model can), then on by `stride`: the tokens beyond
-    the first window are predicted from `window - stride + 1` at least. Without a stride a text has
-    to fit the window. `boundary` says which end of a word its white space is counted at; `bos` are
-    the tokens that stand before context and text.
+    The model reads `window` tokens at a time and advances by `stride`, so tokens beyond the first
+    window are predicted from at least `window - stride + 1` tokens. Without a stride a text has to
+    fit the window. `boundary` is the end of a word to which its white space belongs; `bos` are the
+    tokens before context and text.
     """
 
     window: int
@@ -43,6 +43,10 @@ class Reading:
         boundary: Boundary,
         bos: tuple[int, ...],
     ) -> Reading:
+        """Check the settings for a model of `n_ctx`; `window` None is n_ctx.
+
+        Raises `InvalidSetting`.
+        """
         if boundary not in ("leading", "trailing"):
             raise InvalidSetting(f"boundary is leading or trailing, not {boundary!r}")
         window = n_ctx if window is None else window
@@ -52,7 +56,10 @@ class Reading:
         return cls(window, stride, context, special, boundary, bos)
 
     def cuts(self, text: str, count: int) -> Iterator[tuple[int, int, int]]:
-        """The `windows` of `text`, `count` tokens with what is before. Raises `PromptTooLong`."""
+        """The `windows` over `count` tokens, those of `text` and those before it.
+
+        Raises `PromptTooLong`.
+        """
         if self.stride is None and count > self.window + 1:
             raise PromptTooLong(
                 f"{text[:30]!r}... is longer than the window: {count - 1} tokens with the context, "
@@ -62,10 +69,10 @@ class Reading:
 
 
 def beginning(tokenizer: TextTokenizer, bos: Bos) -> tuple[int, ...]:
-    """The tokens that `bos` names: a token's id or text; None for nothing; or `AUTO_BOS` for what
-    the tokenizer puts before texts, else the token that a text from nothing begins with.
+    """The tokens before a text by `bos`: a token's id or text, None (no token), or `AUTO_BOS`.
 
-    Raises `InvalidSetting` where it names no token.
+    `AUTO_BOS` is the tokens that the tokenizer puts before texts, or else its start of text. Raises
+    `InvalidSetting` if `bos` is not a token.
     """
     if bos is None:
         return ()

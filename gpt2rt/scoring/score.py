@@ -1,4 +1,4 @@
-"""What is known of a scored text: its tokens, its words, and the figures of the whole."""
+"""The score of a text: its tokens, its words, and measures of the whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Boundary = Literal["leading", "trailing"]
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A token that the model might have expected, and how much it did."""
+    """One of the likeliest tokens at a position, and its probability."""
 
     token: int
     text: str
@@ -20,11 +20,11 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """A token of the text: characters `start` to `end`, natural log-probability, rank.
+    """The score of a token: its log-probability in nats, and its rank, 0 being the likeliest token.
 
-    A character split over several tokens is in the span of each; `text` is what the token's bytes
-    decode to, so U+FFFD for a part of a character. Rank 0 is the most likely token. A token that
-    nothing stands before has no score: its numbers are NaN, its rank None.
+    It is the characters `start` to `end` (exclusive) of the text. A character that is split over
+    several tokens is in the span of each; `text` decodes the token's bytes, with U+FFFD for a part
+    of a character. A token without any token before it has no score: `logprob` is NaN, `rank` None.
     """
 
     token: int
@@ -37,22 +37,22 @@ class TokenScore:
 
     @property
     def bits(self) -> float:
-        """Surprisal."""
+        """The surprisal in bits."""
         return bits_of(self.logprob)
 
     @property
     def probability(self) -> float:
-        """That the model gave the token, from 0 to 1."""
+        """The probability, 0 to 1."""
         return math.exp(self.logprob)
 
 
 @dataclass(frozen=True, slots=True)
 class WordScore:
-    """A word, a run of characters without white space: characters `start` to `end`.
+    """The score of a word, a run of characters `start` to `end` (exclusive) without white space.
 
-    `bits` is the surprisal of its tokens, numbers `first` to `last` (not included), with those of
-    the white space before it; by the trailing boundary corrected as `gpt2rt.scoring.surprisal`
-    says. NaN where one of them has no score.
+    `bits` is the surprisal of its tokens, with indices `first` to `last` (exclusive), including
+    those of the white space before it; with the trailing boundary it is corrected as described in
+    `gpt2rt.scoring.surprisal`. It is NaN if one of the tokens has no score.
     """
 
     text: str
@@ -97,7 +97,7 @@ class Score:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the text in UTF-8."""
+        """The length of the text in bytes of UTF-8."""
         return len(self.text.encode("utf-8"))
 
     @property
@@ -107,22 +107,22 @@ class Score:
 
     @property
     def logprob(self) -> float:
-        """Natural log-probability of the whole text."""
+        """The log-probability of the whole text, in nats."""
         return math.fsum(token.logprob for token in self.scored)
 
     @property
     def bits(self) -> float:
-        """Surprisal of the whole text."""
+        """The surprisal of the whole text, in bits."""
         return bits_of(self.logprob)
 
     @property
     def perplexity(self) -> float:
-        """Per token."""
+        """The perplexity per token."""
         return _power(_mean(self.bits, len(self.scored)))
 
     @property
     def word_perplexity(self) -> float | None:
-        """Per word. The mean leaves out a first word without a score, and what of it has one."""
+        """The perplexity per word, without a first word that has no score; None: no words."""
         words = [word for word in self.words if not math.isnan(word.bits)]
         if not self.words:
             return None
@@ -132,12 +132,12 @@ class Score:
 
     @property
     def byte_perplexity(self) -> float:
-        """Per byte of UTF-8."""
+        """The perplexity per byte of UTF-8."""
         return _power(self.bits_per_byte)
 
     @property
     def bits_per_byte(self) -> float:
-        """Mean surprisal of a byte of UTF-8."""
+        """The mean surprisal per byte of UTF-8, in bits."""
         start = self.scored[0].start if self.scored else len(self.text)
         return _mean(self.bits, len(self.text[start:].encode("utf-8")))
 
@@ -147,7 +147,8 @@ def _mean(bits: float, count: int) -> float:
 
 
 def bits_of(logprob: float) -> float:
-    return -logprob / math.log(2) + 0.0  # no negative zero
+    """The surprisal in bits of a log-probability in nats."""
+    return -logprob / math.log(2) + 0.0  # the sum turns -0.0 into 0.0
 
 
 def _power(bits: float) -> float:

@@ -1,7 +1,7 @@
-"""How likely a model finds the tokens of a text: log-probabilities, ranks, alternatives.
+"""Scores of tokens: log-probabilities, ranks and the likeliest alternatives.
 
-A passage is what the model reads at once. Its logits never leave this module, and are never held
-for more than `ROWS` positions at a time: 25 MB for GPT-2's 50,257 tokens.
+A passage is a sequence of tokens that fits the context. Its logits are reduced here, and exist for
+at most `ROWS` positions at a time: 25 MB for GPT-2's 50,257 tokens.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.engine.slots import Logits, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
-from gpt2rt.scoring.batching import STEP, ahead, side_by_side
+from gpt2rt.scoring.batching import STEP, batches, groups_of_tokens
 
-ROWS = 128  # positions whose logits are held at a time; as fast as more
-BATCH_SIZE = ROWS // STEP  # passages side by side, at most
+ROWS = 128  # positions whose logits exist at a time; more would not be faster
+BATCH_SIZE = ROWS // STEP  # most passages in a batch, by default
 
 Columns = tuple[
     NDArray[np.float32],
@@ -33,9 +33,10 @@ Columns = tuple[
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Tokens that the model reads at once: 2 to n_ctx + 1 of them, since the last is no input.
+    """2 to n_ctx + 1 tokens to be scored, of which the last is not an input of the model.
 
-    Those from position `first` on are scored, those before it are only read.
+    Tokens from index `first` on are scored, those before it are only context. Raises
+    `InvalidSetting` if `first` is not an index from 1 on.
     """
 
     tokens: tuple[int, ...]
@@ -49,7 +50,7 @@ class Passage:
             )
 
     def check(self, hparams: HParams) -> None:
-        """Raises `PromptTooLong`, or `InvalidSetting` for a token the model does not have."""
+        """Raises `PromptTooLong`, or `InvalidSetting` for a token outside the vocabulary."""
         if len(self.tokens) > hparams.n_ctx + 1:
             raise PromptTooLong(
                 f"a passage has {len(self.tokens)} tokens, the model reads {hparams.n_ctx} and "
@@ -64,12 +65,12 @@ class Passage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenScores:
-    """Of the n tokens of a passage that are scored, in their order.
+    """The scores of the n scored tokens of a passage, in their order.
 
-    `logprobs` float32 [n], natural logarithms; `ranks` int32 [n], how many tokens were more likely:
-    0 for the most likely one. `top_ids` int32 and `top_logprobs` float32 [n, top] are the most
-    likely tokens at each place, best first. `group` float32 [n] is the log-probability that one of
-    the tokens asked for (none: NaN) stands at the place.
+    `logprobs` float32 [n] are log-probabilities in nats; `ranks` int32 [n] are the numbers of
+    tokens that were more likely. `top_ids` int32 and `top_logprobs` float32 [n, top] are the
+    likeliest tokens at each position, best first. `group` float32 [n] is the log-probability of any
+    token of the requested group at each position (NaN without a group).
     """
 
     logprobs: NDArray[np.float32]
@@ -80,13 +81,13 @@ class TokenScores:
 
 
 def windows(count: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """A window that slides over `count` tokens: (start, end, first scored), all counted from the
-    beginning of the text, so that `Passage(tokens[start:end], first - start)` is its passage.
+    """Windows over `count` tokens: (start, end, first scored), as indices of the text's tokens.
 
-    Every token but the first, before which there is nothing, is scored exactly once. A window has
-    `size` inputs, so `size + 1` tokens, where the text has them; each but the first scores the
-    `stride` tokens (the last: what is left) that end it. So every token is predicted from at least
-    `size - stride + 1` tokens before it, or from all there are. Raises `InvalidSetting`.
+    `Passage(tokens[start:end], first - start)` is the passage of a window. Every token but the
+    first is scored exactly once. A window has `size` inputs and so up to `size + 1` tokens; each
+    window but the first scores its last `stride` tokens (the last window: those that are left). So
+    every token is predicted from all tokens before it, or at least from `size - stride + 1`. Raises
+    `InvalidSetting`.
     """
     if size < 1:
         raise InvalidSetting(f"the window must be 1 token or more, not {size}")
@@ -103,7 +104,7 @@ def _windows(count: int, size: int, stride: int) -> Iterator[tuple[int, int, int
 
 
 def check(hparams: HParams, top: int, batch_size: int) -> None:
-    """Raises `InvalidSetting` for settings that no scoring could obey."""
+    """Raises `InvalidSetting` for invalid settings of `score_tokens`."""
     if batch_size < 1:
         raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
     if not 0 <= top <= hparams.n_vocab:
@@ -120,11 +121,14 @@ def score_tokens(
     threads: int,
     group: NDArray[np.int64] | None = None,
 ) -> Iterator[TokenScores]:
-    """The scores of each passage, in their order. Raises `InvalidSetting`, `PromptTooLong`.
+    """Score passages, in their order.
 
-    Passages of at most `ROWS` inputs are padded to a multiple of `STEP` and read side by side with
-    others of that length; longer ones alone, `ROWS` positions after the other. So the arithmetic of
-    a passage depends on its own length only. `threads` share the work on the logits.
+    `new_slots` makes the slots that are needed. `top` is the number of alternatives, `group` int64
+    [n] are tokens whose summed probability is returned; `threads` share the work on the logits.
+
+    Passages of at most `ROWS` inputs are padded to a multiple of `STEP` and batched with others of
+    that length; longer ones are read alone, `ROWS` positions at a time. So the bits of a score
+    depend only on the passage's own length. Raises `InvalidSetting`, `PromptTooLong`, `BadLogits`.
     """
     check(hparams, top, batch_size)
     return _score_tokens(new_slots, hparams, passages, top, batch_size, threads, group)
@@ -142,10 +146,12 @@ def _score_tokens(
     slots = new_slots(1)
     most = min(batch_size, ROWS // STEP)
     with ThreadPoolExecutor(threads) as pool:
-        for taken in ahead(_checked(passages, hparams), lambda passage: len(passage.tokens)):
+        for taken in groups_of_tokens(
+            _checked(passages, hparams), lambda passage: len(passage.tokens)
+        ):
             lengths = [len(passage.tokens) - 1 for passage in taken]
             scores: dict[int, TokenScores] = {}
-            for numbers, width in side_by_side(lengths, hparams.n_ctx, ROWS, most):
+            for numbers, width in batches(lengths, hparams.n_ctx, ROWS, most):
                 chosen = [taken[number] for number in numbers]
                 if len(chosen) > slots.count:
                     slots = new_slots(len(chosen))
@@ -167,7 +173,9 @@ def _score(
     top: int,
     reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
 ) -> Iterator[TokenScores]:
-    """The scores of passages whose inputs are padded to `width`; several only up to `ROWS`."""
+    """The scores of a batch, whose inputs are padded to `width`; only a single one may be longer
+    than `ROWS`.
+    """
     inputs = np.zeros((len(passages), width), np.int32)
     targets = np.zeros((len(passages), width), np.int32)
     wanted = np.zeros((len(passages), width), bool)
@@ -180,7 +188,7 @@ def _score(
     for start in range(0, width, ROWS):
         piece = np.s_[:, start : start + ROWS]
         rows = np.flatnonzero(wanted[piece])
-        # One row alone would take another kernel, whose sums end in other bits.
+        # A single row would use another kernel, whose sums have other bits.
         asked = np.resize(rows, max(2, len(rows))) if len(rows) else np.zeros(1, int)
         logits = slots.forward(inputs[piece], start, asked.tolist())[: len(rows)]
         parts += reduce(logits, targets[piece].ravel()[rows], top)
@@ -198,7 +206,7 @@ def _shared(
     targets: NDArray[np.int32],
     top: int,
 ) -> list[Columns]:
-    """`_reduce`, its rows divided among the threads."""
+    """As `_reduce`, with the rows divided among the threads."""
     size = max(1, -(-len(targets) // threads))
     parts = [slice(start, start + size) for start in range(0, max(1, len(targets)), size)]
     return list(pool.map(lambda part: _reduce(logits[part], targets[part], top, group), parts))
@@ -207,10 +215,9 @@ def _shared(
 def _reduce(
     logits: Logits, targets: NDArray[np.int32], top: int, group: NDArray[np.int64] | None
 ) -> Columns:
-    """[R,V] -> log-probability [R] and rank [R] of the targets, best ids and theirs [R,top], and
-    log-probability [R] of the group.
+    """Reduce logits [R, n_vocab] to the columns of `TokenScores`, for the tokens `targets` [R].
 
-    A row at a time, since a row fits the processor's cache and a hundred do not.
+    It computes a row at a time, since a row fits the processor's cache and a hundred do not.
     """
     count, n_vocab = logits.shape
     logprobs, ranks = np.empty(count, np.float32), np.empty(count, np.int32)

@@ -1,10 +1,9 @@
-"""The scores of a text: what `scoring.py` finds for its tokens, laid on characters and words.
+"""Scores of whole texts: token scores mapped to characters and words.
 
-The first token of a text is scored after `<|endoftext|>`, the token that GPT-2 saw between the
-documents it was trained on, or after another (`bos`); with a context the model reads that token,
-the context, the text. Context and text are made into tokens each on its own, so that the text's
-tokens are always its own. The texts of a
-`Document` are made into tokens as one.
+The first token of a text is scored after `<|endoftext|>`, which separated the documents that GPT-2
+was trained on, or after another token (`bos`). With a context the model reads that token, the
+context, the text. Context and text are encoded separately, so that a text always has the same
+tokens; the texts of a `Document` are encoded as one.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ def score_texts(
     score_tokens: ScoreTokens,
     advance: Callable[[int], None],
 ) -> Iterator[Score]:
-    """The score of each text, in their order. Raises `BadText` for an empty one, `PromptTooLong`;
-    the scores before that one come first.
+    """Score texts, in their order; any number of them takes little memory.
 
-    Any number of texts takes the memory of some. `advance` is told of tokens as they are scored.
+    `advance` is called with the number of tokens scored since its last call. Raises `BadText` for
+    an empty text, `PromptTooLong`; the scores of earlier texts are returned before.
     """
     before = (*reading.bos, *tokenizer.encode(reading.context or "", special=reading.special))
-    # What may follow a text is asked for at a place of its own, whose token itself does not count.
+    # A token after the text gives the position at which it may end; its own score is not used.
     after = (tokenizer.end_of_text,)
     waiting: deque[tuple[str, Encoding, int]] = deque()  # text, tokens, number of windows
     failed: list[Gpt2rtError] = []
@@ -88,7 +87,7 @@ def _score(
     reading: Reading,
     first: int,
 ) -> Score:
-    """The score of a text whose tokens have scores from number `first` on."""
+    """The score of a text whose tokens have scores from index `first` on."""
     spans, count = encoding.spans, len(encoding.tokens)
 
     def column(found: Iterable[Iterable[Any]], missing: Any = math.nan) -> list[Any]:
@@ -128,15 +127,15 @@ def _score(
 def _trailing(
     bits: list[float], ranges: list[Span], begins: list[float], spaced: list[bool]
 ) -> list[float]:
-    """The surprisal of words that end where the next begins, not where their own letters end.
+    """The surprisal of words, in bits, including that the word ends after its last token.
 
-    A vocabulary that has its spaces before words leaves open after `cat` whether the word goes on
-    to be `cattle`. So p(word) = p(tokens) * B(after) / B(before), where B is the probability that
-    white space or the end of the text comes next, and the division, which takes off the space that
-    the word before has counted, is for words with white space before them (Pimentel and Meister
-    2024, How to Compute the Probability of a Word; Oh and Schuler 2024, Leading Whitespaces of
-    Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities).
-    `begins` is log B at each token and after the last.
+    In a vocabulary with spaces before words, the tokens of `cat` do not say whether the word
+    continues as `cattle`. So p(word) = p(tokens) * B(after) / B(before), where B is the probability
+    that white space or the end of the text comes next. The division removes the white space that
+    the word before has included; it applies to words with white space before them (Pimentel and
+    Meister 2024, How to Compute the Probability of a Word; Oh and Schuler 2024, Leading Whitespaces
+    of Language Models' Subword Vocabulary Pose a Confound for Calculating Word Probabilities).
+    `begins` is log B before each token and after the last.
     """
     return [
         found + bits_of(begins[last]) - (bits_of(begins[first]) if space else 0.0)
@@ -146,7 +145,10 @@ def _trailing(
 
 @once_per_tokenizer
 def word_beginnings(tokenizer: TextTokenizer) -> NDArray[np.int64]:
-    """The tokens before which a word has ended: those that begin with white space, and the end."""
+    """The ids, int64 [n], of tokens that begin with white space, and of `<|endoftext|>`.
+
+    A word has ended before each of them.
+    """
     texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(tokenizer.n_vocab))
     spaces = [n for n, text in enumerate(texts) if text[:1] and not word_spans(text[0])]
     return np.array(sorted({*spaces, tokenizer.end_of_text}))
@@ -155,7 +157,7 @@ def word_beginnings(tokenizer: TextTokenizer) -> NDArray[np.int64]:
 def _alternatives(
     tokenizer: TextTokenizer, scores: TokenScores
 ) -> Iterator[tuple[Alternative, ...]]:
-    """Those of each token."""
+    """The alternatives at each position."""
     for ids, logprobs in zip(scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True):
         yield tuple(
             Alternative(token, tokenizer.decode([token]), math.exp(logprob))

@@ -11,7 +11,7 @@ from any_settings import any_settings, check_settings, finished
 from gpt2rt import GPT2, Beams, Completion, Request, SamplingParams, Stopping
 from gpt2rt.errors import InvalidSetting, PromptTooLong
 from gpt2rt.generation.beams import log_softmax
-from gpt2rt.generation.scheduler import alike, kept
+from gpt2rt.generation.scheduler import same_prompt_groups, window_after_slide
 from models import TINY
 
 FREE = Stopping(12, end_of_text=False)
@@ -55,7 +55,7 @@ def test_requests_are_taken_as_slots_become_free(tiny: GPT2) -> None:
 
 def test_runs_of_the_same_prompt_are_found() -> None:
     requests = [Request(prompt) for prompt in "aaabbca"]
-    assert [[r.prompt for r in group] for group in alike(requests, 2)] == [
+    assert [[r.prompt for r in group] for group in same_prompt_groups(requests, 2)] == [
         ["a", "a"], ["a"], ["b", "b"], ["c"], ["a"],
     ]  # fmt: skip
 
@@ -143,7 +143,7 @@ def test_sliding_goes_on_as_if_the_window_were_the_prompt(tiny_models: dict[str,
     seen = n_ctx + 1
     while seen < len(text):
         slots = model.new_slots(1)
-        window = kept(text[:seen], n_ctx)
+        window = window_after_slide(text[:seen], n_ctx)
         assert (len(window), window[0], window[-1]) == (n_ctx // 2, text[0], text[seen - 1])
         logits, at = slots.extend(0, 0, window), len(window)
         while seen < len(text):

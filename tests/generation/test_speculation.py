@@ -15,7 +15,14 @@ from gpt2rt.engine.engine import Engine
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import Scheduler
-from gpt2rt.generation.speculation import LONGEST, STEP_BASE, STEP_TOKEN, Lookup, Pace, SmallerModel
+from gpt2rt.generation.speculation import (
+    LONGEST,
+    STEP_BASE,
+    STEP_TOKEN,
+    DraftLength,
+    Lookup,
+    SmallerModel,
+)
 from gpt2rt.sampling.sampling import Sampler
 from models import TINY, LargerWeights, make_bundle
 
@@ -71,7 +78,7 @@ def test_a_text_is_the_same_with_any_draft(
     text = [*plain.prompt_tokens, *plain.tokens, *range(20)]
     engine = Engine(model.new_slots(1))
     drafted = Scheduler(
-        engine, TINY.n_ctx, model._tasks.begin, lambda: Scripted(text, wrong_every)
+        engine, TINY.n_ctx, model.tasks.begin, lambda: Scripted(text, wrong_every)
     ).run([request])
     pieces = list(drafted)
     assert pieces[-1].completion is not None
@@ -89,7 +96,7 @@ def test_a_text_is_the_same_with_any_draft(
 def drafted_by(bundle: Bundle, draft: Bundle) -> GPT2:
     """As if the draft were small: at its real price it would not be asked."""
     model, smaller = GPT2(bundle), GPT2(draft)
-    model._draft = lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost=0.05)
+    model.make_draft = lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost=0.05)
     return model
 
 
@@ -204,7 +211,7 @@ def test_another_tokenizer_is_refused(
         GPT2(tiny_bundles["fp32"], draft=demo)
 
 
-# ---- the pace
+# ---- the controller
 
 
 def cost_of(proposed: int, draft: float) -> float:
@@ -219,13 +226,13 @@ def test_it_switches_itself_off_where_it_does_not_pay(
 ) -> None:
     """By the measured price of a step, a text costs at most a tenth more than without a draft."""
     rng = np.random.default_rng(0)
-    pace, made, cost = Pace(draft), 0, 0.0
+    controller, made, cost = DraftLength(draft), 0, 0.0
     while made < length:
-        proposed = pace.count(min(LONGEST, length - made))
+        proposed = controller.choose(min(LONGEST, length - made))
         accepted = 0
         while accepted < proposed and rng.random() < right:
             accepted += 1
-        pace.learn(proposed, accepted)
+        controller.record(proposed, accepted)
         made += accepted + 1
         cost += cost_of(proposed, draft)
     assert cost <= 1.1 * length + 3

@@ -34,12 +34,12 @@ def test_text_ends_before_the_string_that_ends_first(
     borders = [0, *sorted(min(place, len(text)) for place in places), len(text)]
     stops, shown = StopStrings(strings), ""
     for start, end in pairwise(borders):
-        if stops.found is None:
+        if stops.match is None:
             shown += stops.push(text[start:end])
             assert cut(text, strings)[0].startswith(shown)
-    if stops.found is None:
+    if stops.match is None:
         shown += stops.close()
-    assert (shown, stops.found) == cut(text, strings)
+    assert (shown, stops.match) == cut(text, strings)
 
 
 def test_what_cannot_become_a_stop_string_is_not_held_back() -> None:
@@ -52,7 +52,7 @@ def test_what_cannot_become_a_stop_string_is_not_held_back() -> None:
         "ENd",
         "",
     ]
-    assert (stops.push("\n"), stops.found) == ("", "\n\n")
+    assert (stops.push("\n"), stops.match) == ("", "\n\n")
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_many_strings_are_found_as_one_by_one() -> None:
         text = "".join(random.choice(list("abc"), random.integers(0, 30)))
         stops = StopStrings(words)
         said, at = "", 0
-        while at < len(text) and stops.found is None:
+        while at < len(text) and stops.match is None:
             size = int(random.integers(1, 4))
             said += stops.push(text[at : at + size])
             at += size
-        said += stops.close() if stops.found is None else ""
+        said += stops.close() if stops.match is None else ""
         ends = [(text.find(w) + len(w), -len(w), w) for w in words if w in text]
         wanted = min(ends, default=None)
-        assert stops.found == (wanted[2] if wanted else None)
+        assert stops.match == (wanted[2] if wanted else None)
         assert said == (text[: wanted[0] + wanted[1]] if wanted else text)

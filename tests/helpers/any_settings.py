@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from gpt2rt import GPT2, Completion, Request, SamplingParams, Stopping
 from gpt2rt.errors import Gpt2rtError
-from gpt2rt.generation.completion import raised
+from gpt2rt.generation.completion import raise_failures
 from models import TINY
 
 
 def finished(model: GPT2, requests: list[Request], batch_size: int = 4) -> list[Completion]:
-    pieces = raised(model.run(requests, batch_size=batch_size))
+    pieces = raise_failures(model.run(requests, batch_size=batch_size))
     done = [piece.completion for piece in pieces if piece.completion]
     return sorted(done, key=lambda completion: completion.sample)
 

@@ -17,8 +17,7 @@ import numpy as np
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.engine.engine import Engine
 from gpt2rt.generation.scheduler import Scheduler
-from gpt2rt.generation.speculation import Draft, Lookup
-from gpt2rt.model import LOOKUP
+from gpt2rt.generation.speculation import LOOKUP, Draft, Lookup
 from gpt2rt.sampling.sampling import Sampler
 
 LENGTH, ROUNDS = 96, 3
@@ -54,9 +53,9 @@ def drafted(model: GPT2, draft: str) -> None:
     accepted: dict[float | None, float] = {}
     for _ in range(ROUNDS):
         for right, found in rates.items():
-            assert model._draft is not None
+            assert model.make_draft is not None
             began = time.perf_counter()
-            chosen = None if right is None else Replayed(model._draft(), text, right)
+            chosen = None if right is None else Replayed(model.make_draft(), text, right)
             done = finished(model, request, chosen)
             found.append(LENGTH / (time.perf_counter() - began))
             accepted[right] = done.accepted / max(1, done.drafted)
@@ -101,7 +100,7 @@ def looked_up(name: str) -> None:
 def finished(model: GPT2, request: Request, draft: Draft | None):  # type: ignore[no-untyped-def]
     engine = Engine(model.new_slots(1))
     make = None if draft is None else (lambda: draft)
-    pieces = list(Scheduler(engine, model.hparams.n_ctx, model._tasks.begin, make).run([request]))
+    pieces = list(Scheduler(engine, model.hparams.n_ctx, model.tasks.begin, make).run([request]))
     return pieces[-1].completion
 
 
