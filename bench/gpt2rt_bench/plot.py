@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from gpt2rt_bench.machine.hardware import Machine
-from gpt2rt_bench.report import Row, described, read_speeds
+from gpt2rt_bench.report import ReportRow, described, read_speeds
 from gpt2rt_bench.summary import Interval
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ INK, FAINT = "#222222", "#8A8A8A"
 ROW = 0.30  # inches of a bar
 
 
-def draw(rows: Sequence[Row], machine: Machine, form: str) -> bytes:
+def draw(rows: Sequence[ReportRow], machine: Machine, form: str) -> bytes:
     """The picture as a file of `form`: png, svg or pdf."""
     labels = list(dict.fromkeys(_label(row, rows) for row in rows))
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], machine: Machine, form: str) -> bytes:
     return file.getvalue()
 
 
-def _label(row: Row, rows: Sequence[Row]) -> str:
+def _label(row: ReportRow, rows: Sequence[ReportRow]) -> str:
     """What tells a row's configuration from the others'."""
     own = row.result.case.configuration
     every = [other.result.case.configuration for other in rows]
@@ -68,7 +68,7 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
 
 def _bars(
     axes: Axes,
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     figures: Sequence[Interval],
     colours: dict[str, str],
 ) -> None:
@@ -110,7 +110,7 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _roofline(axes: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+def _roofline(axes: Axes, rows: Sequence[ReportRow], colours: dict[str, str]) -> None:
     """Milliseconds of a step over the megabytes that it reads; below the line nobody can be."""
     known = [row for row in rows if row.step_bytes is not None and row.bandwidth is not None]
     most = max(row.step_bytes or 0 for row in known) * 1.25

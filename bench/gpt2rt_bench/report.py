@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpt2rt_bench.cases import OURS
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meters
 from gpt2rt_bench.machine.hardware import Machine, cannot_help
 from gpt2rt_bench.summary import METHOD, Summary, agreement, baseline, summarise
@@ -46,7 +46,7 @@ SAME_TOKENS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """One case with all that is said of it.
 
     `beside` is the case that its ratio compares with. `step_bytes` is what a decode step reads, in
@@ -54,9 +54,9 @@ class Row:
     None where nobody knows.
     """
 
-    result: Result
+    result: CaseResult
     summary: Summary
-    beside: Result | None
+    beside: CaseResult | None
     step_bytes: float | None
     bandwidth: float | None
 
@@ -140,8 +140,10 @@ class Row:
 
 
 def rows_of(
-    results: Sequence[Result], traffic_of: Callable[[Result], Traffic | None], meters: Meters
-) -> list[Row]:
+    results: Sequence[CaseResult],
+    traffic_of: Callable[[CaseResult], Traffic | None],
+    meters: Meters,
+) -> list[ReportRow]:
     """Every case in figures."""
     found = []
     for result in results:
@@ -149,11 +151,11 @@ def rows_of(
         traffic = traffic_of(result)
         step_bytes = None if traffic is None else traffic.step(case.batch, case.past)
         speed = meters.bandwidth(result.subject.ready.provider, case.configuration.threads)
-        found.append(Row(result, summarise(result, beside), beside, step_bytes, speed))
+        found.append(ReportRow(result, summarise(result, beside), beside, step_bytes, speed))
     return found
 
 
-def columns(rows: Sequence[Row]) -> list[int]:
+def columns(rows: Sequence[ReportRow]) -> list[int]:
     """The columns of `TITLES` worth showing: not those that are empty in every row, nor the
     settings that are the same in every row of several.
     """
@@ -167,7 +169,7 @@ def columns(rows: Sequence[Row]) -> list[int]:
     return found
 
 
-def said_once(rows: Sequence[Row]) -> str:
+def shared_settings(rows: Sequence[ReportRow]) -> str:
     """The settings that `columns` leaves out, and how the figures came about."""
     first = rows[0].cells()
     hidden = set(range(len(TITLES))) - set(columns(rows))
@@ -180,7 +182,7 @@ def said_once(rows: Sequence[Row]) -> str:
     return "; ".join([*same, what, *interval])
 
 
-def notes(rows: Sequence[Row], machine: Machine) -> list[str]:
+def notes(rows: Sequence[ReportRow], machine: Machine) -> list[str]:
     """What belongs beside the figures, each sentence once."""
     found = []
     for row in rows:
@@ -193,7 +195,7 @@ def notes(rows: Sequence[Row], machine: Machine) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def markdown(rows: Sequence[Row], machine: Machine, command: Sequence[str]) -> str:
+def markdown(rows: Sequence[ReportRow], machine: Machine, command: Sequence[str]) -> str:
     """The report: how it was measured, on what, the table, what to know of it."""
     shown = columns(rows)
     versions = dict(machine.versions)
@@ -207,7 +209,7 @@ def markdown(rows: Sequence[Row], machine: Machine, command: Sequence[str]) -> s
         f"- **Machine**: {described(machine)}",
         f"- **Memory**: {read_speeds(rows)}",
         f"- **Versions**: {', '.join(f'{n} {v}' for n, v in versions.items())}",
-        f"- **Figures**: {said_once(rows)}.",
+        f"- **Figures**: {shared_settings(rows)}.",
         "",
         "| " + " | ".join(TITLES[i] for i in shown) + " |",
         "|" + "|".join("---" if TITLES[i] in TEXTS else "---:" for i in shown) + "|",
@@ -230,7 +232,7 @@ def described(machine: Machine) -> str:
     return ", ".join([*parts, machine.system, f"Python {machine.python}"])
 
 
-def read_speeds(rows: Sequence[Row]) -> str:
+def read_speeds(rows: Sequence[ReportRow]) -> str:
     """The measured read bandwidths, in words."""
     known = {}
     for row in rows:

@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from gpt2rt_bench.cases import OURS
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 
 PERCENTILES = (50, 90, 99)
 CONFIDENCE = 0.95
@@ -71,7 +71,7 @@ class Summary:
     peak_bytes: int | None
 
 
-def summarise(result: Result, beside: Result | None = None) -> Summary:
+def summarise(result: CaseResult, beside: CaseResult | None = None) -> Summary:
     """The figures of a case; `beside` is its baseline, measured in the same rounds."""
     answers = result.answers
     steps = [median(answer.step_ms) for answer in answers]
@@ -90,12 +90,12 @@ def summarise(result: Result, beside: Result | None = None) -> Summary:
     )
 
 
-def _ratio(steps: Sequence[float], beside: Result) -> Interval:
+def _ratio(steps: Sequence[float], beside: CaseResult) -> Interval:
     others = [median(answer.step_ms) for answer in beside.answers]
     return Interval.of([other / own for own, other in zip(steps, others, strict=True)])
 
 
-def _shares(result: Result) -> dict[str, float] | None:
+def _shares(result: CaseResult) -> dict[str, float] | None:
     """Medians over rounds of what a request's time went into."""
     known = [answer.shares for answer in result.answers if answer.shares]
     if not known:
@@ -105,7 +105,7 @@ def _shares(result: Result) -> dict[str, float] | None:
     return {name: part / whole for name, part in parts.items()}
 
 
-def agreement(result: Result, beside: Result) -> float:
+def agreement(result: CaseResult, beside: CaseResult) -> float:
     """The share of greedy tokens up to where a text parts from the one of `beside`, over all rows
     of all rounds.
     """
@@ -118,7 +118,7 @@ def agreement(result: Result, beside: Result) -> float:
     return leading / sum(map(len, pairs))
 
 
-def baseline(result: Result, results: Sequence[Result]) -> Result | None:
+def baseline(result: CaseResult, results: Sequence[CaseResult]) -> CaseResult | None:
     """What a case is compared with: another library's with gpt2rt's own of the same model and
     threads, on the same provider if there is one; gpt2rt's with the first of the same prompt and
     batch. None for that first one.

@@ -56,10 +56,10 @@ def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
     if len(nodes) > 1:
         counts = ", ".join(f"{count} on {name}" for name, count in nodes.most_common())
         ready.notes.append(f"nodes of the graph: {counts}")
-    return ready, Subject(model).respond
+    return ready, TimedModel(model).respond
 
 
-class Subject:
+class TimedModel:
     """A loaded model that is asked as the library asks it, its time kept by what it goes into."""
 
     def __init__(self, model: GPT2) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 
 EXECUTION = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # a GPU reads the smaller one before it is warm
@@ -64,20 +64,20 @@ class Meters:
 
     def __init__(self) -> None:
         self._meters: dict[tuple[str, int], Meter] = {}
-        self._speeds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self.speeds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
 
-    def read(self, results: Iterable[Result]) -> None:
+    def read(self, results: Iterable[CaseResult]) -> None:
         """Measure those that `results` run on once more. One without a meter is left out."""
         running = [(r.subject.ready.provider, r.case.configuration.threads) for r in results]
         for key in dict.fromkeys(running):
             if key[0] in EXECUTION:
                 if key not in self._meters:
                     self._meters[key] = Meter(*key)
-                self._speeds[key].append(self._meters[key].read())
+                self.speeds[key].append(self._meters[key].read())
 
     def bandwidth(self, provider: str, threads: int) -> float | None:
         """Bytes a second, the median of the rounds."""
-        speeds = self._speeds.get((provider, threads))
+        speeds = self.speeds.get((provider, threads))
         return median(speeds) if speeds else None
 
 

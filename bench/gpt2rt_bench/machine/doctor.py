@@ -108,16 +108,16 @@ def diagnose() -> Diagnosis:
     bundles = library.exported()
     unicode = unicode_release()
     findings = (
-        *_processor(machine),
-        _memory(machine),
+        *processor_findings(machine),
+        memory_finding(machine),
         _runtime(machine),
         _letters(unicode),
         *_providers(providers),
-        *_graphics(cuda, providers.get(CUDA)),
+        *cuda_findings(cuda, providers.get(CUDA)),
         _models(bundles),
         _slots(bundles),
         *_damaged(bundles),
-        *_extras(),
+        *extras_finding(),
     )
     names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
     return Diagnosis(machine, providers, cuda, names, unicode, findings)
@@ -178,7 +178,7 @@ def _driver() -> tuple[str | None, str | None, tuple[Gpu, ...]]:
             pynvml.nvmlShutdown()
 
 
-def _processor(machine: Machine) -> Iterator[Finding]:
+def processor_findings(machine: Machine) -> Iterator[Finding]:
     cores = f"{machine.physical_cores or '?'} physical and {machine.logical_cores} logical cores"
     allowed = f"{machine.allowed_cores} allowed, {machine.threads} threads by default"
     where = f"{machine.processor} ({machine.architecture}), {cores}, {allowed}"
@@ -198,7 +198,7 @@ def _processor(machine: Machine) -> Iterator[Finding]:
             yield Finding(precision, "note", note)
 
 
-def _memory(machine: Machine) -> Finding:
+def memory_finding(machine: Machine) -> Finding:
     if machine.memory is None or machine.free_memory is None:
         return Finding("memory", "note", "not known", extra("bench", "tells it"))
     free = f"{machine.memory / 1e9:.1f} GB, {machine.free_memory / 1e9:.1f} GB of it free"
@@ -225,7 +225,7 @@ def _providers(providers: dict[str, Opening]) -> Iterator[Finding]:
             yield Finding(subject, state, f"cannot be opened: {tried.reason}")
 
 
-def _graphics(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
+def cuda_findings(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
     """What stands between this machine and CUDA, first things first."""
     if find_spec("pynvml") is None:
         yield Finding("graphics card", "note", "not known", extra("bench", "asks NVIDIA's driver"))
@@ -274,7 +274,7 @@ def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:
             yield Finding("models", "bad", bundle.error)
 
 
-def _extras() -> Iterator[Finding]:
+def extras_finding() -> Iterator[Finding]:
     there = [name for name, needs in EXTRAS.items() if all(map(find_spec, needs))]
     rest = [name for name in EXTRAS if name not in there]
     found = f"{', '.join(there) or 'none'} installed"

@@ -202,16 +202,11 @@ CUDA = {
 # ---- the next token
 
 
-def select(b: Builder, scores: str) -> None:
-    """The likeliest tokens of each row, and one drawn from all of them by the row's number.
-
-    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
-    sum passes the number's share, then the token in it. CumSum over a whole row would take
-    quadratic time on CUDA.
-    """
+def select_constants(b: Builder) -> dict[str, str]:
+    """The shapes, indices and sizes that `select` needs, as constants of the graph."""
     n_vocab = b.hparams.n_vocab
     chunks = -(-n_vocab // CHUNK)
-    const = {
+    return {
         name: b.constant(f"select/{name}", np.array(values, np.int64))
         for name, values in (
             ("zero", [0]),
@@ -225,6 +220,16 @@ def select(b: Builder, scores: str) -> None:
             ("shape", [-1, chunks, CHUNK]),
         )
     }
+
+
+def select(b: Builder, scores: str) -> None:
+    """Emit the most likely tokens of each row, and one drawn from all by the row's uniform number.
+
+    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
+    sum passes the number's share, then the token in it. CumSum over a whole row would take
+    quadratic time on CUDA.
+    """
+    const = select_constants(b)
     axis = b.constant("select/axis", np.array(1, np.int64))
 
     def op(kind: str, inputs: list[str], name: str, **attributes: object) -> str:
@@ -244,7 +249,7 @@ def select(b: Builder, scores: str) -> None:
     b.op("TopK", [scores, const["k"]], [port.name for port in best(b.hparams)], axis=1)
     # Not ReduceMax, which takes 3 ms on an H100 as soon as there are two rows.
     largest = op("Gather", [best(b.hparams)[0].name, const["zero"]], "largest", axis=1)
-    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "heat")
+    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "inverse_temperature")
     scaled = op("Mul", [op("Sub", [scores, largest], "below"), inverse], "scaled")
     weights = op("Pad", [op("Exp", [scaled], "weights"), const["pads"]], "padded")
     parts = op("Reshape", [weights, const["shape"]], "parts")

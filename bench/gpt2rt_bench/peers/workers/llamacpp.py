@@ -39,8 +39,8 @@ WHOLE = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What may be chosen; the defaults were the fastest tried."""
+class LlamaCppSettings:
+    """Options of llama.cpp; the defaults were the fastest tried."""
 
     ubatch: int = 512
     flash: int = 0  # 1: flash attention, -1: llama.cpp decides; off decodes long texts faster
@@ -140,8 +140,12 @@ def silence(llama_cpp: Any) -> None:
     llama_cpp.llama_log_set(nothing, ctypes.c_void_p(0))
 
 
-class Model:
-    def __init__(self, model: Path, precision: str, threads: int, settings: Settings) -> None:
+class LlamaCppModel:
+    """A GPT-2 loaded by llama.cpp; answers requests greedily."""
+
+    def __init__(
+        self, model: Path, precision: str, threads: int, settings: LlamaCppSettings
+    ) -> None:
         import llama_cpp
 
         self._lib, self._threads, self._settings = llama_cpp, threads, settings
@@ -167,7 +171,7 @@ class Model:
         if room not in self._contexts:
             self._contexts[room] = self._new_context(*room)
         self._context = self._contexts[room]  # kept, so that its memory is warm the second time
-        self._batch = Batch(self._lib, rows * length)
+        self._batch = TokenBatch(self._lib, rows * length)
         try:
             return greedy(prompts, steps, self._prefill, self._step)
         finally:
@@ -188,7 +192,7 @@ class Model:
             self._lengths[row] += 1
         return self._decode(self._batch)
 
-    def _decode(self, batch: Batch) -> Tokens:
+    def _decode(self, batch: TokenBatch) -> Tokens:
         """The likeliest token after each row whose logits were asked for."""
         import numpy as np
 
@@ -217,7 +221,7 @@ class Model:
         return context
 
 
-class Batch:
+class TokenBatch:
     """A `llama_batch` that grows a token at a time."""
 
     def __init__(self, lib: Any, capacity: int) -> None:
@@ -237,3 +241,6 @@ class Batch:
 
     def free(self) -> None:
         self._lib.llama_batch_free(self.batch)
+
+
+SETTINGS, MODEL = LlamaCppSettings, LlamaCppModel  # for `run.py`
