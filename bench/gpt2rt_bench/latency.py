@@ -22,7 +22,7 @@ Start = Callable[[Configuration], Subject]
 
 @dataclass(slots=True)
 class CaseResult:
-    """One case: its subject, and an answer a round."""
+    """One case: the process that ran it, and its answer in each round."""
 
     case: Case
     subject: Subject
@@ -41,7 +41,8 @@ def measure(
     """All cases, interleaved over `rounds` rounds after one that is not counted.
 
     Every subject is started, one after the other, before any is asked. `n_vocab` is each model's;
-    `every_round` is called at the beginning of every round; `advance` is told what comes next.
+    `every_round` is called with the results at the beginning of every round, `advance` with the
+    title of each step.
     Raises `SubjectFailed`.
     """
     with ExitStack() as open_subjects:

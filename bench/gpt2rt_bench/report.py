@@ -1,4 +1,4 @@
-"""A run in figures: the rows of the table, JSON, and a report in Markdown."""
+"""Makes the table's rows, JSON records and a Markdown report of a benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from gpt2rt_bench.cases import OURS
 from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meters
-from gpt2rt_bench.machine.hardware import Machine, cannot_help
+from gpt2rt_bench.machine.hardware import Machine, limitation
 from gpt2rt_bench.summary import METHOD, Summary, agreement, baseline, summarise
 from gpt2rt_bench.traffic import Traffic
 
@@ -47,11 +47,11 @@ SAME_TOKENS = (
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """One case with all that is said of it.
+    """One case with its figures.
 
-    `beside` is the case that its ratio compares with. `step_bytes` is what a decode step reads, in
-    the mean, `bandwidth` the bytes a second that its provider reads at most with as many threads;
-    None where nobody knows.
+    `beside`: the case that `ratio` compares with; `step_bytes`: the mean bytes that a decode step
+    reads; `bandwidth`: the bytes per second that its provider can read with as many threads. None
+    where not known.
     """
 
     result: CaseResult
@@ -62,25 +62,25 @@ class ReportRow:
 
     @property
     def provider(self) -> str:
-        """What really ran the graph."""
+        """The provider that ran the graph."""
         return self.result.subject.ready.provider
 
     @property
     def utilisation(self) -> float | None:
-        """The share of the bandwidth that decoding uses."""
+        """The share of the bandwidth that a decode step uses."""
         if self.step_bytes is None or self.bandwidth is None:
             return None
         return self.step_bytes / (self.summary.step_ms.median / 1e3) / self.bandwidth
 
     @property
     def agreement(self) -> float | None:
-        """How far the greedy tokens are ours: of another library, which has the same weights."""
+        """The share of another library's greedy tokens that are gpt2rt's; None for gpt2rt."""
         if self.beside is None or self.result.case.configuration.library == OURS:
             return None
         return agreement(self.result, self.beside)
 
     def cells(self) -> list[str]:
-        """As the table shows it, in the order of `TITLES`."""
+        """The cells of the table's row, in the order of `TITLES`."""
         case, s = self.result.case, self.summary
         shares = s.shares or {}
         return [
@@ -107,7 +107,7 @@ class ReportRow:
         ]
 
     def record(self) -> dict[str, Any]:
-        """As a line of JSON says it."""
+        """The fields of the line of JSON."""
         case, ready, s = self.result.case, self.result.subject.ready, self.summary
         return {
             **asdict(case.configuration),
@@ -144,7 +144,7 @@ def rows_of(
     traffic_of: Callable[[CaseResult], Traffic | None],
     meters: Meters,
 ) -> list[ReportRow]:
-    """Every case in figures."""
+    """A row for every result; `traffic_of` may return None for unknown."""
     found = []
     for result in results:
         case, beside = result.case, baseline(result, results)
@@ -156,8 +156,8 @@ def rows_of(
 
 
 def columns(rows: Sequence[ReportRow]) -> list[int]:
-    """The columns of `TITLES` worth showing: not those that are empty in every row, nor the
-    settings that are the same in every row of several.
+    """The numbers of the columns of `TITLES` to show: not those that are empty in every row, nor
+    settings with the same value in every row.
     """
     table = [row.cells() for row in rows]
     settings = ("library", "provider", "precision", "threads")
@@ -170,7 +170,7 @@ def columns(rows: Sequence[ReportRow]) -> list[int]:
 
 
 def shared_settings(rows: Sequence[ReportRow]) -> str:
-    """The settings that `columns` leaves out, and how the figures came about."""
+    """A sentence with the settings that `columns` leaves out, and the method."""
     first = rows[0].cells()
     hidden = set(range(len(TITLES))) - set(columns(rows))
     same = [f"{TITLES[i]} {first[i]}" for i in sorted(hidden) if first[i]]
@@ -183,12 +183,12 @@ def shared_settings(rows: Sequence[ReportRow]) -> str:
 
 
 def notes(rows: Sequence[ReportRow], machine: Machine) -> list[str]:
-    """What belongs beside the figures, each sentence once."""
+    """Sentences for the reader of the figures, each once."""
     found = []
     for row in rows:
         ready, model = row.result.subject.ready, row.result.case.configuration.model
         found += [f"{model} on {row.provider}: {note}" for note in ready.notes]
-        if note := cannot_help(ready.precision, row.provider, machine):
+        if note := limitation(ready.precision, row.provider, machine):
             found.append(note)
     if any(row.agreement is not None for row in rows):
         found.append(SAME_TOKENS)
@@ -196,7 +196,7 @@ def notes(rows: Sequence[ReportRow], machine: Machine) -> list[str]:
 
 
 def markdown(rows: Sequence[ReportRow], machine: Machine, command: Sequence[str]) -> str:
-    """The report: how it was measured, on what, the table, what to know of it."""
+    """The report in Markdown: command, machine, versions, table and notes."""
     shown = columns(rows)
     versions = dict(machine.versions)
     for row in rows:
@@ -222,7 +222,7 @@ def markdown(rows: Sequence[ReportRow], machine: Machine, command: Sequence[str]
 
 
 def described(machine: Machine) -> str:
-    """The machine in a line."""
+    """The machine in one line."""
     cores = f"{machine.allowed_cores} of {machine.logical_cores} logical cores"
     parts = [machine.processor, machine.architecture, cores]
     if machine.instructions is not None:

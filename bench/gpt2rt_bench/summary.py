@@ -1,4 +1,4 @@
-"""What many rounds say: medians, percentiles, and how sure they are."""
+"""Summarises rounds: medians, percentiles and confidence intervals."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Summary:
 
 
 def summarise(result: CaseResult, beside: CaseResult | None = None) -> Summary:
-    """The figures of a case; `beside` is its baseline, measured in the same rounds."""
+    """The figures of a case; `beside`: its baseline, measured in the same rounds."""
     answers = result.answers
     steps = [median(answer.step_ms) for answer in answers]
     low, middle, high = np.percentile(steps, (25, 50, 75))
@@ -96,7 +96,7 @@ def _ratio(steps: Sequence[float], beside: CaseResult) -> Interval:
 
 
 def _shares(result: CaseResult) -> dict[str, float] | None:
-    """Medians over rounds of what a request's time went into."""
+    """The shares of a request's time by their use, from medians over rounds; None if unknown."""
     known = [answer.shares for answer in result.answers if answer.shares]
     if not known:
         return None
@@ -119,9 +119,10 @@ def agreement(result: CaseResult, beside: CaseResult) -> float:
 
 
 def baseline(result: CaseResult, results: Sequence[CaseResult]) -> CaseResult | None:
-    """What a case is compared with: another library's with gpt2rt's own of the same model and
-    threads, on the same provider if there is one; gpt2rt's with the first of the same prompt and
-    batch. None for that first one.
+    """The result that a case is compared with; None for the first one of its prompt and batch.
+
+    A case of another library is compared with gpt2rt's of the same model and threads, on the same
+    provider if possible; one of gpt2rt with the first of the same prompt and batch.
     """
     case, mine = result.case, result.case.configuration
     ours = [

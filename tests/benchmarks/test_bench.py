@@ -27,7 +27,7 @@ from gpt2rt_bench import worker
 from gpt2rt_bench.cases import Case, Configuration, configurations, matrix
 from gpt2rt_bench.latency import CaseResult, measure
 from gpt2rt_bench.machine.bandwidth import Meter, Meters
-from gpt2rt_bench.machine.hardware import Machine, cannot_help
+from gpt2rt_bench.machine.hardware import Machine, limitation
 from gpt2rt_bench.protocol import Answer, Ready
 from gpt2rt_bench.report import TITLES, columns, markdown, rows_of
 from gpt2rt_bench.run import planned, run
@@ -343,9 +343,9 @@ def test_a_share_of_the_bandwidth_is_bytes_over_time_over_bandwidth() -> None:
 
 def test_fp16_cannot_help_a_processor() -> None:
     machine: Any = SimpleNamespace(has=lambda *names: True)
-    assert "fp16" in (cannot_help("fp16", "cpu", machine) or "")
-    assert cannot_help("fp16", "cuda", machine) is None
-    assert cannot_help("int8", "cpu", machine) is None
+    assert "fp16" in (limitation("fp16", "cpu", machine) or "")
+    assert limitation("fp16", "cuda", machine) is None
+    assert limitation("int8", "cpu", machine) is None
 
 
 @pytest.fixture

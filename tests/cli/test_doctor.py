@@ -13,7 +13,7 @@ import pytest
 from command_line import Command
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
-from gpt2rt_bench.micro.opening import Opening, opening, why
+from gpt2rt_bench.micro.opening import Opening, opening, reason_in
 
 CPU = "CPUExecutionProvider"
 
@@ -33,8 +33,8 @@ def test_the_reason_is_the_library_that_did_not_load() -> None:
     said = (
         "\n[E:onnxruntime] FAIL : Failed to load x.so with error: libcublas.so.13: no such file\n"
     )
-    assert why(said) == "libcublas.so.13: no such file"
-    assert why("first\nsecond") == "first"
+    assert reason_in(said) == "libcublas.so.13: no such file"
+    assert reason_in("first\nsecond") == "first"
 
 
 def subjects(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:

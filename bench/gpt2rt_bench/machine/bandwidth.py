@@ -1,4 +1,4 @@
-"""How fast a provider reads memory at most: what decoding is held against.
+"""Measures how fast a provider can read memory: the limit of decoding.
 
 One row times a matrix far larger than any cache, by ONNX Runtime: every number is read once and
 used for one multiplication. It reads several streams a core at once, which is a quarter faster than
@@ -25,11 +25,10 @@ PASSES = 5
 
 
 class Meter:
-    """Reads a matrix as often as it is asked. Holds the matrix, so 256 MB (on a GPU 2 GB)."""
+    """Measures one provider's bandwidth; holds a matrix of 256 MB (on a GPU 2 GB)."""
 
     def __init__(self, provider: str, threads: int, size: int | None = None) -> None:
-        """`provider` is the short name of one that ONNX Runtime was seen to run on; `size` is the
-        matrix's, in bytes."""
+        """`provider`: the short name of one of ONNX Runtime's; `size`: the matrix's, in bytes."""
         self._bytes = BYTES[provider] if size is None else size
         rows = self._bytes // 4 // COLUMNS
         options = ort.SessionOptions()
@@ -50,7 +49,7 @@ class Meter:
         self._binding.bind_output("product", provider)
 
     def read(self) -> float:
-        """Bytes a second of the fastest of a few passes, now."""
+        """Bytes per second, now: the fastest of a few passes."""
         times = []
         for _ in range(PASSES):
             began = time.perf_counter()
@@ -60,14 +59,17 @@ class Meter:
 
 
 class Meters:
-    """What every provider that runs, with every number of threads, reads in every round."""
+    """The bandwidths of all providers and numbers of threads, measured in every round.
+
+    `speeds`: (provider, threads) -> bytes per second of each round.
+    """
 
     def __init__(self) -> None:
         self._meters: dict[tuple[str, int], Meter] = {}
         self.speeds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
 
     def read(self, results: Iterable[CaseResult]) -> None:
-        """Measure those that `results` run on once more. One without a meter is left out."""
+        """Measure the providers of `results` once more; those of other libraries are left out."""
         running = [(r.subject.ready.provider, r.case.configuration.threads) for r in results]
         for key in dict.fromkeys(running):
             if key[0] in EXECUTION:
@@ -76,7 +78,7 @@ class Meters:
                 self.speeds[key].append(self._meters[key].read())
 
     def bandwidth(self, provider: str, threads: int) -> float | None:
-        """Bytes a second, the median of the rounds."""
+        """Bytes per second, the median of the rounds; None where not measured."""
         speeds = self.speeds.get((provider, threads))
         return median(speeds) if speeds else None
 

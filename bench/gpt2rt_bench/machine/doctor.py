@@ -1,4 +1,4 @@
-"""What this machine can do for gpt2rt, and what is missing: a verdict a subject."""
+"""Diagnoses what this machine can do for gpt2rt and what is missing, a finding a subject."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.library import Damaged
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
-from gpt2rt_bench.machine.hardware import Machine, cannot_help, installed
+from gpt2rt_bench.machine.hardware import Machine, installed, limitation
 from gpt2rt_bench.micro.opening import Opening, opening
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-# What the extras bring, by the modules that show it.
+# Extra -> modules that it installs.
 EXTRAS = {
     "export": ("tensorflow", "tf2onnx", "onnx", "filelock", "safetensors"),
     "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
@@ -31,7 +31,7 @@ EXTRAS = {
     "lm-eval": ("lm_eval",),
 }
 
-# A letter that each release of Unicode was the first to have, by which one tells a release.
+# Release of Unicode -> a letter that is new in it.
 LETTERS = {
     "9": "\U000104b0",
     "10": "\U00011d00",
@@ -51,7 +51,7 @@ State = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict: what was found, and what to do about it where something can be done."""
+    """What was found on a subject, its state, and the remedy (`way_out`) where there is one."""
 
     subject: str
     state: State
@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A graphics card as NVIDIA's driver tells of it; memory in bytes."""
+    """A graphics card by NVIDIA's driver; memory in bytes."""
 
     name: str
     memory: int
@@ -69,7 +69,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Cuda:
-    """`built` is the version of CUDA that ONNX Runtime was made for (None: it has no CUDA);
+    """CUDA on this machine.
+
+    `built` is the version of CUDA that ONNX Runtime was built for (None: it has no CUDA);
     `driver` is NVIDIA's, `supports` the newest CUDA it can run; `missing` are shared libraries
     (None: not known).
     """
@@ -84,7 +86,7 @@ class Cuda:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found."""
+    """All findings, and the facts behind them."""
 
     machine: Machine
     providers: dict[str, Opening]
@@ -98,7 +100,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything; opens each provider of the installed ONNX Runtime once."""
+    """Diagnose this machine; opens each provider of the installed ONNX Runtime once."""
     machine = Machine.here()
     libraries = cuda_and_cudnn()
     providers = {}
@@ -124,10 +126,9 @@ def diagnose() -> Diagnosis:
 
 
 def unicode_release() -> str:
-    """The newest release of Unicode, of those known here, whose letters `regex` knows as letters.
+    """The newest release of Unicode in `LETTERS` whose letters the library `regex` knows.
 
-    GPT-2's tokenizer cuts texts at letters and digits, so the tokens of those that are newer than
-    that are others.
+    GPT-2's tokenizer splits texts at letters and digits, so newer letters give other tokens.
     """
     known = [release for release, letter in LETTERS.items() if regex.match(r"\p{L}", letter)]
     return known[-1] if known else "before 9"
@@ -194,7 +195,7 @@ def processor_findings(machine: Machine) -> Iterator[Finding]:
     slow = machine.has("AVX2", "NEON") is False
     yield Finding("instructions", "bad" if slow else "good", sets)
     for precision in ("int8", "fp16"):
-        if note := cannot_help(precision, "cpu", machine):
+        if note := limitation(precision, "cpu", machine):
             yield Finding(precision, "note", note)
 
 
@@ -226,7 +227,7 @@ def _providers(providers: dict[str, Opening]) -> Iterator[Finding]:
 
 
 def cuda_findings(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
-    """What stands between this machine and CUDA, first things first."""
+    """The findings on the graphics card and on CUDA's libraries."""
     if find_spec("pynvml") is None:
         yield Finding("graphics card", "note", "not known", extra("bench", "asks NVIDIA's driver"))
     elif cuda.driver is None:
@@ -262,7 +263,7 @@ def _models(bundles: list[Bundle | Damaged]) -> Finding:
 
 
 def _slots(bundles: list[Bundle | Damaged]) -> Finding:
-    """What each text made side by side costs, at full length."""
+    """The memory that each text of a batch needs at full length."""
     shapes = {b.manifest.model: b.manifest.hparams for b in bundles if isinstance(b, Bundle)}
     costs = (f"{model} {slot_bytes(shape) / 1e6:.0f} MB" for model, shape in shapes.items())
     return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '75 MB for 117M'}")
@@ -285,6 +286,6 @@ def extras_finding() -> Iterator[Finding]:
 
 
 def extra(name: str, what: str = "") -> str:
-    """How an extra is installed, and what it is good for."""
+    """The command that installs an extra, and its use in words."""
     command = f'pip install "gpt2rt[{name}]"'
     return f"{command} {what}" if what else command

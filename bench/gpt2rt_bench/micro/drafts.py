@@ -29,7 +29,7 @@ STOPPING = Stopping(LENGTH, end_of_text=False)
 
 
 class Replayed:
-    """A draft that runs `draft` but proposes the recorded text, each token right with chance `right`."""
+    """A draft that runs another but proposes recorded tokens, each right with chance `right`."""
 
     def __init__(self, draft: Draft, text: Sequence[int], right: float) -> None:
         self.cost = draft.cost

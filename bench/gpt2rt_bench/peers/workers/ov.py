@@ -17,7 +17,7 @@ class OpenVinoSettings:
     """Options of OpenVINO; the defaults were the fastest tried."""
 
     kv: str = "u8"
-    group: int = 32  # activations quantised in groups of so many; 0: not at all
+    group: int = 32  # group size of quantised activations; 0: not quantised
 
 
 def convert(checkpoint: Path, model: Path, precision: str) -> None:
@@ -41,8 +41,8 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
 def stateful(checkpoint: Path) -> Any:
     """GPT-2 with keys and values as variables of the graph: OpenVINO's form for generation.
 
-    It is the form that Optimum writes (a gather by `beam_idx` before each concatenation), which
-    the CPU plugin fuses to one attention with a cache. The lm_head reads the last position only.
+    Optimum writes the same form (a gather by `beam_idx` before each concatenation), which the CPU
+    plugin fuses into one attention with a cache. The lm_head reads the last position only.
     """
     import openvino
     import torch

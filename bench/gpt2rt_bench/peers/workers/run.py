@@ -1,4 +1,4 @@
-"""One peer in a process of its own, under the Python that has it installed.
+"""Runs one peer in a process of its own, under the Python that has it installed.
 
     python run.py PEER convert CHECKPOINT MODEL PRECISION
     python run.py PEER serve MODEL PRECISION THREADS [SETTING=VALUE ...]
