@@ -37,7 +37,7 @@ class StandIn(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), HubAnswer)
         self.files = {path.name: path.read_bytes() for path in directory.iterdir()}
         self.commit = COMMIT
         self.fetched: list[str] = []
@@ -48,7 +48,7 @@ class StandIn(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Answer(BaseHTTPRequestHandler):
+class HubAnswer(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_HEAD(self) -> None:
