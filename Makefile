@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
 
 quick: $(INSTALLED)  ## the tests that are fast
-	$(BIN)/python -m pytest -m "not slow and not browser and not cuda"
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
 coverage: $(INSTALLED)  ## every test, and the share of each package's lines that they ran
 	$(BIN)/python -m pytest --cov --cov-report=
