@@ -6,7 +6,9 @@ INSTALLED := .venv/.installed
 EXTRAS := export,bench,constrain,eval
 OLDEST := .venv-oldest
 
-.PHONY: demo test quick oldest soak lint types docs check demo-model clean
+PACKAGES := gpt2rt export/gpt2rt_export bench/gpt2rt_bench bench/gpt2rt_evals
+
+.PHONY: demo test quick coverage oldest soak lint types docs check demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
@@ -16,7 +18,13 @@ test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
 
 quick: $(INSTALLED)  ## the tests that are fast
-	$(BIN)/python -m pytest -m "not slow and not browser and not cuda"
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+coverage: $(INSTALLED)  ## every test, and the share of each package's lines that they ran
+	$(BIN)/python -m pytest --cov --cov-report=
+	@for package in $(PACKAGES); do \
+	    echo "$$package: $$($(BIN)/coverage report --format=total --include="$$package/*") %"; \
+	done
 
 oldest:  ## every test with the least version of each library that pyproject.toml names
 	$(PYTHON) -m venv --clear $(OLDEST)
