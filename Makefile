@@ -1,4 +1,4 @@
-# Commands on a fresh machine: `make demo`, `make test`, `make oldest`. Needs Python 3.11 to 3.13 and PyPI.
+# On a fresh machine: `make demo`, `make test`. Needs Python 3.11 to 3.13 and PyPI.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,9 @@ INSTALLED := .venv/.installed
 EXTRAS := export,bench,constrain,eval
 OLDEST := .venv-oldest
 
-.PHONY: demo test oldest soak lint types check demo-model clean
+PACKAGES := gpt2rt export/gpt2rt_export bench/gpt2rt_bench bench/gpt2rt_evals
+
+.PHONY: demo test quick coverage oldest soak lint types docs check demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
@@ -14,6 +16,15 @@ demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a 
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
+
+quick: $(INSTALLED)  ## the tests that are fast
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+coverage: $(INSTALLED)  ## every test, and the share of each package's lines that they ran
+	$(BIN)/python -m pytest --cov --cov-report=
+	@for package in $(PACKAGES); do \
+	    echo "$$package: $$($(BIN)/coverage report --format=total --include="$$package/*") %"; \
+	done
 
 oldest:  ## every test with the least version of each library that pyproject.toml names
 	$(PYTHON) -m venv --clear $(OLDEST)
@@ -31,7 +42,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-check: lint types test  ## what has to pass before a change lands
+docs: .venv/.docs  ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+check: lint types docs test  ## what has to pass before a change lands
 
 demo-model: $(INSTALLED)  ## train the demo model anew (about 20 minutes) and renew its bundle
 	$(BIN)/python export/demo/train.py
@@ -43,5 +57,9 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
 	touch $@
 
+.venv/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
 clean:
-	rm -rf .venv $(OLDEST) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) dist build site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,10 @@
-"""Scoring throughput beside PyTorch with Transformers: the same weights, tokens and windows.
+"""Measures scoring throughput beside PyTorch with Transformers: the same weights and tokens.
 
     python bench/peers_score.py 117M-int8 117M-fp32 [--checkpoint DIR] [--threads 2] [--rounds 5]
 
 The bundles were made with `--random-weights`, or `--checkpoint` names the directory of OpenAI's
-files they were made from. Needs torch and transformers, which gpt2rt itself never does. The rounds
-are interleaved, so that a busy machine hits all alike; the figures are medians.
+files they were made from. Needs torch and transformers. Rounds are interleaved, so that other load
+on the machine affects all alike; figures are medians.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpt2rt import GPT2, Passage
+from gpt2rt_bench.peers.weights import transformers_name
 from gpt2rt_export.sources import Checkpoint, OpenAICheckpoint, RandomCheckpoint
 
 
@@ -42,17 +43,6 @@ def torch_model(weights: Checkpoint) -> Any:
 
 
 NAMES = ("n_ctx", "n_embd", "n_head", "n_layer")
-
-
-def transformers_name(name: str) -> str:
-    """`model/h0/attn/c_attn/w` -> `transformer.h.0.attn.c_attn.weight`."""
-    parts = name.removeprefix("model/").split("/")
-    if parts[0] in ("wte", "wpe"):
-        return f"transformer.{parts[0]}.weight"
-    if parts[0].startswith("h") and parts[0][1:].isdigit():
-        parts[:1] = ["h", parts[0][1:]]
-    parts[-1] = {"g": "weight", "w": "weight", "b": "bias"}[parts[-1]]
-    return ".".join(["transformer", *parts])
 
 
 def torch_scorer(model: Any, threads: int) -> Callable[[list[int]], list[float]]:

@@ -1,4 +1,4 @@
-"""What is measured: a subject under one configuration, a prompt length, a batch size."""
+"""The cases of a benchmark: a configuration, a prompt length and a batch size each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROVIDERS = ("cpu", "cuda", "auto")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A model in a library on a provider with so many threads: what one process holds."""
+    """A model in a library on a provider with a number of threads; each has its own process."""
 
     model: str
     provider: str
@@ -27,7 +27,7 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """As errors call it."""
+        """Its name in messages."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"{self.model} ({self.library}, {self.provider}, {threads})"
 
@@ -45,19 +45,20 @@ class Case:
 
     @property
     def positions(self) -> int:
-        """Positions of keys and values at the end; the last token is never fed back."""
+        """Positions of keys and values at the end; the last token is not fed back."""
         return self.prompt + self.steps - 1
 
     @property
     def past(self) -> float:
-        """Positions that a decode step attends to, its own included, in the mean of the steps."""
+        """Positions that a decode step attends to, its own included, in the mean of all steps."""
         return self.prompt + self.steps / 2
 
     def fits(self, hparams: HParams) -> bool:
+        """Whether the model's context holds it."""
         return self.positions <= hparams.n_ctx
 
     def prompts(self, n_vocab: int) -> list[Tokens]:
-        """Random tokens, the same for every subject."""
+        """Random prompts [batch, prompt], the same for every configuration."""
         rng = np.random.default_rng(0)
         found: list[Tokens] = rng.integers(0, n_vocab, (self.batch, self.prompt)).tolist()
         return found
@@ -66,7 +67,7 @@ class Case:
 def configurations(
     models: Sequence[str], providers: Sequence[str], threads: Sequence[int]
 ) -> list[Configuration]:
-    """Every combination, each once. Raises `InvalidSetting` for a provider that there is not."""
+    """Every combination, each once. Raises `InvalidSetting` for an unknown provider."""
     if odd := [provider for provider in providers if provider not in PROVIDERS]:
         raise InvalidSetting(f"unknown provider {odd[0]!r}: there are {', '.join(PROVIDERS)}")
     found = [Configuration(m, p, t) for t, p, m in product(threads, providers, models)]
@@ -76,9 +77,9 @@ def configurations(
 def matrix(
     subjects: Sequence[Configuration], prompts: Sequence[int], batches: Sequence[int], steps: int
 ) -> list[Case]:
-    """Every combination, each once; those that belong side by side follow each other.
+    """Every combination, each once; those of the same prompt and batch follow each other.
 
-    Raises `InvalidSetting` for numbers that mean nothing.
+    Raises `InvalidSetting` for numbers out of range.
     """
     for what, values in (("prompt", prompts), ("batch", batches)):
         if low := [value for value in values if value < 1]:
@@ -92,7 +93,7 @@ def matrix(
 
 
 def with_others(ours: Sequence[Case], others: Sequence[Configuration]) -> list[Case]:
-    """Each case, and behind it the same in the other libraries that have the same model."""
+    """Each case, followed by the same case in the other libraries that have its model."""
 
     def beside(case: Case) -> Iterator[Case]:
         own = case.configuration

@@ -21,8 +21,8 @@ Start = Callable[[Configuration], Subject]
 
 
 @dataclass(slots=True)
-class Result:
-    """One case: its subject, and an answer a round."""
+class CaseResult:
+    """One case: the process that ran it, and its answer in each round."""
 
     case: Case
     subject: Subject
@@ -35,13 +35,14 @@ def measure(
     n_vocab: Mapping[str, int],
     rounds: int,
     *,
-    every_round: Callable[[Sequence[Result]], None] = lambda results: None,
+    every_round: Callable[[Sequence[CaseResult]], None] = lambda results: None,
     advance: Callable[[str], None] = lambda what: None,
-) -> list[Result]:
+) -> list[CaseResult]:
     """All cases, interleaved over `rounds` rounds after one that is not counted.
 
     Every subject is started, one after the other, before any is asked. `n_vocab` is each model's;
-    `every_round` is called at the beginning of every round; `advance` is told what comes next.
+    `every_round` is called with the results at the beginning of every round, `advance` with the
+    title of each step.
     Raises `SubjectFailed`.
     """
     with ExitStack() as open_subjects:
@@ -49,7 +50,7 @@ def measure(
         for configuration in dict.fromkeys(case.configuration for case in cases):
             advance(f"Load {configuration.name}")
             subjects[configuration] = open_subjects.enter_context(start(configuration))
-        results = [Result(case, subjects[case.configuration]) for case in cases]
+        results = [CaseResult(case, subjects[case.configuration]) for case in cases]
         for number in range(rounds + 1):
             every_round(results)
             for result in results:

@@ -1,4 +1,4 @@
-"""A run as a picture: tokens per second, time to the first token, and how near the memory limit."""
+"""Draws a benchmark: tokens per second, time to the first token, share of the memory's limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from gpt2rt_bench.machine.hardware import Machine
-from gpt2rt_bench.report import Row, described, read_speeds
+from gpt2rt_bench.report import ReportRow, described, read_speeds
 from gpt2rt_bench.summary import Interval
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ INK, FAINT = "#222222", "#8A8A8A"
 ROW = 0.30  # inches of a bar
 
 
-def draw(rows: Sequence[Row], machine: Machine, form: str) -> bytes:
+def draw(rows: Sequence[ReportRow], machine: Machine, form: str) -> bytes:
     """The picture as a file of `form`: png, svg or pdf."""
     labels = list(dict.fromkeys(_label(row, rows) for row in rows))
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
@@ -54,8 +54,8 @@ def draw(rows: Sequence[Row], machine: Machine, form: str) -> bytes:
     return file.getvalue()
 
 
-def _label(row: Row, rows: Sequence[Row]) -> str:
-    """What tells a row's configuration from the others'."""
+def _label(row: ReportRow, rows: Sequence[ReportRow]) -> str:
+    """A label for a row's configuration: the settings in which the rows differ."""
     own = row.result.case.configuration
     every = [other.result.case.configuration for other in rows]
     parts = [own.model if own.library == "gpt2rt" else f"{own.library} · {own.model}"]
@@ -68,7 +68,7 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
 
 def _bars(
     axes: Axes,
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     figures: Sequence[Interval],
     colours: dict[str, str],
 ) -> None:
@@ -106,12 +106,12 @@ def _bars(
 
 
 def _short(value: float) -> str:
-    """A figure with three digits, or more where they stand before the point."""
+    """A figure with three significant digits, or as a whole number from 100 on."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _roofline(axes: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
-    """Milliseconds of a step over the megabytes that it reads; below the line nobody can be."""
+def _roofline(axes: Axes, rows: Sequence[ReportRow], colours: dict[str, str]) -> None:
+    """Milliseconds of a step over the megabytes that it reads, and the line of the bandwidth."""
     known = [row for row in rows if row.step_bytes is not None and row.bandwidth is not None]
     most = max(row.step_bytes or 0 for row in known) * 1.25
     for bandwidth in {row.bandwidth for row in known if row.bandwidth is not None}:
@@ -129,7 +129,7 @@ def _roofline(axes: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
         axes.plot(x, step.median, "o", color=colour, ms=6, zorder=3)
         place = (x / most * 1e6, step.median / highest)
         if any(abs(a - place[0]) < 0.13 and abs(b - place[1]) < 0.045 for a, b in labelled):
-            continue  # it would be written over another
+            continue  # it would overlap another label
         labelled.append(place)
         text = f"{row.utilisation:.0%}"
         axes.annotate(

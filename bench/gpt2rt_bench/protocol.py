@@ -1,6 +1,6 @@
-"""What a subject says: the worker's side of a measurement, one JSON line a message.
+"""The protocol of a measurement: the worker's side, one line of JSON a message.
 
-A subject is a process that holds one model under one configuration. It says `{"ready": Ready}` or
+A worker is a process with one model in one configuration. It writes `{"ready": Ready}` or
 `{"error": "one line"}`, then answers every request `{"prompts": [[ids], ...], "steps": n}` with an
 `Answer`, until its input ends. The parent's side is `gpt2rt_bench.subject`.
 
@@ -24,11 +24,11 @@ Tokens = list[int]
 
 @dataclass
 class Ready:
-    """A model, loaded. `serve` fills in what `load` took: `load_ms`, imports included, and
-    `peak_bytes`, the largest resident memory.
+    """A loaded model.
 
-    `provider` is what really computes; `versions` maps libraries to theirs; `notes` are sentences
-    that belong beside the figures.
+    `provider` is the one that computes; `versions`: library -> version; `notes`: sentences for the
+    reader of the figures. `serve` fills in `load_ms`, the time of loading with imports, and
+    `peak_bytes`, the largest resident memory.
     """
 
     provider: str
@@ -41,13 +41,13 @@ class Ready:
 
 @dataclass
 class Answer:
-    """`prefill_ms` is the time until the first token of every row is chosen; `step_ms` are the
-    `steps - 1` decode steps after it, each with its choice (a mean repeated where a library cannot
-    time them one by one); `tokens` are `steps` greedy ids a row.
+    """The times and tokens of a request.
 
-    `shares` are milliseconds of the request by what they were spent on, where that is known.
-    `peak_bytes`, the process's largest resident memory since the request came (so far, where the
-    system cannot count anew), is filled in by `serve`.
+    `prefill_ms`: until the first token of every row is chosen; `step_ms`: the `steps - 1` decode
+    steps after it, each with its choice (their mean, repeated, where a library cannot time each);
+    `tokens`: `steps` greedy ids a row; `shares`: milliseconds by their use, where known.
+    `peak_bytes`, the largest resident memory of the process since the request came (or since its
+    start, where the system cannot reset the count), is filled in by `serve`.
     """
 
     prefill_ms: float
@@ -64,12 +64,12 @@ def serve(load: Callable[[], tuple[Ready, Respond]]) -> None:
     """Load, then answer requests from standard input until it ends.
 
     Whatever else is printed in this process, C libraries included, goes to standard error.
-    Ends the process with exit code 1 after an exception, which it tells.
+    After an exception, which it reports, the process ends with exit code 1.
     """
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
 
-        def say(message: dict[str, object]) -> None:
+        def send(message: dict[str, object]) -> None:
             out.write(json.dumps(message) + "\n")
             out.flush()
 
@@ -79,15 +79,15 @@ def serve(load: Callable[[], tuple[Ready, Respond]]) -> None:
                 ready, respond = load()
                 ready.load_ms = (time.perf_counter() - began) * 1e3
                 ready.peak_bytes = peak_bytes()
-                say({"ready": asdict(ready)})
+                send({"ready": asdict(ready)})
                 for line in sys.stdin:
                     request = json.loads(line)
                     forget_peak()
                     answer = respond(request["prompts"], request["steps"])
                     answer.peak_bytes = peak_bytes()
-                    say(asdict(answer))
+                    send(asdict(answer))
         except Exception as error:
-            say({"error": one_line(error)})
+            send({"error": one_line(error)})
             sys.exit(1)
 
 
@@ -99,8 +99,8 @@ def greedy(
 ) -> Answer:
     """The timed loop of a library that decodes step by step.
 
-    `prefill` begins anew with the prompts and returns the best token of each row; `step` takes the
-    tokens chosen last, one a row, and returns the next ones.
+    `prefill` reads the prompts from an empty past and returns the most likely token of each row;
+    `step` takes the last tokens, one a row, and returns the next ones.
     """
     marks = [time.perf_counter()]
     chosen = [prefill(prompts)]
@@ -113,7 +113,7 @@ def greedy(
 
 
 def peak_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
+    """Largest resident memory of this process so far; None where the system has no count."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
         # Not getrusage: that remembers the memory of the process that started this one.
         found = [line for line in status if line.startswith("VmHWM:")]
@@ -128,13 +128,13 @@ def peak_bytes() -> int | None:
 
 
 def forget_peak() -> None:
-    """Let the largest resident memory be counted from now on, where the system can do that."""
+    """Count the largest resident memory from now on, where the system can do that."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong: the exception's first line, its type before it where that says more."""
+    """The first line of an exception, after its type where it is not gpt2rt's own."""
     first = (str(error).strip().splitlines() or [""])[0][:300]
     plain = type(error).__module__.startswith("gpt2rt")
     return first if plain and first else f"{type(error).__name__}: {first}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""A run in figures: the rows of the table, JSON, and a report in Markdown."""
+"""Makes the table's rows, JSON records and a Markdown report of a benchmark."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpt2rt_bench.cases import OURS
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meters
-from gpt2rt_bench.machine.hardware import Machine, cannot_help
+from gpt2rt_bench.machine.hardware import Machine, limitation
 from gpt2rt_bench.summary import METHOD, Summary, agreement, baseline, summarise
 from gpt2rt_bench.traffic import Traffic
 
@@ -46,41 +46,41 @@ SAME_TOKENS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One case with all that is said of it.
+class ReportRow:
+    """One case with its figures.
 
-    `beside` is the case that its ratio compares with. `step_bytes` is what a decode step reads, in
-    the mean, `bandwidth` the bytes a second that its provider reads at most with as many threads;
-    None where nobody knows.
+    `beside`: the case that `ratio` compares with; `step_bytes`: the mean bytes that a decode step
+    reads; `bandwidth`: the bytes per second that its provider can read with as many threads. None
+    where not known.
     """
 
-    result: Result
+    result: CaseResult
     summary: Summary
-    beside: Result | None
+    beside: CaseResult | None
     step_bytes: float | None
     bandwidth: float | None
 
     @property
     def provider(self) -> str:
-        """What really ran the graph."""
+        """The provider that ran the graph."""
         return self.result.subject.ready.provider
 
     @property
     def utilisation(self) -> float | None:
-        """The share of the bandwidth that decoding uses."""
+        """The share of the bandwidth that a decode step uses."""
         if self.step_bytes is None or self.bandwidth is None:
             return None
         return self.step_bytes / (self.summary.step_ms.median / 1e3) / self.bandwidth
 
     @property
     def agreement(self) -> float | None:
-        """How far the greedy tokens are ours: of another library, which has the same weights."""
+        """The share of another library's greedy tokens that are gpt2rt's; None for gpt2rt."""
         if self.beside is None or self.result.case.configuration.library == OURS:
             return None
         return agreement(self.result, self.beside)
 
     def cells(self) -> list[str]:
-        """As the table shows it, in the order of `TITLES`."""
+        """The cells of the table's row, in the order of `TITLES`."""
         case, s = self.result.case, self.summary
         shares = s.shares or {}
         return [
@@ -107,7 +107,7 @@ class Row:
         ]
 
     def record(self) -> dict[str, Any]:
-        """As a line of JSON says it."""
+        """The fields of the line of JSON."""
         case, ready, s = self.result.case, self.result.subject.ready, self.summary
         return {
             **asdict(case.configuration),
@@ -140,22 +140,24 @@ class Row:
 
 
 def rows_of(
-    results: Sequence[Result], traffic_of: Callable[[Result], Traffic | None], meters: Meters
-) -> list[Row]:
-    """Every case in figures."""
+    results: Sequence[CaseResult],
+    traffic_of: Callable[[CaseResult], Traffic | None],
+    meters: Meters,
+) -> list[ReportRow]:
+    """A row for every result; `traffic_of` may return None for unknown."""
     found = []
     for result in results:
         case, beside = result.case, baseline(result, results)
         traffic = traffic_of(result)
         step_bytes = None if traffic is None else traffic.step(case.batch, case.past)
         speed = meters.bandwidth(result.subject.ready.provider, case.configuration.threads)
-        found.append(Row(result, summarise(result, beside), beside, step_bytes, speed))
+        found.append(ReportRow(result, summarise(result, beside), beside, step_bytes, speed))
     return found
 
 
-def columns(rows: Sequence[Row]) -> list[int]:
-    """The columns of `TITLES` worth showing: not those that are empty in every row, nor the
-    settings that are the same in every row of several.
+def columns(rows: Sequence[ReportRow]) -> list[int]:
+    """The numbers of the columns of `TITLES` to show: not those that are empty in every row, nor
+    settings with the same value in every row.
     """
     table = [row.cells() for row in rows]
     settings = ("library", "provider", "precision", "threads")
@@ -167,8 +169,8 @@ def columns(rows: Sequence[Row]) -> list[int]:
     return found
 
 
-def said_once(rows: Sequence[Row]) -> str:
-    """The settings that `columns` leaves out, and how the figures came about."""
+def shared_settings(rows: Sequence[ReportRow]) -> str:
+    """A sentence with the settings that `columns` leaves out, and the method."""
     first = rows[0].cells()
     hidden = set(range(len(TITLES))) - set(columns(rows))
     same = [f"{TITLES[i]} {first[i]}" for i in sorted(hidden) if first[i]]
@@ -180,21 +182,21 @@ def said_once(rows: Sequence[Row]) -> str:
     return "; ".join([*same, what, *interval])
 
 
-def notes(rows: Sequence[Row], machine: Machine) -> list[str]:
-    """What belongs beside the figures, each sentence once."""
+def notes(rows: Sequence[ReportRow], machine: Machine) -> list[str]:
+    """Sentences for the reader of the figures, each once."""
     found = []
     for row in rows:
         ready, model = row.result.subject.ready, row.result.case.configuration.model
         found += [f"{model} on {row.provider}: {note}" for note in ready.notes]
-        if note := cannot_help(ready.precision, row.provider, machine):
+        if note := limitation(ready.precision, row.provider, machine):
             found.append(note)
     if any(row.agreement is not None for row in rows):
         found.append(SAME_TOKENS)
     return list(dict.fromkeys(found))
 
 
-def markdown(rows: Sequence[Row], machine: Machine, command: Sequence[str]) -> str:
-    """The report: how it was measured, on what, the table, what to know of it."""
+def markdown(rows: Sequence[ReportRow], machine: Machine, command: Sequence[str]) -> str:
+    """The report in Markdown: command, machine, versions, table and notes."""
     shown = columns(rows)
     versions = dict(machine.versions)
     for row in rows:
@@ -207,7 +209,7 @@ def markdown(rows: Sequence[Row], machine: Machine, command: Sequence[str]) -> s
         f"- **Machine**: {described(machine)}",
         f"- **Memory**: {read_speeds(rows)}",
         f"- **Versions**: {', '.join(f'{n} {v}' for n, v in versions.items())}",
-        f"- **Figures**: {said_once(rows)}.",
+        f"- **Figures**: {shared_settings(rows)}.",
         "",
         "| " + " | ".join(TITLES[i] for i in shown) + " |",
         "|" + "|".join("---" if TITLES[i] in TEXTS else "---:" for i in shown) + "|",
@@ -220,7 +222,7 @@ def markdown(rows: Sequence[Row], machine: Machine, command: Sequence[str]) -> s
 
 
 def described(machine: Machine) -> str:
-    """The machine in a line."""
+    """The machine in one line."""
     cores = f"{machine.allowed_cores} of {machine.logical_cores} logical cores"
     parts = [machine.processor, machine.architecture, cores]
     if machine.instructions is not None:
@@ -230,7 +232,7 @@ def described(machine: Machine) -> str:
     return ", ".join([*parts, machine.system, f"Python {machine.python}"])
 
 
-def read_speeds(rows: Sequence[Row]) -> str:
+def read_speeds(rows: Sequence[ReportRow]) -> str:
     """The measured read bandwidths, in words."""
     known = {}
     for row in rows:

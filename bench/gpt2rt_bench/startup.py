@@ -1,7 +1,7 @@
-"""From the start of a process to the first token: fresh processes, round after round.
+"""Measures the time from the start of a process to its first token, in new processes each round.
 
-The programs are the shortest that a user could write. gpt2rt's reads text; a peer gets the tokens
-of the same text, so that it need not have a tokenizer: to its advantage.
+The programs are the shortest that a user could write. gpt2rt's reads text; a peer is given the
+tokens of the same text, since it may have no tokenizer, which saves it time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.text.tokenizers import read_tokenizer
 from gpt2rt_bench.subject import SubjectFailed
+
+if TYPE_CHECKING:  # it needs the extra `export`
+    from gpt2rt_bench.peers import PeerSubject
 
 OURS = """
 import sys
@@ -30,8 +34,29 @@ TEXT = "It was a day like any other, and nobody in the village expected anything
 
 
 def program(bundle: Bundle, threads: int, provider: str, text: str) -> list[str]:
-    """gpt2rt's program for `measure`."""
+    """The command of gpt2rt's program: it prints the token after `text` and ends."""
     return [sys.executable, "-c", OURS, str(bundle.directory), str(threads), provider, text]
+
+
+def programs(
+    bundles: Mapping[str, Bundle],
+    peers: Sequence[PeerSubject],
+    length: int,
+    threads: int,
+    provider: str,
+) -> dict[str, list[str]]:
+    """Name -> command of the programs for `measure`: gpt2rt's for every bundle, and its peers'.
+
+    `length` is the prompt's, in tokens. Raises `InvalidSetting` where there is no such text.
+    """
+    found = {}
+    for name, bundle in bundles.items():
+        text, tokens = prompt(bundle, length)
+        found[f"{name}: gpt2rt"] = program(bundle, threads, provider, text)
+        for peer in peers:
+            if peer.bundle == bundle:
+                found[f"{name}: {peer.name}"] = peer.first_token(threads, tokens)
+    return found
 
 
 def prompt(bundle: Bundle, length: int) -> tuple[str, list[int]]:
@@ -85,6 +110,6 @@ def first_token(name: str, command: Sequence[str]) -> float:
     except OSError as error:
         raise SubjectFailed(f"{name}: {command[0]}: {error.strerror}") from None
     if process.returncode or not token:
-        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        last = (errors.strip().splitlines() or ["it printed nothing"])[-1]
         raise SubjectFailed(f"{name}: no first token ({last[:300]})")
     return taken

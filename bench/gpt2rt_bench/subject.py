@@ -1,5 +1,4 @@
-"""A subject as the measuring process sees it: started, asked, closed. It speaks
-`gpt2rt_bench.protocol`."""
+"""Starts, asks and closes a worker process: the parent's side of `gpt2rt_bench.protocol`."""
 
 from __future__ import annotations
 
@@ -17,17 +16,18 @@ from typing import IO, Any
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt_bench.protocol import Answer, Ready
 
-PATIENCE = 5.0  # seconds that a worker may take to end once nobody asks any more
+PATIENCE = 5.0  # seconds that a worker may take to end after its input ends
 
 
 class SubjectFailed(Gpt2rtError):
-    """A worker process that could not load its model, or that ended before it was told to."""
+    """A worker process that could not load its model, or that ended too early."""
 
 
 class Subject:
-    """A worker process under a name, its model loaded. Close it, or use it as a context.
+    """A worker process with its model loaded. Close it, or use it as a context manager.
 
-    `start_ms` is the time from the start of the process until its model was ready.
+    `name` is for messages; `start_ms` is the time from the start of the process until its model was
+    ready.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Subject:
             self._errors.close()
             raise SubjectFailed(f"{name}: {command[0]}: {error.strerror}") from None
         try:
-            self.ready = Ready(**self._heard()["ready"])
+            self.ready = Ready(**self._message()["ready"])
         except BaseException:
             self.close()
             raise
@@ -67,13 +67,13 @@ class Subject:
     def ask(self, prompts: Sequence[Sequence[int]], steps: int) -> Answer:
         """`steps` greedy tokens after each of the prompts. Raises `SubjectFailed`."""
         assert self._process.stdin is not None
-        with suppress(OSError):  # why it has ended is told by what it said last
+        with suppress(OSError):  # the reason is in the last lines it printed
             print(json.dumps({"prompts": prompts, "steps": steps}), file=self._process.stdin)
             self._process.stdin.flush()
-        return Answer(**self._heard())
+        return Answer(**self._message())
 
     def close(self) -> None:
-        """Let the worker end, and end it where it does not."""
+        """Wait for the worker to end, and kill it where it does not."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(OSError):
@@ -97,26 +97,26 @@ class Subject:
     ) -> None:
         self.close()
 
-    def _heard(self) -> dict[str, Any]:
-        """The worker's next message."""
+    def _message(self) -> dict[str, Any]:
+        """The worker's next message. Raises `SubjectFailed` for an error."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        message: dict[str, Any] = json.loads(line) if line else {"error": self._end()}
+        message: dict[str, Any] = json.loads(line) if line else {"error": self._reason_of_end()}
         if "error" in message:
             raise SubjectFailed(f"{self.name}: {message['error']}")
         return message
 
-    def _end(self) -> str:
-        """How a worker ended that said nothing: its exit code and the last line it printed."""
+    def _reason_of_end(self) -> str:
+        """How a worker ended without a message: its exit code and the last line it printed."""
         code = self._process.wait()
         self._errors.seek(0)
         last = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
-        how = f"was killed by {killer(-code)}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         return ": ".join([f"the worker {how}", *last])
 
 
-def killer(number: int) -> str:
-    """A signal by its name, and what it means where that helps."""
+def signal_name(number: int) -> str:
+    """The name of a signal, with its likely cause where there is one."""
     try:
         name = signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""What many rounds say: medians, percentiles, and how sure they are."""
+"""Summarises rounds: medians, percentiles and confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from gpt2rt_bench.cases import OURS
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 
 PERCENTILES = (50, 90, 99)
 CONFIDENCE = 0.95
@@ -71,8 +71,8 @@ class Summary:
     peak_bytes: int | None
 
 
-def summarise(result: Result, beside: Result | None = None) -> Summary:
-    """The figures of a case; `beside` is its baseline, measured in the same rounds."""
+def summarise(result: CaseResult, beside: CaseResult | None = None) -> Summary:
+    """The figures of a case; `beside`: its baseline, measured in the same rounds."""
     answers = result.answers
     steps = [median(answer.step_ms) for answer in answers]
     low, middle, high = np.percentile(steps, (25, 50, 75))
@@ -90,13 +90,13 @@ def summarise(result: Result, beside: Result | None = None) -> Summary:
     )
 
 
-def _ratio(steps: Sequence[float], beside: Result) -> Interval:
+def _ratio(steps: Sequence[float], beside: CaseResult) -> Interval:
     others = [median(answer.step_ms) for answer in beside.answers]
     return Interval.of([other / own for own, other in zip(steps, others, strict=True)])
 
 
-def _shares(result: Result) -> dict[str, float] | None:
-    """Medians over rounds of what a request's time went into."""
+def _shares(result: CaseResult) -> dict[str, float] | None:
+    """The shares of a request's time by their use, from medians over rounds; None if unknown."""
     known = [answer.shares for answer in result.answers if answer.shares]
     if not known:
         return None
@@ -105,7 +105,7 @@ def _shares(result: Result) -> dict[str, float] | None:
     return {name: part / whole for name, part in parts.items()}
 
 
-def agreement(result: Result, beside: Result) -> float:
+def agreement(result: CaseResult, beside: CaseResult) -> float:
     """The share of greedy tokens up to where a text parts from the one of `beside`, over all rows
     of all rounds.
     """
@@ -118,10 +118,11 @@ def agreement(result: Result, beside: Result) -> float:
     return leading / sum(map(len, pairs))
 
 
-def baseline(result: Result, results: Sequence[Result]) -> Result | None:
-    """What a case is compared with: another library's with gpt2rt's own of the same model and
-    threads, on the same provider if there is one; gpt2rt's with the first of the same prompt and
-    batch. None for that first one.
+def baseline(result: CaseResult, results: Sequence[CaseResult]) -> CaseResult | None:
+    """The result that a case is compared with; None for the first one of its prompt and batch.
+
+    A case of another library is compared with gpt2rt's of the same model and threads, on the same
+    provider if possible; one of gpt2rt with the first of the same prompt and batch.
     """
     case, mine = result.case, result.case.configuration
     ours = [

@@ -1,4 +1,4 @@
-"""Bytes that a decode step really reads: counted in the bundle's graph, whatever its precision."""
+"""Counts the bytes that a decode step reads, in the bundle's graph, for any precision."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.engine.runtime import row_by_row
 
-FOLDED = ("Cast", "Mul")  # what graphs here do to weights alone
-LOOKUPS = ("Gather", "GatherBlockQuantized")  # read the rows asked for, and no others
+FOLDED = ("Cast", "Mul")  # ops on weights alone, computed once when the graph is loaded
+LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """`weights` bytes are read once a step, or `again` for each sequence of the batch; `row` bytes
-    for each sequence, and `kv` bytes for each position that one attends to.
+    """The bytes that a decode step reads.
+
+    `weights`: once a step or, if `again`, once for each sequence of the batch; `row`: for each
+    sequence; `kv`: for each position that a sequence attends to.
     """
 
     weights: int
@@ -35,11 +37,11 @@ class Traffic:
 
 
 def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
-    """Weights and scales, lm_head, keys and values; of the embeddings the rows looked up, unless
-    something else reads the whole of them. `graph` is the file that a step runs.
+    """What a decode step of the bundle reads in `graph`, the file that it runs.
 
-    Weights that the graph casts or scales count as that leaves them: ONNX Runtime does it once,
-    when it loads them.
+    Counted are weights and scales, lm_head, keys and values, and the rows of the embeddings that
+    are looked up (all rows where another op reads them). Weights that the graph casts or scales
+    count in the type after that, since ONNX Runtime does it once, when it loads them.
     """
     found = onnx.load(str(bundle.directory / graph), load_external_data=False).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in found.initializer}

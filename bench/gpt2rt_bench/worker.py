@@ -1,4 +1,4 @@
-"""gpt2rt itself as a subject: `python -m gpt2rt_bench.worker '{"bundle": ..., ...}'`."""
+"""The worker of gpt2rt itself: `python -m gpt2rt_bench.worker '{"bundle": ..., ...}'`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROVIDER = "ExecutionProvider"
 
 
 def command(bundle: Path, configuration: Configuration) -> list[str]:
-    """What starts the worker of a configuration."""
+    """The command that starts the worker of a configuration."""
     settings = {
         "bundle": str(bundle),
         "provider": configuration.provider,
@@ -38,7 +38,7 @@ def command(bundle: Path, configuration: Configuration) -> list[str]:
 
 
 def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
-    """Load a bundle as a user of the library does.
+    """Load a bundle as a user of the library does; returns also the function that answers requests.
 
     Raises `ProviderMissing` for a provider that it cannot be run with.
     """
@@ -56,11 +56,11 @@ def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
     if len(nodes) > 1:
         counts = ", ".join(f"{count} on {name}" for name, count in nodes.most_common())
         ready.notes.append(f"nodes of the graph: {counts}")
-    return ready, Subject(model).respond
+    return ready, TimedModel(model).respond
 
 
-class Subject:
-    """A loaded model that is asked as the library asks it, its time kept by what it goes into."""
+class TimedModel:
+    """A loaded model that answers requests through `GPT2.engine` and times their parts."""
 
     def __init__(self, model: GPT2) -> None:
         self._model = model
@@ -100,7 +100,7 @@ class Subject:
             return choose(logits, SamplingParams(temperature=0), [])
 
     def _tokenise(self, prompts: Sequence[Tokens], texts: Sequence[Tokens]) -> None:
-        """What the same request costs as text: read once, and told token by token."""
+        """Time the same request as text: the prompt encoded, the new tokens decoded one by one."""
         tokenizer = self._model.tokenizer
         for prompt, tokens in zip(prompts, texts, strict=True):
             text = tokenizer.decode(prompt)
@@ -120,7 +120,7 @@ class Subject:
 def assigned(session: ort.InferenceSession) -> Counter[str]:
     """How many nodes of its graph a session runs on each provider, by their short names.
 
-    Older versions of ONNX Runtime do not tell; with them the session's first provider counts.
+    Older versions of ONNX Runtime cannot tell; there the session's first provider counts.
     """
     tell = getattr(session, "get_provider_graph_assignment_info", list)
     found: Counter[str] = Counter()

@@ -3,10 +3,10 @@
 data.py                    finding and reading files; errors that name file and line
 detokenise.py              invertible rules that undo a data set's tokenisation
 text.py                    where a word begins in tokens; what fits into the context
-model.py                   the little that a task needs of a language model
+model.py                   the interface of a language model that tasks use
 metrics.py                 sums of statistics -> figures with confidence intervals
-task.py                    what a task is; the settings of a run
+task.py                    the description of a task; the settings of a run
 lm.py lambada.py ...       the tasks, a file a family
 registry.py                the table of all tasks
-run.py                     examples -> records, kept on disk, gone on with after a kill
+run.py                     examples -> records, kept on disk, resumed after a kill
 """

@@ -18,7 +18,7 @@ from gpt2rt_evals import data
 from gpt2rt_evals.detokenise import TREEBANK, detokenise
 from gpt2rt_evals.metrics import Record, accuracy, paper
 from gpt2rt_evals.model import LanguageModel
-from gpt2rt_evals.task import Settings, Task, as_they_are
+from gpt2rt_evals.task import EvalSettings, EvalTask, as_they_are
 from gpt2rt_evals.text import clip, token_at
 
 SENTENCES = 20
@@ -26,9 +26,8 @@ GAP = "XXXXX"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """The text before the gap and after it, the words to choose from, the place of the right
-    one."""
+class ClozeQuestion:
+    """The text before and after the gap, the words to choose from, the right one's number."""
 
     before: str
     after: str
@@ -36,9 +35,9 @@ class Question:
     right: int
 
 
-def read(path: Path) -> list[Question]:
+def read(path: Path) -> list[ClozeQuestion]:
     """Blocks of 21 numbered lines, the last `21 question<TAB>answer<TAB><TAB>a|b|...|j`."""
-    found: list[Question] = []
+    found: list[ClozeQuestion] = []
     story: list[str] = []
     for number, line in enumerate(data.lines_of(path), 1):
         if not line.strip():
@@ -58,7 +57,7 @@ def read(path: Path) -> list[Question]:
     return found
 
 
-def _question(line: str, story: Sequence[str], where: str) -> Question:
+def _question(line: str, story: Sequence[str], where: str) -> ClozeQuestion:
     columns = [column for column in line.split("\t") if column.strip()]
     if len(columns) != 3:
         raise BadData(f"{where}: not `question<TAB>answer<TAB><TAB>choice|choice|...`")
@@ -69,11 +68,11 @@ def _question(line: str, story: Sequence[str], where: str) -> Question:
     if answer not in choices:
         raise BadData(f"{where}: the answer {answer!r:.30} is not among the choices")
     before, _, after = " ".join([*story, detokenise(sentence, TREEBANK)]).rpartition(GAP)
-    return Question(before, after, choices, choices.index(answer))
+    return ClozeQuestion(before, after, choices, choices.index(answer))
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Question], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[ClozeQuestion], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     passages = []
     for question in examples:
@@ -89,11 +88,13 @@ def answer(
         yield {"examples": 1, "right": int(chosen == question.right), "chosen": chosen}
 
 
-def _task(kind: str, name: str, title: str, figures: dict[str, float]) -> Task:
+def _task(kind: str, name: str, title: str, figures: dict[str, float]) -> EvalTask:
     files = (f"cbtest_{kind}_valid_2000ex.txt", f"cbtest_{kind}_test_2500ex.txt")
     form = f"{files[0]}: 20 numbered lines and `21 question<TAB>answer<TAB><TAB>a|b|...`"
     metrics = (accuracy("right", "accuracy %", figures),)
-    return Task(name, title, files, form, "question", metrics, read, as_they_are, answer, chunk=4)
+    return EvalTask(
+        name, title, files, form, "question", metrics, read, as_they_are, answer, chunk=4
+    )
 
 
 TASKS = (

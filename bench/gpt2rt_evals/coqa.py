@@ -16,7 +16,7 @@ from gpt2rt.errors import BadData
 from gpt2rt_evals import data
 from gpt2rt_evals.metrics import Record, accuracy, exact_match, f1_of_many, paper
 from gpt2rt_evals.model import Decoding, LanguageModel
-from gpt2rt_evals.task import Settings, Task, as_they_are
+from gpt2rt_evals.task import EvalSettings, EvalTask, as_they_are
 from gpt2rt_evals.text import last_tokens, room
 
 LENGTH = 32  # tokens of an answer at most
@@ -24,14 +24,14 @@ LENGTH = 32  # tokens of an answer at most
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A prompt and the answers that people gave."""
+    """A prompt and its human answers."""
 
     prompt: str
     references: tuple[str, ...]
 
 
 def read(path: Path) -> list[Turn]:
-    """`coqa-dev-v1.0.json`."""
+    """The turns of all conversations in `coqa-dev-v1.0.json`."""
     body = data.checked(data.json_of(path), str(path), data=list)
     return [turn for i, item in enumerate(body["data"], 1) for turn in _turns(item, path, i)]
 
@@ -57,7 +57,7 @@ def _turns(item: Any, path: Path, number: int) -> Iterator[Turn]:
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Turn], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Turn], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     length, count = room(model, LENGTH)
     prompts = [last_tokens(model, turn.prompt, count) for turn in examples]
@@ -74,7 +74,7 @@ def answer(
 
 
 TASKS = (
-    Task(
+    EvalTask(
         "coqa",
         "CoQA",
         ("coqa-dev-v1.0.json",),

@@ -1,4 +1,4 @@
-"""Finds and reads the files of a data set; what is wrong with one is told with file and line."""
+"""Finds and reads the files of a data set; errors name file and line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gpt2rt.text.textfile import unmarked
 
 
 def find(place: Path, names: Sequence[str]) -> Path:
-    """The data file: `place` itself, or in that folder or a folder of it the first of `names`.
+    """The data file: `place` itself, or the first match of `names` in that folder, two levels deep.
 
-    `names` are patterns, best first; one such as `*.story` stands for all such files of a folder,
-    and the first is named. Raises `BadData`, also where several files fit.
+    `names` are patterns, best first; one such as `*.story` means all such files of a folder, of
+    which the first is returned. Raises `BadData` where no file or several match.
     """
     if place.is_file():
         return place
@@ -34,7 +34,7 @@ def find(place: Path, names: Sequence[str]) -> Path:
 
 
 def text_of(path: Path) -> str:
-    """The whole file. Raises `BadData` naming the first byte that is not UTF-8."""
+    """The text of a file. Raises `BadData`, which names the first byte that is not UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -52,7 +52,7 @@ def text_of(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file without their ends."""
+    """The lines of a text file without line ends. Raises `BadData`."""
     lines = text_of(path).split("\n")
     if not lines[-1]:
         lines.pop()
@@ -60,7 +60,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def json_of(path: Path) -> Any:
-    """A file that is one JSON value."""
+    """The JSON value in a file. Raises `BadData`."""
     return _parse(text_of(path), f"{path}", 0)
 
 

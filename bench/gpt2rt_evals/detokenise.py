@@ -1,12 +1,12 @@
 """Undoes the tokenisation of data sets: "the cat 's tail , too ." becomes "the cat's tail, too."
 
-Data sets for word-level models come with spaces round every word. GPT-2 was trained on text as
-people write it, so the paper scores text with those artifacts removed, by *invertible* rules: then
-the probability of the natural text is a probability of the data set itself (section 3.1).
+Data sets for word-level models have spaces around every word. GPT-2 was trained on natural text, so
+the paper scores text with those artifacts removed, by *invertible* rules: then the probability of
+the natural text is a probability of the data set itself (section 3.1).
 
-Invertible here means for every text whatever, not only where the rules are right: each line is
-turned back as a check, and a word that would not come back is kept as it is behind a `MARK`, which
-the model has to predict, too. `tokenise` of a result is always the original.
+The rules are invertible for any text, not only where they are right: each line is converted back as
+a check, and a word that would come back changed stays as it is after a `MARK`, which the model must
+predict, too. `tokenise` of a result is always the original.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ def detokenise(line: str, style: Style) -> str:
         back = tokenise(text, style).split(" ")
         if back == words:
             return text
-        marked |= _blame(words, back, marked)
+        marked |= _to_mark(words, back, marked)
 
 
-def _blame(words: Sequence[str], back: Sequence[str], marked: Collection[int]) -> set[int]:
-    """Words to mark, since the line came back as `back`: one at the first difference, or all."""
+def _to_mark(words: Sequence[str], back: Sequence[str], marked: Collection[int]) -> set[int]:
+    """The words to mark where a line comes back as `back`: one at the first difference, or all."""
     pairs = enumerate(zip(words, back, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), min(len(words), len(back)))
     for i in (first, first - 1, first + 1):
@@ -96,6 +96,7 @@ def _blame(words: Sequence[str], back: Sequence[str], marked: Collection[int]) -
 
 
 def _join(words: Sequence[str], marked: Collection[int], style: Style) -> str:
+    """The natural text of `words`; those with a number in `marked` stay as they are."""
     text, glued, quotes = [], True, 0
     for i, word in enumerate(words):
         if i in marked or not word:
@@ -118,7 +119,7 @@ def _join(words: Sequence[str], marked: Collection[int], style: Style) -> str:
 
 
 def tokenise(text: str, style: Style) -> str:
-    """The line of the data set that `detokenise` turned into `text`."""
+    """The line of the data set of which `detokenise` makes `text`."""
     words: list[str] = []
     quotes = 0
     unspelled = {sign: word for word, sign in style.spelled.items()}
@@ -136,7 +137,7 @@ def tokenise(text: str, style: Style) -> str:
 
 
 def _split(chunk: str, style: Style) -> list[str]:
-    """The words that stand together in `chunk`, in plain spelling."""
+    """The words of a chunk without spaces, before their data set's spelling."""
     if chunk.isalnum():
         return [chunk]
     if style.runs and chunk and not chunk.strip(style.runs):

@@ -1,8 +1,7 @@
-"""A bundle as a model of EleutherAI's lm-evaluation-harness, so that all its tasks run on it.
+"""Runs the tasks of EleutherAI's lm-evaluation-harness on a bundle.
 
-Importing this module registers the model `gpt2rt` with the harness. The harness looks for models
-nowhere but in itself, so its own command does not know the name; `gpt2rt lm-eval` is that command
-with the name registered:
+Importing this module registers the model `gpt2rt` with the harness. The harness's own command does
+not import it, so `gpt2rt lm-eval` is that command with the model registered:
 
     gpt2rt lm-eval run --model gpt2rt --model_args model=117M-int8 --tasks lambada_openai
 
@@ -37,7 +36,7 @@ BATCH = 32
 
 @register_model("gpt2rt")
 class HarnessModel(TemplateLM):  # type: ignore[misc]
-    """What the harness asks of a model, on a bundle.
+    """A bundle as a model of the harness.
 
     `model`: name or directory; `seed`: of sampling, where a task samples; `max_length`: tokens of
     context used, at most what the model has; `max_gen_toks`: new tokens where a task does not say;
@@ -79,7 +78,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the vocabulary by its digest; part of the harness's keys for cached requests."""
+        """A digest of the vocabulary, part of the harness's keys for cached requests."""
         files = self._gpt2.bundle.manifest.files
         named = (files[name].sha256[:12] for name in TOKENIZER_FILES if name in files)
         return "-".join(["gpt2rt", *named])
@@ -124,7 +123,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return results
 
     def _passages(self, tokens: Sequence[int], first: int) -> list[Passage]:
-        """The tokens from `first` on, read after as many before them as the context holds."""
+        """Passages that score the tokens from `first` on, with all context that fits."""
         count = len(tokens) - first
         if count > self.max_length:
             return self._windows(tokens[first - 1 :])

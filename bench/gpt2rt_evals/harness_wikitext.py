@@ -1,8 +1,8 @@
 """WikiText-2 as lm-evaluation-harness does it (its task wikitext, version 2), to compare figures.
 
 The text is cut into articles, each read from `<|endoftext|>` on, and de-tokenised by the harness's
-rules, which cannot be undone. Words are counted in the article as it was: pieces between stretches
-of whitespace, an empty piece at either end included.
+rules, which cannot be undone. Words are counted in the article as it was: pieces between runs of
+whitespace, an empty piece at either end included.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2rt_evals import data
-from gpt2rt_evals.lm import WIKI_FILES, WIKI_FORM, Document, Window, answer, titled, windows_of
+from gpt2rt_evals.lm import WIKI_FILES, WIKI_FORM, LmDocument, Window, answer, titled, windows_of
 from gpt2rt_evals.metrics import Metric, Record, perplexity
 from gpt2rt_evals.model import LanguageModel
-from gpt2rt_evals.task import Settings, Task
+from gpt2rt_evals.task import EvalSettings, EvalTask
 
 # In this order, on the whole article; a pair of brackets or quotes loses the spaces inside it.
 RULES = tuple(
@@ -60,18 +60,18 @@ def read(path: Path) -> list[str]:
 
 
 def examples(
-    articles: Sequence[str], model: LanguageModel, settings: Settings
+    articles: Sequence[str], model: LanguageModel, settings: EvalSettings
 ) -> list[list[Window]]:
     """The windows of each article, which is one example."""
     found = []
     for article in articles:
         words = len(re.split(r"\s+", article))
-        found.append(windows_of([Document((natural(article),), (words,))], model, settings))
+        found.append(windows_of([LmDocument((natural(article),), (words,))], model, settings))
     return found
 
 
 def answer_articles(
-    model: LanguageModel, examples: Sequence[list[Window]], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[list[Window]], first: int, settings: EvalSettings
 ) -> list[Record]:
     found: list[Record] = []
     for windows in examples:
@@ -81,7 +81,7 @@ def answer_articles(
 
 
 TASKS = (
-    Task(
+    EvalTask(
         "wikitext2-harness",
         "WikiText-2, lm-evaluation-harness",
         ("*wikitext*2*/wiki.test.raw", *WIKI_FILES[:1]),

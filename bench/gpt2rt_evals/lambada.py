@@ -1,11 +1,12 @@
-"""LAMBADA (section 3.3): the last word of a passage.
+"""LAMBADA (section 3.3): predict the last word of a passage.
 
-Perplexity and accuracy are of the last word: all its tokens, and every one of them the most likely
-where the word counts as found. The paper's better accuracy adds a stop-word filter, since the model
-does not know that the word ends the text: words such as "the" are no candidates for it. Neither
-OpenAI's list of stop words nor its code is public; here a first token that spells a stop word is
-skipped among the `CANDIDATES` most likely, and the rest of the word must follow greedily. Figures
-of the last token alone, an easier task where a word has several, are given besides.
+Perplexity and accuracy are of the last word: of all its tokens, each of which must be the most
+likely one for the word to count as found. The paper's better accuracy adds a stop-word filter,
+since the model does not know that the word ends the text: words such as "the" are no candidates for
+it. Neither OpenAI's list of stop words nor its code is public; here a first token that spells a
+stop word is skipped among the `CANDIDATES` most likely, and the rest of the word must follow
+greedily. Figures of the last token alone, an easier task where a word has several, are given
+besides.
 
 OpenAI put a newline before each passage and read it from there; so does this task.
 """
@@ -23,7 +24,7 @@ from gpt2rt_evals import data
 from gpt2rt_evals.detokenise import TREEBANK, detokenise
 from gpt2rt_evals.metrics import Metric, Record, accuracy, paper, perplexity
 from gpt2rt_evals.model import LanguageModel
-from gpt2rt_evals.task import Settings, Task, as_they_are
+from gpt2rt_evals.task import EvalSettings, EvalTask, as_they_are
 from gpt2rt_evals.text import clip, token_at
 
 CANDIDATES = 128
@@ -45,7 +46,7 @@ STOP_WORDS = frozenset(LISTED.split())
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A passage: what is read, and the end of it that is to be predicted, with its space."""
+    """A passage: the text to read, and its last word with the space before it, to predict."""
 
     before: str
     word: str
@@ -57,7 +58,7 @@ def read(path: Path) -> list[Gap]:
 
 
 def passages(path: Path) -> Iterator[tuple[str, str]]:
-    """Each passage and `file: line n`."""
+    """`file: line n` and the passage of each example."""
     if path.suffix != ".txt":
         for where, item in data.json_lines(path, text=str):
             yield where, item["text"]
@@ -76,7 +77,7 @@ def _last_word(passage: str, where: str) -> Gap:
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Gap], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Gap], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     found = []
     for gap in examples:
@@ -113,7 +114,7 @@ def _stop_words(model: LanguageModel) -> Callable[[int], bool]:
 
 
 def read_harness(path: Path) -> list[Gap]:
-    """The passage as it is, cut at its last space."""
+    """The passages without any change, cut at their last space."""
     found = []
     for where, passage in passages(path):
         before, space, word = passage.rpartition(" ")
@@ -124,7 +125,7 @@ def read_harness(path: Path) -> list[Gap]:
 
 
 def answer_harness(
-    model: LanguageModel, examples: Sequence[Gap], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Gap], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     found = []
     for gap in examples:
@@ -141,7 +142,7 @@ def answer_harness(
 FILES = ("lambada_test.jsonl", "lambada_test*.jsonl", "lambada_test*.txt")
 FORM = 'lambada_test.jsonl: {"text": passage} a line; or the data set\'s tokenised .txt'
 TASKS = (
-    Task(
+    EvalTask(
         "lambada",
         "LAMBADA",
         FILES,
@@ -164,7 +165,7 @@ TASKS = (
         answer,
         chunk=64,
     ),
-    Task(
+    EvalTask(
         "lambada-harness",
         "LAMBADA, lm-evaluation-harness",
         FILES,

@@ -20,7 +20,7 @@ from gpt2rt_evals import data
 from gpt2rt_evals.detokenise import NEWS, PENN, TREEBANK, WIKITEXT, Style, detokenise
 from gpt2rt_evals.metrics import Metric, Record, bits, paper, perplexity
 from gpt2rt_evals.model import LanguageModel
-from gpt2rt_evals.task import Settings, Task
+from gpt2rt_evals.task import EvalSettings, EvalTask
 from gpt2rt_evals.text import ends
 
 SPLIT = 5_000_000  # bytes of the test part of enwik8 and of text8, by custom the last
@@ -28,8 +28,8 @@ WHOLE = 100_000_000  # bytes of those files
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A text in pieces, and how many of the data set's own units each piece was."""
+class LmDocument:
+    """A text in pieces, and the number of the data set's own units in each piece."""
 
     pieces: tuple[str, ...]
     units: tuple[int, ...]
@@ -41,7 +41,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A passage of a document, and the units and bytes of the tokens that it scores."""
+    """A passage of a document, and how many units and bytes its scored tokens are."""
 
     passage: Passage
     units: float
@@ -49,12 +49,12 @@ class Window:
 
 
 def windows_of(
-    documents: Iterable[Document], model: LanguageModel, settings: Settings
+    documents: Iterable[LmDocument], model: LanguageModel, settings: EvalSettings
 ) -> list[Window]:
-    """Every document's windows.
+    """The windows of all documents. Raises `InvalidSetting` for a stride beyond the context.
 
-    A window that ends inside a piece gets the share of the piece's units that its bytes are; over
-    a document the units add up to the true count.
+    A window that ends inside a piece gets units in proportion to its bytes of the piece, so that
+    the units of a document's windows add up to its count.
     """
     stride = model.n_ctx if settings.stride is None else settings.stride
     if stride > model.n_ctx:
@@ -74,7 +74,7 @@ def windows_of(
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Window], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Window], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     scores = model.score(window.passage for window in examples)
     for window, score in zip(examples, scores, strict=True):
@@ -90,20 +90,20 @@ def answer(
 
 
 def titled(path: Path) -> list[str]:
-    """The lines of a file of articles, which have titles. Raises `BadData`."""
+    """The lines of a file of articles with titles. Raises `BadData` where there is no title."""
     lines = data.lines_of(path)
     if not any(line.strip().startswith("= ") and line.strip().endswith(" =") for line in lines):
         raise BadData(f"{path}: none of lines 1 to {len(lines)} is a title, ` = Title = `")
     return lines
 
 
-def wikitext(path: Path) -> list[Document]:
-    """A tokenised text, a line a piece, as one document."""
+def wikitext(path: Path) -> list[LmDocument]:
+    """WikiText: a tokenised text as one document, a piece a line."""
     return [_document(titled(path), WIKITEXT)]
 
 
-def penn(path: Path) -> list[Document]:
-    """As `wikitext`; in small letters."""
+def penn(path: Path) -> list[LmDocument]:
+    """Penn Treebank: as `wikitext`, but lower case. Raises `BadData` for a capital letter."""
     lines = data.lines_of(path)
     for number, line in enumerate(lines, 1):
         if strange := [word for word in line.split() if word != word.lower() and word != "N"]:
@@ -111,10 +111,10 @@ def penn(path: Path) -> list[Document]:
     return [_document(lines, PENN)]
 
 
-def _document(lines: Sequence[str], style: Style) -> Document:
+def _document(lines: Sequence[str], style: Style) -> LmDocument:
     framed = _framed(lines)
     pieces = tuple(natural(line, style, framed) + "\n" for line in lines)
-    return Document(pieces, tuple(len(line.split()) + 1 for line in lines))
+    return LmDocument(pieces, tuple(len(line.split()) + 1 for line in lines))
 
 
 def natural(line: str, style: Style, framed: bool) -> str:
@@ -136,14 +136,16 @@ def _framed(lines: Sequence[str]) -> bool:
     return 2 * sum(line.startswith(" ") and line.endswith(" ") for line in lines) > len(lines)
 
 
-def sentences(path: Path) -> list[Document]:
-    """1BW: shuffled sentences, so each is a document of its own."""
+def sentences(path: Path) -> list[LmDocument]:
+    """1 Billion Word: shuffled sentences, each a document of its own."""
     lines = [line for line in data.lines_of(path) if line.strip()]
-    return [Document((detokenise(line, NEWS) + "\n",), (len(line.split()) + 1,)) for line in lines]
+    return [
+        LmDocument((detokenise(line, NEWS) + "\n",), (len(line.split()) + 1,)) for line in lines
+    ]
 
 
-def books(path: Path) -> list[Document]:
-    """Children's Book: each `_BOOK_TITLE_` line begins a document."""
+def books(path: Path) -> list[LmDocument]:
+    """Children's Book: a document from each `_BOOK_TITLE_` line on."""
     found: list[list[str]] = []
     for number, line in enumerate(data.lines_of(path), 1):
         if line.startswith("_BOOK_TITLE_"):
@@ -154,8 +156,8 @@ def books(path: Path) -> list[Document]:
     return [_document(lines, TREEBANK) for lines in found]
 
 
-def enwik8(path: Path) -> list[Document]:
-    """Bytes of UTF-8; half a character at either end, where the text was cut, is left out."""
+def enwik8(path: Path) -> list[LmDocument]:
+    """enwik8: bytes of UTF-8, without the parts of characters at either end of the test part."""
     raw = _last(path)
     start = next((i for i, byte in enumerate(raw[:4]) if byte & 0xC0 != 0x80), 0)
     try:
@@ -166,21 +168,21 @@ def enwik8(path: Path) -> list[Document]:
             raise BadData(f"{path}: line {line} of the part read is not UTF-8") from None
         text = raw[start : start + error.start].decode("utf-8")
     pieces = tuple(text.splitlines(keepends=True))
-    return [Document(pieces, tuple(len(piece.encode("utf-8")) for piece in pieces))]
+    return [LmDocument(pieces, tuple(len(piece.encode("utf-8")) for piece in pieces))]
 
 
-def text8(path: Path) -> list[Document]:
-    """Small letters and single spaces."""
+def text8(path: Path) -> list[LmDocument]:
+    """text8: lower-case letters and single spaces."""
     raw = _last(path).removesuffix(b"\n")
     strange = raw.translate(None, b"abcdefghijklmnopqrstuvwxyz ")
     if strange:
         byte = raw.index(strange[:1])
         raise BadData(f"{path}: byte {byte} of the part read is not a small letter or a space")
-    return [Document((raw.decode("ascii"),), (len(raw),))]
+    return [LmDocument((raw.decode("ascii"),), (len(raw),))]
 
 
 def _last(path: Path) -> bytes:
-    """The test part of the whole file, or all of any other file."""
+    """The last `SPLIT` bytes of a file of `WHOLE` bytes, and any other file whole."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -198,14 +200,14 @@ def _task(
     title: str,
     files: tuple[str, ...],
     form: str,
-    read: Callable[[Path], list[Document]],
+    read: Callable[[Path], list[LmDocument]],
     figures: dict[str, float],
     metric: str = WORD,
     chunk: int = 8,
-) -> Task:
+) -> EvalTask:
     figure = perplexity if metric == WORD else bits
     metrics = (Metric(metric, ("nats", "units"), figure, figures),)
-    return Task(name, title, files, form, "window", metrics, read, windows_of, answer, chunk)
+    return EvalTask(name, title, files, form, "window", metrics, read, windows_of, answer, chunk)
 
 
 WIKI_FILES = ("wiki.test.raw", "wiki.test.tokens")

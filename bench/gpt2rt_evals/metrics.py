@@ -1,8 +1,8 @@
-"""Figures from sums: every example gives a few numbers, a metric is a function of their totals.
+"""Computes metrics and their confidence intervals from sums over examples.
 
-So one seeded bootstrap serves them all: draw as many examples as there are, with replacement, add
-up their numbers, and take the middle 95 % of the figures that 1,000 such draws give (Efron 1979;
-for BLEU Koehn 2004).
+Each example gives a few numbers, and a metric is a function of their totals. One seeded bootstrap
+serves all metrics: as many examples as there are, drawn with replacement 1,000 times, and the
+middle 95 % of the figures (Efron 1979; for BLEU Koehn 2004).
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ SIZES = ("117M", "345M", "762M", "1542M")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`counts` are the fields of a record that are added up (a list adds up item by item), and
-    `figure` makes the metric of the sums. `paper` has the paper's figure for each size it gives."""
+    """A figure of a task.
+
+    `counts`: the fields of a record that are summed (lists item by item); `figure`: sums -> the
+    figure; `paper`: the paper's figures by model size.
+    """
 
     name: str
     counts: tuple[str, ...]
@@ -75,7 +78,7 @@ def paper(*figures: float) -> dict[str, float]:
 
 
 def perplexity(sums: NDArray[np.float64]) -> float:
-    """exp of (nats, units)."""
+    """exp(nats / units), of the sums (nats, units)."""
     nats, units = sums
     try:
         return math.exp(nats / units)
@@ -84,19 +87,19 @@ def perplexity(sums: NDArray[np.float64]) -> float:
 
 
 def bits(sums: NDArray[np.float64]) -> float:
-    """Bits a unit, of (nats, units)."""
+    """Bits per unit, of the sums (nats, units)."""
     nats, units = sums
     return float(nats / units / math.log(2))
 
 
 def percent(sums: NDArray[np.float64]) -> float:
-    """The mean in percent, of (total, examples)."""
+    """The mean in percent, of the sums (total, examples)."""
     total, examples = sums
     return float(100 * total / examples)
 
 
 def accuracy(field_name: str, label: str, figures: Mapping[str, float] | None = None) -> Metric:
-    """The mean of a field between 0 and 1, in percent."""
+    """The metric that is the mean of a field between 0 and 1, in percent."""
     return Metric(label, (field_name, "examples"), percent, figures or {})
 
 
@@ -104,7 +107,7 @@ def accuracy(field_name: str, label: str, figures: Mapping[str, float] | None = 
 
 
 def normalised(answer: str) -> list[str]:
-    """The words of an answer as SQuAD and CoQA compare them: small letters, no punctuation, no
+    """The words of an answer as SQuAD and CoQA compare them: lower case, no punctuation, no
     articles (Rajpurkar et al. 2016)."""
     plain = "".join(c for c in answer.lower() if c not in string.punctuation)
     return re.sub(r"\b(?:a|an|the)\b", " ", plain).split()
@@ -125,8 +128,8 @@ def f1(answer: str, reference: str) -> float:
 
 
 def f1_of_many(answer: str, references: Sequence[str]) -> float:
-    """CoQA's F1: with several references, the best one's, averaged over leaving each one out, so
-    that a person among several is compared with as many."""
+    """CoQA's F1: with several references, the best F1 without one of them, averaged over the one
+    left out, since a human answer is compared with the others."""
     scores = [f1(answer, reference) for reference in references]
     if len(scores) == 1:
         return scores[0]
@@ -144,7 +147,7 @@ def needs(library: str) -> None:
 
 
 def bleu_counts(translation: str, reference: str) -> list[float]:
-    """What BLEU adds up: matching and all n-grams for n = 1 to 4, both lengths; [10]."""
+    """The counts that BLEU sums [10]: matching and all n-grams, n = 1 to 4, and both lengths."""
     from sacrebleu.metrics.bleu import BLEU
 
     score = BLEU(effective_order=True).sentence_score(translation, [reference])

@@ -1,4 +1,4 @@
-"""The little that a task needs of a language model, and a loaded bundle as such a model."""
+"""The interface of a language model that tasks use, and a loaded bundle behind it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gpt2rt.model import BATCH_SIZE, GPT2
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.scoring import Passage, TokenScores
 
-MEMORY = 1 << 30  # bytes that the sequences made side by side may take
+MEMORY = 1 << 30  # bytes of keys and values that a batch may take
 GREEDY = SamplingParams(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a text is continued: `length` new tokens at most, up to the first of the strings
-    `stops`, drawn as `params` say."""
+    """How a text is continued: at most `length` new tokens, up to the first of the strings `stops`,
+    sampled by `params`."""
 
     length: int
     stops: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class Decoding:
 
 
 class LanguageModel(Protocol):
-    """`tokens` counts what the model has read and made so far."""
+    """A model that scores and continues texts; `tokens` counts those read and generated so far."""
 
     tokens: int
 
@@ -41,17 +41,17 @@ class LanguageModel(Protocol):
     def decode_bytes(self, tokens: Sequence[int]) -> bytes: ...
 
     def score(self, passages: Iterable[Passage], top: int = 0) -> Iterator[TokenScores]:
-        """In the order given; see `GPT2.score_tokens`."""
+        """The scores of the passages, in order; see `GPT2.score_tokens`."""
 
     def complete(self, prompts: Sequence[str], decoding: Decoding) -> list[str]:
-        """The new text of each prompt, the stop string not included; `<|endoftext|>` ends it, too.
+        """The new text of each prompt, without the stop string; `<|endoftext|>` ends it, too.
 
-        An empty prompt begins a text. Sample i of a call is drawn with the numbers of (seed, i).
+        An empty prompt begins a text. Sample i of a call has the random numbers of (seed, i).
         """
 
 
 class BundleModel:
-    """A loaded bundle as a `LanguageModel`; `special` is that of `TextTokenizer.encode`."""
+    """A loaded bundle as a `LanguageModel`; `special` as in `TextTokenizer.encode`."""
 
     def __init__(self, gpt2: GPT2, special: bool | None = None) -> None:
         self._gpt2 = gpt2
@@ -59,7 +59,7 @@ class BundleModel:
         self.tokens = 0
         h = gpt2.hparams
         slot = h.n_layer * 2 * h.n_ctx * h.n_embd * 4  # keys and values of a sequence, float32
-        self._side_by_side = min(max(1, MEMORY // slot), BATCH_SIZE)
+        self._batch_size = min(max(1, MEMORY // slot), BATCH_SIZE)
 
     @property
     def n_ctx(self) -> int:
@@ -90,7 +90,7 @@ class BundleModel:
             decoding.params,
             stopping,
             special=self._special,
-            batch_size=self._side_by_side,
+            batch_size=self._batch_size,
         )
         self.tokens += sum(len(made.prompt_tokens) + len(made.tokens) for made in done)
         return [made.text for made in done]

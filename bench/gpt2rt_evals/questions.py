@@ -16,7 +16,7 @@ from gpt2rt_evals import data
 from gpt2rt_evals.metrics import Record, accuracy, exact_match, paper
 from gpt2rt_evals.model import Decoding, LanguageModel
 from gpt2rt_evals.shots import Shots
-from gpt2rt_evals.task import Settings, Task
+from gpt2rt_evals.task import EvalSettings, EvalTask
 from gpt2rt_evals.text import room
 
 LENGTH = 24
@@ -33,13 +33,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
+    """A question, its number in the data set, and the solved examples for its prompt."""
+
     number: int
     question: Question
     shots: Shots
 
 
 def read(path: Path) -> list[Question]:
-    """`NQ-open.dev.jsonl`."""
+    """The questions of `NQ-open.dev.jsonl`."""
     found = []
     for where, item in data.json_lines(path, question=str, answer=list):
         answers = item["answer"]
@@ -53,7 +55,7 @@ def read(path: Path) -> list[Question]:
 
 
 def examples(
-    questions: Sequence[Question], model: LanguageModel, settings: Settings
+    questions: Sequence[Question], model: LanguageModel, settings: EvalSettings
 ) -> list[Asked]:
     count = SHOTS if settings.shots is None else settings.shots
     solved = [f"{question.text} {question.answers[0]}\n\n" for question in questions]
@@ -62,19 +64,23 @@ def examples(
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Asked], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Asked], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     length, count = room(model, LENGTH)
     prompts = [a.shots.prompt(model, a.number, a.question.text, count) for a in examples]
     for asked, text in zip(
         examples, model.complete(prompts, Decoding(length, ("\n",))), strict=True
     ):
-        said = text.strip()
-        yield {"examples": 1, "answer": said, "exact": exact_match(said, asked.question.answers)}
+        written = text.strip()
+        yield {
+            "examples": 1,
+            "answer": written,
+            "exact": exact_match(written, asked.question.answers),
+        }
 
 
 TASKS = (
-    Task(
+    EvalTask(
         "nq",
         "Natural Questions",
         ("NQ-open.dev.jsonl", "*nq*dev*.jsonl"),

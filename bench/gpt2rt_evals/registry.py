@@ -1,4 +1,4 @@
-"""The table of all tasks."""
+"""All tasks by name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import difflib
 from gpt2rt.errors import InvalidSetting
 from gpt2rt_evals import cbt, coqa, lambada, lm, questions, summaries, translation, winograd
 from gpt2rt_evals.harness_wikitext import TASKS as HARNESS_WIKITEXT
-from gpt2rt_evals.task import Task
+from gpt2rt_evals.task import EvalTask
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, EvalTask] = {
     task.name: task
     for task in (
         *lambada.TASKS,
@@ -25,7 +25,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-def find(name: str) -> Task:
+def find(name: str) -> EvalTask:
     """The task of that name. Raises `InvalidSetting` with the nearest name."""
     task = TASKS.get(name.lower())
     if task is None:

@@ -1,9 +1,9 @@
-"""Answers the examples of a task and keeps the records, so that a killed run can go on.
+"""Runs a task and keeps its records on disk, so that a killed run can be resumed.
 
-Examples are answered in chunks that are always cut the same, and a chunk is one appended line of
-the record file, written through to the disk. So what a run gives does not depend on where it was
-stopped: a line is there whole or it does not count, and its chunk is answered again. The name of
-the file holds a digest of all that the records depend on: model, task, data, settings and version.
+Examples are answered in chunks of fixed bounds, and each chunk is one line appended to the record
+file and flushed to the disk. So the result does not depend on where a run was killed: a line that
+is not whole does not count, and its chunk is answered again. The name of the file has a digest of
+all that the records depend on: model, task, data, settings and version.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import gpt2rt
 from gpt2rt.errors import BadData
 from gpt2rt_evals.metrics import Figure, Record, measure
 from gpt2rt_evals.model import LanguageModel
-from gpt2rt_evals.task import Settings, Task
+from gpt2rt_evals.task import EvalSettings, EvalTask
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Records of neighbouring examples, the seconds they took and the tokens read and made."""
+    """Records of consecutive examples, the seconds they took, the tokens read and generated."""
 
     records: list[Record]
     seconds: float
@@ -35,10 +35,10 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A finished task: its records in order, what they cost, and what they amount to."""
+class TaskResult:
+    """A finished task: its records in order, seconds and tokens spent, and its figures by name."""
 
-    task: Task
+    task: EvalTask
     records: list[Record]
     seconds: float
     tokens: int
@@ -46,17 +46,17 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One task on one model. `model_id` says what the model is, beyond doubt: a digest."""
+class EvalRun:
+    """One task on one model; `model_id` is a digest that identifies the model."""
 
-    task: Task
+    task: EvalTask
     data: Any
     model_id: str
-    settings: Settings
+    settings: EvalSettings
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the records depend on."""
+        """All that the records depend on, as JSON has it."""
         return {
             "task": self.task.name,
             "model": self.model_id,
@@ -66,6 +66,7 @@ class Run:
         }
 
     def file_name(self) -> str:
+        """The name of the record file."""
         whole = json.dumps(self.identity, sort_keys=True)
         return f"{self.task.name}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}.jsonl"
 
@@ -74,9 +75,12 @@ class Run:
         model: LanguageModel,
         folder: Path,
         advance: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Result:
-        """Answer what `folder` does not hold the records of yet; `advance` is told how many
-        examples of how many are done."""
+    ) -> TaskResult:
+        """The result; examples whose records are not yet in `folder` are answered by `model`.
+
+        `advance` is called with the examples done and their total. Raises `BadData` for no
+        examples.
+        """
         task, settings = self.task, self.settings
         examples = task.examples(self.data, model, settings)[: settings.limit]
         if not examples:
@@ -102,29 +106,31 @@ class Run:
         return _result(task, [chunks[number] for number in range(len(sizes))])
 
 
-def _result(task: Task, chunks: Iterable[Chunk]) -> Result:
+def _result(task: EvalTask, chunks: Iterable[Chunk]) -> TaskResult:
     chunks = list(chunks)
     records = [record for chunk in chunks for record in chunk.records]
     figures = {metric.name: measure(metric, records) for metric in task.metrics}
     seconds, tokens = sum(c.seconds for c in chunks), sum(c.tokens for c in chunks)
-    return Result(task, records, seconds, tokens, figures)
+    return TaskResult(task, records, seconds, tokens, figures)
 
 
 def _checksum(body: dict[str, Any]) -> int:
-    """Of what a line says, the checksum itself aside."""
+    """The crc32 of a line's fields, without the checksum itself."""
     return zlib.crc32(json.dumps(body, sort_keys=True).encode())
 
 
 class RecordFile:
-    """A line of JSON a finished chunk; only ever appended to."""
+    """The file of a run's records: a line of JSON a finished chunk, only appended to."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._path = path
         self._identity = identity
 
     def read(self, sizes: list[int]) -> dict[int, Chunk]:
-        """Finished chunks by number; a line that is cut off or damaged is as if it were not
-        there."""
+        """Finished chunks by number; a line that is cut off or damaged is ignored.
+
+        `sizes`: the number of examples of each chunk.
+        """
         if not self._path.exists():
             self._write(self._identity)
         chunks = {}
@@ -142,6 +148,7 @@ class RecordFile:
         return chunks
 
     def append(self, number: int, chunk: Chunk) -> None:
+        """Add the line of a finished chunk. Raises `OSError`."""
         body = {"chunk": number, **asdict(chunk)}
         self._write({**body, "check": _checksum(body)})
 
@@ -149,7 +156,7 @@ class RecordFile:
         line = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._path.open("a+b") as file:
             if file.tell() and not self._ends_a_line():
-                line = b"\n" + line  # what a killed run left of its last line stays alone
+                line = b"\n" + line  # the unfinished line of a killed run stays apart
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

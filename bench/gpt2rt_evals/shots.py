@@ -1,8 +1,8 @@
-"""Few-shot prompts: solved examples, then the one to solve.
+"""Makes few-shot prompts: solved examples, then the question.
 
-The solved ones come from the data set itself, drawn by the run's seed, the same for every prompt;
-an example is never shown its own solution: where it is one of those drawn, the next takes its
-place. The paper does not say how many it showed.
+The solved examples are drawn from the data set by the run's seed, the same for every prompt; an
+example never gets its own solution: where it is one of those drawn, the next one takes its place.
+The paper does not give the number of its examples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpt2rt_evals.text import last_tokens
 
 
 class Shots:
-    """`solved` are all examples as text, in order."""
+    """Draws `count` of the examples `solved`, all of the data set as text, in order."""
 
     def __init__(self, solved: Sequence[str], count: int, seed: int) -> None:
         order = np.random.default_rng(seed).permutation(len(solved))
@@ -25,7 +25,7 @@ class Shots:
         self._solved = solved
 
     def prompt(self, model: LanguageModel, number: int, question: str, count: int) -> str:
-        """Solved examples before `question`, number `number`, as many as `count` tokens hold."""
+        """The prompt of example `number`, at most `count` tokens: solved ones, `question`."""
         shown = [self._solved[i] for i in self._drawn if i != number][: self._count]
         while shown and len(model.encode("".join(shown) + question)) > count:
             shown.pop(0)

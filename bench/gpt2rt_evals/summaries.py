@@ -18,7 +18,7 @@ from gpt2rt.sampling.params import SamplingParams
 from gpt2rt_evals import data
 from gpt2rt_evals.metrics import Record, accuracy, needs, paper, rouge
 from gpt2rt_evals.model import Decoding, LanguageModel
-from gpt2rt_evals.task import Settings, Task, as_they_are
+from gpt2rt_evals.task import EvalSettings, EvalTask, as_they_are
 from gpt2rt_evals.text import first_tokens, room
 
 HINT = "\nTL;DR:"
@@ -68,7 +68,7 @@ def sentences(text: str) -> list[str]:
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[News], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[News], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     length, count = room(model, LENGTH)
     count = max(1, count - len(model.encode(HINT)))
@@ -81,7 +81,7 @@ def answer(
 
 
 TASKS = (
-    Task(
+    EvalTask(
         "cnndm",
         "CNN/Daily Mail",
         ("*cnndm*.jsonl", "*cnn*.jsonl", "*.story"),

@@ -1,4 +1,4 @@
-"""What a task is, and the settings of a run."""
+"""The description of a task, and the settings of a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gpt2rt_evals.model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Of one run. Raises `InvalidSetting`.
+class EvalSettings:
+    """The settings of a run. Raises `InvalidSetting` for values out of range.
 
-    limit: examples evaluated, from the first on (None: all).
-    stride: tokens that a window moves on in language modelling (None: the whole context).
-    shots: examples shown in a prompt (None: as many as the task shows).
-    seed: of sampling and of which examples are shown.
-    special: whether control tokens in the texts are tokens or text (see `TextTokenizer.encode`).
+    limit: examples evaluated, from the first on (None: all). stride: tokens that a window moves on
+    in language modelling (None: the whole context). shots: examples shown in a prompt (None: as
+    many as the task shows). seed: for sampling and for the choice of examples that are shown.
+    special: whether control tokens in the texts are encoded as tokens or as text (see
+    `TextTokenizer.encode`).
     """
 
     limit: int | None = None
@@ -39,18 +39,18 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A row of the paper's tables.
+class EvalTask:
+    """A task: a row of the paper's tables, or such a figure by another method.
 
     files: patterns of the data file's name in a folder, best first.
-    data: the format of that file, for people.
+    data: the format of that file, in words.
     unit: what an example is called.
-    read: the file -> what is in it; raises `BadData`.
-    examples: that -> examples for one model.
-    answer: examples, and the number of the first -> a record each, in order. A record holds numbers
-        and strings, lists of numbers among them, and is kept on disk.
-    chunk: examples that are answered together.
-    check: raises `MissingExtra` before any work is done.
+    read: the file -> its data; raises `BadData`.
+    examples: the data -> examples for one model.
+    answer: examples, and the number of the first -> a record each, in order. A record has numbers,
+        strings and lists of numbers, and is kept on disk.
+    chunk: how many examples are answered together.
+    check: raises `MissingExtra` where a library is missing, before any work is done.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Task:
     unit: str
     metrics: tuple[Metric, ...]
     read: Callable[[Path], Any]
-    examples: Callable[[Any, LanguageModel, Settings], Sequence[Any]]
-    answer: Callable[[LanguageModel, Sequence[Any], int, Settings], Iterable[Record]]
+    examples: Callable[[Any, LanguageModel, EvalSettings], Sequence[Any]]
+    answer: Callable[[LanguageModel, Sequence[Any], int, EvalSettings], Iterable[Record]]
     chunk: int = 32
     check: Callable[[], None] = lambda: None
 
 
-def as_they_are(data: Sequence[Any], model: LanguageModel, settings: Settings) -> Sequence[Any]:
-    """`Task.examples` of a task whose file already holds its examples."""
+def as_they_are(data: Sequence[Any], model: LanguageModel, settings: EvalSettings) -> Sequence[Any]:
+    """`EvalTask.examples` of a task whose file already holds its examples."""
     return data

@@ -1,4 +1,4 @@
-"""Where a word begins in tokens, and what of a text fits into a context."""
+"""Finds where a word begins in tokens, and cuts texts to fit into a context."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def ends(model: LanguageModel, tokens: Sequence[int]) -> list[int]:
 
 
 def token_at(model: LanguageModel, tokens: Sequence[int], before: str) -> int:
-    """The first token of what follows the beginning `before`: the one that holds its first byte.
+    """The number of the token with the first byte after the beginning `before` of the text.
 
-    A token may hold a space or more of `before`, too.
+    That token may begin inside `before`, with a space for example.
     """
     return bisect_right(ends(model, tokens), len(before.encode("utf-8")))
 
 
 def clip(model: LanguageModel, tokens: Sequence[int], first: int) -> Passage:
-    """The tokens as a passage; of one that is too long the beginning is left out."""
+    """The tokens as a passage scored from `first` on, without what is too much at its beginning."""
     dropped = max(0, len(tokens) - model.n_ctx - 1)
     return Passage(tuple(tokens[dropped:]), max(1, first - dropped))
 
 
 def last_tokens(model: LanguageModel, text: str, count: int) -> str:
-    """The end of `text` that is at most `count` tokens; whole characters only."""
+    """The longest end of `text` of at most `count` tokens, in whole characters."""
     return _cut(model, text, count, from_end=True)
 
 
 def first_tokens(model: LanguageModel, text: str, count: int) -> str:
-    """The beginning of `text` that is at most `count` tokens; whole characters only."""
+    """The longest beginning of `text` of at most `count` tokens, in whole characters."""
     return _cut(model, text, count, from_end=False)
 
 
@@ -50,6 +50,6 @@ def _cut(model: LanguageModel, text: str, count: int, *, from_end: bool) -> str:
 
 
 def room(model: LanguageModel, length: int) -> tuple[int, int]:
-    """New tokens and prompt tokens that the context holds together, where `length` are wanted."""
+    """How many new tokens, of `length` wanted ones, and prompt tokens fit the context together."""
     length = min(length, model.n_ctx // 2)
     return length, model.n_ctx - length

@@ -16,7 +16,7 @@ from gpt2rt_evals.metrics import Metric, Record, bleu, bleu_counts, needs, paper
 from gpt2rt_evals.model import Decoding, LanguageModel
 from gpt2rt_evals.shots import Shots
 from gpt2rt_evals.summaries import sentences
-from gpt2rt_evals.task import Settings, Task
+from gpt2rt_evals.task import EvalSettings, EvalTask
 from gpt2rt_evals.text import room
 
 LENGTH = 100
@@ -25,7 +25,7 @@ SHOTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt, its reference, and how many sentences there are to translate."""
+    """A pair of the data set, its number, and the solved examples for its prompt."""
 
     number: int
     source: str
@@ -34,7 +34,7 @@ class Pair:
 
 
 def reader(source: str, target: str) -> Callable[[Path], list[tuple[str, str]]]:
-    """Reads `name.en` and, beside it, `name.fr`; line n of one translates line n of the other."""
+    """A function that reads `name.en` and `name.fr`, given either; line n translates line n."""
 
     def read(path: Path) -> list[tuple[str, str]]:
         one, other = path.with_suffix(f".{source}"), path.with_suffix(f".{target}")
@@ -53,7 +53,7 @@ def reader(source: str, target: str) -> Callable[[Path], list[tuple[str, str]]]:
 
 
 def examples(
-    pairs: Sequence[tuple[str, str]], model: LanguageModel, settings: Settings
+    pairs: Sequence[tuple[str, str]], model: LanguageModel, settings: EvalSettings
 ) -> list[Pair]:
     count = SHOTS if settings.shots is None else settings.shots
     shots = Shots([f"{a} = {b}\n" for a, b in pairs], count, settings.seed)
@@ -61,7 +61,7 @@ def examples(
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Pair], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Pair], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     length, count = room(model, LENGTH)
     prompts = [p.shots.prompt(model, p.number, f"{p.source} =", count) for p in examples]
@@ -72,8 +72,8 @@ def answer(
         yield {"translation": made, "counts": bleu_counts(made, pair.reference)}
 
 
-def _task(source: str, target: str, title: str, figure: float) -> Task:
-    return Task(
+def _task(source: str, target: str, title: str, figure: float) -> EvalTask:
+    return EvalTask(
         f"wmt14-{source}-{target}",
         title,
         (f"newstest2014.{source}", f"newstest2014*.{source}"),

@@ -20,7 +20,7 @@ from gpt2rt.errors import BadData
 from gpt2rt_evals import data
 from gpt2rt_evals.metrics import Record, accuracy, paper
 from gpt2rt_evals.model import LanguageModel
-from gpt2rt_evals.task import Settings, Task, as_they_are
+from gpt2rt_evals.task import EvalSettings, EvalTask, as_they_are
 from gpt2rt_evals.text import clip, token_at
 
 POSSESSIVE = {"his", "her", "its", "their", "my", "your", "our"}
@@ -29,7 +29,7 @@ SMALL = {"A", "An", "The", "My", "Your", "His", "Her", "Its", "Our", "Their", "T
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The text round the pronoun, the two candidates in its place, and the right one's number."""
+    """The text before and after the pronoun, the two candidates, and the right one's number."""
 
     before: str
     after: str
@@ -38,6 +38,7 @@ class Schema:
 
 
 def read(path: Path) -> list[Schema]:
+    """The schemas of an XML or JSON file. Raises `BadData`."""
     return _read_xml(path) if path.suffix.lower() == ".xml" else _read_json(path)
 
 
@@ -107,7 +108,7 @@ def _schema(
 
 
 def _in_place(candidate: str, before: str, pronoun: str, after: str) -> str:
-    """The candidate as the sentence needs it where the pronoun stood."""
+    """The candidate in the form that the sentence needs in the pronoun's place."""
     possessive = pronoun.lower() in POSSESSIVE and re.match(r" \W?\w", after)
     if possessive:
         candidate += "'" if candidate.endswith("s") and " " in candidate else "'s"
@@ -119,7 +120,7 @@ def _in_place(candidate: str, before: str, pronoun: str, after: str) -> str:
 
 
 def answer(
-    model: LanguageModel, examples: Sequence[Schema], first: int, settings: Settings
+    model: LanguageModel, examples: Sequence[Schema], first: int, settings: EvalSettings
 ) -> Iterator[Record]:
     passages, tails = [], []
     for schema in examples:
@@ -143,7 +144,7 @@ def answer(
 
 
 TASKS = (
-    Task(
+    EvalTask(
         "winograd",
         "Winograd schemas",
         ("WSC_associative_label.json", "WSCollection.xml"),

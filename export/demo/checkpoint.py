@@ -1,4 +1,4 @@
-"""Writes weights as OpenAI published GPT-2: a TensorFlow 1 checkpoint and `hparams.json`."""
+"""Writes weights in OpenAI's format: a TensorFlow 1 checkpoint and `hparams.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2rt.bundles.hparams import HParams
 
 
 def write(weights: Mapping[str, npt.NDArray[np.float32]], hparams: HParams, folder: Path) -> None:
-    """Write `checkpoint`, `model.ckpt.*` and `hparams.json`; names come with `model/` in front."""
+    """Write `checkpoint`, `model.ckpt.*` and `hparams.json`; names begin with `model/`."""
     tf1 = tf.compat.v1
     with tf1.Graph().as_default(), tf1.Session() as session:
         for name, shape in hparams.variables().items():

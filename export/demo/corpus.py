@@ -1,7 +1,7 @@
-"""Stories as rows of tokens: endless windows to train on, and a held-out set to measure on.
+"""Makes rows of tokens from stories: endless windows for training, and a held-out set.
 
-Training stories and held-out stories come from one grammar by two random streams of their own, so
-a seed fixes both, and asking for more of the one leaves the other as it was.
+Training stories and held-out stories are drawn from one grammar by two random streams, so that a
+seed fixes both and the number of the one does not change the other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pack(stories: Iterator[Story], tokenizer: Tokenizer, length: int) -> Tokens:
 def batches(
     stories: Iterator[Story], tokenizer: Tokenizer, batch: int, length: int
 ) -> Iterator[Tokens]:  # each [batch, length]
-    """Windows that all begin at the beginning of a story."""
+    """Endless batches of windows, each from the beginning of a story."""
     while True:
         yield np.stack([pack(stories, tokenizer, length) for _ in range(batch)])
 

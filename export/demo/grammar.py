@@ -1,8 +1,8 @@
-"""A story grammar with known probabilities: draws stories, scores any text, knows its entropy.
+"""A story grammar with known probabilities: draws stories, scores texts, computes its entropy.
 
 The demo model learns stories drawn from `stories.grammar`. Every choice there has a weight and no
-two choices lead to one text, so a story has a single derivation and -log of its probability is
-exact: the floor under the loss of whatever is trained on such stories.
+two derivations give the same text, so -log of a story's probability is exact. It is the lower bound
+of the mean loss of any model on such stories.
 
 A grammar file is a row of rules:
 
@@ -13,8 +13,8 @@ A grammar file is a row of rules:
     = story
     1 [hero] woke. [Sky by season] {hero.They} closed {hero.their} eyes.¶[ending]
 
-`[hero]` chooses an alternative of the rule and remembers it; `{hero}` says it again and
-`{hero.their}` says what stands in its column. `[bar by land.kind]` chooses from the rule `bar.wood`
+`[hero]` chooses an alternative of the rule and remembers it; `{hero}` repeats it and
+`{hero.their}` is the text in its column. `[bar by land.kind]` chooses from the rule `bar.wood`
 when the remembered land has `wood` as its `kind`, and `[sky by season]` goes by the text itself. A
 capital (`[Sky]`, `{hero.They}`) begins a sentence. `¶` is an empty line between paragraphs, and a
 line with `#` in front is a remark.
@@ -39,18 +39,18 @@ def capital(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """Words that are always said."""
+class LiteralText:
+    """Words that always appear."""
 
     text: str
 
-    def capitalised(self) -> Text:
-        return Text(capital(self.text))
+    def capitalised(self) -> LiteralText:
+        return LiteralText(capital(self.text))
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """`{name.column}`: says something remembered again; column "" is the text itself."""
+    """`{name.column}`: the text of a remembered choice; column "" is the text itself."""
 
     name: str
     column: str = ""
@@ -62,7 +62,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`[name by steer]`: chooses from rule `name`, or `name.x` where x is what `steer` says."""
+    """`[name by steer]`: a choice from rule `name`, or from `name.x` where `steer` has text x."""
 
     name: str
     steer: Again | None = None
@@ -72,20 +72,20 @@ class Choice:
         return replace(self, begins=True)
 
 
-Item = Text | Again | Choice
+Item = LiteralText | Again | Choice
 Items = tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Alternative:
+class RuleAlternative:
     """One way to expand a rule; `columns[""]` is the text itself."""
 
     probability: float
     columns: Mapping[str, Items]
 
 
-Rules = Mapping[str, tuple[Alternative, ...]]
-Memory = Mapping[str, Alternative]
+Rules = Mapping[str, tuple[RuleAlternative, ...]]
+Memory = Mapping[str, RuleAlternative]
 
 
 class Story(NamedTuple):
@@ -96,29 +96,29 @@ class Story(NamedTuple):
 START: Items = (Choice("story"),)
 
 
-def say(item: Text | Again, memory: Memory) -> str:
-    """What a text or a remembered text reads as."""
-    if isinstance(item, Text):
+def words_of(item: LiteralText | Again, memory: Memory) -> str:
+    """The words of a literal or remembered text."""
+    if isinstance(item, LiteralText):
         return item.text
     words = []
     for part in memory[item.name].columns[item.column]:
         assert not isinstance(part, Choice), f"{{{item.name}}} cannot be said again"
-        words.append(say(part, memory))
-    said = "".join(words)
-    return capital(said) if item.begins else said
+        words.append(words_of(part, memory))
+    text = "".join(words)
+    return capital(text) if item.begins else text
 
 
 @cache
-def expansion(option: Alternative, begins: bool) -> Items:
-    """What a chosen alternative puts in place of the choice."""
+def expansion(option: RuleAlternative, begins: bool) -> Items:
+    """The items that a chosen alternative puts in place of the choice."""
     first, *others = option.columns[""]
     return (first.capitalised() if begins else first, *others)
 
 
-def alternatives(rules: Rules, choice: Choice, memory: Memory) -> tuple[Alternative, ...]:
+def alternatives(rules: Rules, choice: Choice, memory: Memory) -> tuple[RuleAlternative, ...]:
     rule = choice.name
     if choice.steer is not None:
-        rule = f"{rule}.{say(choice.steer, memory)}"
+        rule = f"{rule}.{words_of(choice.steer, memory)}"
     return rules[rule]
 
 
@@ -127,7 +127,7 @@ def alternatives(rules: Rules, choice: Choice, memory: Memory) -> tuple[Alternat
 
 def draw(rules: Rules, rng: random.Random) -> Story:
     """A random story and the logarithm of its probability."""
-    todo, memory, words, score = list(START), dict[str, Alternative](), list[str](), 0.0
+    todo, memory, words, score = list(START), dict[str, RuleAlternative](), list[str](), 0.0
     while todo:
         item = todo.pop(0)
         if isinstance(item, Choice):
@@ -137,7 +137,7 @@ def draw(rules: Rules, rng: random.Random) -> Story:
             todo[:0] = expansion(chosen, item.begins)
             score += math.log(chosen.probability)
         else:
-            words.append(say(item, memory))
+            words.append(words_of(item, memory))
     return Story("".join(words), score)
 
 
@@ -154,17 +154,17 @@ def derivations(rules: Rules, text: str) -> Iterator[float]:
                     reached = score + math.log(option.probability)
                     open_ends.append((ahead, place, {**memory, item.name: option}, reached))
                 break
-            said = say(item, memory)
-            if not text.startswith(said, place):
+            words = words_of(item, memory)
+            if not text.startswith(words, place):
                 break
-            place += len(said)
+            place += len(words)
         else:
             if place == len(text):
                 yield score
 
 
 def log_probability(rules: Rules, text: str) -> float | None:
-    """The exact log-probability of a text in nats; None if the grammar cannot tell it."""
+    """The exact log-probability of a text in nats; None if the grammar has no such story."""
     scores = list(derivations(rules, text))
     assert len(scores) <= 1, "two derivations of one story"
     return scores[0] if scores else None
@@ -178,7 +178,7 @@ def entropy(rules: Rules) -> float:
     """
 
     @cache
-    def choices(option: Alternative, begins: bool) -> tuple[Choice, ...]:
+    def choices(option: RuleAlternative, begins: bool) -> tuple[Choice, ...]:
         return tuple(item for item in expansion(option, begins) if isinstance(item, Choice))
 
     @cache
@@ -191,7 +191,7 @@ def entropy(rules: Rules) -> float:
         return frozenset({choice.steer.name} if choice.steer else ()).union(*within)
 
     @cache
-    def rest(todo: tuple[Choice, ...], known: frozenset[tuple[str, Alternative]]) -> float:
+    def rest(todo: tuple[Choice, ...], known: frozenset[tuple[str, RuleAlternative]]) -> float:
         if not todo:
             return 0.0
         choice, *others = todo
@@ -230,21 +230,21 @@ def read_items(template: str) -> Items:
     end = 0
     for mark in MARK.finditer(template):
         if mark.start() > end:
-            items.append(Text(template[end : mark.start()].replace("¶", PARAGRAPH)))
+            items.append(LiteralText(template[end : mark.start()].replace("¶", PARAGRAPH)))
         choice, again = mark["choice"], mark["again"]
         items.append(read_choice(choice) if choice else read_again(again))
         end = mark.end()
     if end < len(template):
-        items.append(Text(template[end:].replace("¶", PARAGRAPH)))
+        items.append(LiteralText(template[end:].replace("¶", PARAGRAPH)))
     return tuple(items)
 
 
-def read_rule(title: str, lines: list[str]) -> tuple[Alternative, ...]:
+def read_rule(title: str, lines: list[str]) -> tuple[RuleAlternative, ...]:
     columns = ["", *title.split(" | ")[1:]]
     rows = [line.split(" ", 1) for line in lines]
     total = sum(int(weight) for weight, _ in rows)
     return tuple(
-        Alternative(
+        RuleAlternative(
             int(weight) / total,
             dict(zip(columns, map(read_items, text.split(" | ")), strict=True)),
         )
@@ -254,7 +254,7 @@ def read_rule(title: str, lines: list[str]) -> tuple[Alternative, ...]:
 
 def read_grammar(path: Path = STORIES) -> Rules:
     """Every rule of a grammar file, by its name."""
-    rules: dict[str, tuple[Alternative, ...]] = {}
+    rules: dict[str, tuple[RuleAlternative, ...]] = {}
     text = path.read_text(encoding="utf-8")
     for block in re.split(r"^= ", text, flags=re.MULTILINE)[1:]:
         title, *lines = [line for line in block.split("\n") if line and not line.startswith("#")]

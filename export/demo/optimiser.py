@@ -1,4 +1,4 @@
-"""Adam with weight decay of its own (Loshchilov and Hutter 2017), a warm-up and a cosine decay."""
+"""Adam with decoupled weight decay (Loshchilov and Hutter 2017), warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How far each step goes: a linear warm-up to `peak`, then half a cosine down to `last`."""
+    """Learning rates: a linear warm-up to `peak`, then half a cosine down to `last`."""
 
     steps: int
     peak: float = 2e-3
@@ -19,6 +19,7 @@ class Schedule:
     warm_up: int = 100
 
     def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
         if step < self.warm_up:
             return self.peak * (step + 1) / self.warm_up
         turn = math.pi * (step - self.warm_up) / max(1, self.steps - self.warm_up)
@@ -26,7 +27,7 @@ class Schedule:
 
 
 class AdamW:
-    """The two moving averages beside each variable."""
+    """Updates variables by Adam; holds the two moving averages of each."""
 
     beta_1, beta_2, epsilon, decay, clip = 0.9, 0.99, 1e-8, 0.05, 1.0
 
@@ -36,7 +37,7 @@ class AdamW:
         self._squares = [tf.Variable(tf.zeros_like(v)) for v in variables]
 
     def apply(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, step: tf.Tensor) -> None:
-        """Move every variable; `step` counts from 0. Biases and gains do not decay."""
+        """Update every variable; `step` counts from 0. Biases and gains do not decay."""
         gradients, _ = tf.clip_by_global_norm(gradients, self.clip)
         count = tf.cast(step, tf.float32) + 1
         correction = tf.sqrt(1 - self.beta_2**count) / (1 - self.beta_1**count)

@@ -1,9 +1,9 @@
-"""Trains the demo model: a GPT-2 of one million parameters that tells little stories.
+"""Trains the demo model: a GPT-2 of one million parameters that generates short stories.
 
-Makes a vocabulary of its own, trains the exporter's own TensorFlow graph on stories drawn from
-`stories.grammar`, and writes a checkpoint in OpenAI's format. At the end it prints how many nats a
-held-out story costs the model, beside what it costs the grammar itself: no model can do better on
-average, and one that is more than 10 % worse counts as a failure (exit code 1).
+Learns a vocabulary, trains the exporter's own TensorFlow graph on stories drawn from
+`stories.grammar`, and writes a checkpoint in OpenAI's format. At the end it prints the mean loss of
+held-out stories in nats by the model and by the grammar, which is the lower bound; more than 10 %
+above that counts as a failure (exit code 1).
 
 The same seed gives the same bytes on one machine with the same versions.
 """
@@ -55,14 +55,14 @@ Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed: a quarter of the time goes into asking for it again."""
+    """Make glibc keep freed memory, since asking for it again takes a quarter of the time."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: nothing by mmap
         libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD: never
 
 
 def initial_weights(hparams: HParams, seed: int) -> Weights:
-    """As GPT-2 begins: normal 0.02 (positions 0.01), less for what adds to the residual stream."""
+    """GPT-2's initial weights: normal 0.02 (positions 0.01), scaled down before residual sums."""
     rng = np.random.default_rng(seed)
     residual = 1 / np.sqrt(2 * hparams.n_layer)
     scales = {"w": 0.02, "wte": 0.02, "wpe": 0.01}
@@ -120,7 +120,7 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class HeldOutLoss:
     """Nats per held-out story, the closing `<|endoftext|>` included."""
 
     floor: float  # what the grammar itself gives these stories
@@ -133,13 +133,13 @@ class Figures:
 
 def measure(
     weights: Weights, hparams: HParams, stories: list[Story], tokenizer: Tokenizer
-) -> Figures:
+) -> HeldOutLoss:
     losses = tf.function(lambda rows: token_losses(rows, weights, hparams), reduce_retracing=True)
     total = 0.0
     for first in range(0, len(stories), 20):
         tokens, counts = single(stories[first : first + 20], tokenizer)
         total += float(np.sum(losses(tf.constant(tokens)).numpy() * counts, dtype=np.float64))
-    return Figures(
+    return HeldOutLoss(
         floor=float(np.mean([-story.log_probability for story in stories])),
         loss=total / len(stories),
     )

@@ -1,7 +1,7 @@
-"""The demo model's own byte-level BPE, learnt with `tokenizers`, in the two files of OpenAI.
+"""Learns the demo model's byte-level BPE with `tokenizers`, and writes OpenAI's two files.
 
 Ids are laid out as in GPT-2: the 256 single bytes, the merges in the order they were learnt, and
-`<|endoftext|>` last. Reading the files is left to `gpt2rt.text.tokenizer`.
+`<|endoftext|>` last. `gpt2rt.text.tokenizer` reads the files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ N_MERGES = 1000
 
 
 def learn(texts: Iterable[str], n_merges: int = N_MERGES) -> Tokenizer:
-    """A BPE over all 256 bytes, cut by GPT-2's pattern; it has no `<|endoftext|>` of its own."""
+    """A BPE over all 256 bytes, split by GPT-2's pattern, still without `<|endoftext|>`."""
     alphabet = ByteLevel.alphabet()
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)

@@ -1,7 +1,7 @@
-"""A fine-tune's `generation_config.json` becomes the bundle's `defaults.json`.
+"""Writes a fine-tune's `generation_config.json` as the bundle's `defaults.json`.
 
-Every setting is carried, or named with the reason why not. Names are Transformers'; what ends a
-text (`eos_token_id`) is the tokenizer's part, see `text_ends`.
+Every setting is carried over, or a note says why not. Names are Transformers'; the tokens that end
+a text (`eos_token_id`) are read by `text_ends`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CARRIED = {
     "min_new_tokens": "min_length",
     "max_new_tokens": "length",
 }
-# Says nothing of how tokens are drawn.
+# Settings that do not affect how tokens are drawn.
 ASIDE = {
     "bos_token_id",
     "eos_token_id",
@@ -41,7 +41,7 @@ ASIDE = {
     "num_return_sequences",
 }
 FAMILIES = ("_", "output_", "assistant_", "num_assistant_", "compile_", "prefill_")
-# What Transformers does anyway; nothing, zero and false are off.
+# Values that change nothing in Transformers, besides null, zero and false.
 NEUTRAL = {
     "max_length": 20,
     "num_beams": 1,
@@ -59,10 +59,10 @@ REASONS = {
 
 
 def write_defaults(checkpoint: Path, bundle: Path) -> list[str]:
-    """Put `defaults.json` into `bundle`, where the checkpoint's directory has settings to carry.
+    """Write `defaults.json` into `bundle` where the checkpoint's directory has such settings.
 
-    Returns a note for every setting that is not carried. Raises `BadCheckpoint` for a file that
-    is no JSON object.
+    Returns a note for every setting that is not carried over. Raises `BadCheckpoint` for a file
+    that is no JSON object.
     """
     path = checkpoint / CONFIG
     if not path.is_file():
@@ -80,13 +80,13 @@ def write_defaults(checkpoint: Path, bundle: Path) -> list[str]:
 
 
 def carried(config: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """The defaults, and a note for every setting that is not carried.
+    """The defaults, and a note for every setting that is not carried over.
 
-    `do_sample: false` is greedy, whatever else is said of drawing. Where `do_sample` is missing the
-    values count, though Transformers would not sample.
+    `do_sample: false` means greedy, whatever the other settings. Where `do_sample` is missing, the
+    settings count, though Transformers would not sample.
     """
     named: dict[str, float] = {}
-    notes = list(_not_known(config))
+    notes = list(_notes_on_unknown(config))
     for theirs, ours in CARRIED.items():
         value = config.get(theirs)
         if value is None:
@@ -104,8 +104,8 @@ def carried(config: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
     return named, notes
 
 
-def _not_known(config: Mapping[str, Any]) -> Iterator[str]:
-    """A note for every setting that says something gpt2rt does not carry."""
+def _notes_on_unknown(config: Mapping[str, Any]) -> Iterator[str]:
+    """A note for every setting that has an effect and no counterpart in gpt2rt."""
     for name, value in config.items():
         aside = name in CARRIED or name in ASIDE or name.startswith(FAMILIES)
         neutral = not value or (name in NEUTRAL and value == NEUTRAL[name])

@@ -1,4 +1,4 @@
-"""Where a model's tokenizer is, of which kind, and how it comes into the bundle."""
+"""Finds a model's tokenizer, of whatever kind, and writes it into the bundle."""
 
 from __future__ import annotations
 
@@ -16,12 +16,8 @@ from gpt2rt_export.sources import Checkpoint, NanoGPTCheckpoint, trimmed
 from gpt2rt_export.tokenizers import characters
 from gpt2rt_export.tokenizers.characters import write_characters
 from gpt2rt_export.tokenizers.foreign import is_foreign, write_foreign
-from gpt2rt_export.tokenizers.huggingface import (
-    MOST_PADDING,
-    Carried,
-    is_huggingface,
-    write_tokenizer,
-)
+from gpt2rt_export.tokenizers.huggingface import write_tokenizer
+from gpt2rt_export.tokenizers.huggingface_files import MOST_PADDING, Carried, is_huggingface
 from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary, write_vocabulary
 
 GPT2S = catalog.RELEASES[0].hparams.n_vocab
@@ -30,10 +26,10 @@ PADDED = 50304  # the next multiple of 64, which nanoGPT trains with
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A directory with a tokenizer's files; None: there are none, and one is made up.
+    """The directory of a tokenizer's files; None: there are none, and a synthetic one is made.
 
-    `origin` is what the manifest says: `checkpoint`, `directory` or `synthetic`. `own`: it is the
-    model's own, not one that the user named.
+    `origin` is for the manifest: `checkpoint`, `directory` or `synthetic`. `own`: it is the model's
+    own tokenizer, not one that the user named.
     """
 
     directory: Path | None
@@ -44,8 +40,8 @@ class TokenizerFiles:
 def tokenizer_of(given: Path | None, checkpoint: Checkpoint) -> TokenizerFiles:
     """The tokenizer that the user gave, else the checkpoint's.
 
-    A nanoGPT model has none of its own where it was trained on GPT-2's tokens: those are fetched,
-    if no release is here. Raises `DownloadFailure` where that fails.
+    For a nanoGPT model that was trained on GPT-2's tokens it is GPT-2's, downloaded where no
+    release is in the home directory. Raises `DownloadFailure`.
     """
     if given is not None:
         return TokenizerFiles(given, "directory", own=False)
@@ -59,7 +55,7 @@ def tokenizer_of(given: Path | None, checkpoint: Checkpoint) -> TokenizerFiles:
 
 
 def without_padding(checkpoint: Checkpoint, files: TokenizerFiles) -> Checkpoint:
-    """`checkpoint` without the rows that nanoGPT pads a vocabulary of OpenAI's kind with."""
+    """`checkpoint` without the rows by which nanoGPT pads a vocabulary of OpenAI's kind."""
     nanogpt = isinstance(checkpoint, NanoGPTCheckpoint)
     if not nanogpt or files.directory is None or not _is_openais(files.directory):
         return checkpoint
@@ -69,7 +65,7 @@ def without_padding(checkpoint: Checkpoint, files: TokenizerFiles) -> Checkpoint
 
 
 def write(files: TokenizerFiles, n_vocab: int, work: Path) -> list[str]:
-    """Put the files for a model of `n_vocab` ids into `work`; returns what to say of them.
+    """Write the files for a model of `n_vocab` ids into `work`; returns notes for the user.
 
     Raises `BadTokenizer` for a directory without a tokenizer, or with another model's.
     """
@@ -79,7 +75,7 @@ def write(files: TokenizerFiles, n_vocab: int, work: Path) -> list[str]:
     elif is_huggingface(directory):
         # A model's own tokenizer is its own, however few of the model's ids it uses.
         put = write_foreign if is_foreign(directory) else write_tokenizer
-        return list(_told(put(directory, n_vocab, work, own=files.own)))
+        return list(_notes(put(directory, n_vocab, work, own=files.own)))
     elif _is_openais(directory):
         _copy(directory, n_vocab, work)
     elif (directory / characters.FILE).is_file():
@@ -115,7 +111,8 @@ def _copy(directory: Path, n_vocab: int, work: Path) -> None:
             shutil.copyfile(directory / name, work / name)
 
 
-def _told(carried: Carried) -> Iterator[str]:
+def _notes(carried: Carried) -> Iterator[str]:
+    """Sentences for the user on how the tokenizer was carried over."""
     if carried.left_out:
         yield f"Leave out {', '.join(carried.left_out)}: the model has no such rows"
     if carried.beyond:

@@ -1,4 +1,4 @@
-"""From a bundle back to the checkpoint that it was made of."""
+"""Finds the checkpoint that a bundle was made of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ FROM = ", from "
 
 
 def origin_of(identity: str, source: str) -> str:
-    """What a manifest says of the weights: what they are and, if they were fetched, where from."""
+    """The origin for a manifest: the identity of the weights and, if fetched, their address."""
     return f"{identity}{FROM}{source}" if source else identity
 
 
 def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Checkpoint:
-    """The checkpoint of the manifest's origin: in the place `given`, else where the model's name
-    says that it lies. Raises `BadCheckpoint` where it is not there, or is another one.
+    """The checkpoint that a bundle with this manifest was made of.
+
+    It is looked for in the place `given`, else in the home directory under the model's name, or
+    fetched from the Hub where it is from there. Raises `BadCheckpoint` where it is missing or not
+    the same; `DownloadFailure`.
     """
     random = re.fullmatch(r"random weights, seed (\d+)", manifest.origin)
     if random and given is None:
@@ -41,6 +44,7 @@ def checkpoint_of(manifest: Manifest, given: Path | None = None) -> Checkpoint:
 
 
 def _place(model: str, source: str) -> Path:
+    """Where a model's checkpoint is, by its name or its address on the Hub."""
     if source:
         return fetch(HubModel.parse(source)).directory
     if model == catalog.DEMO:
@@ -49,8 +53,8 @@ def _place(model: str, source: str) -> Path:
     released = any(model == release.name for release in catalog.RELEASES)
     if released and directory.is_dir():
         return directory
-    way_out = f"`gpt2rt download {model}`, or " if released else ""
+    remedy = f"`gpt2rt download {model}`, or " if released else ""
     raise BadCheckpoint(
-        f"{model}: its checkpoint is not in the home directory; {way_out}name it with "
+        f"{model}: its checkpoint is not in the home directory; {remedy}name it with "
         "--checkpoint DIR"
     )

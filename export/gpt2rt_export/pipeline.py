@@ -1,4 +1,4 @@
-"""Recipe -> bundle: every stage in order, published whole by one rename or not at all."""
+"""Exports a bundle: runs every stage of a recipe and publishes the result by one rename."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailur
 from gpt2rt_export import model_tokenizer
 from gpt2rt_export.fetch.download import download
 from gpt2rt_export.fetch.lock import lock_of
+from gpt2rt_export.files import check_space
 from gpt2rt_export.generation_config import write_defaults
 from gpt2rt_export.onnx_graph import targets
 from gpt2rt_export.onnx_graph.convert import convert
 from gpt2rt_export.onnx_graph.genai import write_genai
 from gpt2rt_export.onnx_graph.standard import standard
 from gpt2rt_export.origin import origin_of
-from gpt2rt_export.progress import Progress, Silent
+from gpt2rt_export.progress import NoProgress, Progress
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import (
     Checkpoint,
@@ -40,31 +41,35 @@ from gpt2rt_export.sources import (
 from gpt2rt_export.verify import parity
 from gpt2rt_export.verify.sample import Sample
 
+ROOM = "make room, or choose another place with --output"
 TOOLS = ("onnx", "onnxruntime", "onnxruntime-gpu", "tensorflow", "tensorflow-cpu", "tf2onnx")
 
 
 def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
-    """Make the bundle of `recipe`. Raises a `Gpt2rtError`; then nothing was changed."""
-    show = progress or Silent()
+    """Make the bundle of `recipe` and return it.
+
+    Raises a `Gpt2rtError`; nothing is changed then.
+    """
+    progress = progress or NoProgress()
     recipe.check_sources()
     recipe.check_destination()
     if recipe.parity_text is not None:
         Sample.choose(recipe.parity_text, None)  # a text that cannot be read fails at once
-    checkpoint = _checkpoint(recipe, show)
+    checkpoint = read_checkpoint(recipe, progress)
     tokenizer = model_tokenizer.tokenizer_of(recipe.tokenizer, checkpoint)
     checkpoint = model_tokenizer.without_padding(checkpoint, tokenizer)
-    with _publishing(recipe, _needed(recipe, checkpoint.hparams)) as work:
+    with _publishing(recipe, bytes_needed(recipe, checkpoint.hparams)) as work:
         notes = [*checkpoint.notes]
         notes += model_tokenizer.write(tokenizer, checkpoint.hparams.n_vocab, work)
         if recipe.checkpoint is not None:
             notes += write_defaults(recipe.checkpoint, work)
         notes = [noted(text) for text in notes[:MOST_NOTES]]
         for note in notes:
-            show.stage(note)
-        _graph(recipe, checkpoint, work, show)
+            progress.stage(note)
+        _graph(recipe, checkpoint, work, progress)
         if recipe.verify:
-            _verify(recipe, checkpoint, work, show)
-        show.stage("Publish")
+            _verify(recipe, checkpoint, work, progress)
+        progress.stage("Publish")
         _manifest(recipe, checkpoint, tokenizer.origin, notes, work)
     return Bundle.open(recipe.destination)
 
@@ -72,15 +77,20 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
 # ---- the stages
 
 
-def _checkpoint(recipe: Recipe, show: Progress) -> Checkpoint:
-    """The weights, and the shape that goes with the model's name."""
+def read_checkpoint(recipe: Recipe, progress: Progress) -> Checkpoint:
+    """The checkpoint that a recipe names, downloaded where it is a release that is not there.
+
+    Raises `BadCheckpoint` where its shape is not that of the release it is named after.
+    """
     shape = _shape(recipe)
     if recipe.random_seed is not None and shape is not None:
         return RandomCheckpoint(shape, recipe.random_seed)
     place = recipe.checkpoint
     if place is None:
-        place = _downloaded(recipe.namesake, show) if recipe.namesake else catalog.demo_checkpoint()
-    show.stage("Read the checkpoint")
+        place = (
+            _downloaded(recipe.namesake, progress) if recipe.namesake else catalog.demo_checkpoint()
+        )
+    progress.stage("Read the checkpoint")
     checkpoint = open_checkpoint(place, with_tokenizer=recipe.tokenizer is None)
     if shape not in (None, checkpoint.hparams) and recipe.output is None:
         raise BadCheckpoint(
@@ -96,40 +106,40 @@ def _difference(found: HParams, wanted: HParams | None) -> str:
 
 
 def _shape(recipe: Recipe) -> HParams | None:
-    """What the model's name promises; None for a name of the user's own."""
+    """The shape of the release or demo of that name; None for a name of the user's own."""
     if recipe.model == catalog.DEMO:
         return HParams.read(catalog.demo_checkpoint() / catalog.HPARAMS)
     return recipe.namesake.hparams if recipe.namesake else None
 
 
-def _downloaded(release: catalog.Release, show: Progress) -> Path:
-    """The directory of a release's checkpoint, with whatever it lacked fetched."""
-    show.stage(f"Look for the checkpoint of {release.name}")
+def _downloaded(release: catalog.Release, progress: Progress) -> Path:
+    """The directory of a release's checkpoint; missing files are downloaded."""
+    progress.stage(f"Look for the checkpoint of {release.name}")
     return download(release, catalog.checkpoint_directory(release.name)).directory
 
 
-def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -> None:
-    """Trace, convert, take the parts over, attach the weights."""
+def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progress) -> None:
+    """Write the graphs and their weights: trace, convert, fuse, attach."""
     hparams = checkpoint.hparams
-    show.stage("Trace in TensorFlow and convert to ONNX")
+    progress.stage("Trace in TensorFlow and convert to ONNX")
     converted = convert(hparams)
     if recipe.graph == "standard":
         model, weights = standard(converted, hparams)
         models = {GRAPH: model}
     else:
-        show.stage("Fuse")
+        progress.stage("Fuse")
         models, weights = targets.fused(converted, hparams, recipe.precision)
     total = sum(4 * math.prod(shape) for shape in hparams.variables().values())
-    advance = show.stage(f"Write {recipe.precision} weights", total)
+    advance = progress.stage(f"Write {recipe.precision} weights", total)
     targets.write(models, weights, checkpoint, work, advance)
     if recipe.graph == "standard":
         write_genai(models[GRAPH], hparams, work)
 
 
-def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) -> None:
+def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progress) -> None:
     """Raises `ParityFailure` beyond the gate of the precision."""
     sample = Sample.choose(recipe.parity_text, checkpoint.tokenizer)
-    report = parity.measure(work, checkpoint, recipe.graph, recipe.precision, show, sample)
+    report = parity.measure(work, checkpoint, recipe.graph, recipe.precision, progress, sample)
     if failures := report.failures():
         raise ParityFailure(
             f"{recipe.precision} is not close enough to the checkpoint: {'; '.join(failures)}; "
@@ -142,7 +152,7 @@ def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, show: Progress) 
 def _manifest(
     recipe: Recipe, checkpoint: Checkpoint, tokenizer: str, notes: list[str], work: Path
 ) -> None:
-    """Written last: a directory with a manifest is whole."""
+    """Write the manifest, after every other file: a directory that has one is complete."""
     manifest = Manifest(
         model=recipe.model,
         precision=recipe.precision,
@@ -168,35 +178,26 @@ def _versions() -> dict[str, str]:
 # ---- publishing
 
 
-def _needed(recipe: Recipe, hparams: HParams) -> int:
-    """Bytes that the bundle will take at most: its weights and, for the rest, 16 MB."""
+def bytes_needed(recipe: Recipe, hparams: HParams) -> int:
+    """Upper bound of the bundle's size in bytes: its weights, and 16 MB for all other files."""
     numbers = sum(math.prod(shape) for shape in hparams.variables().values())
     padding = hparams.kv_width / hparams.head_width
     return int(numbers * PRECISIONS[recipe.precision].bytes * padding) + (16 << 20)
 
 
-def _check_space(directory: Path, needed: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise Gpt2rtError(
-            f"{directory}: {free / 1e6:,.1f} MB free, the bundle needs up to {needed / 1e6:,.1f} MB"
-            "; make room, or choose another place with --output"
-        )
-
-
 def _restore(old: Path, destination: Path) -> None:
-    """Put the earlier bundle back where an export ended between its two renames."""
+    """Put the earlier bundle back where an export was killed between its two renames."""
     if old.exists() and not destination.exists():
         old.rename(destination)
 
 
 @contextmanager
 def _publishing(recipe: Recipe, needed: int) -> Iterator[Path]:
-    """A directory to work in that becomes the recipe's destination when all has gone well.
+    """A directory to work in that becomes the recipe's destination unless an error is raised.
 
-    It lies beside the destination, under a hidden name, so that a rename suffices. One export at a
-    time may work for a destination; what a killed one left is cleared by the next. `needed` is the
-    space that there has to be beforehand, in bytes.
+    It is beside the destination, under a hidden name, so that a rename is enough. One export at a
+    time may work for a destination; the files of a killed one are removed by the next. `needed`:
+    the bytes that must be free on the disk beforehand.
     """
     destination = recipe.destination
     parent = destination.absolute().parent
@@ -208,7 +209,7 @@ def _publishing(recipe: Recipe, needed: int) -> Iterator[Path]:
             _restore(old, destination)
             for stale in (old, *parent.glob(f"{glob.escape(hidden)}.partial-*")):
                 shutil.rmtree(stale, ignore_errors=True)
-            _check_space(parent, needed)
+            check_space(parent, needed, "the bundle", ROOM)
             work = Path(tempfile.mkdtemp(prefix=f"{hidden}.partial-", dir=parent))
             try:
                 yield work

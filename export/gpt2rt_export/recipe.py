@@ -1,4 +1,4 @@
-"""What to export and how. Checked here, before anything heavy is imported."""
+"""The settings of an export, checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ GRAPHS = ("fused", "standard")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An export. Raises `InvalidSetting` for choices that exclude each other.
+    """The settings of an export.
 
-    `model` is a canonical name of the catalogue, or any other for a `checkpoint` of its own.
-    `checkpoint` is a directory (or an `.npz` file) in any format of `sources`; None looks in the
-    home directory and downloads what is not there. `random_seed` puts random weights in their
-    place. `tokenizer` is a directory to take the tokenizer's files from, of OpenAI's or of Hugging
-    Face's kind.
-    `output` None is the bundle's place in the home directory; `force` lets it replace a bundle.
-    Without `verify` the bundle is not held against its checkpoint and has no `parity.json`.
-    `source` is the address that the checkpoint was fetched from, for the manifest.
-    `parity_text` is the text for that; None: the checkpoint's `heldout.txt` or English prose.
+    `model`: a canonical name of the catalogue, or any other name for a `checkpoint` of its own.
+    `checkpoint`: a directory or file in any format of `sources`; None: the one in the home
+    directory, downloaded if it is not there. `random_seed`: random weights in place of a
+    checkpoint. `tokenizer`: a directory with the tokenizer's files, OpenAI's or Hugging Face's.
+    `output`: the directory of the bundle; None: its place in the home directory. `force`: an
+    earlier bundle there is replaced. Without `verify` the bundle is not compared with its
+    checkpoint and has no `parity.json`. `parity_text`: the text to compare on; None: the
+    checkpoint's `heldout.txt` or English prose. `source`: the address that the checkpoint was
+    fetched from, for the manifest.
+
+    Raises `InvalidSetting` for unknown choices and for choices that exclude each other.
     """
 
     model: str
@@ -64,17 +66,17 @@ class Recipe:
 
     @property
     def namesake(self) -> catalog.Release | None:
-        """The release of that name; None for `demo` and for a model of the user's own."""
+        """The release with the model's name; None for `demo` and for a model of the user's own."""
         return next((r for r in catalog.RELEASES if r.name == self.model), None)
 
     @property
     def destination(self) -> Path:
-        """The directory that becomes the bundle."""
+        """The directory of the bundle."""
         name = bundle_name(self.model, self.precision, self.graph)
         return (self.output or catalog.bundles_directory() / name).resolve()
 
     def check_sources(self) -> None:
-        """Raises `BadCheckpoint` or `BadTokenizer` where a directory named is none."""
+        """Raises `BadCheckpoint` or `BadTokenizer` where a named directory is missing."""
         if self.checkpoint is not None and not self.checkpoint.exists():
             raise BadCheckpoint(
                 f"{self.checkpoint}: no such directory; it should hold a checkpoint"
@@ -85,7 +87,7 @@ class Recipe:
             )
 
     def check_destination(self) -> None:
-        """Raises `BundleExists` where the bundle may not go."""
+        """Raises `BundleExists` where the bundle must not be written."""
         place = self.destination
         if place in (here := Path.cwd(), *here.parents):
             raise BundleExists(f"{place}: the working directory lies there; choose another place")
@@ -99,6 +101,6 @@ class Recipe:
 
     @property
     def release(self) -> catalog.Release | None:
-        """The release whose checkpoint has to be in the home directory; None: none has."""
+        """The release whose checkpoint must be in the home directory; None: none is needed."""
         given = self.checkpoint is not None or self.random_seed is not None
         return None if given else catalog.release(self.model)

@@ -35,6 +35,11 @@ class Prompt:
     input: dict[str, Any] | None
 
 
+def named(path: str) -> str:
+    """What messages call the file of prompts."""
+    return "standard input" if path == "-" else path
+
+
 def read(path: str) -> tuple[list[Prompt], list[str]]:
     """The prompts of a text file (one a line) or a `.jsonl` file, and what is wrong with others.
 
@@ -46,7 +51,7 @@ def read(path: str) -> tuple[list[Prompt], list[str]]:
     except OSError as error:
         raise BadText(f"{path}: {error.strerror}") from None
     prompts, wrong = [], []
-    for number, raw in enumerate(unmarked(data, path).split(b"\n"), 1):
+    for number, raw in enumerate(unmarked(data, named(path)).split(b"\n"), 1):
         raw = raw.removesuffix(b"\r")
         if not raw.strip():
             continue
@@ -54,7 +59,7 @@ def read(path: str) -> tuple[list[Prompt], list[str]]:
             text = utf8(raw, "the line")
             prompts.append(_parsed(number, text) if _is_json(path) else Prompt(number, text, None))
         except BadText as error:
-            wrong.append(f"{path}: line {number}: {error}")
+            wrong.append(f"{named(path)}: line {number}: {error}")
     return prompts, wrong
 
 
@@ -207,7 +212,7 @@ def generate_file(
             gpt2.prompt_tokens(prompt.text, run.truncate, special=run.special)
             usable.append(prompt)
         except Gpt2rtError as error:
-            wrong.append(f"{source}: line {prompt.number}: {error}")
+            wrong.append(f"{named(source)}: line {prompt.number}: {error}")
     for message in wrong:
         print(f"gpt2rt: {message}", file=sys.stderr)
     texts = (prompt.text for prompt in usable if isinstance(prompt.text, str))
@@ -233,7 +238,7 @@ class Batch:
         self._gpt2 = gpt2
         self._run = run
         self.key = key
-        self._source = source
+        self._source = named(source)
         self._logprobs = logprobs
         self._failed = False
 

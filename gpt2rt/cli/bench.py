@@ -1,36 +1,27 @@
-"""`gpt2rt bench`: models side by side, in every configuration. Measured by `gpt2rt_bench`."""
+"""`gpt2rt bench`: reads the options, runs `gpt2rt_bench.run`, prints and writes the results."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2rt.bundles import library
-from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import completion, tables, texts
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
-from gpt2rt.engine import providers
-from gpt2rt.engine.providers import Threads
 from gpt2rt.errors import InvalidSetting, missing_extra
 
 if TYPE_CHECKING:
-    from gpt2rt_bench.cases import Case, Configuration
-    from gpt2rt_bench.latency import Result
     from gpt2rt_bench.machine.hardware import Machine
-    from gpt2rt_bench.report import Row
-    from gpt2rt_bench.subject import Subject
-    from gpt2rt_bench.traffic import Traffic
+    from gpt2rt_bench.report import ReportRow
 
 PEERS = "Other libraries"
-LEAST_STEPS = 2  # of a case; a start-up ends at the first
+LEAST_STEPS = 2  # that a case may have; a start-up ends at the first
 
 NEEDED = ("psutil", "onnx", "archspec", "gpt2rt_bench")
 
@@ -132,63 +123,33 @@ def bench(
         raise InvalidSetting("name at least one model to measure")
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise missing_extra("bench", f"benchmarks need {', '.join(missing)}")
-    from gpt2rt_bench import cases, latency, worker
-    from gpt2rt_bench.machine.bandwidth import Meters
     from gpt2rt_bench.machine.hardware import Machine
-    from gpt2rt_bench.report import markdown, rows_of
-    from gpt2rt_bench.subject import Subject
-    from gpt2rt_bench.traffic import traffic
+    from gpt2rt_bench.report import markdown
+    from gpt2rt_bench.run import planned, run
 
     if rounds < 1:
         raise InvalidSetting(f"rounds must be 1 or more, not {rounds}")
-    counts = [Threads(count).count or 1 for count in threads] or [providers.physical_cores()]
-    subjects = cases.configurations(models, provider, counts)
-    asked = cases.matrix(subjects, prompt, batch, LEAST_STEPS if start_up else steps)
     if start_up:
-        _check_start_up(provider, prompt, batch, counts, report or plot)
+        _check_start_up(provider, prompt, batch, threads, report or plot)
     _check_files(report, plot)
-    bundles = {name: library.find(name) for name in models}
-    ran_by = {own: providers.provider_for(bundles[own.model], own.provider) for own in subjects}
-    matrix = _runnable(_distinct(asked, ran_by), bundles)
-    others = beside.prepare(bundles.values(), peers_python, checkpoint) if peers else []
+    plan = planned(
+        models,
+        providers=provider,
+        prompts=prompt,
+        batches=batch,
+        threads=threads,
+        steps=LEAST_STEPS if start_up else steps,
+    )
+    for reason in plan.left_out:
+        print(f"gpt2rt: left out: {reason}", file=sys.stderr)
+    others = beside.prepare(plan.bundles.values(), peers_python, checkpoint) if peers else []
     if start_up:
-        beside.start_up(bundles, others, prompt[0], rounds, counts[0], ran_by[subjects[0]], as_json)
+        beside.start_up(plan, others, rounds, as_json)
         return
-    theirs = {
-        cases.Configuration(name, "cpu", count, peer.name): peer
-        for count in counts
-        for name, bundle in bundles.items()
-        for peer in others
-        if peer.bundle == bundle
-    }
-    matrix = cases.with_others(matrix, list(theirs))
-    meters, machine = Meters(), Machine.here()
-
-    def start(configuration: Configuration) -> Subject:
-        if configuration in theirs:
-            command = theirs[configuration].worker(configuration.threads)
-        else:
-            command = worker.command(bundles[configuration.model].directory, configuration)
-        return Subject(configuration.name, command)
-
-    def read(result: Result) -> Traffic | None:
-        own = result.case.configuration
-        if own not in ran_by:
-            return None  # a peer reads what it likes
-        bundle = bundles[own.model]
-        return traffic(bundle, providers.graph_of(bundle, ran_by[own]).name)
-
-    with _bar(len(subjects) + len(theirs) + len(matrix) * (rounds + 1)) as advance:
-        results = latency.measure(
-            matrix,
-            start,
-            {name: bundle.manifest.hparams.n_vocab for name, bundle in bundles.items()},
-            rounds,
-            every_round=meters.read,
-            advance=advance,
-        )
-    rows = rows_of(results, read, meters)
-    _say(rows, machine, as_json)
+    plan, machine = plan.with_peers(others), Machine.here()
+    with _bar(plan.advances(rounds)) as advance:
+        rows = run(plan, rounds, advance)
+    _print(rows, machine, as_json)
     if report is not None:
         texts.write(report, markdown(rows, machine, sys.argv[1:]).encode())
     if plot is not None:
@@ -213,11 +174,11 @@ def _check_start_up(
     provider: Sequence[str],
     prompt: Sequence[int],
     batch: Sequence[int],
-    counts: Sequence[int],
+    threads: Sequence[int],
     file: Path | None,
 ) -> None:
     """Raises `InvalidSetting` for what `--start-up` would have to leave out."""
-    many = {"--provider": provider, "--prompt": prompt, "--threads": counts}
+    many = {"--provider": provider, "--prompt": prompt, "--threads": threads}
     odd = [name for name, values in many.items() if len(values) > 1]
     if odd:
         raise InvalidSetting(f"--start-up measures one {odd[0]} at a time")
@@ -225,41 +186,9 @@ def _check_start_up(
         raise InvalidSetting("--start-up measures one text, and has no --report and no --plot")
 
 
-def _distinct(asked: Sequence[Case], ran_by: dict[Configuration, str]) -> list[Case]:
-    """Without those that `auto` would make the same as another."""
-    found = {
-        (replace(case, configuration=replace(own, provider=ran_by[own]))): case
-        for case in reversed(asked)
-        for own in [case.configuration]
-    }
-    return list(reversed(found.values()))
-
-
-def _runnable(asked: Sequence[Case], bundles: dict[str, Bundle]) -> list[Case]:
-    """The cases that their models' contexts hold; the others are told on standard error.
-
-    Raises `InvalidSetting` where none is left.
-    """
-    found: list[Case] = []
-    odd: list[Case] = []
-    for case in asked:
-        hparams = bundles[case.configuration.model].manifest.hparams
-        (found if case.fits(hparams) else odd).append(case)
-    told = dict.fromkeys(
-        f"{case.prompt} prompt tokens and {case.steps} steps exceed the context of "
-        f"{case.configuration.model}, {bundles[case.configuration.model].manifest.hparams.n_ctx}"
-        for case in odd
-    )
-    if not found:
-        raise InvalidSetting(f"nothing can be measured: {next(iter(told))}; choose fewer")
-    for line in told:
-        print(f"gpt2rt: left out: {line}", file=sys.stderr)
-    return found
-
-
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on standard error; what it yields is told what begins now."""
+    """A progress bar on standard error; yields a function to call with the title of each step."""
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from gpt2rt.cli.consoles import progress
@@ -277,11 +206,11 @@ def _bar(total: int) -> Iterator[Callable[[str], None]]:
         bars.update(task, completed=total)
 
 
-def _say(rows: Sequence[Row], machine: Machine, as_json: bool) -> None:
-    """The table, or a line of JSON a case; what to know of it on standard error."""
+def _print(rows: Sequence[ReportRow], machine: Machine, as_json: bool) -> None:
+    """Print the table, or a line of JSON a case; notes on it go to standard error."""
     from rich.table import Table
 
-    from gpt2rt_bench.report import TEXTS, TITLES, columns, notes, read_speeds, said_once
+    from gpt2rt_bench.report import TEXTS, TITLES, columns, notes, read_speeds, shared_settings
 
     if as_json:
         for row in rows:
@@ -295,5 +224,5 @@ def _say(rows: Sequence[Row], machine: Machine, as_json: bool) -> None:
         cells = row.cells()
         table.add_row(*(cells[place] for place in shown))
     tables.show(table)
-    for line in (said_once(rows), read_speeds(rows), *notes(rows, machine)):
+    for line in (shared_settings(rows), read_speeds(rows), *notes(rows, machine)):
         print(f"{line[0].upper()}{line[1:]}.", file=sys.stderr)

@@ -76,8 +76,8 @@ def download(
 
     network = Network.chosen(mirror or (), proxy, offline, allow_http)
     directory = catalog.checkpoint_directory(release.name)
-    with bars(shown=not as_json) as report:
-        done = download(release, directory, network, report)
+    with bars(shown=not as_json) as progress:
+        done = download(release, directory, network, progress)
     sizes = {name: (directory / name).stat().st_size for name in catalog.CHECKPOINT_FILES}
     if as_json:
         print_json(
@@ -104,12 +104,12 @@ class Bars:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """`done` of `total` bytes (None: unknown) of a file."""
-        if what in self._tasks:
-            self._progress.update(self._tasks[what], completed=done, total=total)
+    def bytes_done(self, name: str, done: int, total: int | None) -> None:
+        """`done` of `total` bytes (None: unknown) of the file `name` have come or been checked."""
+        if name in self._tasks:
+            self._progress.update(self._tasks[name], completed=done, total=total)
         else:  # what an earlier run left says nothing about the speed of this one
-            self._tasks[what] = self._progress.add_task(what, completed=done, total=total)
+            self._tasks[name] = self._progress.add_task(name, completed=done, total=total)
 
     def note(self, text: str) -> None:
         """Something that a person would want to know."""

@@ -21,15 +21,15 @@ from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting
 
 if TYPE_CHECKING:
-    from gpt2rt_evals.run import Result
-    from gpt2rt_evals.task import Settings, Task
+    from gpt2rt_evals.run import TaskResult
+    from gpt2rt_evals.task import EvalSettings, EvalTask
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """A task and the data file that it reads, read."""
 
-    task: Task
+    task: EvalTask
     path: Path
     data: Any
 
@@ -94,9 +94,9 @@ def evaluate(
         _list(as_json)
         return
     from gpt2rt_evals.registry import find
-    from gpt2rt_evals.task import Settings
+    from gpt2rt_evals.task import EvalSettings
 
-    settings = Settings(limit=limit, stride=stride, shots=shots, seed=seed, special=special)
+    settings = EvalSettings(limit=limit, stride=stride, shots=shots, seed=seed, special=special)
     wanted = [find(name) for name in dict.fromkeys(tasks or [])]
     if not wanted:
         raise InvalidSetting("name a task; `gpt2rt eval --list` shows them")
@@ -107,7 +107,7 @@ def evaluate(
     bundles = _bundles(models)
     sources = [_read(task, data) for task in wanted]
     folder = catalog.home() / "evals" if records is None else records
-    results: dict[str, list[Result]] = {}
+    results: dict[str, list[TaskResult]] = {}
     for label, bundle in bundles.items():
         results[label] = []
         for result in _results(label, bundle, sources, settings, folder, threads, provider):
@@ -129,7 +129,7 @@ def _bundles(models: str | None) -> dict[str, Bundle]:
     return {name: library.find(name) for name in names}
 
 
-def _read(task: Task, place: Path) -> Source:
+def _read(task: EvalTask, place: Path) -> Source:
     from gpt2rt_evals.data import find
 
     path = find(place, task.files)
@@ -143,20 +143,20 @@ def _results(
     label: str,
     bundle: Bundle,
     sources: list[Source],
-    settings: Settings,
+    settings: EvalSettings,
     folder: Path,
     threads: int | None,
     provider: str,
-) -> Iterator[Result]:
+) -> Iterator[TaskResult]:
     from gpt2rt.engine.providers import Threads
     from gpt2rt.model import GPT2
     from gpt2rt_evals.model import BundleModel
-    from gpt2rt_evals.run import Run
+    from gpt2rt_evals.run import EvalRun
 
     model = BundleModel(GPT2(bundle, Threads(threads), provider), settings.special)
     identity = sha256(bundle.directory / MANIFEST)
     for source in sources:
-        run = Run(source.task, source.data, identity, settings)
+        run = EvalRun(source.task, source.data, identity, settings)
         with _bar(f"{source.task.name}, {label}", source.task.unit) as advance:
             yield run.finish(model, folder, advance)
 
@@ -190,7 +190,7 @@ def _bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _record(
-    label: str, bundle: Bundle, settings: Settings, sources: list[Source], result: Result
+    label: str, bundle: Bundle, settings: EvalSettings, sources: list[Source], result: TaskResult
 ) -> dict[str, Any]:
     source = next(source for source in sources if source.task is result.task)
     metrics = {
@@ -219,7 +219,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _table(results: dict[str, list[Result]]) -> None:
+def _table(results: dict[str, list[TaskResult]]) -> None:
     from rich.table import Table
 
     from gpt2rt_evals.metrics import SIZES

@@ -144,8 +144,8 @@ def export(
     if (release := recipe.release) is not None:
         from gpt2rt_export.fetch.download import download
 
-        with bars() as report:
-            download(release, catalog.checkpoint_directory(release.name), report=report)
+        with bars() as progress:
+            download(release, catalog.checkpoint_directory(release.name), progress=progress)
     with shown_stages() as stages:
         stages.stage("Load TensorFlow")
         with quietly():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from gpt2rt.cli.printing import print_json
 
 if TYPE_CHECKING:
     from gpt2rt_bench.peers import PeerSubject
+    from gpt2rt_bench.run import Plan
 
 
 def make(directory: Path) -> None:
@@ -45,16 +46,11 @@ def prepare(
     return found
 
 
-def start_up(
-    bundles: Mapping[str, Bundle],
-    peers: Sequence[PeerSubject],
-    length: int,
-    rounds: int,
-    threads: int,
-    provider: str,
-    as_json: bool,
-) -> None:
-    """Measure and print the time from a process's start to its first token."""
+def start_up(plan: Plan, peers: Sequence[PeerSubject], rounds: int, as_json: bool) -> None:
+    """Measure and print the time from a process's start to its first token.
+
+    Prompt, threads and provider are those of the plan's first case.
+    """
     from rich.progress import TaskProgressColumn, TimeRemainingColumn
     from rich.table import Table
 
@@ -62,13 +58,10 @@ def start_up(
     from gpt2rt_bench import startup
     from gpt2rt_bench.summary import Interval
 
-    programs = {}
-    for name, bundle in bundles.items():
-        text, tokens = startup.prompt(bundle, length)
-        programs[f"{name}: gpt2rt"] = startup.program(bundle, threads, provider, text)
-        for peer in peers:
-            if peer.bundle == bundle:
-                programs[f"{name}: {peer.name}"] = peer.first_token(threads, tokens)
+    case = plan.cases[0]
+    length, threads = case.prompt, case.configuration.threads
+    provider = plan.providers[case.configuration]
+    programs = startup.programs(plan.bundles, peers, length, threads, provider)
     with progress(TaskProgressColumn(), TimeRemainingColumn()) as bars:
         task = bars.add_task("Start", total=len(programs) * (rounds + 1))
         seconds = startup.measure(programs, rounds, lambda done: bars.update(task, advance=done))

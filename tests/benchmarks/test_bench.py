@@ -26,11 +26,12 @@ from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.errors import InvalidSetting
 from gpt2rt_bench import worker
 from gpt2rt_bench.cases import Case, Configuration, configurations, matrix
-from gpt2rt_bench.latency import Result, measure
+from gpt2rt_bench.latency import CaseResult, measure
 from gpt2rt_bench.machine.bandwidth import Meter, Meters
-from gpt2rt_bench.machine.hardware import Machine, cannot_help
+from gpt2rt_bench.machine.hardware import Machine, limitation
 from gpt2rt_bench.protocol import Answer, Ready
 from gpt2rt_bench.report import TITLES, columns, markdown, rows_of
+from gpt2rt_bench.run import planned, run
 from gpt2rt_bench.subject import Subject, SubjectFailed
 from gpt2rt_bench.summary import Interval, baseline, summarise
 from gpt2rt_bench.traffic import Traffic, traffic
@@ -150,7 +151,7 @@ def test_intervals_are_those_of_the_printed_tables(
 
 def result(
     steps: list[list[float]], library: str = "gpt2rt", model: str = "m", **size: int
-) -> Result:
+) -> CaseResult:
     case = Case(Configuration(model, "cpu", 2, library), size.get("prompt", 4), 2, 3)
     ready = Ready("cpu", "fp32", {"lib": "1"}, ["a note"], load_ms=5.0)
     subject: Any = SimpleNamespace(ready=ready, start_ms=9.0)
@@ -158,7 +159,7 @@ def result(
         Answer(10.0 * i, step, [[1, 2, 3]] * 2, {"session": 3.0, "sampling": 1.0}, 10**6 + i)
         for i, step in enumerate(steps, 1)
     ]
-    return Result(case, subject, answers)
+    return CaseResult(case, subject, answers)
 
 
 def test_a_summary_is_of_rounds_and_its_percentiles_of_every_step() -> None:
@@ -183,7 +184,7 @@ def test_a_peer_is_compared_with_the_same_model_and_ours_with_the_first() -> Non
 
 
 def test_a_peer_is_compared_with_as_many_threads_on_the_same_provider() -> None:
-    def case(library: str, threads: int, provider: str) -> Result:
+    def case(library: str, threads: int, provider: str) -> CaseResult:
         found = result([[1.0]], library)
         own = Configuration("m", provider, threads, library)
         found.subject.ready = replace(found.subject.ready, provider=provider)
@@ -335,7 +336,7 @@ def test_the_report_has_the_machine_the_versions_and_every_case() -> None:
 
 def test_a_share_of_the_bandwidth_is_bytes_over_time_over_bandwidth() -> None:
     meters = Meters()
-    meters._speeds["cpu", 2] = [1e9, 3e9, 2e9]
+    meters.speeds["cpu", 2] = [1e9, 3e9, 2e9]
     (row,) = rows_of([result([[4.0]])], lambda result: Traffic(10**6, 0, 0), meters)
     assert row.bandwidth == 2e9
     assert row.utilisation == pytest.approx(1e6 / 4e-3 / 2e9)
@@ -343,15 +344,29 @@ def test_a_share_of_the_bandwidth_is_bytes_over_time_over_bandwidth() -> None:
 
 def test_fp16_cannot_help_a_processor() -> None:
     machine: Any = SimpleNamespace(has=lambda *names: True)
-    assert "fp16" in (cannot_help("fp16", "cpu", machine) or "")
-    assert cannot_help("fp16", "cuda", machine) is None
-    assert cannot_help("int8", "cpu", machine) is None
+    assert "fp16" in (limitation("fp16", "cpu", machine) or "")
+    assert limitation("fp16", "cuda", machine) is None
+    assert limitation("int8", "cpu", machine) is None
 
 
 @pytest.fixture
 def small_meters(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read to measure the bandwidth does not take the time of the tests."""
     monkeypatch.setattr("gpt2rt_bench.machine.bandwidth.BYTES", {"cpu": 1 << 20})
+
+
+@pytest.mark.usefixtures("small_meters")
+def test_a_benchmark_runs_from_python(tiny_bundles: dict[str, Bundle]) -> None:
+    place = str(tiny_bundles["int8"].directory)
+    plan = planned([place], providers=["cpu"], prompts=[4, 500], threads=[1], steps=3)
+    assert [(case.prompt, case.configuration.threads) for case in plan.cases] == [(4, 1)]
+    (reason,) = plan.left_out
+    assert reason.startswith("500 prompt tokens and 3 steps exceed the context of")
+    titles: list[str] = []
+    (row,) = run(plan, 2, titles.append)
+    assert len(titles) == plan.advances(2)
+    assert row.record()["rounds"] == 2
+    assert {len(tokens) for answer in row.result.answers for tokens in answer.tokens} == {3}
 
 
 @pytest.mark.usefixtures("small_meters")

@@ -21,7 +21,7 @@ from gpt2rt.errors import BadCheckpoint, Gpt2rtError, InvalidSetting
 from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt_bench import peers, startup
 from gpt2rt_bench.cases import Case, Configuration
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.peers import PeerSubject, environment, weights
 from gpt2rt_bench.peers.table import PEERS
 from gpt2rt_bench.protocol import Answer
@@ -221,9 +221,9 @@ def test_the_extra_is_what_the_environment_gets() -> None:
 ECHO = """
 from protocol import Answer, Ready
 
-class Settings: pass
+class SETTINGS: pass
 
-class Model:
+class MODEL:
     def __init__(self, place, precision, threads, settings):
         print("a library prints this")
         if precision == "broken":
@@ -274,8 +274,8 @@ def test_workers_need_nothing_of_ours_and_hide_no_library(path: Path) -> None:
 
 
 def test_agreement_counts_the_tokens_before_a_text_parts() -> None:
-    def result(*rows: list[int]) -> Result:
-        found = Result(Case(Configuration("m", "cpu", 1), 1, len(rows), 3), cast(Subject, None))
+    def result(*rows: list[int]) -> CaseResult:
+        found = CaseResult(Case(Configuration("m", "cpu", 1), 1, len(rows), 3), cast(Subject, None))
         found.answers.append(Answer(1.0, [1.0], list(rows)))
         return found
 

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tensorflow")
 
-from corruption import SUBJECTS, Subject
+from corruption import SUBJECTS, DamagedSubject
 
 COUNT = 100
 LONGEST = 60  # seconds
@@ -18,7 +18,7 @@ LONGEST = 60  # seconds
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_damage_is_detected_or_harmless(name: str, tmp_path: Path) -> None:
-    subject = Subject(name, tmp_path)
+    subject = DamagedSubject(name, tmp_path)
     outcomes: Counter[str] = Counter()
     for seed in range(COUNT):
         faulthandler.dump_traceback_later(LONGEST, exit=True)

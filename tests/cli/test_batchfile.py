@@ -287,3 +287,11 @@ def test_what_cannot_be_asked_for(
     ended = command("generate", "-m", model, *options)
     assert ended.code in (1, 2)
     assert fact in ended.in_one_line()
+
+
+def test_messages_call_standard_input_by_its_name(command: Command, model: Path) -> None:
+    options = ("generate", "--file", "-", "-m", model, "--length", "2")
+    assert "gpt2rt: standard input is UTF-16" in command(*options, stdin=b"\xff\xfea\0").err
+    ended = command(*options, stdin=b"ok\n\x80\n")
+    assert "gpt2rt: standard input: line 2: " in ended.err
+    assert (ended.code, len(ended.records)) == (1, 1)

@@ -13,7 +13,7 @@ import pytest
 from command_line import Command
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
-from gpt2rt_bench.micro.opening import Opening, opening, why
+from gpt2rt_bench.micro.opening import Opening, opening, reason_in
 
 CPU = "CPUExecutionProvider"
 
@@ -33,8 +33,8 @@ def test_the_reason_is_the_library_that_did_not_load() -> None:
     said = (
         "\n[E:onnxruntime] FAIL : Failed to load x.so with error: libcublas.so.13: no such file\n"
     )
-    assert why(said) == "libcublas.so.13: no such file"
-    assert why("first\nsecond") == "first"
+    assert reason_in(said) == "libcublas.so.13: no such file"
+    assert reason_in("first\nsecond") == "first"
 
 
 def subjects(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
@@ -43,7 +43,7 @@ def subjects(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
 
 def test_missing_cuda_libraries_name_the_extra() -> None:
     cuda = doctor.Cuda("13.0", None, None, (), ("libcudnn.so.9",), False)
-    found = subjects(list(doctor._graphics(cuda, Opening(False, "no", cuda.missing))))
+    found = subjects(list(doctor.cuda_findings(cuda, Opening(False, "no", cuda.missing))))
     assert "libcudnn.so.9" in found["CUDA libraries"].found
     assert "gpt2rt[cuda]" in (found["CUDA libraries"].way_out or "")
 
@@ -52,14 +52,16 @@ def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
     card = (doctor.Gpu("Card", 8 << 30),)
     for supports, state in (("12.8", "bad"), ("13.0", "good"), ("13.4", "good")):
         cuda = doctor.Cuda("13.2", "550.1", supports, card, (), False)
-        found = subjects(list(doctor._graphics(cuda, Opening(False, "no", ()))))["graphics card"]
+        found = subjects(list(doctor.cuda_findings(cuda, Opening(False, "no", ()))))[
+            "graphics card"
+        ]
         assert found.state == state
         assert ("driver" in (found.way_out or "")) == (state == "bad")
 
 
 def test_libraries_nobody_looked_for_are_not_found() -> None:
     cuda = doctor.Cuda("13.0", None, None, (), None, False)
-    assert "CUDA libraries" not in subjects(list(doctor._graphics(cuda, Opening(False, "no"))))
+    assert "CUDA libraries" not in subjects(list(doctor.cuda_findings(cuda, Opening(False, "no"))))
 
 
 def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,10 +72,10 @@ def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (machine.instructions, machine.memory) == (None, None)
     assert machine.allowed_cores >= machine.threads >= 1
     assert machine.has("AVX2") is None
-    found = subjects([*doctor._processor(machine), doctor._memory(machine)])
+    found = subjects([*doctor.processor_findings(machine), doctor.memory_finding(machine)])
     assert found["instructions"].found == "not known"
     assert "gpt2rt[bench]" in (found["memory"].way_out or "")
-    assert "not export" in subjects(list(doctor._extras()))["extras"].found
+    assert "not export" in subjects(list(doctor.extras_finding()))["extras"].found
 
 
 def test_the_release_of_unicode_is_that_of_the_newest_letter(

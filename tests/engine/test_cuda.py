@@ -35,6 +35,7 @@ from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
 
 # Where there is a device, all of this runs on it.
+pytestmark = pytest.mark.cuda
 PROVIDER = "cpu" if providers_module.cuda_problem() else "cuda"
 MEMORY: type[HostMemory | CudaMemory] = HostMemory if PROVIDER == "cpu" else CudaMemory
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()

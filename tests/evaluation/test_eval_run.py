@@ -19,8 +19,8 @@ from gpt2rt.errors import InvalidSetting
 from gpt2rt_evals.metrics import Record
 from gpt2rt_evals.model import BundleModel, LanguageModel
 from gpt2rt_evals.registry import TASKS, find
-from gpt2rt_evals.run import Result, Run
-from gpt2rt_evals.task import Settings
+from gpt2rt_evals.run import EvalRun, TaskResult
+from gpt2rt_evals.task import EvalSettings
 from models import SHARED
 from oracle import Oracle
 from small_files import STORY, cloze, written
@@ -34,13 +34,13 @@ def model() -> Oracle:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> EvalRun:
     task = replace(find("lambada"), chunk=4)
     data = task.read(written(tmp_path / "lambada_test.jsonl", PASSAGES))
-    return Run(task, data, "model 1", Settings())
+    return EvalRun(task, data, "model 1", EvalSettings())
 
 
-def same(a: Result, b: Result) -> bool:
+def same(a: TaskResult, b: TaskResult) -> bool:
     return (a.records, a.figures, a.tokens) == (b.records, b.figures, b.tokens)
 
 
@@ -48,12 +48,12 @@ class Stopped(Exception):
     pass
 
 
-def stopping(run: Run, after: int) -> Run:
+def stopping(run: EvalRun, after: int) -> EvalRun:
     """The run, but it is stopped in the chunk after `after` chunks."""
     left = [after]
 
     def answer(
-        model: LanguageModel, examples: Sequence[Any], first: int, settings: Settings
+        model: LanguageModel, examples: Sequence[Any], first: int, settings: EvalSettings
     ) -> Iterator[Record]:
         for record in run.task.answer(model, examples, first, settings):
             yield record
@@ -65,7 +65,7 @@ def stopping(run: Run, after: int) -> Run:
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
-def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, after: int) -> None:
+def test_a_stopped_run_goes_on(run: EvalRun, tmp_path: Path, after: int) -> None:
     whole = run.finish(model(), tmp_path / "whole")
     with pytest.raises(Stopped):
         stopping(run, after).finish(model(), tmp_path / "parts")
@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, after: int) -> None:
     assert told[-1] == (23, 23)
 
 
-def test_a_finished_run_asks_nothing_of_the_model(run: Run, tmp_path: Path) -> None:
+def test_a_finished_run_asks_nothing_of_the_model(run: EvalRun, tmp_path: Path) -> None:
     whole = run.finish(model(), tmp_path)
     again = model()
     assert same(run.finish(again, tmp_path), whole)
@@ -108,7 +108,7 @@ def short(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("harm", [cut_off, damaged, strange, short])
 def test_lines_that_are_not_whole_are_done_again(
-    run: Run, tmp_path: Path, harm: Callable[[bytes], bytes]
+    run: EvalRun, tmp_path: Path, harm: Callable[[bytes], bytes]
 ) -> None:
     whole = run.finish(model(), tmp_path)
     path = tmp_path / run.file_name()
@@ -121,30 +121,30 @@ def test_lines_that_are_not_whole_are_done_again(
     assert not third.passages
 
 
-def test_records_are_of_one_model_one_task_one_text_and_one_setting(run: Run) -> None:
+def test_records_are_of_one_model_one_task_one_text_and_one_setting(run: EvalRun) -> None:
     others = [
         replace(run, model_id="model 2"),
         replace(run, task=find("lambada-harness")),
         replace(run, data=run.data[1:]),
-        replace(run, settings=Settings(limit=3)),
-        replace(run, settings=Settings(seed=1)),
+        replace(run, settings=EvalSettings(limit=3)),
+        replace(run, settings=EvalSettings(seed=1)),
     ]
     assert len({other.file_name() for other in (run, *others)}) == 6
-    assert replace(run, settings=Settings()).file_name() == run.file_name()
+    assert replace(run, settings=EvalSettings()).file_name() == run.file_name()
 
 
-def test_the_limit_takes_the_first(run: Run, tmp_path: Path) -> None:
+def test_the_limit_takes_the_first(run: EvalRun, tmp_path: Path) -> None:
     whole = run.finish(model(), tmp_path)
-    few = replace(run, settings=Settings(limit=6)).finish(model(), tmp_path)
+    few = replace(run, settings=EvalSettings(limit=6)).finish(model(), tmp_path)
     assert few.records == whole.records[:6]
 
 
 @pytest.mark.parametrize("field", ["limit", "stride"])
 def test_settings_that_mean_nothing(field: str) -> None:
     with pytest.raises(InvalidSetting, match=f"{field} must be 1 or more, not 0"):
-        Settings(**{field: 0})  # type: ignore[arg-type]
+        EvalSettings(**{field: 0})  # type: ignore[arg-type]
     with pytest.raises(InvalidSetting, match="seed"):
-        Settings(seed=-1)
+        EvalSettings(seed=-1)
 
 
 # ---- the command
@@ -302,11 +302,11 @@ def test_an_extra_that_is_missing_is_told_first(
 def test_ctrl_c_says_what_is_kept(
     command: Command, data: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finish(run: Run, model: LanguageModel, folder: Path, advance: Any) -> None:
+    def finish(run: EvalRun, model: LanguageModel, folder: Path, advance: Any) -> None:
         advance(64, 300)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "finish", finish)
+    monkeypatch.setattr(EvalRun, "finish", finish)
     ended = command("eval", "lambada", "--data", data, "--model", model)
     assert ended.code == 130
     assert "stopped; 64 of 300 passages are kept, the same command goes on" in ended.err

@@ -19,7 +19,7 @@ from gpt2rt_evals.model import BundleModel
 from gpt2rt_evals.registry import TASKS, find
 from gpt2rt_evals.shots import Shots
 from gpt2rt_evals.summaries import sentences
-from gpt2rt_evals.task import Settings
+from gpt2rt_evals.task import EvalSettings
 from gpt2rt_evals.text import first_tokens, last_tokens, token_at
 from models import SHARED
 from oracle import RARE, Oracle
@@ -27,7 +27,7 @@ from small_files import cloze, written
 
 
 def records_of(
-    name: str, path: Path, model: Oracle, settings: Settings = Settings()
+    name: str, path: Path, model: Oracle, settings: EvalSettings = EvalSettings()
 ) -> list[Record]:
     task = find(name)
     examples = task.examples(task.read(path), model, settings)
@@ -65,7 +65,7 @@ def test_a_loss_is_divided_by_the_original_units(
     however the text is cut into windows."""
     path = written(tmp_path / "data", lines)
     model = Oracle(n_ctx=n_ctx)
-    records = records_of(name, path, model, Settings(stride=stride))
+    records = records_of(name, path, model, EvalSettings(stride=stride))
     documents = find(name).read(path)
     tokens = sum(len(model.encode(document.text)) for document in documents)
     loss = -math.log(RARE) * tokens
@@ -92,11 +92,13 @@ def test_a_document_begins_at_end_of_text_and_sentences_do_not_see_each_other(
 
 def test_windows_read_what_is_before_them(tmp_path: Path) -> None:
     model = Oracle(n_ctx=4)
-    records_of("text8", written(tmp_path / "data", ["a b c d e f g h"]), model, Settings(stride=2))
+    records_of(
+        "text8", written(tmp_path / "data", ["a b c d e f g h"]), model, EvalSettings(stride=2)
+    )
     assert [len(passage.tokens) for passage in model.passages] == [5, 5, 5]
     assert [passage.first for passage in model.passages] == [1, 3, 3]
     with pytest.raises(InvalidSetting, match="stride must be at most the context, 4"):
-        records_of("text8", tmp_path / "data", model, Settings(stride=5))
+        records_of("text8", tmp_path / "data", model, EvalSettings(stride=5))
 
 
 @pytest.mark.parametrize("cut", range(1, 5))
@@ -310,7 +312,7 @@ def test_translation(tmp_path: Path) -> None:
     answers = {f"{a} =": f" {b} Et plus.\nword" for a, b in pairs}
     model = Oracle(say=lambda prompt: answers[prompt.split("\n")[-1]])
     path = tmp_path / "newstest2014.en"
-    records = records_of("wmt14-en-fr", path, model, Settings(shots=2))
+    records = records_of("wmt14-en-fr", path, model, EvalSettings(shots=2))
     assert figures("wmt14-en-fr", records)["BLEU"] == pytest.approx(100)
     for (source, target), prompt in zip(pairs, model.prompts, strict=True):
         *shown, last = prompt.split("\n")
@@ -318,7 +320,7 @@ def test_translation(tmp_path: Path) -> None:
         assert len(shown) == 2
         assert target not in prompt
         assert all(line in [f"{a} = {b}" for a, b in pairs] for line in shown)
-    back = records_of("wmt14-fr-en", tmp_path / "newstest2014.fr", Oracle(), Settings(shots=0))
+    back = records_of("wmt14-fr-en", tmp_path / "newstest2014.fr", Oracle(), EvalSettings(shots=0))
     assert figures("wmt14-fr-en", back)["BLEU"] == 0
 
 
@@ -329,7 +331,7 @@ def test_natural_questions(tmp_path: Path) -> None:
     ]
     path = written(tmp_path / "NQ-open.dev.jsonl", rows)
     model = Oracle(say=lambda prompt: " bard.\n\nQ: next")
-    records = records_of("nq", path, model, Settings(shots=1))
+    records = records_of("nq", path, model, EvalSettings(shots=1))
     assert model.prompts[0] == "Q: When was it?\nA: 1603\n\nQ: Who wrote it?\nA:"
     assert model.prompts[1] == "Q: Who wrote it?\nA: The Bard\n\nQ: When was it?\nA:"
     assert figures("nq", records) == {"exact match %": 50}

@@ -227,7 +227,7 @@ class TestHarness:
         from lm_eval.tasks.wikitext import preprocess_wikitext
 
         from gpt2rt_evals.harness_wikitext import examples, natural, read
-        from gpt2rt_evals.task import Settings
+        from gpt2rt_evals.task import EvalSettings
         from oracle import Oracle
 
         path = SHARED / "eval" / "wikitext2" / "wiki.test.raw"
@@ -238,6 +238,6 @@ class TestHarness:
         for page in pages:
             assert natural(page) == preprocess_wikitext.wikitext_detokenizer({"page": page})
             counted = preprocess_wikitext.process_results({"page": page}, (0.0,))
-            (windows,) = examples([page], Oracle(), Settings())
+            (windows,) = examples([page], Oracle(), EvalSettings())
             units = sum(window.units for window in windows)
             assert units == pytest.approx(counted["word_perplexity"][1])

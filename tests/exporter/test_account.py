@@ -131,12 +131,12 @@ def test_an_array_that_is_neither_used_nor_named_is_found(
 def test_a_reader_that_forgets_to_turn_square_matrices_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns = StateDict._turned
+    turns = StateDict.is_transposed
 
     def forgets(self: StateDict, name: str) -> bool:
         return turns(self, name) and "attn.c_proj" not in name
 
-    monkeypatch.setattr(StateDict, "_turned", forgets)
+    monkeypatch.setattr(StateDict, "is_transposed", forgets)
     checkpoint = open_checkpoint(nanogpt(tmp_path / "m"))
     with pytest.raises(ParityFailure, match=r"attn\.c_proj\.weight is not what was read as"):
         account.check(checkpoint)

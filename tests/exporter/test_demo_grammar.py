@@ -19,7 +19,7 @@ if not DEMO.is_dir():
 sys.path.insert(0, str(DEMO))
 
 import grammar  # noqa: E402
-from grammar import Again, Choice, Items, Rules, Text  # noqa: E402
+from grammar import Again, Choice, Items, LiteralText, Rules  # noqa: E402
 
 N_CTX = 512
 
@@ -53,20 +53,20 @@ def begin_alike(rules: Rules, a: Items, b: Items) -> bool:
         return True
     if a[0] == b[0]:  # says the same in both, or chooses by the same rule
         return begin_alike(rules, a[1:], b[1:])
-    if isinstance(a[0], Text) and isinstance(b[0], Text):
+    if isinstance(a[0], LiteralText) and isinstance(b[0], LiteralText):
         length = min(len(a[0].text), len(b[0].text))
         if a[0].text[:length] != b[0].text[:length]:
             return False
-        rest_a = (Text(a[0].text[length:]), *a[1:]) if len(a[0].text) > length else a[1:]
-        rest_b = (Text(b[0].text[length:]), *b[1:]) if len(b[0].text) > length else b[1:]
+        rest_a = (LiteralText(a[0].text[length:]), *a[1:]) if len(a[0].text) > length else a[1:]
+        rest_b = (LiteralText(b[0].text[length:]), *b[1:]) if len(b[0].text) > length else b[1:]
         return begin_alike(rules, rest_a, rest_b)
-    if isinstance(a[0], Text):
+    if isinstance(a[0], LiteralText):
         a, b = b, a
     return any(begin_alike(rules, (*said, *a[1:]), b) for said in sayings(rules, a[0]))
 
 
 def sayings(rules: Rules, item: Any) -> list[Items]:
-    """All that a choice may expand to, or that a remembered text may say."""
+    """All that a choice may expand to, or that a remembered text may words_of."""
     column = item.column if isinstance(item, Again) else ""
     steered = isinstance(item, Again) or item.steer is not None
     found = []
@@ -140,7 +140,7 @@ def test_a_corrupted_story_is_refused(
 
 def test_a_hero_who_changes_names_is_refused(rules: Rules, stories: list[grammar.Story]) -> None:
     heroes = [option.columns[""][0] for option in rules["hero"]]
-    names = [hero.text for hero in heroes if isinstance(hero, Text)]
+    names = [hero.text for hero in heroes if isinstance(hero, LiteralText)]
     for story in stories[:20]:
         hero = next(name for name in names if name in story.text)
         other = "Wren" if hero != "Wren" else "Mira"

@@ -70,9 +70,9 @@ class Notes:
         self.notes: list[str] = []
         self.last: dict[str, tuple[int, int | None]] = {}
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def bytes_done(self, name: str, done: int, total: int | None) -> None:
         assert total is None or 0 < done <= total
-        self.last[what] = (done, total)
+        self.last[name] = (done, total)
 
     def note(self, text: str) -> None:
         assert "\n" not in text
@@ -725,11 +725,11 @@ def test_an_encrypted_location_through_a_proxy(
     assert "certificate" in refusal(release, place, settings).lower()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    transfer._certificates.cache_clear()
+    transfer.certificates.cache_clear()
     try:
         download(release, place, settings)
     finally:
-        transfer._certificates.cache_clear()
+        transfer.certificates.cache_clear()
     assert whole(place, server)
     target = f"127.0.0.1:{server.server_address[1]}"
     assert {found.removeprefix("CONNECT ") for found in proxy.targets} == {target}
@@ -836,7 +836,7 @@ def test_too_little_space_is_told_before_anything_is_asked(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3_000_000_000))
     large = replace(release, name="1542M", data_bytes=6_230_444_800)
     message = refusal(large, place, network(server))
-    assert "1542M needs 6,235 MB more, 3,000 MB are free; make room" in message
+    assert "1542M needs 6,234.6 MB, 3,000.0 MB are free; make room" in message
     assert server.asked == []
     download(release, place, network(server))
 
@@ -1044,15 +1044,15 @@ def test_an_export_finds_what_was_downloaded(
 ) -> None:
     pytest.importorskip("tensorflow")
     from gpt2rt_export import pipeline
-    from gpt2rt_export.progress import Silent
+    from gpt2rt_export.progress import NoProgress
     from gpt2rt_export.recipe import Recipe
 
     recipe = Recipe("117M")
-    found = pipeline._checkpoint(recipe, Silent())
+    found = pipeline.read_checkpoint(recipe, NoProgress())
     assert found.origin == str(home / "checkpoints" / "117M")
     wte = found.read("model/wte")
     monkeypatch.setenv("GPT2RT_MIRRORS", NOWHERE)
-    again = pipeline._checkpoint(recipe, Silent())
+    again = pipeline.read_checkpoint(recipe, NoProgress())
     assert again.read("model/wte").tobytes() == wte.tobytes()
     assert len(server.asked) == len(CHECKPOINT_FILES)
 

@@ -37,7 +37,7 @@ class StandIn(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), HubAnswer)
         self.files = {path.name: path.read_bytes() for path in directory.iterdir()}
         self.commit = COMMIT
         self.fetched: list[str] = []
@@ -48,7 +48,7 @@ class StandIn(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class Answer(BaseHTTPRequestHandler):
+class HubAnswer(BaseHTTPRequestHandler):
     server: StandIn
 
     def do_HEAD(self) -> None:
@@ -144,7 +144,7 @@ def test_only_what_an_export_reads_is_fetched_and_once(stand_in: StandIn) -> Non
     ],
 )
 def test_the_best_format_that_is_there_is_taken(kept: list[str], wanted: list[str]) -> None:
-    assert hub._needed(kept, TINY) == wanted
+    assert hub.files_to_fetch(kept, TINY) == wanted
 
 
 def test_a_model_without_weights_is_refused(stand_in: StandIn) -> None:

@@ -44,7 +44,8 @@ from gpt2rt_export.onnx_graph.standard import standard
 from gpt2rt_export.onnx_graph.weights import attach
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import HuggingFaceCheckpoint, NpzCheckpoint, open_checkpoint
-from gpt2rt_export.tokenizers.huggingface import Carried, write_tokenizer
+from gpt2rt_export.tokenizers.huggingface import write_tokenizer
+from gpt2rt_export.tokenizers.huggingface_files import Carried
 from gpt2rt_export.verify import parity
 from gpt2rt_export.verify import reference as tensorflow
 from models import LargerWeights

@@ -35,7 +35,7 @@ from gpt2rt_export.tokenizers.characters import write_characters
 from gpt2rt_export.verify import reference as tensorflow
 from models import LargerWeights
 from nanogpt_files import ARGS, FILES, TENSORS, legacy, nanogpt, saved
-from torch_files import Call, Global, dumped, tensor
+from torch_files import PickledCall, PickledGlobal, dumped, tensor
 
 LOGITS = json.loads((FILES / "logits.json").read_text())
 VALUES = np.ones(3, np.float32)
@@ -226,8 +226,14 @@ BYTES = (3).to_bytes(8, "little") + bytes(12)
         ([OLD[0], dumped(1002), OLD[2]], "a pickle, but none of torch.save"),
         ([*OLD[:2], dumped({"little_endian": False})], "another byte order"),
         ([*OLD[:2], dumped([1])], "another byte order"),
-        ([*OLD, dumped({"a": Call(Global("os", "system"), "true")})], "asks for 'os.system'"),
-        ([*OLD, dumped(STORAGE), dumped(Call(Global("os", "system"), "true"))], "asks for"),
+        (
+            [*OLD, dumped({"a": PickledCall(PickledGlobal("os", "system"), "true")})],
+            "asks for 'os.system'",
+        ),
+        (
+            [*OLD, dumped(STORAGE), dumped(PickledCall(PickledGlobal("os", "system"), "true"))],
+            "asks for",
+        ),
         ([*OLD, dumped(STORAGE), dumped({"0": 1})], "no list of its storages"),
         ([*OLD, dumped(STORAGE), dumped(["1"]), BYTES], "are not those of its tensors"),
         ([*OLD, dumped(STORAGE), dumped(["0", "0"]), BYTES], "are not those of its tensors"),

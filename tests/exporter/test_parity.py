@@ -42,7 +42,7 @@ from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint
 from gpt2rt_export.verify import agreement, parity, reference
 from gpt2rt_export.verify.agreement import Loss, Noise
 from gpt2rt_export.verify.gates import GATES
-from gpt2rt_export.verify.parity import Report
+from gpt2rt_export.verify.parity import ParityReport
 from gpt2rt_export.verify.sample import Sample
 from models import TINY, LargerWeights, make_bundle
 
@@ -50,7 +50,7 @@ LAYER = 1
 
 
 @dataclass(frozen=True)
-class Damaged:
+class DamagedCheckpoint:
     """A checkpoint in which one variable is another."""
 
     whole: LargerWeights | RandomCheckpoint
@@ -75,12 +75,14 @@ class Damaged:
         return self.change(values) if name == self.name else values
 
 
-def measured(bundle: Bundle, weights: LargerWeights | RandomCheckpoint) -> Report:
+def measured(bundle: Bundle, weights: LargerWeights | RandomCheckpoint) -> ParityReport:
     return parity.measure(bundle.directory, weights, "fused", bundle.manifest.precision)
 
 
 @pytest.fixture(scope="module")
-def reports(tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights) -> dict[str, Report]:
+def reports(
+    tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights
+) -> dict[str, ParityReport]:
     return {name: measured(bundle, tiny_weights) for name, bundle in tiny_bundles.items()}
 
 
@@ -88,16 +90,16 @@ def reports(tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights) -> dic
 
 
 @given(st.integers(0, 3000))
-def test_stretches_cover_the_context_from_its_second_token_to_its_last(count: int) -> None:
+def test_spans_cover_the_context_from_its_second_token_to_its_last(count: int) -> None:
     found = parity.spans(count)
     assert found == sorted(set(found))
     assert found[:1] == [1][: count - 1 if count else 0]
     assert found[-1:] == [count - 1][: count - 1 if count else 0]
-    assert len(found) == max(0, min(count - 1, parity.STRETCHES * parity.STRETCH))
-    assert max(np.diff([0, *found]), default=0) <= max(1, count / (parity.STRETCHES - 1))
+    assert len(found) == max(0, min(count - 1, parity.SPANS * parity.SPAN))
+    assert max(np.diff([0, *found]), default=0) <= max(1, count / (parity.SPANS - 1))
 
 
-def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, Report]) -> None:
+def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, ParityReport]) -> None:
     report = reports["fp32"]
     assert report.failures() == []
     assert len(report.drift) == TINY.n_layer + 1
@@ -112,7 +114,7 @@ def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, Report]) 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_honest_rounding_passes_whatever_the_weights(
-    precision: str, reports: dict[str, Report], tmp_path: Path
+    precision: str, reports: dict[str, ParityReport], tmp_path: Path
 ) -> None:
     """Those of a model that was never trained, and others six times as large."""
     assert reports[precision].failures() == []
@@ -130,7 +132,7 @@ def test_a_wrong_weight_fails_and_drift_grows_where_it_is(
 ) -> None:
     """A lost sign, in weights as they begin and in larger ones."""
     weights = LargerWeights(TINY, seed=7) if large else RandomCheckpoint(TINY, seed=7)
-    wrong = Damaged(weights, f"model/h{LAYER}/{part}/w", np.negative)
+    wrong = DamagedCheckpoint(weights, f"model/h{LAYER}/{part}/w", np.negative)
     report = measured(make_bundle(tmp_path / "wrong", wrong, precision), weights)
     assert report.failures()
     right = measured(make_bundle(tmp_path / "right", weights, precision), weights)
@@ -157,7 +159,7 @@ def test_a_cache_that_forgets_fails_though_the_text_in_one_piece_is_right(
 
 @pytest.mark.parametrize("precision", sorted(CUDA))
 def test_a_wrong_graph_for_cuda_fails_though_the_other_is_right(
-    precision: str, reports: dict[str, Report], tiny_weights: LargerWeights, tmp_path: Path
+    precision: str, reports: dict[str, ParityReport], tiny_weights: LargerWeights, tmp_path: Path
 ) -> None:
     assert reports[precision].cuda is not None
     bundle = make_bundle(tmp_path / "bundle", tiny_weights, precision)
@@ -171,7 +173,7 @@ def test_a_wrong_graph_for_cuda_fails_though_the_other_is_right(
     assert all(text.startswith("cuda") for text in failures)
 
 
-def test_nothing_that_is_not_a_number_passes(reports: dict[str, Report]) -> None:
+def test_nothing_that_is_not_a_number_passes(reports: dict[str, ParityReport]) -> None:
     good = reports["fp32"]
     nan = float("nan")
     for bad in (
@@ -235,7 +237,7 @@ def test_a_wrong_part_of_such_a_model_fails(
     tmp_path: Path,
 ) -> None:
     weights = Sharp(TINY, 7, 6.0)
-    wrong = Damaged(weights, f"model/h{LAYER}/{part}", change)
+    wrong = DamagedCheckpoint(weights, f"model/h{LAYER}/{part}", change)
     assert measured(make_bundle(tmp_path / "b", wrong, precision), weights).failures()
 
 
@@ -424,7 +426,7 @@ def test_an_export_ends_with_the_table_and_keeps_it(command: Command, home: Path
     ended = command("export", "demo", "--fp32")
     report = Bundle.open(home / "bundles" / "demo-fp32").parity()
     assert report["uncached"]["positions"] == report["tokens"] == 512
-    assert report["cached"]["positions"] == parity.STRETCHES * parity.STRETCH
+    assert report["cached"]["positions"] == parity.SPANS * parity.SPAN
     assert report["gate"]["added"] == GATES["fp32"].added
     for title in ("largest difference", "KL", "same best", "best five", "perplexity", "drift"):
         assert title in ended.out
@@ -534,7 +536,7 @@ def test_numbers_that_json_does_not_have_are_null(
 ) -> None:
     edit_manifest(bundle, origin="random weights, seed 3")
     broken = agreement.Agreement(1, math.nan, math.nan, 1.0, math.nan, math.nan, 0.0, 0.0)
-    report = Report(
+    report = ParityReport(
         "a text",
         48,
         broken,

@@ -384,7 +384,7 @@ def test_the_real_117m_has_the_variables_that_its_hparams_promise(real: Path) ->
     release = catalog.release("117M")
     assert release is not None
     assert HParams.read(real / "hparams.json") == release.hparams
-    _, found = openai._open(real / "model.ckpt")
+    _, found = openai.open_reader(real / "model.ckpt")
     assert {name: shape for name, (shape, _) in found.items()} == release.hparams.variables()
     assert {size for _, size in found.values()} == {4}
     assert sum(4 * int(np.prod(shape)) for shape, _ in found.values()) == release.data_bytes

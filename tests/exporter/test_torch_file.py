@@ -15,7 +15,7 @@ import pytest
 
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.sources.torch_file import TorchFile
-from torch_files import KINDS, Build, Call, Global, dumped, tensor, write
+from torch_files import KINDS, Build, PickledCall, PickledGlobal, dumped, tensor, write
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -27,7 +27,9 @@ def test_values_of_every_type_and_layout(tmp_path: Path, kind: str) -> None:
         turned=tensor("0", values, shape=(4, 3), strides=(1, 4)),
         part=tensor("0", values, offset=5, shape=(2,), strides=(3,)),
         empty=tensor("0", values, shape=(0, 4), strides=(4, 1)),
-        parameter=Call(Global("torch._utils", "_rebuild_parameter"), tensor("0", values), True, {}),
+        parameter=PickledCall(
+            PickledGlobal("torch._utils", "_rebuild_parameter"), tensor("0", values), True, {}
+        ),
     )
     file = TorchFile(write(tmp_path / "x.bin", body, {"0": values.tobytes()}))
     flat = values.ravel()
@@ -44,24 +46,28 @@ def test_values_of_every_type_and_layout(tmp_path: Path, kind: str) -> None:
 
 VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 HOSTILE = [
-    Call(Global("os", "system"), "touch {marker}"),
-    Call(Global("builtins", "eval"), "open('{marker}', 'w')"),
-    Call(Global("builtins", "getattr"), Global("collections", "OrderedDict"), "__init__"),
-    Call(Global("torch.storage", "_load_from_bytes"), b""),
-    Call(Global("numpy.core.multiarray", "_reconstruct"), 1),
-    Call(Global("posix", "system"), "touch {marker}"),
-    Global("subprocess", "Popen"),
+    PickledCall(PickledGlobal("os", "system"), "touch {marker}"),
+    PickledCall(PickledGlobal("builtins", "eval"), "open('{marker}', 'w')"),
+    PickledCall(
+        PickledGlobal("builtins", "getattr"),
+        PickledGlobal("collections", "OrderedDict"),
+        "__init__",
+    ),
+    PickledCall(PickledGlobal("torch.storage", "_load_from_bytes"), b""),
+    PickledCall(PickledGlobal("numpy.core.multiarray", "_reconstruct"), 1),
+    PickledCall(PickledGlobal("posix", "system"), "touch {marker}"),
+    PickledGlobal("subprocess", "Popen"),
 ]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_pickle_that_asks_for_more_is_refused_and_nothing_is_run(
-    tmp_path: Path, hostile: Call | Global
+    tmp_path: Path, hostile: PickledCall | PickledGlobal
 ) -> None:
     marker = tmp_path / "was-run"
-    if isinstance(hostile, Call):
+    if isinstance(hostile, PickledCall):
         args = [a.format(marker=marker) if isinstance(a, str) else a for a in hostile.args]
-        hostile = Call(hostile.call, *args)
+        hostile = PickledCall(hostile.call, *args)
     path = write(tmp_path / "x.bin", OrderedDict(a=tensor("0", VALUES), b=hostile), {})
     with pytest.raises(BadCheckpoint, match=r"x\.bin: asks for .*, which is no tensor; .*save"):
         TorchFile(path)
@@ -129,15 +135,15 @@ def test_flipped_bytes_give_the_values_or_an_error(tmp_path: Path) -> None:
     assert os.path.exists(path)
 
 
-STORAGE = ("PERSISTENT", "storage", Global("torch", "FloatStorage"), "0", "cpu", 12)
+STORAGE = ("PERSISTENT", "storage", PickledGlobal("torch", "FloatStorage"), "0", "cpu", 12)
 
 
 @pytest.mark.parametrize(
     "body",
     [
         {"a": Build(tensor("0", VALUES), [STORAGE, 0, (64,), (1,)])},
-        {"a": Build(Global("torch", "FloatStorage"), ["DoubleStorage"])},
-        {"a": Build(Global("collections", "OrderedDict"), {"x": 1})},
+        {"a": Build(PickledGlobal("torch", "FloatStorage"), ["DoubleStorage"])},
+        {"a": Build(PickledGlobal("collections", "OrderedDict"), {"x": 1})},
     ],
 )
 def test_nothing_checked_can_be_changed_by_a_later_state(tmp_path: Path, body: object) -> None:

@@ -371,7 +371,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 # ---- subjects
 
 
-class Subject:
+class DamagedSubject:
     """Something whole, and how one random damage to it turns out."""
 
     def __init__(self, name: str, home: Path) -> None:

@@ -23,7 +23,7 @@ class Watch:
     def __init__(self, place: Path, server: FileServer) -> None:
         self._place, self._server = place, server
 
-    def progress(self, what: str, done: int, total: int | None) -> None:
+    def bytes_done(self, name: str, done: int, total: int | None) -> None:
         pass
 
     def note(self, text: str) -> None:

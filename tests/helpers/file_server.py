@@ -51,7 +51,7 @@ class FileServer(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, directory: Path, tag: str = '"1"') -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), ServedAnswer)
         self.files = {path.name: path.read_bytes() for path in directory.iterdir()}
         self.tag = tag
         self.faults: list[Fault] = []
@@ -79,7 +79,7 @@ class FileServer(ThreadingHTTPServer):
         pass  # clients that hang up
 
 
-class Answer(BaseHTTPRequestHandler):
+class ServedAnswer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FileServer
 

@@ -21,17 +21,17 @@ KINDS = {
 }
 
 
-class Global:
+class PickledGlobal:
     """Pickled as the name of something in a module that is not here."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
 
 
-class Call:
+class PickledCall:
     """Pickled as a call of a global."""
 
-    def __init__(self, call: Global, *args: object) -> None:
+    def __init__(self, call: PickledGlobal, *args: object) -> None:
         self.call, self.args = call, args
 
 
@@ -42,9 +42,9 @@ class Pickler(PythonsPickler):  # type: ignore[misc]
     """Writes globals by their names and storages by their keys, as PyTorch does."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, Global):
+        if isinstance(obj, PickledGlobal):
             self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
-        elif isinstance(obj, Call):
+        elif isinstance(obj, PickledCall):
             self.save(obj.call)
             self.save(obj.args)
             self.write(pickle.REDUCE)
@@ -65,16 +65,16 @@ def dumped(body: object) -> bytes:
     return buffer.getvalue()
 
 
-def tensor(key: str, values: NDArray[Any], **changes: Any) -> Call:
+def tensor(key: str, values: NDArray[Any], **changes: Any) -> PickledCall:
     """A tensor over storage `key`."""
-    kind = Global("torch", KINDS[values.dtype.name])
+    kind = PickledGlobal("torch", KINDS[values.dtype.name])
     told: dict[str, Any] = {"count": values.size, "offset": 0, "shape": values.shape}
     told["strides"] = tuple(s // values.itemsize for s in values.strides)
     told |= changes
     storage = ("PERSISTENT", "storage", kind, key, "cpu", told["count"])
-    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+    rebuild = PickledGlobal("torch._utils", "_rebuild_tensor_v2")
     rest: tuple[Any, ...] = (told["offset"], told["shape"], told["strides"], False, OrderedDict())
-    return Call(rebuild, storage, *rest)
+    return PickledCall(rebuild, storage, *rest)
 
 
 def write(path: Path, body: object, storages: dict[str, bytes]) -> Path:

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from corruption import SUBJECTS, Subject
+from corruption import SUBJECTS, DamagedSubject
 
 LONGEST = 120  # seconds that one may take
 
@@ -32,7 +32,7 @@ def main() -> None:
     for name in wanted.subjects:
         figures = state.setdefault(name, {"next": 0, "outcomes": {}, "failed": {}, "seconds": 0.0})
         with tempfile.TemporaryDirectory() as home:
-            subject = Subject(name, Path(home))
+            subject = DamagedSubject(name, Path(home))
             run(subject, figures, wanted.count, lambda: save(state, wanted.state))
         told = ", ".join(f"{count} {what}" for what, count in figures["outcomes"].items())
         failures = len(figures["failed"])
@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(json.dumps(failed, indent=1))
 
 
-def run(subject: Subject, figures: dict[str, Any], count: int, keep: Any) -> None:
+def run(subject: DamagedSubject, figures: dict[str, Any], count: int, keep: Any) -> None:
     """Go on to `count`. A seed is noted before it is tried, so one that crashes is known."""
     outcomes = Counter(figures["outcomes"])
     if figures.get("trying") is not None:

@@ -1,4 +1,4 @@
-"""How fast a provider reads memory at most: what decoding is held against.
+"""Measures how fast a provider can read memory: the limit of decoding.
 
 One row times a matrix far larger than any cache, by ONNX Runtime: every number is read once and
 used for one multiplication. It reads several streams a core at once, which is a quarter faster than
@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from gpt2rt_bench.latency import Result
+from gpt2rt_bench.latency import CaseResult
 
 EXECUTION = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # a GPU reads the smaller one before it is warm
@@ -25,11 +25,10 @@ PASSES = 5
 
 
 class Meter:
-    """Reads a matrix as often as it is asked. Holds the matrix, so 256 MB (on a GPU 2 GB)."""
+    """Measures one provider's bandwidth; holds a matrix of 256 MB (on a GPU 2 GB)."""
 
     def __init__(self, provider: str, threads: int, size: int | None = None) -> None:
-        """`provider` is the short name of one that ONNX Runtime was seen to run on; `size` is the
-        matrix's, in bytes."""
+        """`provider`: the short name of one of ONNX Runtime's; `size`: the matrix's, in bytes."""
         self._bytes = BYTES[provider] if size is None else size
         rows = self._bytes // 4 // COLUMNS
         options = ort.SessionOptions()
@@ -50,7 +49,7 @@ class Meter:
         self._binding.bind_output("product", provider)
 
     def read(self) -> float:
-        """Bytes a second of the fastest of a few passes, now."""
+        """Bytes per second, now: the fastest of a few passes."""
         times = []
         for _ in range(PASSES):
             began = time.perf_counter()
@@ -60,24 +59,27 @@ class Meter:
 
 
 class Meters:
-    """What every provider that runs, with every number of threads, reads in every round."""
+    """The bandwidths of all providers and numbers of threads, measured in every round.
+
+    `speeds`: (provider, threads) -> bytes per second of each round.
+    """
 
     def __init__(self) -> None:
         self._meters: dict[tuple[str, int], Meter] = {}
-        self._speeds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self.speeds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
 
-    def read(self, results: Iterable[Result]) -> None:
-        """Measure those that `results` run on once more. One without a meter is left out."""
+    def read(self, results: Iterable[CaseResult]) -> None:
+        """Measure the providers of `results` once more; those of other libraries are left out."""
         running = [(r.subject.ready.provider, r.case.configuration.threads) for r in results]
         for key in dict.fromkeys(running):
             if key[0] in EXECUTION:
                 if key not in self._meters:
                     self._meters[key] = Meter(*key)
-                self._speeds[key].append(self._meters[key].read())
+                self.speeds[key].append(self._meters[key].read())
 
     def bandwidth(self, provider: str, threads: int) -> float | None:
-        """Bytes a second, the median of the rounds."""
-        speeds = self._speeds.get((provider, threads))
+        """Bytes per second, the median of the rounds; None where not measured."""
+        speeds = self.speeds.get((provider, threads))
         return median(speeds) if speeds else None
 
 

@@ -1,4 +1,4 @@
-"""What this machine can do for gpt2rt, and what is missing: a verdict a subject."""
+"""Diagnoses what this machine can do for gpt2rt and what is missing, a finding a subject."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gpt2rt.bundles.library import Damaged
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
 from gpt2rt.errors import install_command
-from gpt2rt_bench.machine.hardware import Machine, cannot_help, installed
+from gpt2rt_bench.machine.hardware import Machine, installed, limitation
 from gpt2rt_bench.micro.opening import Opening, opening
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-# What the extras bring, by the modules that show it.
+# Extra -> modules that it installs.
 EXTRAS = {
     "export": ("tensorflow", "tf2onnx", "onnx", "filelock", "safetensors"),
     "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
@@ -32,7 +32,7 @@ EXTRAS = {
     "lm-eval": ("lm_eval",),
 }
 
-# A letter that each release of Unicode was the first to have, by which one tells a release.
+# Release of Unicode -> a letter that is new in it.
 LETTERS = {
     "9": "\U000104b0",
     "10": "\U00011d00",
@@ -52,7 +52,7 @@ State = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict: what was found, and what to do about it where something can be done."""
+    """What was found on a subject, its state, and the remedy (`way_out`) where there is one."""
 
     subject: str
     state: State
@@ -62,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A graphics card as NVIDIA's driver tells of it; memory in bytes."""
+    """A graphics card by NVIDIA's driver; memory in bytes."""
 
     name: str
     memory: int
@@ -70,7 +70,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Cuda:
-    """`built` is the version of CUDA that ONNX Runtime was made for (None: it has no CUDA);
+    """CUDA on this machine.
+
+    `built` is the version of CUDA that ONNX Runtime was built for (None: it has no CUDA);
     `driver` is NVIDIA's, `supports` the newest CUDA it can run; `missing` are shared libraries
     (None: not known).
     """
@@ -85,7 +87,7 @@ class Cuda:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found."""
+    """All findings, and the facts behind them."""
 
     machine: Machine
     providers: dict[str, Opening]
@@ -99,7 +101,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything; opens each provider of the installed ONNX Runtime once."""
+    """Diagnose this machine; opens each provider of the installed ONNX Runtime once."""
     machine = Machine.here()
     libraries = cuda_and_cudnn()
     providers = {}
@@ -109,26 +111,25 @@ def diagnose() -> Diagnosis:
     bundles = library.exported()
     unicode = unicode_release()
     findings = (
-        *_processor(machine),
-        _memory(machine),
+        *processor_findings(machine),
+        memory_finding(machine),
         _runtime(machine),
         _letters(unicode),
         *_providers(providers),
-        *_graphics(cuda, providers.get(CUDA)),
+        *cuda_findings(cuda, providers.get(CUDA)),
         _models(bundles),
         _slots(bundles),
         *_damaged(bundles),
-        *_extras(),
+        *extras_finding(),
     )
     names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
     return Diagnosis(machine, providers, cuda, names, unicode, findings)
 
 
 def unicode_release() -> str:
-    """The newest release of Unicode, of those known here, whose letters `regex` knows as letters.
+    """The newest release of Unicode in `LETTERS` whose letters the library `regex` knows.
 
-    GPT-2's tokenizer cuts texts at letters and digits, so the tokens of those that are newer than
-    that are others.
+    GPT-2's tokenizer splits texts at letters and digits, so newer letters give other tokens.
     """
     known = [release for release, letter in LETTERS.items() if regex.match(r"\p{L}", letter)]
     return known[-1] if known else "before 9"
@@ -179,7 +180,7 @@ def _driver() -> tuple[str | None, str | None, tuple[Gpu, ...]]:
             pynvml.nvmlShutdown()
 
 
-def _processor(machine: Machine) -> Iterator[Finding]:
+def processor_findings(machine: Machine) -> Iterator[Finding]:
     cores = f"{machine.physical_cores or '?'} physical and {machine.logical_cores} logical cores"
     allowed = f"{machine.allowed_cores} allowed, {machine.threads} threads by default"
     where = f"{machine.processor} ({machine.architecture}), {cores}, {allowed}"
@@ -195,11 +196,11 @@ def _processor(machine: Machine) -> Iterator[Finding]:
     slow = machine.has("AVX2", "NEON") is False
     yield Finding("instructions", "bad" if slow else "good", sets)
     for precision in ("int8", "fp16"):
-        if note := cannot_help(precision, "cpu", machine):
+        if note := limitation(precision, "cpu", machine):
             yield Finding(precision, "note", note)
 
 
-def _memory(machine: Machine) -> Finding:
+def memory_finding(machine: Machine) -> Finding:
     if machine.memory is None or machine.free_memory is None:
         return Finding("memory", "note", "not known", extra("bench", "tells it"))
     free = f"{machine.memory / 1e9:.1f} GB, {machine.free_memory / 1e9:.1f} GB of it free"
@@ -226,8 +227,8 @@ def _providers(providers: dict[str, Opening]) -> Iterator[Finding]:
             yield Finding(subject, state, f"cannot be opened: {tried.reason}")
 
 
-def _graphics(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
-    """What stands between this machine and CUDA, first things first."""
+def cuda_findings(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
+    """The findings on the graphics card and on CUDA's libraries."""
     if find_spec("pynvml") is None:
         yield Finding("graphics card", "note", "not known", extra("bench", "asks NVIDIA's driver"))
     elif cuda.driver is None:
@@ -263,7 +264,7 @@ def _models(bundles: list[Bundle | Damaged]) -> Finding:
 
 
 def _slots(bundles: list[Bundle | Damaged]) -> Finding:
-    """What each text made side by side costs, at full length."""
+    """The memory that each text of a batch needs at full length."""
     shapes = {b.manifest.model: b.manifest.hparams for b in bundles if isinstance(b, Bundle)}
     costs = (f"{model} {slot_bytes(shape) / 1e6:.0f} MB" for model, shape in shapes.items())
     return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '75 MB for 117M'}")
@@ -275,7 +276,7 @@ def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:
             yield Finding("models", "bad", bundle.error)
 
 
-def _extras() -> Iterator[Finding]:
+def extras_finding() -> Iterator[Finding]:
     there = [name for name, needs in EXTRAS.items() if all(map(find_spec, needs))]
     rest = [name for name in EXTRAS if name not in there]
     found = f"{', '.join(there) or 'none'} installed"
@@ -286,6 +287,6 @@ def _extras() -> Iterator[Finding]:
 
 
 def extra(name: str, what: str = "") -> str:
-    """How an extra is installed, and what it is good for."""
+    """The command that installs an extra, and its use in words."""
     command = install_command(name)
     return f"{command} {what}" if what else command

@@ -1,6 +1,6 @@
-"""The machine that a figure was measured on: processor, instruction sets, cores, memory, versions.
+"""Describes the machine of a measurement: processor, cores, memory and versions.
 
-What an optional library would tell is None where it is not installed.
+A fact that needs an optional library is None where that is not installed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gpt2rt.engine.providers import physical_cores
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tensorflow-cpu", "tensorflow", "onnx")
 
-# What matters to ONNX Runtime's kernels, and the names that the system knows it by.
+# Instruction sets that ONNX Runtime's kernels use -> names that systems have for them.
 INSTRUCTIONS = {
     "AVX2": ("avx2",),
     "FMA": ("fma",),
@@ -41,7 +41,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Facts; memory in bytes, cores and instruction sets None where nobody tells."""
+    """The facts of a machine; memory in bytes; None where not known."""
 
     processor: str
     architecture: str
@@ -58,7 +58,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """This machine; `threads` is what a model gets that is told nothing."""
+        """This machine; `threads` is the default number of a model's threads."""
         memory = _memory()
         return cls(
             processor=_processor(),
@@ -76,7 +76,7 @@ class Machine:
         )
 
     def has(self, *names: str) -> bool | None:
-        """Whether it has one of these instruction sets; None where nobody tells."""
+        """Whether it has one of these instruction sets; None where not known."""
         return None if self.instructions is None else any(n in self.instructions for n in names)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Machine:
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those of the packages that are installed."""
+    """Package -> version of those packages that are installed."""
     found = {}
     for name in packages:
         with suppress(PackageNotFoundError):
@@ -92,8 +92,8 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def cannot_help(precision: str, provider: str, machine: Machine) -> str | None:
-    """Why a precision makes nothing faster there, or less than elsewhere; None where it does."""
+def limitation(precision: str, provider: str, machine: Machine) -> str | None:
+    """Why a precision gains no speed on a machine, or less than on others; None: it gains it."""
     if provider != "cpu":
         return None
     if precision == "fp16":

@@ -1,8 +1,9 @@
-"""Speculative decoding: `python -m gpt2rt_bench.micro.drafts 774M-int8 117M-int8`.
+"""Measures speculative decoding: `python -m gpt2rt_bench.micro.drafts 774M-int8 117M-int8`.
 
-The draft really runs; what it proposes is replayed from a recorded run of the target, so that any
-acceptance can be measured on any weights. Then look-up on a text that repeats itself and on one
-that does not. Rounds interleaved, medians of tokens a second.
+The draft model runs, but its proposals are replaced by tokens of a recorded run of the target, so
+that any share of accepted tokens can be measured on any weights. Then look-up is measured on a text
+that repeats itself and on one that does not. Rounds are interleaved; figures are medians of tokens
+per second.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
-from gpt2rt.engine.engine import Engine
+from gpt2rt.bundles.manifest import WEIGHTS
+from gpt2rt.generation.completion import Completion
 from gpt2rt.generation.scheduler import Scheduler
-from gpt2rt.generation.speculation import LOOKUP, Draft, Lookup
+from gpt2rt.generation.speculation import Draft, SmallerModel
+from gpt2rt.generation.tasks import Tasks
 from gpt2rt.sampling.sampling import Sampler
 
 LENGTH, ROUNDS = 96, 3
@@ -26,7 +29,7 @@ STOPPING = Stopping(LENGTH, end_of_text=False)
 
 
 class Replayed:
-    """A draft that does its work and then proposes the recorded text, right so often."""
+    """A draft that runs another but proposes recorded tokens, each right with chance `right`."""
 
     def __init__(self, draft: Draft, text: Sequence[int], right: float) -> None:
         self.cost = draft.cost
@@ -35,39 +38,38 @@ class Replayed:
 
     def propose(self, tokens: Sequence[int], count: int, sampler: Sampler) -> list[int]:
         proposed = self._draft.propose(tokens, count, sampler)
-        ahead = self._text[len(tokens) : len(tokens) + len(proposed)]
-        return [t if self._random.random() < self._right else (t + 1) % 50_000 for t in ahead]
+        recorded = self._text[len(tokens) : len(tokens) + len(proposed)]
+        return [t if self._random.random() < self._right else (t + 1) % 50_000 for t in recorded]
 
 
 def main() -> None:
     names = sys.argv[1:] or ["774M-int8", "117M-int8"]
-    model = GPT2.load(names[0], draft=names[1], prefix_bytes=0)
-    drafted(model, names[1])
+    drafted(GPT2.load(names[0], prefix_bytes=0), GPT2.load(names[1], prefix_bytes=0))
     looked_up(names[0])
 
 
-def drafted(model: GPT2, draft: str) -> None:
+def drafted(model: GPT2, smaller: GPT2) -> None:
+    """Print the rates of `model` alone and with `smaller` as its draft, by shares accepted."""
     request = Request("The meaning of life is", GREEDY, STOPPING)
     text = recorded(model, request)
     rates: dict[float | None, list[float]] = {None: [], 1.0: [], 0.8: [], 0.5: [], 0.0: []}
     accepted: dict[float | None, float] = {}
     for _ in range(ROUNDS):
         for right, found in rates.items():
-            assert model.make_draft is not None
             began = time.perf_counter()
-            chosen = None if right is None else Replayed(model.make_draft(), text, right)
-            done = finished(model, request, chosen)
+            draft = None if right is None else Replayed(draft_of(model, smaller), text, right)
+            done = completed(model, request, draft)
             found.append(LENGTH / (time.perf_counter() - began))
             accepted[right] = done.accepted / max(1, done.drafted)
-    report(f"{model.name}, draft {draft}", rates, accepted)
+    report(f"{model.name}, draft {smaller.name}", rates, accepted)
 
 
 def recorded(model: GPT2, request: Request) -> list[int]:
-    """The target's greedy text as steps over several tokens give it, whatever their number.
+    """The target's greedy tokens, computed by steps over two tokens each.
 
-    Random weights are full of near ties, which the kernel for one token decides otherwise.
+    Random weights have many near ties, and the kernel for a single token rounds differently.
     """
-    engine = Engine(model.new_slots(1))
+    engine = model.engine(1)
     text = list(model.prompt_tokens(request.prompt))
     sequence, logits = engine.start(text)
     for _ in range(LENGTH):
@@ -78,8 +80,12 @@ def recorded(model: GPT2, request: Request) -> list[int]:
 
 
 def looked_up(name: str) -> None:
-    """A greedy text of random weights falls into a loop; a drawn one never repeats itself."""
-    model = GPT2.load(name, draft=LOOKUP, prefix_bytes=0)
+    """Print the rates with and without look-up, by `GPT2.run`.
+
+    A greedy text of random weights falls into a loop; a sampled one does not repeat itself.
+    """
+    plain = GPT2.load(name, prefix_bytes=0)
+    models = {None: plain, 1.0: GPT2(plain.bundle, draft="lookup", prefix_bytes=0)}
     words = " one two three four five six seven eight nine ten" * 6
     for what, params in (
         ("repeats itself", GREEDY),
@@ -91,17 +97,27 @@ def looked_up(name: str) -> None:
         for _ in range(ROUNDS):
             for kind, found in rates.items():
                 began = time.perf_counter()
-                done = finished(model, request, None if kind is None else Lookup())
+                (*_, last) = models[kind].run([request])
+                assert last.completion is not None
+                done = last.completion
                 found.append(LENGTH / (time.perf_counter() - began))
                 accepted[kind] = done.accepted / max(1, done.drafted)
         report(f"{name}, look-up, a text that {what}", rates, accepted)
 
 
-def finished(model: GPT2, request: Request, draft: Draft | None):  # type: ignore[no-untyped-def]
-    engine = Engine(model.new_slots(1))
+def draft_of(model: GPT2, smaller: GPT2) -> SmallerModel:
+    """`smaller` as a draft of `model`; a proposal costs as its weights do beside the model's."""
+    theirs, own = (m.bundle.manifest.files[WEIGHTS].bytes for m in (smaller, model))
+    return SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, 1.25 * theirs / own)
+
+
+def completed(model: GPT2, request: Request, draft: Draft | None) -> Completion:
+    """The completion of a request with a draft of the benchmark's own, which `GPT2` cannot take."""
+    tasks = Tasks(model.name, model.tokenizer, model.hparams.n_ctx, model.load_ms)
     make = None if draft is None else (lambda: draft)
-    pieces = list(Scheduler(engine, model.hparams.n_ctx, model.tasks.begin, make).run([request]))
-    return pieces[-1].completion
+    (*_, last) = Scheduler(model.engine(1), model.hparams.n_ctx, tasks.begin, make).run([request])
+    assert last.completion is not None
+    return last.completion
 
 
 def report(

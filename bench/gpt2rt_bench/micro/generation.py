@@ -1,7 +1,8 @@
-"""Batches and shared beginnings: `python -m gpt2rt_bench.micro.generation 117M-int8`.
+"""Measures batches and cached prefixes: `python -m gpt2rt_bench.micro.generation 117M-int8`.
 
-A batch of ragged prompts at 32 slots against one at a time, texts compared; and the time to the
-first token of a prompt whose beginning was read before. Rounds interleaved, medians.
+Prompts of different lengths in a batch of 32 against one at a time, with their texts compared; and
+the time to the first token of a prompt whose prefix was read before. Rounds are interleaved;
+figures are medians.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 def texts(model: GPT2, lengths: list[int]) -> list[str]:
-    """Texts of about so many tokens of the model's own vocabulary."""
+    """Texts of about `lengths` tokens each, of random tokens."""
     rng = np.random.default_rng(0)
     n_vocab = model.hparams.n_vocab
     return [model.tokenizer.decode(rng.integers(0, n_vocab, n).tolist()) for n in lengths]
@@ -56,7 +57,7 @@ def batches(bundle: Bundle) -> None:
 
 
 def prefixes(bundle: Bundle) -> None:
-    """Of prompts that share all but their last tokens; a new beginning each round."""
+    """Print the time to the first token for a new prefix and for the same one again."""
     model = GPT2(bundle)
     rng = np.random.default_rng(2)
     first: list[float] = []

@@ -1,9 +1,9 @@
-"""Whether a provider can really be opened.
+"""Tests whether ONNX Runtime can open a provider.
 
 Run as `python -m gpt2rt_bench.micro.opening PROVIDER LIBRARY...`.
 
-A process of its own, since a library that does not load may end it, and since ONNX Runtime tells
-why only on standard error. Prints a line of JSON.
+It runs in a process of its own, since a library that does not load may end the process, and since
+ONNX Runtime gives the reason only on standard error. Prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ PATIENCE = 120.0  # seconds; a GPU's first start compiles
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What came of it: the reason where it failed, and which shared libraries were not found (None:
-    not known, the process having ended).
+    """The result: the reason where it failed, and the shared libraries that were not found.
+
+    `missing` None: not known, since the process ended early.
     """
 
     opened: bool
@@ -35,7 +36,7 @@ class Opening:
 
 
 def opening(provider: str, libraries: Sequence[str] = ()) -> Opening:
-    """Try to open ONNX Runtime's `provider`, and look for shared libraries as it does."""
+    """Try to open a provider in a new process, and look for shared libraries as it does."""
     command = [sys.executable, "-m", "gpt2rt_bench.micro.opening", provider, *libraries]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
@@ -44,12 +45,12 @@ def opening(provider: str, libraries: Sequence[str] = ()) -> Opening:
         return Opening(False, f"nothing happened for {PATIENCE:.0f} seconds")
     except ValueError:
         return Opening(False, f"the process ended with exit code {ended.returncode}")
-    reason = None if said["opened"] else said["reason"] or why(ended.stderr)
+    reason = None if said["opened"] else said["reason"] or reason_in(ended.stderr)
     return Opening(said["opened"], reason, tuple(said["missing"]))
 
 
-def why(errors: str) -> str:
-    """The reason in what ONNX Runtime printed: the library that did not load, or its first line."""
+def reason_in(errors: str) -> str:
+    """The reason in ONNX Runtime's output: the library that did not load, else its first line."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     for line in lines:
         if "with error: " in line:

@@ -1,9 +1,9 @@
-"""What drawing a token costs beside a decode step.
+"""Measures the time of sampling a token beside that of a decode step.
 
 Run as `python -m gpt2rt_bench.micro.sampler 117M-int8`.
 
-Every mix of settings on two kinds of rows: flat, as of random weights, where nearly every token is
-a candidate, and peaked, as of a trained model. Step and draws alternate; medians.
+Each mix of settings is measured on two kinds of logits: flat, as of random weights, where nearly
+every token is a candidate, and peaked, as of a trained model. Steps and draws alternate; medians.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Other libraries side by side with gpt2rt: the same weights, prompts and threads.
+"""Prepares other libraries ("peers") for measurement beside gpt2rt, with the same weights.
 
 A peer runs under a Python of its own (`environment`) as a worker (`workers/run.py`) that answers
-the requests which gpt2rt's own worker answers, too. `weights` gives it a bundle's very weights,
-which its own converter turns into its own format, once; they are kept in the cache directory.
-`table` says which precision stands beside which.
+the same requests as gpt2rt's own worker. `weights` writes the weights of a bundle, which the peer's
+converter converts to its own format once; both are kept in the home directory. `table` says which
+of its precisions is compared with which of gpt2rt's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ RUN = Path(__file__).parent / "workers" / "run.py"
 
 @dataclass(frozen=True, slots=True)
 class PeerSubject:
-    """A peer ready to be measured: the bundle beside which it stands, its own precision and Python,
-    the converted model."""
+    """A peer ready to be measured beside `bundle`: precision, Python, converted model."""
 
     peer: str
     module: str
@@ -36,6 +35,7 @@ class PeerSubject:
 
     @property
     def name(self) -> str:
+        """Its library and precision."""
         return f"{self.peer} {self.precision}"
 
     def worker(self, threads: int) -> list[str]:
@@ -57,10 +57,10 @@ def subjects(
     checkpoint: Path | None = None,
     stage: Callable[[str], object] = lambda title: None,
 ) -> tuple[list[PeerSubject], list[str]]:
-    """The peers that match these bundles, and a line for each that is left out, with its reason.
+    """The peers for these bundles, converted, and a reason for each that is left out.
 
-    Raises `BadCheckpoint` where a bundle's weights are not to be found, `InvalidSetting` where
-    `python` is none.
+    `stage` is called with the title of each step. Raises `BadCheckpoint` where a bundle's weights
+    are not found, `InvalidSetting` where `python` is not a Python.
     """
     wanted = {name for peer in PEERS for name in peer.needs}
     lacking = environment.missing(python, sorted(wanted))
@@ -73,7 +73,7 @@ def subjects(
             continue
         done.add((place, m.precision))
         for peer in PEERS:
-            if reason := _not_for(peer, bundle, lacking, python):
+            if reason := _reason_against(peer, bundle, lacking, python):
                 left_out.append(f"{peer.name}: {reason}")
                 continue
             own = peer.precisions[m.precision]
@@ -94,7 +94,8 @@ class ConversionFailure(Gpt2rtError):
     """A peer's converter did not make its model."""
 
 
-def _not_for(peer: Peer, bundle: Bundle, lacking: set[str], python: Path) -> str:
+def _reason_against(peer: Peer, bundle: Bundle, lacking: set[str], python: Path) -> str:
+    """Why a peer cannot be measured beside a bundle; "" where it can."""
     if absent := [name for name in peer.needs if name in lacking]:
         return f"{', '.join(absent)} not installed for {python}"
     if bundle.manifest.precision not in peer.precisions:
@@ -105,7 +106,7 @@ def _not_for(peer: Peer, bundle: Bundle, lacking: set[str], python: Path) -> str
 def _checkpoint(
     bundle: Bundle, given: Path | None, place: Path, stage: Callable[[str], object]
 ) -> Path:
-    """The directory with the bundle's weights, written where it is not there yet."""
+    """The directory of the bundle's weights for peers, which is written if it is missing."""
     directory = place / "checkpoint"
     if not directory.exists():
         source = checkpoint_of(bundle.manifest, given)
@@ -115,7 +116,7 @@ def _checkpoint(
 
 
 def _convert(peer: Peer, python: Path, checkpoint: Path, model: Path, precision: str) -> None:
-    """By the peer's own converter under its own Python; `model` is there whole or not at all."""
+    """Run the peer's own converter under its Python; `model` appears whole or not at all."""
     with weights.working_beside(model) as work:
         made = work / "model"
         arguments = ["convert", str(checkpoint), str(made), precision]

@@ -1,4 +1,4 @@
-"""The Python that has the peers: asked what it has, and made."""
+"""Makes the Python environment of the peers, and asks one which modules it has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 
-# As in the extra `peers`. One compiles for this processor, which takes minutes and a C++ compiler.
+# As in the extra `peers`. llama-cpp-python is compiled, which takes minutes and a C++ compiler.
 REQUIREMENTS = (
     "ctranslate2>=4.6,<5",
     "openvino>=2025.4",
@@ -29,7 +29,7 @@ print(json.dumps([name for name in sys.argv[1:] if importlib.util.find_spec(name
 
 
 def missing(python: Path, modules: Iterable[str]) -> set[str]:
-    """Those of `modules` that this Python has not. Raises `InvalidSetting` where it is none."""
+    """The `modules` that a Python does not have. Raises `InvalidSetting` where it does not run."""
     command = [str(python), "-c", PROBE, *modules]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -44,8 +44,8 @@ def missing(python: Path, modules: Iterable[str]) -> set[str]:
 def make(directory: Path, stage: Callable[[str], object] = lambda title: None) -> Path:
     """A virtual environment with every peer in `directory`; returns its Python.
 
-    What is there already stays. A peer that cannot be installed does not keep the others from it;
-    in the end a `Gpt2rtError` names it, with pip's last word.
+    Packages that are there stay. Where one cannot be installed, the others still are; then a
+    `Gpt2rtError` is raised that names it, with the last line of pip.
     """
     python = python_of(directory)
     if not python.exists():
@@ -84,5 +84,5 @@ def _run(command: list[str], failure: str) -> None:
 def last_error(output: str) -> str:
     """The line of a program's output that most likely says what went wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    told = [line for line in lines if line.lower().startswith("error")]
-    return (told or lines or ["it said nothing"])[-1][:300]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or ["it printed nothing"])[-1][:300]

@@ -1,4 +1,4 @@
-"""The peers: which precision of theirs stands beside which of ours, and what each needs."""
+"""The table of peers: their precisions beside gpt2rt's, and the modules that they need."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Peer:
     """A library beside which gpt2rt is measured.
 
     `module` is its file in `workers`; `needs` are the modules that its Python must have;
-    `precisions` maps ours to its own names; `variants` tells that it runs every choice of
-    `HParams`, not OpenAI's model alone.
+    `precisions`: gpt2rt's name -> its own; `variants`: it runs every variant of `HParams`, not only
+    OpenAI's model.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Peer:
     variants: bool = False
 
     def cannot_run(self, hparams: HParams) -> str:
-        """Why the model is not for this peer; nothing where it is."""
+        """Why this peer cannot run the model; "" where it can."""
         if self.variants:
             return ""
         usual = HParams(*(getattr(hparams, name) for name in OWN_SHAPE))

@@ -1,8 +1,8 @@
-"""The very weights of a bundle, once more, as a directory that every peer's converter reads.
+"""Writes the weights of a bundle as a directory that every peer's converter reads.
 
-A bundle holds its weights in ONNX Runtime's order and precision, so they are taken from where the
-bundle's were (`gpt2rt_export.origin`). What is written is a GPT-2 of Hugging Face's Transformers in
-float32; `gpt2rt_export.sources` reads it, too.
+A bundle has its weights in ONNX Runtime's layout and precision, so they are read from the
+checkpoint that it was made of (`gpt2rt_export.origin`), and written as a GPT-2 of Hugging Face's
+Transformers in float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from gpt2rt_export.sources import Checkpoint
 
 
 def directory_for(bundle: Bundle) -> Path:
-    """Where a bundle's weights are kept for peers: one place for all its precisions."""
+    """The directory of a bundle's weights for peers, the same for all its precisions.
+
+    Raises `InvalidSetting` for a bundle without GPT-2's kind of vocabulary.
+    """
     m = bundle.manifest
     if catalog.ENCODER not in m.files:
         raise InvalidSetting(
@@ -40,7 +43,7 @@ def directory_for(bundle: Bundle) -> Path:
 
 
 def write_checkpoint(bundle: Bundle, checkpoint: Checkpoint, directory: Path) -> None:
-    """Write `directory` as `save_pretrained` would: config, weights, tokenizer; whole or not."""
+    """Write config, weights and tokenizer as `save_pretrained` does, whole or not at all."""
     from safetensors.numpy import save_file
 
     hparams = checkpoint.hparams
@@ -72,7 +75,7 @@ def transformers_name(variable: str) -> str:
 
 
 def config(hparams: HParams, end_of_text: int) -> dict[str, object]:
-    """`config.json`: what `gpt2rt_export.sources` reads, and what Transformers needs besides."""
+    """The fields of `config.json` for Transformers and the peers' converters."""
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -96,7 +99,7 @@ def config(hparams: HParams, end_of_text: int) -> dict[str, object]:
 
 @contextmanager
 def working_beside(place: Path) -> Iterator[Path]:
-    """A directory to work in on the file system of `place`, gone in the end with what is left."""
+    """A temporary directory beside `place`, removed in the end with all that is left in it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
     try:

@@ -1,13 +1,12 @@
-"""A released checkpoint in its directory: what is missing is fetched, checked and put into place.
+"""Downloads a released checkpoint: missing files are fetched, checked and put into place.
 
-The small files come first: nobody waits for gigabytes to hear that a small one is not to be had,
-and the weights are checked by an index that has been found good.
+The small files come first, so that a missing one is reported before gigabytes are fetched, and so
+that the weights can be checked against an index that was checked itself.
 """
 
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,15 +30,17 @@ from gpt2rt_export.fetch.integrity import Receipt, fault
 from gpt2rt_export.fetch.lock import lock_of
 from gpt2rt_export.fetch.network import Network
 from gpt2rt_export.fetch.partial import Partial
-from gpt2rt_export.fetch.transfer import Report, Silent, Wanted, fetch, in_vain
+from gpt2rt_export.fetch.transfer import Wanted, failure_of, fetch
+from gpt2rt_export.files import check_space
+from gpt2rt_export.progress import DownloadProgress, NoProgress
 
 SMALL = tuple(name for name in CHECKPOINT_FILES if name != DATA)
-UNKNOWN = 4 << 20  # bytes: room for the files whose size is not known, all together
+UNKNOWN = 4 << 20  # bytes: room for all files whose size is not known
 
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """Where a whole checkpoint lies, and the files of it that were fetched just now."""
+    """The directory of a whole checkpoint, and the names of the files that this call fetched."""
 
     directory: Path
     fetched: tuple[str, ...] = ()
@@ -49,48 +50,51 @@ def download(
     release: Release,
     directory: Path,
     network: Network | None = None,
-    report: Report | None = None,
+    progress: DownloadProgress | None = None,
     names: Sequence[str] = CHECKPOINT_FILES,
 ) -> Downloaded:
-    """Make `directory` hold a release's files `names`, each checked. Asks nobody where it does.
+    """Put a release's files `names` into `directory`, each checked; what is there is not fetched.
 
-    One process at a time works on a directory; others wait for it. What was fetched before an
-    error or a kill is kept, and the next call goes on from there. Raises `DownloadFailure` naming
-    every file that is missing or bad, and why; `InvalidSetting` for proxies that cannot be used.
+    One process at a time works on a directory; others wait for it. An interrupted download is
+    resumed by the next call. Raises `DownloadFailure` naming every file that is missing or bad,
+    and why; `InvalidSetting` for a proxy that cannot be used.
     """
-    network, report = network or Network.chosen(), report or Silent()
+    network, progress = network or Network.chosen(), progress or NoProgress()
     if not set(names) & set(Receipt(directory).untrusted()):
         return Downloaded(directory)
     if network.offline:
-        return _offline(release, directory, report, names)
+        return _offline(release, directory, progress, names)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _alone(directory, report):
-            fetched = _complete(release, directory, network, report, names)
+        with _locked(directory, progress):
+            fetched = _complete(release, directory, network, progress, names)
             return Downloaded(directory, tuple(fetched))
     except OSError as error:
-        raise _on_disk(error, release, directory) from None
+        raise _disk_failure(error, release, directory) from None
 
 
-def vocabulary(network: Network | None = None, report: Report | None = None) -> Path:
-    """The directory of GPT-2's own tokenizer files: a release's that is here, else fetched."""
+def vocabulary(network: Network | None = None, progress: DownloadProgress | None = None) -> Path:
+    """The directory of GPT-2's tokenizer files: a release's in the home directory, else fetched.
+
+    Raises what `download` does.
+    """
     for release in RELEASES:
         directory = checkpoint_directory(release.name)
         if not {ENCODER, MERGES} & set(Receipt(directory).untrusted()):
             return directory
     release = RELEASES[0]
     directory = checkpoint_directory(release.name)
-    return download(release, directory, network, report, (ENCODER, MERGES)).directory
+    return download(release, directory, network, progress, (ENCODER, MERGES)).directory
 
 
 @contextmanager
-def _alone(directory: Path, report: Report) -> Iterator[None]:
-    """Holds the directory's lock, which the system takes back when a process dies."""
+def _locked(directory: Path, progress: DownloadProgress) -> Iterator[None]:
+    """Hold the directory's lock, which the system releases when a process dies."""
     lock = lock_of(directory)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        report.note(f"another process is downloading into {directory}: waiting for it")
+        progress.note(f"another process is downloading into {directory}: waiting for it")
         lock.acquire()
     try:
         yield
@@ -99,19 +103,23 @@ def _alone(directory: Path, report: Report) -> Iterator[None]:
 
 
 def _complete(
-    release: Release, directory: Path, network: Network, report: Report, names: Sequence[str]
+    release: Release,
+    directory: Path,
+    network: Network,
+    progress: DownloadProgress,
+    names: Sequence[str],
 ) -> list[str]:
-    """Check what is there and fetch the rest; returns the names of what was fetched."""
+    """Check the files that are there and fetch the rest; returns the names of those fetched."""
     receipt = Receipt(directory)
     fetched = []
     for part in _parts(names):
-        bad = _check_in_place(part, release, directory, receipt, report)
+        bad = _check_in_place(part, release, directory, receipt, progress)
         for name, reason in bad.items():
-            report.note(f"{directory / name}: {reason}; it is fetched again")
+            progress.note(f"{directory / name}: {reason}; it is fetched again")
         absent = [name for name in names if not (directory / name).is_file()]
         _check_space(release, directory, [*absent, *bad])
         missing = [name for name in part if not receipt.trusts(name)]
-        _replace(missing, release, directory, receipt, network, report)
+        _replace(missing, release, directory, receipt, network, progress)
         fetched += missing
     return fetched
 
@@ -122,16 +130,20 @@ def _parts(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _check_in_place(
-    names: Sequence[str], release: Release, directory: Path, receipt: Receipt, report: Report
+    names: Sequence[str],
+    release: Release,
+    directory: Path,
+    receipt: Receipt,
+    progress: DownloadProgress,
 ) -> dict[str, str]:
-    """Check the files that lie in place unchecked; returns what is wrong with the bad ones."""
+    """Check the files in place that have no receipt; returns the bad ones, with what is wrong."""
     bad = {}
     for name in names:
         if not receipt.trusts(name) and (directory / name).is_file():
-            if reason := _fault(name, directory / name, release, directory, report):
+            if reason := _fault(name, directory / name, release, directory, progress):
                 bad[name] = reason
             else:
-                with suppress(OSError):  # a directory that may only be read is as good
+                with suppress(OSError):  # a read-only directory is checked at every call
                     receipt.add(name)
     return bad
 
@@ -142,34 +154,37 @@ def _replace(
     directory: Path,
     receipt: Receipt,
     network: Network,
-    report: Report,
+    progress: DownloadProgress,
 ) -> None:
-    """Fetch `names`, check them, put the good ones into place; the bad ones again."""
+    """Fetch `names`, check them and put the good ones into place; fetch damaged ones again.
+
+    Raises `DownloadFailure` for files that cannot be fetched or stay damaged.
+    """
     files = [_wanted(release, directory, name, network) for name in names]
     while files:
-        lost = fetch(files, network, report)
+        lost = fetch(files, network, progress)
         bad = []
         for file in files:
             if file in lost:
                 continue
-            if reason := _fault(file.name, file.partial.path, release, directory, report):
-                file.spoilt(f"came damaged: {reason}")
+            if reason := _fault(file.name, file.partial.path, release, directory, progress):
+                file.discard(f"came damaged: {reason}")
                 bad.append(file)
             else:
                 file.partial.publish()
                 receipt.add(file.name)
         if lost:
-            raise in_vain([*lost, *bad])
+            raise failure_of([*lost, *bad])
         if any(file.failures > network.retries for file in bad):
-            told = "; ".join(f"{file.name} ({file.why()})" for file in bad)
-            raise DownloadFailure(f"what comes is not what OpenAI published: {told}")
+            reasons = "; ".join(f"{file.name} ({file.failure_reasons()})" for file in bad)
+            raise DownloadFailure(f"what comes is not what OpenAI published: {reasons}")
         for file in bad:
-            report.note(f"{file.name}: {file.why()}; it is fetched again")
+            progress.note(f"{file.name}: {file.failure_reasons()}; it is fetched again")
         files = bad
 
 
 def _wanted(release: Release, directory: Path, name: str, network: Network) -> Wanted:
-    """A file and where it may be: at a location under the model's later name, or its first."""
+    """A file to fetch; a location may have it under the model's later name or its first."""
     locations = []
     for mirror in map(httpx.URL, network.mirrors):
         paths = [f"{mirror.path.rstrip('/')}/{f}/{name}" for f in (release.alias, release.name)]
@@ -177,29 +192,33 @@ def _wanted(release: Release, directory: Path, name: str, network: Network) -> W
     return Wanted(name, Partial(directory / name), locations, release.size(name))
 
 
-def _fault(name: str, path: Path, release: Release, directory: Path, report: Report) -> str | None:
+def _fault(
+    name: str, path: Path, release: Release, directory: Path, progress: DownloadProgress
+) -> str | None:
     done = 0
 
     def advance(bytes: int) -> None:
         nonlocal done
         done += bytes
-        report.progress(f"check {name}", done, release.data_bytes)
+        progress.bytes_done(f"check {name}", done, release.data_bytes)
 
     return fault(name, path, release, directory, advance)
 
 
-# ---- what can be known without the network
+# ---- without the network
 
 
-def _offline(release: Release, directory: Path, report: Report, names: Sequence[str]) -> Downloaded:
+def _offline(
+    release: Release, directory: Path, progress: DownloadProgress, names: Sequence[str]
+) -> Downloaded:
     """Raises `DownloadFailure` naming every file that is missing or bad."""
     receipt = Receipt(directory)
     absent = [name for name in names if not (directory / name).is_file()]
     small, weights = _parts(names)
     try:
-        bad = _check_in_place(small, release, directory, receipt, report)
+        bad = _check_in_place(small, release, directory, receipt, progress)
         if INDEX not in bad and INDEX not in absent:
-            bad |= _check_in_place(weights, release, directory, receipt, report)
+            bad |= _check_in_place(weights, release, directory, receipt, progress)
     except OSError as error:
         raise DownloadFailure(f"{error.filename or directory}: {error.strerror}") from None
     facts = [f"{', '.join(absent)} missing"] if absent else []
@@ -213,24 +232,20 @@ def _offline(release: Release, directory: Path, report: Report, names: Sequence[
 
 
 def _needed(release: Release, directory: Path, names: Sequence[str]) -> int:
-    """Bytes that are still to come."""
+    """Bytes of `names` that are still to be fetched."""
     sizes = [(release.size(name) or 0) - Partial(directory / name).held for name in names]
     return sum(max(0, size) for size in sizes) + UNKNOWN
 
 
 def _check_space(release: Release, directory: Path, names: Sequence[str]) -> None:
     """Raises `DownloadFailure` where the disk has no room for `names`."""
-    if not names:
-        return
-    needed, free = _needed(release, directory, names), shutil.disk_usage(directory).free
-    if needed > free:
-        raise DownloadFailure(
-            f"{directory}: {release.name} needs {needed / 1e6:,.0f} MB more, {free / 1e6:,.0f} MB "
-            "are free; make room, or set GPT2RT_HOME to a place on another disk"
-        )
+    if names:
+        needed = _needed(release, directory, names)
+        remedy = "make room, or set GPT2RT_HOME to a place on another disk"
+        check_space(directory, needed, release.name, remedy, DownloadFailure)
 
 
-def _on_disk(error: OSError, release: Release, directory: Path) -> DownloadFailure:
+def _disk_failure(error: OSError, release: Release, directory: Path) -> DownloadFailure:
     place, reason = error.filename or directory, error.strerror or error
     if error.errno == errno.ENOSPC:
         absent = [name for name in CHECKPOINT_FILES if not (directory / name).is_file()]

@@ -1,7 +1,7 @@
-"""A model of the Hugging Face Hub, `hf://owner/model@revision`, fetched by the Hub's own library.
+"""Fetches a model of the Hugging Face Hub, `hf://owner/model@revision`, with the Hub's library.
 
-Only the files that an export reads are fetched, into the library's cache (`HF_HOME`), from
-`HF_ENDPOINT`; a revision is pinned to the commit that it stands for. The extra `hub` installs it.
+Only the files that an export reads are fetched, from `HF_ENDPOINT` into the library's cache
+(`HF_HOME`); a revision is pinned to its commit. The extra `hub` installs the library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SETTINGS = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("encoder.json", "vocab.bpe", "meta.pkl"),
 )
-# The first of these that a model has is what is fetched.
+# Formats of the weights; the first that a model has is fetched.
 WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
@@ -40,7 +40,7 @@ WEIGHTS = (
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A model's address, as text `hf://owner/model@revision`."""
+    """The address of a model; as text `hf://owner/model@revision`."""
 
     owner: str
     name: str
@@ -55,7 +55,7 @@ class HubModel:
 
     @classmethod
     def parse(cls, text: str) -> HubModel:
-        """Raises `InvalidSetting` for what is no such address; the revision may be left out."""
+        """The address in a text, whose revision may be left out. Raises `InvalidSetting`."""
         found = ADDRESS.fullmatch(text)
         if found is None:
             raise InvalidSetting(
@@ -67,16 +67,16 @@ class HubModel:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A model's files in a directory, and its address with the commit in place of a revision."""
+    """The directory of a model's files, and its address with the commit as its revision."""
 
     directory: Path
     model: HubModel
 
 
 def fetch(model: HubModel, network: Network | None = None) -> Fetched:
-    """The files of a model that an export reads; what the cache holds is not fetched again.
+    """Fetch the files of a model that an export reads; those in the cache are not fetched again.
 
-    Raises `MissingExtra` without the library, `DownloadFailure` for all that goes wrong there.
+    Raises `MissingExtra` without the library, `DownloadFailure` for every failure of it.
     """
     if find_spec("huggingface_hub") is None:
         raise missing_extra("hub", f"{model} needs huggingface_hub")
@@ -89,7 +89,7 @@ def fetch(model: HubModel, network: Network | None = None) -> Fetched:
         return _cached(model) if offline else _fetched(model)
     except DownloadFailure:
         raise
-    except Exception as error:  # the library has many types, and passes on those of others
+    except Exception as error:  # the library has many types, and lets through those of others
         raise DownloadFailure(f"{model}: {_reason(error, model)}") from None
 
 
@@ -106,7 +106,7 @@ def _fetched(model: HubModel) -> Fetched:
     found = HfApi(endpoint=endpoint).model_info(model.repository, revision=model.revision)
     if not COMMIT.fullmatch(commit := str(found.sha)):
         raise DownloadFailure(f"{model}: the Hub names no commit of it; try again later")
-    names = _needed((item.rfilename for item in found.siblings or ()), model)
+    names = files_to_fetch((item.rfilename for item in found.siblings or ()), model)
     directory = snapshot_download(
         model.repository, revision=commit, allow_patterns=names, endpoint=endpoint
     )
@@ -114,7 +114,7 @@ def _fetched(model: HubModel) -> Fetched:
 
 
 def _cached(model: HubModel) -> Fetched:
-    """What lies in the library's cache of the model: the revision, or the only one there is."""
+    """The model in the library's cache: the named revision, or the only one that is there."""
     from huggingface_hub import CacheNotFound, scan_cache_dir
 
     try:
@@ -135,8 +135,11 @@ def _cached(model: HubModel) -> Fetched:
     return Fetched(Path(named[0].snapshot_path), replace(model, revision=named[0].commit_hash))
 
 
-def _needed(names: Iterable[str], model: HubModel) -> list[str]:
-    """The files to fetch: settings, tokenizer and the weights in the best format there is."""
+def files_to_fetch(names: Iterable[str], model: HubModel) -> list[str]:
+    """Those of a model's files that an export reads: settings, tokenizer, weights in one format.
+
+    Raises `DownloadFailure` where there are no weights in a known format.
+    """
     names = list(names)
     for weights in WEIGHTS:
         found = [name for name in names if any(fnmatchcase(name, each) for each in weights)]
@@ -150,7 +153,7 @@ def _needed(names: Iterable[str], model: HubModel) -> list[str]:
 
 
 def _reason(error: Exception, model: HubModel) -> str:
-    """What went wrong, and what to do about it."""
+    """An error of the library in words for a user, with the remedy."""
     from huggingface_hub import errors
 
     page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{model.repository}"
@@ -163,8 +166,8 @@ def _reason(error: Exception, model: HubModel) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"the Hub answers {status}; try again later"
-    told = " ".join(ascii(str(error))[1:-1].split())[:160] or type(error).__name__
+    message = " ".join(ascii(str(error))[1:-1].split())[:160] or type(error).__name__
     return (
-        f"cannot be fetched ({told}); check the network and HF_ENDPOINT, or clone the model by "
+        f"cannot be fetched ({message}); check the network and HF_ENDPOINT, or clone the model by "
         "other means and name its directory"
     )

@@ -1,14 +1,13 @@
-"""Whether a released checkpoint's files are what OpenAI published, and a receipt that they were.
+"""Checks that a released checkpoint's files are what OpenAI published, and keeps a receipt of it.
 
-Sizes and sha256 where they are known; other indexes and `hparams.json` by the shape that they must
-describe; the weights by the checksum that the index keeps of every variable. Such a checksum tells
-damage, and forgery only where the index is known.
+Files are checked by size and sha256 where those are known; other indexes and `hparams.json` by the
+shape that they must describe; the weights by the crc32c that the index has of every variable. Such
+a checksum finds damage; it finds forgery only where the sha256 of the index is known.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,11 +29,12 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.protobuf import fields
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.fetch.tensor_bundle import Variable, mask, read_index
+from gpt2rt_export.files import write_text
 
 RECEIPT = ".verified.json"
 FORMAT = 1  # of the receipt; another one counts as none
 CHUNK = 1 << 22  # bytes
-NAMED = 5  # damaged variables that a message names
+NAMED = 5  # the most damaged variables that a message names
 
 Advance = Callable[[int], None]
 
@@ -42,10 +42,10 @@ Advance = Callable[[int], None]
 def fault(
     name: str, path: Path, release: Release, directory: Path, advance: Advance = lambda done: None
 ) -> str | None:
-    """What is wrong with the file at `path`, which is to be `name` of the release; None: nothing.
+    """What is wrong with the file at `path` as the file `name` of the release; None: nothing.
 
-    The data file is held against the index in `directory`, which must have been found good before;
-    `advance` is told the bytes read of it. Raises `OSError` where the file cannot be read.
+    The data file is checked against the index in `directory`, which must have been checked before;
+    `advance` is called with the bytes read of it. Raises `OSError` where a file cannot be read.
     """
     found, wanted = path.stat().st_size, release.size(name)
     if wanted is not None and found != wanted:
@@ -91,7 +91,7 @@ def _index_fault(path: Path, release: Release) -> str | None:
 
 
 def _meta_fault(path: Path, release: Release) -> str | None:
-    """TensorFlow's graph is never read here: that it is a whole protobuf message must do."""
+    """Only that it is a whole protobuf message: TensorFlow's graph is never used here."""
     try:
         return None if any(True for _ in list(fields(path.read_bytes()))) else "empty"
     except (ValueError, IndexError) as error:
@@ -107,7 +107,7 @@ FAULTS: dict[str, Callable[[Path, Release], str | None]] = {
 
 
 def _data_fault(path: Path, index: Path, advance: Advance) -> str | None:
-    """Every variable against the checksum that the index keeps of it, in the file's order."""
+    """The variables whose crc32c is not that of the index, in words; None: none."""
     variables = sorted(read_index(index).items(), key=lambda item: item[1].offset)
     with path.open("rb") as file:
         bad = [name for name, variable in variables if not _is_whole(file, variable, advance)]
@@ -128,46 +128,45 @@ def _is_whole(file: BinaryIO, variable: Variable, advance: Advance) -> bool:
 
 
 class Receipt:
-    """Which files of a directory were found good, with the sizes and times that they had then.
+    """Which files of a directory passed their check, with their sizes and times of change then.
 
-    So gigabytes are checked once. A file whose size or time has changed since is trusted no more,
-    and the data file only as long as its index is.
+    So gigabytes are checked once. A file whose size or time has changed since is no longer trusted,
+    and the data file only while its index is.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / RECEIPT
         self._entries: dict[str, list[int]] = {}
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):  # as if none
+        # A damaged receipt counts as none.
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             read = json.loads(self._path.read_text(encoding="utf-8"))
             if read["format"] == FORMAT:
                 self._entries = dict(read["files"])
 
     def trusts(self, name: str) -> bool:
-        """Whether `name` is still the file that was found good."""
+        """Whether `name` is still the file that passed its check."""
         if name == DATA and not self.trusts(INDEX):
             return False
         stamp = self._stamp(name)
         return stamp is not None and self._entries.get(name) == stamp
 
     def untrusted(self) -> list[str]:
-        """The files of a release that are missing here, or have not been found good."""
+        """The names of a release's files that are missing here, or have not passed their check."""
         return [name for name in CHECKPOINT_FILES if not self.trusts(name)]
 
     def add(self, name: str) -> None:
-        """`name` has been found good. Raises `OSError` where that cannot be written down.
+        """Record that the file `name` passed its check. Raises `OSError`.
 
-        Weights are good by an index: by a new one they are to be checked anew.
+        A new index makes an earlier check of the weights void.
         """
         if name == INDEX:
             self._entries.pop(DATA, None)
         stamp = self._stamp(name)
         assert stamp is not None
         self._entries[name] = stamp
-        written = self._path.with_name(f"{RECEIPT}.new")
         text = json.dumps({"format": FORMAT, "files": self._entries}, indent=2)
-        written.write_text(f"{text}\n", encoding="utf-8")
-        os.replace(written, self._path)
+        write_text(self._path, f"{text}\n")
 
     def _stamp(self, name: str) -> list[int] | None:
         try:

@@ -1,4 +1,4 @@
-"""One process at a time for a directory."""
+"""Locks that let one process at a time work on a directory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from filelock import FileLock
 
 
 def lock_of(directory: Path) -> FileLock:
-    """The lock for work on a directory: the hidden file `.NAME.lock` beside it.
+    """The lock for work on a directory, held on the hidden file `.NAME.lock` beside it.
 
-    Whoever may take it may write there anyway, unlike in a folder for everyone's temporary files.
-    The file stays when the lock is gone: removed, it could be locked by one process while the next
-    makes a new one.
+    There, unlike in a shared folder for temporary files, only users who may write the directory can
+    hold it. The file stays when the lock is released: if it were removed, one process could lock it
+    while the next makes a new one.
     """
     place = directory.absolute()
     return FileLock(place.with_name(f".{place.name}.lock"))

@@ -1,4 +1,4 @@
-"""Where files are fetched from, by which way, and how patiently."""
+"""Settings of downloads: mirrors, proxy, retries and timeouts."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ import httpx2 as httpx
 from gpt2rt.bundles.catalog import DOWNLOAD_ROOTS
 from gpt2rt.errors import InvalidSetting
 
-# Of the environment.
+# Environment variables.
 MIRRORS, OFFLINE, ALLOW_HTTP = "GPT2RT_MIRRORS", "GPT2RT_OFFLINE", "GPT2RT_ALLOW_HTTP"
 PROXIES = ("http", "https", "socks5", "socks5h")
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """How files are fetched. Raises `InvalidSetting` for what is no URL and for odd numbers.
+    """How files are fetched.
 
-    `mirrors` are tried in order; each holds a folder a model, as OpenAI's location does. Another
-    machine is asked over https only, also where a mirror refers to it, unless `allow_http`. `proxy`
-    None leaves it to the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY, ...). `retries` are
-    attempts in a row that bring nothing new; between them lie `backoff` seconds, doubled each time
-    up to `longest_wait`, and shortened at random by up to half. `connect_timeout` and
-    `stall_timeout` are seconds without an answer and without a byte; `parallel` files come at once.
+    `mirrors` are tried in order; each has a folder for each model, as OpenAI's location has. Other
+    machines are asked over https only, also where a mirror redirects to them, unless `allow_http`.
+    `proxy` None: as the environment says (HTTPS_PROXY, ALL_PROXY, NO_PROXY, ...). `retries` are
+    tries in a row that bring no new bytes; between them are `backoff` seconds, doubled each time up
+    to `longest_wait`, and shortened at random by up to half. `connect_timeout` and `stall_timeout`
+    are seconds without an answer and without a byte; `parallel` files are fetched at once.
+
+    Raises `InvalidSetting` for a text that is no URL and for numbers out of range.
     """
 
     mirrors: tuple[str, ...] = DOWNLOAD_ROOTS
@@ -63,8 +65,8 @@ class Network:
                 raise InvalidSetting(f"{name} must be more than 0, not {getattr(self, name)}")
 
     def may_ask(self, url: httpx.URL) -> bool:
-        """Whether what comes from there is what its server sent, or the user does not mind."""
-        return self.allow_http or url.scheme == "https" or _is_here(url.host)
+        """Whether a URL may be fetched: https, this machine, or any with `allow_http`."""
+        return self.allow_http or url.scheme == "https" or _is_this_machine(url.host)
 
     @classmethod
     def chosen(
@@ -74,9 +76,9 @@ class Network:
         offline: bool = False,
         allow_http: bool = False,
     ) -> Network:
-        """What the caller asks for, before what the environment says.
+        """The settings of the caller, completed by those of the environment.
 
-        `$GPT2RT_MIRRORS`, URLs with spaces between them, stands for OpenAI's locations;
+        `$GPT2RT_MIRRORS`, URLs with spaces between them, replaces OpenAI's locations;
         `$GPT2RT_OFFLINE` other than empty or 0 means offline, `$GPT2RT_ALLOW_HTTP` likewise.
         """
         usual = tuple(os.environ.get(MIRRORS, "").split()) or DOWNLOAD_ROOTS
@@ -92,8 +94,8 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "0") not in ("", "0")
 
 
-def _is_here(host: str) -> bool:
-    """Whether it is this machine: what is sent to it passes nobody."""
+def _is_this_machine(host: str) -> bool:
+    """Whether a host is this machine, to which nothing passes over a network."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -111,5 +113,5 @@ def _check_url(text: str, what: str, schemes: Sequence[str], example: str) -> No
 
 
 def shown(url: httpx.URL) -> str:
-    """A URL for messages and files: without name, password and the secrets of a query."""
+    """A URL for messages and files: without user, password and query, which may hold secrets."""
     return str(url.copy_with(userinfo=b"", query=None))

@@ -1,19 +1,20 @@
-"""A file that has not come whole yet."""
+"""The bytes of a file whose download is not finished."""
 
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gpt2rt_export.files import put_in_place
+
 
 class Partial:
-    """The bytes of a file that have come so far, in a hidden file beside its place.
+    """The bytes of a file fetched so far, in the hidden file `.NAME.partial` beside its place.
 
-    Another one says where they came from: `sources`, and the last one's `validator` (ETag or date)
-    by which the server tells whether the file is still the same.
+    `.NAME.partial.json` holds the URLs that they are from, `sources`, and the `validator` of the
+    last one (ETag or date of change), by which its server tells whether the file is still the same.
     """
 
     def __init__(self, place: Path) -> None:
@@ -23,6 +24,7 @@ class Partial:
 
     @property
     def held(self) -> int:
+        """How many bytes there are."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
@@ -35,25 +37,23 @@ class Partial:
         return found if isinstance(found, str) else None
 
     def restart(self) -> None:
-        """Forget the bytes. They go first: what is left never speaks for bytes of another file."""
+        """Delete the bytes, and then their sources: those never describe other bytes."""
         self.path.unlink(missing_ok=True)
         self._about.unlink(missing_ok=True)
 
-    def belongs(self, source: str, validator: str | None) -> None:
-        """The bytes that come next are from `source`."""
+    def set_source(self, source: str, validator: str | None) -> None:
+        """Record that the bytes written next are from the URL `source`."""
         sources = [s for s in self.sources if s != source]
         text = json.dumps({"sources": [*sources, source], "validator": validator})
         self._about.write_text(text, encoding="utf-8")
 
     def publish(self) -> None:
-        """Put the file into its place, whole or not at all, and for good."""
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
+        """Put the finished file into its place, whole or not at all."""
         self._about.unlink(missing_ok=True)
-        os.replace(self.path, self.place)
+        put_in_place(self.path, self.place)
 
     def _read(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, RecursionError):  # damaged: nobody knows, as if none
+        with suppress(OSError, ValueError, RecursionError):  # a damaged one counts as none
             read = json.loads(self._about.read_text(encoding="utf-8"))
             if isinstance(read, dict):
                 return read

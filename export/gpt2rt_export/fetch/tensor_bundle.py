@@ -1,8 +1,8 @@
-"""The index of a TensorFlow checkpoint: where each variable lies, and the checksum of its bytes.
+"""Reads the index of a TensorFlow checkpoint: where each variable is, and its checksum.
 
-Read without TensorFlow, whose reader keeps places and checksums to itself. The file is a LevelDB
+TensorFlow's own reader does not give places and checksums. The file is a LevelDB
 table (github.com/google/leveldb, doc/table_format.md) from variable names to `BundleEntryProto`s
-(tensorflow/core/protobuf/tensor_bundle.proto); under the empty name lies a `BundleHeaderProto`.
+(tensorflow/core/protobuf/tensor_bundle.proto); the entry without a name is a `BundleHeaderProto`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRAILER = 5  # bytes after a block: how it is compressed, its masked crc32c
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """What the index says of a variable. `crc32c` is that of its bytes, masked as LevelDB does."""
+    """A variable in the index. `crc32c` is that of its bytes, masked as LevelDB does."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -41,12 +41,12 @@ class Variable:
 
 
 def mask(crc: int) -> int:
-    """LevelDB's and TensorFlow's way to store a crc32c beside the data that it covers."""
+    """A crc32c in the form that LevelDB and TensorFlow store it in (`table_format.md`)."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def read_index(path: Path) -> dict[str, Variable]:
-    """Every variable by name. Raises `BadCheckpoint` for a file that is no whole index."""
+    """Every variable of the index file `path`, by name. Raises `BadCheckpoint` if it is damaged."""
     try:
         data = path.read_bytes()
         entries = dict(_table(data))
@@ -92,14 +92,14 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _handle(data: bytes, at: int) -> tuple[int, int, int]:
-    """Start and length of a block, and where the handle ends."""
+    """Start and length of a block, and the byte after the handle."""
     start, at = varint(data, at)
     length, at = varint(data, at)
     return start, length, at
 
 
 def _block(data: bytes, start: int, length: int) -> Iterator[tuple[bytes, bytes]]:
-    """Entries of a block: each key shares a prefix with the one before."""
+    """Keys and values of a block; each key shares a prefix with the one before."""
     block = take(data, start, length + TRAILER)
     stored = int.from_bytes(block[-4:], "little")
     if mask(crc32c(block[:-4])) != stored:

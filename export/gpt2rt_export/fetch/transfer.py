@@ -1,8 +1,7 @@
-"""Files over HTTP, several at once: each asked for at its locations in turn, and continued where it
-broke off.
+"""Fetches files over HTTP, several at once, from one location after another, and resumes them.
 
-What came so far lies in a `Partial` beside the file's place. Whether the bytes are the right ones
-is `integrity`'s question.
+The bytes of an unfinished file are in a `Partial` beside its place. Whether they are the right ones
+is checked by `integrity`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
 
 import httpx2 as httpx
 import socksio
@@ -26,35 +24,16 @@ import socksio
 from gpt2rt.errors import DownloadFailure, InvalidSetting
 from gpt2rt_export.fetch.network import Network, shown
 from gpt2rt_export.fetch.partial import Partial
+from gpt2rt_export.progress import DownloadProgress
 
-LARGEST = 1 << 26  # bytes of a file whose size nobody says
-PASSING = {408, 425, 429}  # of the 4xx: may go well the next time
-
-
-class Report(Protocol):
-    """Is told how a download goes on."""
-
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """`done` of `total` bytes (None: unknown) of a file."""
-
-    def note(self, text: str) -> None:
-        """Something that a person would want to know."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
+LARGEST = 1 << 26  # bytes of a file whose size neither the catalogue nor the server says
+PASSING = {408, 425, 429}  # of the 4xx: the next try may succeed
 
 
 class Interrupted(Exception):
-    """An answer that is no file, or a part of one; another try may do better.
+    """A request that brought no file, or only a part of one; another try may succeed.
 
-    `wait` are the seconds that the server asks for before that.
+    `wait`: seconds that the server asks to wait before that.
     """
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -63,67 +42,68 @@ class Interrupted(Exception):
 
 
 class Refused(Exception):
-    """An answer that will be the same the next time."""
+    """A request that another try would not help, such as one for a file that is not there."""
 
 
 @dataclass(slots=True, eq=False)
 class Wanted:
-    """A file on its way: its locations, its size where that is known, and how it goes.
+    """A file to fetch: its locations, its size in bytes if known, and the tries so far.
 
-    A location is a row of URLs: each of them is for the case that the one before knows of no such
-    file. A file of known size is checked byte for byte later, so any location may continue it.
+    A location is a row of URLs; each is asked where the one before has no such file. A file of
+    known size is checked byte for byte later, so any location may continue it.
     """
 
     name: str
     partial: Partial
     locations: list[tuple[httpx.URL, ...]]
     bytes: int | None
-    failures: int = 0  # in a row that brought nothing new
-    most: int = 0  # bytes ever held
-    reasons: dict[str, str] = field(default_factory=dict)  # by folder: why it failed last
+    failures: int = 0  # tries in a row that brought no new bytes
+    most_held: int = 0  # the most bytes that any try has reached
+    reasons: dict[str, str] = field(default_factory=dict)  # URL of a folder -> its last error
 
-    def failed(self) -> None:
-        """Another try has ended; one that brought more than any before starts the count anew."""
+    def count_failure(self) -> None:
+        """Count a failed try; one that brought more bytes than any before starts the count anew."""
         held = self.partial.held
-        self.failures = 1 if held > self.most else self.failures + 1
-        self.most = max(self.most, held)
+        self.failures = 1 if held > self.most_held else self.failures + 1
+        self.most_held = max(self.most_held, held)
 
-    def spoilt(self, reason: str) -> None:
-        """All bytes came and they are wrong: they go, and their locations are asked last."""
+    def discard(self, reason: str) -> None:
+        """Delete bytes that were found wrong, and ask the locations that they are from last."""
         bad = self.partial.sources
-        self.most = max(self.most, self.partial.held)
+        self.most_held = max(self.most_held, self.partial.held)
         self.partial.restart()
         self.reasons.update((folder(source), reason) for source in bad)
         self.locations.sort(key=lambda urls: any(shown(url) in bad for url in urls))
         self.failures += 1
 
-    def why(self) -> str:
-        """Every folder that was asked, with its reason."""
+    def failure_reasons(self) -> str:
+        """Every folder that was asked, with its last error."""
         return "; ".join(f"{place}: {reason}" for place, reason in self.reasons.items())
 
 
-def folder(shown: str) -> str:
-    """Where the file of a URL lies."""
-    return shown.rpartition("/")[0]
+def folder(url: str) -> str:
+    """A URL without the name of its file."""
+    return url.rpartition("/")[0]
 
 
-def fetch(files: Sequence[Wanted], network: Network, report: Report) -> list[Wanted]:
+def fetch(files: Sequence[Wanted], network: Network, progress: DownloadProgress) -> list[Wanted]:
     """Fetch every file into its partial, `network.parallel` at once.
 
-    Returns those that could not be had, once nothing is left to try; `in_vain` tells why.
+    Returns those that could not be fetched, after `network.retries` tries each; `failure_of` makes
+    the error of them. Raises `OSError` where a partial cannot be written.
     """
     try:
-        fetched = asyncio.run(_fetch(files, network, report))
-    except ExceptionGroup as group:  # the disk's error, once for each file under way
+        fetched = asyncio.run(_fetch(files, network, progress))
+    except ExceptionGroup as group:  # the error of the disk, once for each file
         raise group.exceptions[0] from None
     return [file for file, whole in zip(files, fetched, strict=True) if not whole]
 
 
-def in_vain(files: Sequence[Wanted]) -> DownloadFailure:
-    """The error that names every file and why it could not be had."""
-    reasons: dict[str, list[str]] = {}  # most often they are the same for every file
+def failure_of(files: Sequence[Wanted]) -> DownloadFailure:
+    """The error that names every file and why it could not be fetched."""
+    reasons: dict[str, list[str]] = {}  # reason -> files: most often it is the same for all
     for file in files:
-        reasons.setdefault(file.why(), []).append(file.name)
+        reasons.setdefault(file.failure_reasons(), []).append(file.name)
     told = [f"{', '.join(names)} cannot be fetched ({why})" for why, names in reasons.items()]
     return DownloadFailure(
         f"{'; '.join(told)}; check the network, name a --proxy or a --mirror, or put the files "
@@ -133,25 +113,27 @@ def in_vain(files: Sequence[Wanted]) -> DownloadFailure:
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """What all transfers of a run share; `said` is what a person has been told already."""
+    """What all transfers of a run share; `noted` holds the notes that were shown already."""
 
     client: httpx.AsyncClient
     network: Network
-    report: Report
+    progress: DownloadProgress
     at_once: asyncio.Semaphore
-    said: set[tuple[str, int]]
+    noted: set[tuple[str, int]]
 
 
-async def _fetch(files: Sequence[Wanted], network: Network, report: Report) -> list[bool]:
+async def _fetch(
+    files: Sequence[Wanted], network: Network, progress: DownloadProgress
+) -> list[bool]:
     at_once = asyncio.Semaphore(network.parallel)
     async with _client(network) as client, asyncio.TaskGroup() as group:
-        session = _Session(client, network, report, at_once, set())
-        tasks = [group.create_task(_persist(session, file)) for file in files]
+        session = _Session(client, network, progress, at_once, set())
+        tasks = [group.create_task(_fetch_one(session, file)) for file in files]
     return [task.result() for task in tasks]
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
@@ -162,7 +144,7 @@ def _client(network: Network) -> httpx.AsyncClient:
             follow_redirects=True,
             timeout=timeout,
             proxy=network.proxy,
-            verify=_certificates(),
+            verify=certificates(),
             headers={"Accept-Encoding": "identity"},
             event_hooks={"request": [functools.partial(_check_redirect, network)]},
         )
@@ -171,43 +153,44 @@ def _client(network: Network) -> httpx.AsyncClient:
 
 
 async def _check_redirect(network: Network, request: httpx.Request) -> None:
-    """Refuses what a server refers to where it could not have been named as a mirror."""
+    """Raises `Refused` for a redirect to a URL that could not have been named as a mirror."""
     if not network.may_ask(request.url):
         raise Refused(f"it refers to {shown(request.url)}, over http, which --allow-http allows")
 
 
-async def _persist(session: _Session, file: Wanted) -> bool:
-    """Try every location, again and again; returns whether that was not in vain."""
+async def _fetch_one(session: _Session, file: Wanted) -> bool:
+    """Fetch one file, trying every location again and again; returns whether it came whole."""
     network = session.network
     while file.bytes is None or file.partial.held != file.bytes:
         async with session.at_once:
-            waits = []  # seconds that the locations ask for which may do better the next time
+            waits = []  # seconds, one for each location that may succeed at the next try
             for urls in list(file.locations):
                 try:
-                    await _ask(session, urls, file)
+                    await _try_location(session, urls, file)
                     return True
                 except Refused:
                     continue
                 except Interrupted as error:
                     waits.append(error.wait)
-        file.failed()
+        file.count_failure()
         if not waits or file.failures > network.retries:
             return False
         wait = min(network.backoff * 2 ** (file.failures - 1), network.longest_wait)
         wait = max(wait * random.uniform(0.5, 1), min(max(waits), network.longest_wait))
-        if (file.why(), file.failures) not in session.said:
-            session.said.add((file.why(), file.failures))
-            session.report.note(f"{file.name}: {file.why()}; trying again in {wait:.1f} s")
+        reasons = file.failure_reasons()
+        if (reasons, file.failures) not in session.noted:
+            session.noted.add((reasons, file.failures))
+            session.progress.note(f"{file.name}: {reasons}; trying again in {wait:.1f} s")
         await asyncio.sleep(wait)
     return True
 
 
-async def _ask(session: _Session, urls: Sequence[httpx.URL], file: Wanted) -> None:
-    """Ask a location, under each name that it may have. Raises `Refused` or `Interrupted`."""
+async def _try_location(session: _Session, urls: Sequence[httpx.URL], file: Wanted) -> None:
+    """Fetch a file from one location. Raises `Refused` or `Interrupted`."""
     for url in urls:
         place = folder(shown(url))
         try:
-            await _attempt(session, url, file)
+            await _request(session, url, file)
             return
         except Refused as error:
             file.reasons[place] = str(error)
@@ -215,12 +198,13 @@ async def _ask(session: _Session, urls: Sequence[httpx.URL], file: Wanted) -> No
             file.reasons[place] = str(error)
             raise
         except (httpx.HTTPError, httpx.InvalidURL, socksio.SOCKSError) as error:
-            file.reasons[place] = reason = _plain(error, session.network)
+            file.reasons[place] = reason = _reason(error, session.network)
             raise Interrupted(reason) from None
     raise Refused
 
 
-def _plain(error: Exception, network: Network) -> str:
+def _reason(error: Exception, network: Network) -> str:
+    """An error of the network in words for a user."""
     match error:
         case httpx.ConnectTimeout():
             return f"no connection within {network.connect_timeout:g} s"
@@ -228,11 +212,11 @@ def _plain(error: Exception, network: Network) -> str:
             return f"nothing came for {network.stall_timeout:g} s"
         case socksio.SOCKSError():
             return f"the proxy does not speak SOCKS5 ({error})"
-    told = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
-    return told or type(error).__name__
+    message = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
+    return message or type(error).__name__
 
 
-async def _attempt(session: _Session, url: httpx.URL, file: Wanted) -> None:
+async def _request(session: _Session, url: httpx.URL, file: Wanted) -> None:
     """One request. Raises `Refused`, `Interrupted` or httpx's errors; what came is kept."""
     partial = file.partial
     if file.bytes is not None and partial.held > file.bytes:
@@ -243,19 +227,21 @@ async def _attempt(session: _Session, url: httpx.URL, file: Wanted) -> None:
         if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             _check_whole(answer, file)
             return
-        start, total = _accept(answer, file, held)
+        start, total = _check_answer(answer, file, held)
         if start == 0:
             partial.restart()
         asked = answer.request.headers.get("if-range") if start else None
-        partial.belongs(shown(url), _validator(answer.headers) or asked)
+        partial.set_source(shown(url), _validator(answer.headers) or asked)
         done = start
         with partial.path.open("ab") as out:
-            async for chunk in answer.aiter_raw():  # as they come: what a cut leaves is kept
+            async for (
+                chunk
+            ) in answer.aiter_raw():  # unbuffered, so that an interruption loses nothing
                 if done + len(chunk) > (total or LARGEST):
                     raise Interrupted(f"more than {total or LARGEST:,} bytes came")
                 out.write(chunk)
                 done += len(chunk)
-                session.report.progress(file.name, done, total)
+                session.progress.bytes_done(file.name, done, total)
     if total is not None and done != total:
         raise Interrupted(f"{done:,} of {total:,} bytes came")
 
@@ -269,7 +255,7 @@ def _range(partial: Partial, url: httpx.URL, wanted: int | None) -> dict[str, st
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """What If-Range may say: a strong ETag, else the date."""
+    """The value for If-Range: a strong ETag, else the date of the last change."""
     tag = headers.get("etag", "")
     validator = tag if tag.startswith('"') else headers.get("last-modified")
     return validator if validator and validator.isascii() else None  # others cannot be sent back
@@ -281,17 +267,17 @@ def _is_same(headers: Mapping[str, str], validator: str | None) -> bool:
     return validator is None or headers.get(name, validator) == validator
 
 
-def _accept(answer: httpx.Response, file: Wanted, held: int) -> tuple[int, int | None]:
-    """Where the bytes of the answer begin, and the size of the whole file (None: not said).
+def _check_answer(answer: httpx.Response, file: Wanted, held: int) -> tuple[int, int | None]:
+    """Where the bytes of the answer begin, and the size of the whole file (None: unknown).
 
-    Nothing of the partial is touched before its answer has been found to be a file.
+    Raises `Refused` or `Interrupted` for an answer that is no file; the partial stays then.
     """
     code, headers = answer.status_code, answer.headers
     if code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        told = f"status {code} {answer.reason_phrase}".strip()
+        status = f"status {code} {answer.reason_phrase}".strip()
         if 400 <= code < 500 and code not in PASSING:
-            raise Refused(told)
-        raise Interrupted(told, _retry_after(headers))
+            raise Refused(status)
+        raise Interrupted(status, _retry_after(headers))
     if headers.get("content-type", "").lower().startswith("text/html"):
         raise Interrupted("a web page came in place of the file, as from a login or a proxy")
     if headers.get("content-encoding", "identity").lower() != "identity":
@@ -314,7 +300,7 @@ def _accept(answer: httpx.Response, file: Wanted, held: int) -> tuple[int, int |
 
 
 def _content_range(headers: Mapping[str, str]) -> tuple[int, int | None]:
-    """Start and size of the whole, of `Content-Range: bytes 7-9/10`."""
+    """Where the part begins and the size of the whole, of `Content-Range: bytes 7-9/10`."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", "").strip())
     if found is None:
         raise Interrupted("a part came that does not say which")
@@ -333,9 +319,9 @@ def _check_whole(answer: httpx.Response, file: Wanted) -> None:
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks to wait for, as a number or as a date."""
-    told = headers.get("retry-after", "").strip()
-    if told.isdecimal():
-        return float(told)
+    asked = headers.get("retry-after", "").strip()
+    if asked.isdecimal():
+        return float(asked)
     with suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
     return 0.0

@@ -1,1 +1,1 @@
-"""The graph: traced in TensorFlow, converted to ONNX, fused, quantised."""
+"""Makes the graphs of a bundle: traced in TensorFlow, converted to ONNX, fused, quantised."""

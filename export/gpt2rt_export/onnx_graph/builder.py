@@ -1,4 +1,4 @@
-"""Collects what a fused graph is made of: nodes, constants, and the weights it wants."""
+"""Collects the parts of a fused graph: nodes, constants and the weights that it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own ops
 
 
 class Builder:
-    """The parts that have been taken over so far."""
+    """The parts of a fused graph made so far."""
 
     def __init__(self, hparams: HParams) -> None:
         self.hparams = hparams
@@ -40,18 +40,19 @@ class Builder:
         return outputs[0]
 
     def constant(self, name: str, value: Array) -> str:
+        """Add a constant; returns its name."""
         self.constants[name] = numpy_helper.from_array(value, name)
         return name
 
     def weight(self, weight: Weight) -> tuple[str, ...]:
-        """Ask for a weight (once, however often it is used); returns its names."""
+        """Require a weight, which may be used more than once; returns its initializers' names."""
         source, make, hparams = weight.source, weight.make, self.hparams
         if hparams.kv_width > hparams.head_width:
             weight = replace(weight, make=lambda w: make(pad_heads(source, w, hparams)))
         return self.weights.setdefault(weight.names, weight).names
 
     def vector(self, name: str) -> str:
-        """A gain or a bias, as the checkpoint has it."""
+        """Require a gain or a bias in float32; returns its name."""
         return self.weight(Weight(f"model/{name}", (f"model/{name}",), lambda b: (b,)))[0]
 
     def past(self, layer: int) -> list[str]:
@@ -63,7 +64,7 @@ class Builder:
         return [port.name for port in fused(self.hparams).present[layer]]
 
     def shape(self, scope: str) -> tuple[int, int]:
-        """[K,N] of a linear layer as it is written, with the heads padded."""
+        """[K,N] of a linear layer's weights, with the heads padded."""
         _, k, n = self.hparams.variables()[f"model/{scope}/w"]
         width = self.hparams.n_head * self.hparams.kv_width
         if scope.endswith("/attn/c_attn"):

@@ -1,4 +1,4 @@
-"""The traced TensorFlow graph becomes ONNX: the `standard` graph, still without any weights.
+"""Traces the TensorFlow graph and converts it to ONNX, still without weights.
 
 Every checkpoint variable is an argument of the traced function and so a graph input here; `fuse.py`
 and `weights.py` turn those inputs into external data. Nothing in the model is larger than a few
@@ -39,6 +39,7 @@ def trace(hparams: HParams) -> tuple[tf.types.experimental.GenericFunction, list
 
 
 def convert(hparams: HParams) -> onnx.ModelProto:
+    """The ONNX graph of that shape, with every variable as an input."""
     model, signature = trace(hparams)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     proto, _ = tf2onnx.convert.from_function(model, signature, opset=OPSET)

@@ -1,9 +1,9 @@
-"""The fused graph for CUDA: float16 throughout, the residual and the norm after it in one op, and
-the choice of the next token in the graph, so that a step's 50,257 logits stay on the device.
+"""Makes the fused graph for CUDA: float16 throughout, residual and norm in one op.
 
-Takes the parts over at the same named cuts as `fuse.py` and shares its weight file. Activations
-stay [B,S,D]: without the flat rows that int8 wants there is nothing to reshape, and every node runs
-on the device, as a CUDA graph needs. Attention here takes float16 only, so there is no float32.
+It also samples the next token, so that a step's 50,257 logits stay on the device. Parts are
+replaced at the same named cuts as in `fuse.py`, and the weight file is shared. Activations stay
+[B,S,D]: without the flat rows that int8 wants there is nothing to reshape, and every node runs on
+the device, as a CUDA graph needs. Attention here takes float16 only, so there is no float32.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gpt2rt_export.onnx_graph.rounding import half
 from gpt2rt_export.onnx_graph.weights import Weight
 
 HALF = TensorProto.FLOAT16
-CHUNK = 256  # weights summed as one where the drawn token is looked for
+CHUNK = 256  # tokens whose weights are summed first when one is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class HalfArithmetic:
 def fuse_cuda(
     standard: onnx.ModelProto, hparams: HParams, precision: str
 ) -> tuple[onnx.ModelProto, list[Weight]]:
-    """The graph for CUDA, still without weights, and the weights that it wants."""
+    """The graph for CUDA, still without weights, and the weights that it needs."""
     b = Builder(hparams)
     arithmetic = CUDA[precision]
     places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
@@ -129,7 +129,7 @@ def rows(b: Builder, x: str, width: int) -> str:  # [B,S,W] -> [R,W]
 
 
 def activate(b: Builder, x: str, h: str) -> str:
-    """Of other activations than OpenAI's the converted graph's own nodes stay, in float32."""
+    """OpenAI's GELU as one op; else the converted graph's own nodes, in float32."""
     bias = vector(b, f"{h}/mlp/c_fc/b")
     if b.hparams.activation == "gelu_new":
         return b.op("FastGelu", [x, bias], f"{h}/active", domain=MICROSOFT)
@@ -138,11 +138,11 @@ def activate(b: Builder, x: str, h: str) -> str:
 
 
 def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> float32 [R,V]
-    """Logits about their mean in float16, and then their mean.
+    """Logits, computed in float16 as differences from their mean, to which the mean is added after.
 
-    GPT-2's logits of a row may all lie about -100, where float16 has steps of 1/16. Their mean is
-    the product with the mean row of the lm_head; inside the product, which sums in float32, it
-    comes off before anything is rounded.
+    GPT-2's logits of a row may all be about -100, where float16 has steps of 1/16. Their mean is
+    the product with the mean row of the lm_head; it is subtracted inside the product, which sums in
+    float32, before rounding.
     """
     source = f"model/{b.hparams.head_variable}"
     (mean,) = b.weight(
@@ -172,7 +172,7 @@ def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
 
 
 def wide_wte(b: Builder, name: str, out: str) -> str:
-    """int8 columns and their scales -> float16 [D,V]; ONNX Runtime does it once, when it loads."""
+    """int8 columns and their scales -> float16 [D,V], computed once, when the graph is loaded."""
     q, scale = int8_wte(b, name)
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     return b.op("Cast", [b.op("Mul", [wide, scale], f"{out}/product")], out, to=HALF)
@@ -202,16 +202,11 @@ CUDA = {
 # ---- the next token
 
 
-def select(b: Builder, scores: str) -> None:
-    """The likeliest tokens of each row, and one drawn from all of them by the row's number.
-
-    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
-    sum passes the number's share, then the token in it. CumSum over a whole row would take
-    quadratic time on CUDA.
-    """
+def select_constants(b: Builder) -> dict[str, str]:
+    """The shapes, indices and sizes that `select` needs, as constants of the graph."""
     n_vocab = b.hparams.n_vocab
     chunks = -(-n_vocab // CHUNK)
-    const = {
+    return {
         name: b.constant(f"select/{name}", np.array(values, np.int64))
         for name, values in (
             ("zero", [0]),
@@ -225,6 +220,16 @@ def select(b: Builder, scores: str) -> None:
             ("shape", [-1, chunks, CHUNK]),
         )
     }
+
+
+def select(b: Builder, scores: str) -> None:
+    """Emit the most likely tokens of each row, and one drawn from all by the row's uniform number.
+
+    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
+    sum passes the number's share, then the token in it. CumSum over a whole row would take
+    quadratic time on CUDA.
+    """
+    const = select_constants(b)
     axis = b.constant("select/axis", np.array(1, np.int64))
 
     def op(kind: str, inputs: list[str], name: str, **attributes: object) -> str:
@@ -244,7 +249,7 @@ def select(b: Builder, scores: str) -> None:
     b.op("TopK", [scores, const["k"]], [port.name for port in best(b.hparams)], axis=1)
     # Not ReduceMax, which takes 3 ms on an H100 as soon as there are two rows.
     largest = op("Gather", [best(b.hparams)[0].name, const["zero"]], "largest", axis=1)
-    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "heat")
+    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "inverse_temperature")
     scaled = op("Mul", [op("Sub", [scores, largest], "below"), inverse], "scaled")
     weights = op("Pad", [op("Exp", [scaled], "weights"), const["pads"]], "padded")
     parts = op("Reshape", [weights, const["shape"]], "parts")

@@ -1,12 +1,12 @@
-"""The standard graph becomes the fused one: each named part is taken over by ONNX Runtime's own op.
+"""Makes the fused graph of the standard one, by ONNX Runtime's own ops for its named parts.
 
-No pattern is matched. A fused node is emitted with a named cut of `graph.py` as its output, and one
-walk back from the new outputs keeps what they still need; the rest of the converted graph, the
-combined `past` included, falls away. What differs between precisions, the three products with big
-weights, comes from the `Arithmetic` handed in (see `quantize.py`).
+No pattern is matched. A fused node is emitted with a named cut of `graph.py` as its output, and a
+walk back from the new outputs keeps the nodes that they need; the rest of the converted graph, the
+combined `past` included, is left out. The precisions differ in three products with big weights,
+which the given `Arithmetic` emits (see `quantize.py`).
 
-Inside, activations are flat: [M,D] with M = B*S, rows of a batch one below the other, so that a row
-is the same computation whatever stands beside it. Only attention sees [B,S,...].
+Inside, activations are flat: [M,D] with M = B*S, the rows of a batch one after another, so that a
+row's computation does not depend on the others. Only attention has [B,S,...].
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
 
 
 def cut(scope: str) -> str:
-    """The tensor in which the part `scope` of `graph.py` ends."""
+    """The name of the tensor that the part `scope` of `graph.py` results in."""
     return f"{scope}/out:0"
 
 
 def fuse(
     standard: onnx.ModelProto, hparams: HParams, arithmetic: Arithmetic
 ) -> tuple[onnx.ModelProto, list[Weight]]:
-    """The fused graph, still without weights, and the weights that it wants.
+    """The fused graph, still without weights, and the weights that it needs.
 
     Its inputs and outputs are those of `gpt2rt.bundles.interface.fused`. Raises `Gpt2rtError`
     where the standard graph lacks a named cut.
@@ -80,7 +80,7 @@ def embed(b: Builder, arithmetic: Arithmetic) -> None:  # [B,S] -> [M,D]
 
 
 def zero_points(b: Builder, rows: str, name: str) -> None:
-    """From here on, as many zero points [M,1] as `rows` has numbers; unused ones are pruned."""
+    """Use as many zero points [M,1] as `rows` has numbers from here on; unused ones are pruned."""
     column = b.op(
         "Reshape", [rows, b.constant("column", np.array([-1, 1], np.int64))], f"{name}/of"
     )
@@ -120,7 +120,7 @@ def block(b: Builder, x: str, i: int, arithmetic: Arithmetic) -> None:
     h = f"h{i}"
     mixed = attend(b, linear(b, norm(b, x, f"{h}/ln_1"), f"{h}/attn/c_attn", arithmetic), i)
     if i == b.hparams.n_layer - 1:
-        # Past the last attention a row meets no other, so only rows with wanted logits go on.
+        # After the last attention rows are independent: only those with wanted logits go on.
         mixed = b.op("Gather", [mixed, ROWS.name], f"{h}/attend/rows", axis=0)
         zero_points(b, ROWS.name, "rows/zero_points")
         rows = b.op("Gather", [x, ROWS.name], f"{h}/rows", axis=0)
@@ -133,8 +133,8 @@ def block(b: Builder, x: str, i: int, arithmetic: Arithmetic) -> None:
 
 
 def activate(b: Builder, x: str, h: str, arithmetic: Arithmetic) -> None:  # [M,D] -> [M,4D]
-    """The MLP's first half. ONNX Runtime has an op with bias for OpenAI's GELU; of any other
-    activation the converted graph's own nodes stay, which work on rows as on [B,S,...]."""
+    """The MLP's first half: OpenAI's GELU as one op with bias; for other activations the converted
+    graph's own nodes, which work on rows as on [B,S,...]."""
     if b.hparams.activation != "gelu_new":
         linear(b, x, f"{h}/mlp/c_fc", arithmetic)
         return
@@ -148,7 +148,7 @@ def head(b: Builder, x: str, arithmetic: Arithmetic) -> None:  # [R,D] -> [R,V]
 
 
 def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
-    """Keep what the outputs need of the emitted nodes and, behind them, of the standard graph."""
+    """The graph of the emitted nodes and of the standard graph's nodes that they need."""
     inputs, outputs = declared(interface.inputs), declared(interface.outputs)
     makers = {name: node for node in standard.graph.node for name in node.output}
     kept = {value.name: value for value in standard.graph.initializer} | b.constants
@@ -174,7 +174,7 @@ def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onn
 def prune(
     makers: Mapping[str, onnx.NodeProto], wanted: list[str], known: set[str]
 ) -> list[onnx.NodeProto]:
-    """The nodes behind the tensors `wanted`, each after those it reads; `known` have no maker."""
+    """The nodes that compute the tensors `wanted`, in order; `known` tensors need no node."""
     needs: dict[str, set[str]] = {}
     wanted = list(wanted)
     while wanted:

@@ -1,9 +1,9 @@
-"""What lets onnxruntime-genai load a standard bundle: a second graph over the same weights, its
-`genai_config.json`, and the tokenizer in Hugging Face's format.
+"""Writes the files with which onnxruntime-genai can load a standard bundle.
 
-onnxruntime-genai keeps keys and values of every layer as tensors of their own and cannot be told of
-OpenAI's combined `past`, so the second graph joins and parts them. It knows no attention mask:
-sequences of a batch would have to be of one length, so its batch is fixed at 1.
+They are a second graph over the same weights, `genai_config.json`, and the tokenizer in Hugging
+Face's format. onnxruntime-genai has keys and values of every layer as tensors of their own, not
+OpenAI's combined `past`, so the second graph joins and splits them. It has no attention mask, so
+its batch is fixed at 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OUTPUTS = {
 
 
 def write_genai(standard: onnx.ModelProto, hparams: HParams, directory: Path) -> None:
-    """Put the graph, its settings and the tokenizer beside the bundle's own files."""
+    """Write the graph, its settings and the tokenizer into the bundle's directory."""
     onnx.save(genai(standard, hparams), directory / GRAPH)
     tokenizer = read_tokenizer(directory)
     (directory / CONFIG).write_text(json.dumps(config(hparams, tokenizer), indent=2) + "\n")
@@ -48,13 +48,13 @@ def write_genai(standard: onnx.ModelProto, hparams: HParams, directory: Path) ->
 
 
 def genai(standard: onnx.ModelProto, hparams: HParams) -> onnx.ModelProto:
-    """The standard graph with one sequence and a past a layer: plain ONNX still."""
+    """The standard graph for one sequence, with keys and values of each layer as own tensors."""
     model = onnx.ModelProto()
     model.CopyFrom(standard)
     graph = model.graph
     pasts = [name % i for i in range(hparams.n_layer) for name in _pair(NAMES, "past")]
     presents = [name % i for i in range(hparams.n_layer) for name in _pair(OUTPUTS, "present")]
-    nodes = [*_join(pasts, hparams), *graph.node, *_part(presents, hparams)]
+    nodes = [*_join(pasts, hparams), *graph.node, *_split(presents, hparams)]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     for name, value in _shapes(hparams).items():
@@ -84,7 +84,7 @@ def _shapes(hparams: HParams) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
 
 
 def _join(pasts: list[str], hparams: HParams) -> list[onnx.NodeProto]:
-    """2L tensors [1,H,P,W] -> `past` [1,L,2,H,P,W]; P may be 0, so nothing can be left open."""
+    """2L tensors [1,H,P,W] -> `past` [1,L,2,H,P,W]; P may be 0, so no size can be inferred."""
     node = helper.make_node
     return [
         node("Cast", [NAMES["input_ids"]], [X.name], to=TensorProto.INT32),
@@ -95,7 +95,7 @@ def _join(pasts: list[str], hparams: HParams) -> list[onnx.NodeProto]:
     ]
 
 
-def _part(presents: list[str], hparams: HParams) -> list[onnx.NodeProto]:
+def _split(presents: list[str], hparams: HParams) -> list[onnx.NodeProto]:
     node = helper.make_node
     return [
         node("Reshape", [present(hparams).name, "genai/layers"], ["genai/presents"]),
@@ -104,7 +104,7 @@ def _part(presents: list[str], hparams: HParams) -> list[onnx.NodeProto]:
 
 
 def config(hparams: HParams, tokenizer: TextTokenizer) -> dict[str, Any]:
-    """`genai_config.json`: greedy unless told otherwise, up to the context."""
+    """The content of `genai_config.json`: greedy by default, up to the context's length."""
     end = tokenizer.end_of_text
     return {
         "model": {

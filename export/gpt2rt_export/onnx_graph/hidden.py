@@ -1,7 +1,7 @@
-"""The embedding graph: the same nodes over the same weights, with the hidden states as outputs.
+"""Makes the embedding graph: the same nodes and weights, with the hidden states as outputs.
 
-It is made from the finished graph of the bundle, whichever kind that is, by the named cuts at which
-the parts end. What only the logits need falls away, and so do the keys and values of a past.
+It is made from the finished graph of the bundle, of either kind, by the named cuts of its parts,
+without the nodes of the logits and without past keys and values.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Precisions: a table from a name to the arithmetic of the products with big weights.
+"""The table of precisions: how each multiplies by big weights.
 
-A precision says how a linear layer's product, the token embedding and the lm_head are computed and
-how their weights are stored; all else of the fused graph is float32 everywhere.
+A precision determines how a linear layer's product, the token embedding and the lm_head are
+computed and how their weights are stored; all else of the fused graph is float32 everywhere.
 
-int8 is W8A8 with a scale for every row of activations (computed as it comes) and for every column
-of weights. Sums are of whole numbers, hence exact in any order: a row's product is bit-equal
-whatever rows stand beside it.
+int8 is W8A8 with a scale for every row of activations (computed at run time) and for every column
+of weights. Sums are of integers, hence exact in any order: a row's product does not depend on
+the other rows.
 
 int4 is W4A8 with a scale and a zero point for every block of weights and a scale for every block of
-activations, by ONNX Runtime's own op;
-the lm_head and the embedding, where 4 bits would cost most, are those of int8.
+activations, by ONNX Runtime's own op; the lm_head and the embedding, where 4 bits would lose most,
+are those of int8.
 
-fp16 keeps weights of half the size. ONNX Runtime has no faster product for them on a processor:
-they are widened once, when the graph is loaded.
+fp16 keeps weights of half the size. ONNX Runtime has no faster product for them on a CPU:
+they are converted to float32 once, when the graph is loaded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def matrix(w: Array) -> Array:  # OpenAI's [1,K,N] -> [K,N]
 
 
 def _plus(b: Builder, product: Callable[[str], str], scope: str, out: str, bias: str) -> str:
-    """What `product` makes under a name, and the bias, where there is one, in a node behind it."""
+    """The product, and the bias where there is one, added by a node after it."""
     return b.op("Add", [product(f"{scope}/product"), bias], out) if bias else product(out)
 
 
@@ -113,7 +113,7 @@ def fp16_head(b: Builder, x: str, out: str) -> str:
 def int8_product(
     b: Builder, x: str, scope: str, k: int, names: tuple[str, ...], out: str
 ) -> str:  # x [M,K], weights and scales `names` -> [M,N]
-    """Quantise the rows of x as they come, multiply in whole numbers, scale back.
+    """Quantise the rows of x, multiply in integers, scale back.
 
     A row is a block of K, so that its scale [M,1] serves both ways as it is. A row of zeros has the
     scale 0; whatever 0/0 is rounded to, the scale makes zeros of it again.

@@ -1,4 +1,4 @@
-"""Float weights become whole numbers and scales: pure functions, one a format."""
+"""Quantises float weights to integers and scales: a pure function for each format."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def _pairs(steps: Array) -> Array:  # [...,2n] below 16 -> [...,n]
 
 
 def half(w: Array) -> Array:  # float32 -> float16
-    """Rounded to the nearest; values beyond 65,504 become infinite, which `attach` refuses."""
+    """Rounded to the nearest; values beyond 65,504 become infinite, for which `attach` raises."""
     with np.errstate(over="ignore"):
         return w.astype(np.float16)

@@ -1,4 +1,4 @@
-"""The standard graph, complete: plain ONNX with OpenAI's combined `past`, for any ONNX runtime."""
+"""Completes the standard graph: plain ONNX with OpenAI's combined `past`, for any runtime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpt2rt_export.onnx_graph.weights import Weight
 
 
 def standard(converted: onnx.ModelProto, hparams: HParams) -> tuple[onnx.ModelProto, list[Weight]]:
-    """The converted graph with its variables no longer inputs, and the weights that it wants.
+    """The converted graph with its variables no longer inputs, and the weights that it needs.
 
     TensorFlow lower-cases argument names, so `x` gets its name `X` back.
     """

@@ -1,4 +1,4 @@
-"""The graphs of a fused bundle: one a kind of processor, over one weight file."""
+"""Makes and writes the graphs of a bundle: one for each kind of processor, over one weight file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpt2rt_export.sources import Checkpoint
 def fused(
     standard: onnx.ModelProto, hparams: HParams, precision: str
 ) -> tuple[dict[str, onnx.ModelProto], list[Weight]]:
-    """File name -> graph, still without weights, and the weights that they want together."""
+    """File name -> graph, still without weights, and the weights that they need together."""
     model, weights = fuse(standard, hparams, ARITHMETICS[precision])
     models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
     if precision in CUDA:
@@ -36,7 +36,7 @@ def write(
     directory: Path,
     advance: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Put the weights, the graphs and the embedding graph, made from the first, into a directory.
+    """Write the weights, the graphs, and the embedding graph made from `GRAPH`, into a directory.
 
     Raises what `attach` does.
     """

@@ -1,7 +1,7 @@
-"""Weights of an exported graph: made from checkpoint variables, written as external data.
+"""Writes the weights of exported graphs, made from checkpoint variables, as external data.
 
-One variable is read, turned into its initializers and written before the next is touched, so memory
-stays near the largest single tensor.
+Each variable is read, converted to its initializers and written before the next one is read, so
+that memory holds about the largest single tensor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALIGNMENT = 64  # bytes; a cache line, so that a memory-mapped tensor suits ever
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """The initializers `names`, which `make` makes from the checkpoint variable `source`."""
+    """The initializers `names`, computed by `make` from the checkpoint variable `source`."""
 
     source: str
     names: tuple[str, ...]
@@ -35,7 +35,7 @@ class Weight:
 
 
 def pad_heads(name: str, values: Array, hparams: HParams) -> Array:
-    """Attention weights with zeros behind every head, up to `kv_width`; others as they are.
+    """Attention weights with every head padded with zeros to `kv_width`; others as they are.
 
     Zeros in q and k add nothing to a score, zeros in v make zeros that c_proj ignores.
     """
@@ -60,8 +60,9 @@ def attach(
 ) -> None:
     """Write every weight into the file `path` and refer to it from those of `models` that read it.
 
-    `advance` is told the bytes read from the checkpoint after each variable. Raises `BadCheckpoint`
-    that lists every variable with values that are not finite, or beyond what the weight can hold.
+    `advance` is called with the bytes of each variable read from the checkpoint. Raises
+    `BadCheckpoint` that lists every variable with values that are not finite, or too large for the
+    precision.
     """
     bad, beyond = [], []
     sources: dict[str, list[Weight]] = {}

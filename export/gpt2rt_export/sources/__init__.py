@@ -1,7 +1,7 @@
-"""A checkpoint of any origin: hyper-parameters and variables, read one at a time.
+"""Reads checkpoints of any format: hyper-parameters, and variables one at a time.
 
-Everything that can be known beforehand is checked beforehand, and all that is wrong is told at
-once. One origin a file; `formats` knows them all and which of them lies in a directory.
+Shapes and names are checked when a checkpoint is opened, and one error lists everything that is
+wrong. One format a file; `formats` finds the one of a directory.
 """
 
 from gpt2rt_export.sources.checkpoint import Array, Checkpoint

@@ -1,4 +1,4 @@
-"""What every origin has in common: the checkpoint itself, and how it is held against its shape."""
+"""The interface of a checkpoint, and checks that all formats share."""
 
 from __future__ import annotations
 
@@ -21,36 +21,34 @@ BLOCK = re.compile(r"(?:^|[/.])h[/.]?(\d{1,9})[/.]")
 
 
 class Checkpoint(Protocol):
-    """A model's weights under OpenAI's names.
-
-    `origin` is where they are, for messages; `identity` is what they are, for the manifest.
-    """
+    """A model's weights under OpenAI's names, read one variable at a time."""
 
     @property
     def hparams(self) -> HParams: ...
 
     @property
-    def origin(self) -> str: ...
+    def origin(self) -> str:
+        """Where the weights are, for messages."""
 
     @property
     def tokenizer(self) -> Path | None:
-        """The directory that holds the tokenizer's files, where the origin has one."""
+        """The directory of the tokenizer's files; None where the format has none."""
 
     @property
     def files(self) -> Sequence[Path]:
-        """The files that hold the weights, where they are in files."""
+        """The files of the weights; empty where they are not in files."""
 
     @property
     def unused(self) -> Sequence[str]:
-        """The arrays in the files that are no variables, by their names there."""
+        """The names, in the files, of arrays that are not used."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a user should know of how it was read: arrays left out, zeros, other names."""
+        """Sentences for the user on how it was read: arrays left out, zeros, other names."""
 
     @property
     def identity(self) -> str:
-        """Tells these weights from others, wherever they lie."""
+        """A text for the manifest that is the same for the same weights, wherever they are."""
 
     def read(self, name: str) -> Array:
         """The variable `name` in the shape of `HParams.variables`, float32."""
@@ -62,16 +60,18 @@ def differences(
     own_name: Callable[[str], str] = lambda name: name,
     own_shape: Callable[[Shape], Shape] = lambda shape: shape,
 ) -> list[str]:
-    """What `found` lacks of the variables that `hparams` promises, and blocks beyond them.
+    """A sentence for each variable of `hparams` that `found` lacks or has in another shape, and for
+    blocks beyond `n_layer`.
 
-    `own_name` and `own_shape` turn OpenAI's names and shapes into those of `found`.
+    `found`: name -> shape. `own_name` and `own_shape` turn OpenAI's names and shapes into those of
+    `found`.
     """
     wrong = []
     blocks = [int(m[1]) for m in map(BLOCK.search, found) if m]
     last = max(blocks, default=0)
     if blocks and last != hparams.n_layer - 1:
         wrong.append(f"blocks up to h{last} where n_layer is {hparams.n_layer}")
-    # Numbers may be huge: of one block more than there are different ones, one is missing.
+    # A damaged n_layer may be huge: one block more than the files have shows that some are missing.
     known = replace(hparams, n_layer=min(hparams.n_layer, last + 1, len(set(blocks)) + 1))
     for variable, promised in known.variables().items():
         name, shape = own_name(variable), own_shape(promised)
@@ -85,9 +85,9 @@ def differences(
 def with_own_head(
     hparams: HParams, found: Mapping[str, Shape], read: Callable[[str], Array]
 ) -> HParams:
-    """`hparams`, untied where the arrays have a head unlike the token embedding.
+    """`hparams`, untied where the arrays have an lm_head that differs from the token embedding.
 
-    OpenAI's `hparams.json` has no word for it, so the arrays decide.
+    OpenAI's `hparams.json` has no field for it, so the arrays decide.
     """
     if not hparams.tied or HEAD not in found or EMBEDDING not in found:
         return hparams
@@ -96,18 +96,18 @@ def with_own_head(
 
 
 def left_out(names: Iterable[str]) -> list[str]:
-    """A note that names arrays which are not used, such as an optimiser's; none where all are."""
+    """A note that names arrays that are not used, such as an optimiser's; empty for no names."""
     some = sorted(names)
     more = f" and {len(some) - 9:,} more" if len(some) > 9 else ""
     return [f"Leave out {', '.join(some[:9])}{more}: no part of the model"] if some else []
 
 
 def unused(hparams: HParams, found: Iterable[str]) -> list[str]:
-    """The arrays that are no variables; a tied head is the embedding once more."""
+    """The names of arrays that are no variables; a tied lm_head, a copy of wte, counts as one."""
     return sorted(set(found) - set(hparams.variables()) - {HEAD})
 
 
-# How the tensors of other families are called, most telling first.
+# Names of tensors of other families of models, the most specific first.
 FAMILIES = (
     (r"(^|\.)model\.decoder\.layers\.", "OPT or BART"),
     (r"(^|\.)(encoder|decoder)[./]block", "T5"),
@@ -123,7 +123,7 @@ FAMILIES = (
 
 
 def family(names: Iterable[str]) -> str:
-    """What else the tensors are, in words for a message; nothing where they tell nothing."""
+    """The other family of models that has tensors of these names, in words; "" if unknown."""
     names = list(names)
     for pattern, what in FAMILIES:
         if any(re.search(pattern, name) for name in names):
@@ -132,5 +132,5 @@ def family(names: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """A library's error in one line."""
+    """The first line of a library's error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Which format lies in a place: a table of origins and the files by which each is known."""
+"""Opens a checkpoint in whatever format it has: a table of formats and their files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from gpt2rt_export.sources.openai import OpenAICheckpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """An origin: what it is called, the files (patterns) that give it away, and its reader."""
+class CheckpointFormat:
+    """A format: its name, patterns of the files by which it is recognised, and its reader.
+
+    `open` takes the directory and whether the tokenizer's files must be there.
+    """
 
     name: str
     marks: tuple[str, ...]
@@ -26,7 +29,7 @@ class Format:
 
 
 def _one(place: Path, pattern: str) -> Path:
-    """The one file of that pattern in a directory."""
+    """The only file of a pattern in a directory. Raises `BadCheckpoint` for several."""
     files = sorted(place.glob(pattern))
     if len(files) > 1:
         names = ", ".join(path.name for path in files)
@@ -35,22 +38,22 @@ def _one(place: Path, pattern: str) -> Path:
 
 
 FORMATS = (
-    Format(
+    CheckpointFormat(
         "OpenAI's TensorFlow checkpoint",
         ("checkpoint", "*.index", "*.data-*-of-*"),
         lambda place, with_tokenizer: OpenAICheckpoint(place, with_tokenizer=with_tokenizer),
     ),
-    Format(
+    CheckpointFormat(
         "Hugging Face",
         (CONFIG, "*.safetensors", "adapter_config.json", "pytorch_model*.bin"),
         lambda place, with_tokenizer: HuggingFaceCheckpoint(place),
     ),
-    Format(
+    CheckpointFormat(
         "nanoGPT",
         (nanogpt.FILE,),
         lambda place, with_tokenizer: NanoGPTCheckpoint(place / nanogpt.FILE),
     ),
-    Format(
+    CheckpointFormat(
         "NumPy",
         ("*.npz",),
         lambda place, with_tokenizer: NpzCheckpoint(_one(place, "*.npz")),
@@ -64,7 +67,7 @@ FILES: dict[str, Callable[[Path], Checkpoint]] = {
 }
 
 TORCH = "PyTorch's own format; save it with save_pretrained(), or name the file if nanoGPT wrote it"
-# What else people have on their disks.
+# Files of other things, and what a message says of them.
 OTHERS = {
     MANIFEST: "a bundle already: run it with `gpt2rt generate --model`",
     "*.gguf": "a model of llama.cpp",
@@ -76,7 +79,7 @@ OTHERS = {
 
 
 def open_checkpoint(place: Path, *, with_tokenizer: bool = True) -> Checkpoint:
-    """The checkpoint in the directory `place`, or in the file of that name (`FILES`).
+    """The checkpoint in the directory or file `place`, opened by the reader of its format.
 
     `with_tokenizer` false: OpenAI's tokenizer files need not be there. Raises `BadCheckpoint`.
     """

@@ -1,9 +1,9 @@
-"""A GPT-2 of Hugging Face's Transformers: `config.json` and `model.safetensors` (or
-`pytorch_model.bin`), whole or sharded.
+"""Reads a GPT-2 of Hugging Face's Transformers: `config.json` with `model.safetensors` or
+`pytorch_model.bin`, in one file or sharded.
 
-The variants are choices of `GPT2Config`. A safetensors file has no checksums: its header is held
-against its size and against `config.json`, the values must be finite, and `identity` is the sha256
-that the Hugging Face Hub shows beside each file.
+The variants are options of `GPT2Config`. A safetensors file has no checksums: its header is checked
+against its size and `config.json`, the values must be finite, and `identity` is the sha256 that the
+Hugging Face Hub shows beside each file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], object]] = {
     "scale_attn_by_layer": (("scale_attn_by_inverse_layer_idx",), False),
     "tied": (("tie_word_embeddings",), True),
 }
-# Other names of the same functions; `reorder_and_upcast_attn` too is the same mathematics.
+# Other names of the same functions. (`reorder_and_upcast_attn` changes no function either.)
 SAME_ACTIVATION = {
     "gelu_fast": "gelu_new",
     "gelu_accurate": "gelu_new",
@@ -53,7 +53,7 @@ SAME_ACTIVATION = {
     "gelu_python": "gelu",
     "swish": "silu",
 }
-# What a GPT-2 of Transformers may have set and the exporter cannot do.
+# Options of a GPT-2 of Transformers that cannot be exported.
 REFUSED = {
     "add_cross_attention": "cross-attention: only a decoder without encoder can be exported",
     "quantization_config": "quantised weights: save the model in float32, float16 or bfloat16",
@@ -68,8 +68,8 @@ POINTED = "Git LFS's note of a file, not the file itself; get it with `git lfs p
 class HuggingFaceCheckpoint:
     """A directory that `save_pretrained` wrote, or a clone of a model from the Hub.
 
-    Raises `BadCheckpoint` for another family of models, for a choice that cannot be done, for files
-    that are missing or damaged, and for tensors missing, misshapen or unknown, all at once.
+    Raises `BadCheckpoint` for another family of models, for an option that cannot be exported, for
+    files that are missing or damaged, and for tensors missing, misshapen or unknown, all at once.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -104,9 +104,11 @@ class HuggingFaceCheckpoint:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object out of a JSON file. Raises `BadCheckpoint`."""
+    """The object in a JSON file. Raises `BadCheckpoint`."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))  # editors add such marks
+        values = json.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # some editors put a byte order mark there
     except FileNotFoundError:
         raise BadCheckpoint(f"{path}: no such file; a Hugging Face model has one") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -139,7 +141,7 @@ def _activation(name: object) -> object:
 
 
 def _files(directory: Path) -> list[Path]:
-    """The weight files, one or as many shards as the index names."""
+    """The files of the weights: one, or the shards that the index names."""
     for weights, index in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
         if (directory / weights).is_file():
             return [directory / weights]
@@ -163,7 +165,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _no_weights(directory: Path) -> str:
-    """What to do about a directory without safetensors."""
+    """The message for a directory without weights that can be read, with the remedy."""
     if list(directory.glob("adapter_*")):
         return (
             f"{directory}: an adapter, not a model; merge it into its model first "
@@ -185,7 +187,7 @@ def _no_weights(directory: Path) -> str:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether a clone has left a note in place of the file."""
+    """Whether a file is a pointer of Git LFS in place of the file itself."""
     try:
         with path.open("rb") as file:
             return file.read(len(POINTER)) == POINTER
@@ -194,7 +196,7 @@ def _is_pointer(path: Path) -> bool:
 
 
 def _tensors(directory: Path, files: list[Path]) -> dict[str, Tensor]:
-    """Name -> shape, type and values of every tensor; only the headers are read."""
+    """Name -> tensor of all files; only their headers are read. Raises `BadCheckpoint`."""
     found: dict[str, Tensor] = {}
     home: dict[str, Path] = {}
     for path in files:

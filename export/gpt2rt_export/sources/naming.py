@@ -1,4 +1,4 @@
-"""How a published GPT-2 calls its tensors: words that wrappers left, and tensors beside it."""
+"""Reads the names of a published GPT-2's tensors: wrappers' words, tensors of other parts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.sources.checkpoint import family
 
-# What training wrappers put into names: DataParallel, torch.compile, FSDP; anywhere in them.
+# Words that training wrappers put anywhere into names: DataParallel, torch.compile, FSDP.
 WITHIN = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# And what others, PEFT and TRL, put before every name.
+# Words that wrappers, PEFT and TRL too, put before every name.
 BEFORE = (*WITHIN, "model", "base_model", "pretrained_model")
 BODY = "transformer."
 EMBEDDING = "wte.weight"
@@ -27,7 +27,7 @@ def plain(name: str) -> str:
 
 
 def plain_names(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Plain name -> name in the file. Raises `BadCheckpoint` where two come to the same."""
+    """Plain name -> name in the file. Raises `BadCheckpoint` where two have one plain name."""
     found: dict[str, str] = {}
     for name in names:
         if (other := found.setdefault(plain(name), name)) != name:
@@ -46,15 +46,14 @@ def wrapper_words(names: Mapping[str, str]) -> list[str]:
 
 
 def body_prefix(names: Iterable[str]) -> str:
-    """What stands before `wte.weight`: `transformer.`, or nothing where only the body was saved."""
+    """The prefix of `wte.weight`: `transformer.`, or "" where only the body was saved."""
     return "" if EMBEDDING in set(names) else BODY
 
 
-def beside(names: Iterable[str], body: str) -> list[str]:
-    """The tensors that are no part of the language model, such as a value head's.
+def other_parts(names: Iterable[str], body: str) -> list[str]:
+    """The names of tensors that are no part of the language model, such as a value head's.
 
-    Those that would change what the model says, an adapter's or others within it, are not among
-    them.
+    Not those of tensors that would change its logits: an adapter's, or others within it.
     """
     inner = re.compile(re.escape(body) + r"(h\.\d+|wte|wpe|ln_f)\.")
     return sorted(
@@ -71,7 +70,7 @@ def beside(names: Iterable[str], body: str) -> list[str]:
 def absent_biases(
     hparams: HParams, found: Mapping[str, object], own_name: Mapping[str, str]
 ) -> frozenset[str]:
-    """Variables that stand for zeros: every bias where there is none, or those of the norms."""
+    """Variables that are read as zeros: all biases where no bias is there, or the norms' ones."""
     biases = frozenset(v for v in hparams.variables() if v.endswith("/b"))
     norms = frozenset(v for v in biases if "/ln_" in v)
     groups = (biases, norms)

@@ -1,7 +1,7 @@
-"""A checkpoint of nanoGPT's `train.py`: `ckpt.pt`, a file of `torch.save`.
+"""Reads a checkpoint of nanoGPT's `train.py`: `ckpt.pt`, a file of `torch.save`.
 
-Its `model` is a state dict, in which the weights of linear layers are [out, in]; `model_args` says
-the shape. The rest, the optimizer's state above all, is no part of the model. Read without PyTorch.
+Its `model` is a state dict, in which the weights of linear layers are [out, in]; `model_args` gives
+the shape. The rest, such as the optimizer's state, is no part of the model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GELU = (
 
 
 class NanoGPTCheckpoint:
-    """One `ckpt.pt`; the tokenizer, if one is there, lies beside it.
+    """One `ckpt.pt`; the tokenizer's files, if there are any, are beside it.
 
     Raises `BadCheckpoint` for another file, for a setting that no GPT-2 has, and for tensors
     missing, misshapen or unknown, all at once.
@@ -80,7 +80,7 @@ class NanoGPTCheckpoint:
 
 
 def _hparams(args: Mapping[Any, Any], path: Path) -> HParams:
-    """The shape; nanoGPT without `bias` among its settings is older than its exact GELU."""
+    """The hyper-parameters; nanoGPT without the setting `bias` is older than its exact GELU."""
     if odd := sorted(str(name) for name in args.keys() - KNOWN):
         raise BadCheckpoint(
             f"{path}: {SETTINGS} has {', '.join(odd)!a:.100}, which no GPT-2 has; "

@@ -1,7 +1,7 @@
-"""A NumPy `.npz` with OpenAI's names (`model/h0/attn/c_attn/w`), as scripts around GPT-2 write it.
+"""Reads a NumPy `.npz` with OpenAI's names (`model/h0/attn/c_attn/w`), common among GPT-2 scripts.
 
-`hparams.json` beside it says the shape. Without one the shape is that of the arrays, with heads 64
-wide, as in every model that OpenAI released. The zip's crc32 of an array is checked as it is read.
+`hparams.json` beside it gives the shape. Without one it is derived from the arrays, with heads 64
+wide, as in every model that OpenAI released. An array's crc32 is checked as it is read.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class NpzCheckpoint:
 
 
 def _shapes(path: Path) -> dict[str, Shape]:
-    """Name -> shape of every array, out of the arrays' headers."""
+    """Name -> shape of every array, from the arrays' headers."""
     found: dict[str, Shape] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -88,7 +88,7 @@ def _shapes(path: Path) -> dict[str, Shape]:
                     shape, dtype = _header(file)
                 if dtype.kind != "f":
                     raise BadCheckpoint(f"{path}: {name} is of type {dtype}, not of numbers")
-                # A linear layer's weights are [1,in,out] to OpenAI.
+                # OpenAI's weights of a linear layer are [1,in,out].
                 linear = name.endswith("/w") and len(shape) == 2
                 found[name] = (1, *shape) if linear else shape
     except BadCheckpoint:
@@ -111,6 +111,7 @@ def _header(file: IO[bytes]) -> tuple[Shape, np.dtype[np.generic]]:
 
 
 def _derived(shapes: dict[str, Shape], path: Path) -> HParams:
+    """The hyper-parameters that the shapes of the arrays imply. Raises `BadCheckpoint`."""
     wte, wpe = (shapes.get(f"model/{name}", ()) for name in ("wte", "wpe"))
     blocks = [int(m[1]) for m in map(BLOCK.search, shapes) if m]
     if len(wte) != 2 or len(wpe) != 2 or not blocks:

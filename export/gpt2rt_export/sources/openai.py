@@ -1,6 +1,6 @@
-"""OpenAI's own format: a TensorFlow checkpoint, `hparams.json` and the tokenizer's files.
+"""Reads OpenAI's own format: a TensorFlow checkpoint, `hparams.json` and the tokenizer's files.
 
-TensorFlow holds every variable against the crc32c that the index records, as it is read.
+TensorFlow checks every variable it reads against the crc32c in the index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class OpenAICheckpoint:
     """A directory of OpenAI's files: `hparams.json`, `checkpoint`, `model.ckpt.*`.
 
     Raises `BadCheckpoint` for files that are missing, cut short or damaged, for `hparams.json` that
-    says another shape than the variables have, and for variables missing or misshapen, all at once.
+    gives another shape than the variables have, and for variables missing or misshapen, all at
+    once.
     """
 
     def __init__(self, directory: Path, *, with_tokenizer: bool = True) -> None:
@@ -43,7 +44,7 @@ class OpenAICheckpoint:
         lost = [name for name in wanted if not (directory / name).is_file()]
         prefix = _prefix(directory, lost)
         index = prefix.with_name(f"{prefix.name}.index")
-        if HPARAMS in lost and index.is_file() and (other := family(_open(prefix)[1])):
+        if HPARAMS in lost and index.is_file() and (other := family(open_reader(prefix)[1])):
             raise BadCheckpoint(f"{directory}: a checkpoint of another family: {other}")
         if lost:
             raise BadCheckpoint(
@@ -53,7 +54,7 @@ class OpenAICheckpoint:
         self.hparams = HParams.read(directory / HPARAMS)
         self.tokenizer = directory
         self.files = [index]
-        self._reader, found = _open(prefix)
+        self._reader, found = open_reader(prefix)
         shapes = {name: shape for name, (shape, _) in found.items()}
         _check_lengths(prefix, found)
         self.hparams = with_own_head(self.hparams, shapes, self.read)
@@ -108,8 +109,11 @@ def _prefix(directory: Path, lost: list[str]) -> Path:
     return prefix
 
 
-def _open(prefix: Path) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
-    """TensorFlow's reader, and shape and item size of each variable (0: it has none)."""
+def open_reader(prefix: Path) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
+    """TensorFlow's reader, and name -> shape and bytes per item (0: a text) of each variable.
+
+    Raises `BadCheckpoint`.
+    """
     import tensorflow as tf
 
     try:
@@ -126,7 +130,7 @@ def _open(prefix: Path) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
 
 
 def _check_lengths(prefix: Path, found: Mapping[str, tuple[tuple[int, ...], int]]) -> None:
-    """The data files hold at least what the index promises (their checksums come with reading)."""
+    """Raises `BadCheckpoint` where the data files have fewer bytes than the index gives."""
     files = sorted(prefix.parent.glob(f"{prefix.name}.data-*-of-*"))
     held = sum(path.stat().st_size for path in files)
     promised = sum(int(np.prod(shape)) * size for shape, size in found.values())

@@ -1,9 +1,9 @@
-"""The pickle in PyTorch's files, read by a machine that knows data and tensors and nothing else.
+"""Reads the pickles in PyTorch's files without running any code.
 
-A pickle is a program, and Python's own reader runs it. This one runs no code: it makes numbers,
-texts, lists, dictionaries and descriptions of tensors; whatever else is asked for is refused by
-name. Messages show nothing nested: parts that are shared make a text exponentially long. Nothing is
-imported, no attribute is set, no object but these is made.
+A pickle is a program for a stack machine, which Python's own reader runs. The reader here makes
+only numbers, texts, lists, dictionaries and descriptions of tensors; it refuses everything else by
+name. It imports nothing, sets no attribute and makes no other object. Messages never show nested
+values: with shared parts their text could be exponentially long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 Shape = tuple[int, ...]
 
-# PyTorch's storages: the type in safetensors' words, and bytes a number.
+# PyTorch's storages: the type by safetensors' name, and bytes per number.
 STORAGES = {
     "DoubleStorage": ("F64", 8),
     "FloatStorage": ("F32", 4),
@@ -35,19 +35,19 @@ DICTIONARY = ("collections", "OrderedDict")
 SIZE = ("torch", "Size")
 
 
-class Refused(ValueError):
-    """What the pickle holds or asks for, and no file of tensors does."""
+class PickleRefused(ValueError):
+    """A pickle that is damaged, or that asks for more than a file of tensors needs."""
 
 
 class Global(NamedTuple):
-    """The name of something that the pickle asks for; never the thing."""
+    """The name of a Python object that the pickle asks for; the object itself is never loaded."""
 
     module: str
     name: str
 
 
 class Storage(NamedTuple):
-    """A row of numbers that tensors are views of."""
+    """A row of numbers that tensors are views of: its key, type, bytes per number and length."""
 
     key: str
     dtype: str
@@ -56,7 +56,7 @@ class Storage(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor as the pickle describes it: where it lies in its storage."""
+    """A tensor as the pickle describes it: its place in a storage, counted in numbers."""
 
     storage: Storage
     offset: int
@@ -79,9 +79,9 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def load(file: IO[bytes], storages: dict[str, Storage] | None = None) -> Any:
-    """The data of one pickle; the file is left behind it. Raises `Refused`.
+    """The data of one pickle; `file` is left at the byte after it. Raises `PickleRefused`.
 
-    `storages` is filled with those that the pickle refers to, by their keys.
+    The storages that the pickle refers to are put into `storages`, by their keys.
     """
     machine = _Machine({} if storages is None else storages)
     try:
@@ -89,15 +89,17 @@ def load(file: IO[bytes], storages: dict[str, Storage] | None = None) -> Any:
             if code.name == "STOP":
                 return machine.pop()
             machine.step(code.name, argument)
-    except Refused:
+    except PickleRefused:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise Refused(f"a damaged pickle ({str(error)[:80]!a})") from None
-    raise Refused("a pickle without an end")
+        raise PickleRefused(f"a damaged pickle ({str(error)[:80]!a})") from None
+    raise PickleRefused("a pickle without an end")
 
 
 @dataclass(slots=True)
 class _Machine:
+    """The stack machine: its stack, its memo and the storages met so far."""
+
     storages: dict[str, Storage]
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -105,7 +107,7 @@ class _Machine:
     def pop(self) -> Any:
         value = self.stack.pop()
         if value is _MARK:
-            raise Refused("a damaged pickle (a mark where a value should be)")
+            raise PickleRefused("a damaged pickle (a mark where a value should be)")
         return value
 
     def to_mark(self) -> list[Any]:
@@ -146,7 +148,7 @@ class _Machine:
         elif name == "BINPERSID":
             found = _storage(self.pop())
             if self.storages.setdefault(found.key, found) != found:
-                raise Refused("a storage of two sizes")
+                raise PickleRefused("a storage of two sizes")
             push(found)
         elif name == "REDUCE":
             arguments, asked = self.pop(), self.pop()
@@ -155,21 +157,23 @@ class _Machine:
             self.pop()
             _of(dict, self.stack[-1])
         else:
-            raise Refused(f"its pickle does what no file of tensors needs ({name})")
+            raise PickleRefused(f"its pickle does what no file of tensors needs ({name})")
 
 
 def _of(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise Refused(f"a damaged pickle ({type(value).__name__} where {kind.__name__} should be)")
+        raise PickleRefused(
+            f"a damaged pickle ({type(value).__name__} where {kind.__name__} should be)"
+        )
     return value
 
 
 def _set_items(target: dict[Any, Any], pairs: list[Any]) -> None:
     if len(pairs) % 2:
-        raise Refused("a damaged pickle (a key without a value)")
+        raise PickleRefused("a damaged pickle (a key without a value)")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         if not isinstance(key, str | int | float | bool | None):
-            raise Refused(f"a key of type {type(key).__name__}")
+            raise PickleRefused(f"a key of type {type(key).__name__}")
         target[key] = value
 
 
@@ -179,7 +183,7 @@ def _known(module: str, name: str) -> Global:
         return asked
     if module == "torch" and name in STORAGES:
         return asked
-    raise Refused(f"asks for {f'{module}.{name}'!a:.100}, which is no tensor")
+    raise PickleRefused(f"asks for {f'{module}.{name}'!a:.100}, which is no tensor")
 
 
 def _made(asked: Any, arguments: tuple[Any, ...]) -> Any:
@@ -194,32 +198,32 @@ def _made(asked: Any, arguments: tuple[Any, ...]) -> Any:
         return _of(View, arguments[0])
     if type(asked) is Global and asked == SIZE:
         return tuple(arguments[0])
-    raise Refused("its pickle calls what makes no tensor")
+    raise PickleRefused("its pickle calls what makes no tensor")
 
 
 def _storage(reference: Any) -> Storage:
     kind, storage, key, _, numbers, *more = _of(tuple, reference)
     if kind != "storage" or type(storage) is not Global or storage.name not in STORAGES:
-        raise Refused("its pickle refers to what is no storage")
+        raise PickleRefused("its pickle refers to what is no storage")
     if type(numbers) is not int or numbers < 0 or more not in ([], [None]):
-        raise Refused("a storage of no known size")
+        raise PickleRefused("a storage of no known size")
     return Storage(_of(str, key), *STORAGES[storage.name], numbers)
 
 
 def _view(storage: Any, offset: Any, shape: Any, strides: Any) -> View:
-    """A tensor that lies within its storage, or `Refused`."""
+    """A tensor. Raises `PickleRefused` where it is not within its storage."""
     storage, shape, strides = _of(Storage, storage), _of(tuple, shape), _of(tuple, strides)
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers) or len(shape) > 8:
-        raise Refused("a tensor of no shape")
+        raise PickleRefused("a tensor of no shape")
     if len(shape) != len(strides):
-        raise Refused(f"a tensor of shape {shape}, but strides {strides}")
+        raise PickleRefused(f"a tensor of shape {shape}, but strides {strides}")
     count = 1
     for n in shape:
         count *= n
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if count and (last >= storage.numbers or count > storage.numbers):
-        raise Refused(
+        raise PickleRefused(
             f"a tensor of shape {list(shape)} that lies beyond its {storage.numbers} numbers"
         )
     return View(storage, offset, shape, strides)

@@ -1,4 +1,4 @@
-"""Random values in a checkpoint's shape; for benchmarks."""
+"""A checkpoint of random weights, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from gpt2rt_export.sources.checkpoint import Array
 
 @dataclass(frozen=True, slots=True)
 class RandomCheckpoint:
-    """Random values in a checkpoint's shape.
+    """Normally distributed weights, with GPT-2's initial standard deviation, 0.02.
 
-    Matrices as at the start of GPT-2's training (deviation 0.02); gains and biases as far from 1
-    and 0, so that none of them could be lost unnoticed. A variable's values are a function of
-    `seed` and its name alone.
+    Gains vary about 1 and biases about 0, unlike in GPT-2, so that a lost one shows. A variable's
+    values depend on `seed` and its name alone.
     """
 
     hparams: HParams

@@ -1,4 +1,4 @@
-"""Tensors of a file that `torch.save` wrote, read without PyTorch."""
+"""Reads the tensors of a file of `torch.save` without PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.sources.checkpoint import first_line
-from gpt2rt_export.sources.pickles import Refused, View
+from gpt2rt_export.sources.pickles import PickleRefused, View
 from gpt2rt_export.sources.state_dict import Tensor
 from gpt2rt_export.sources.torch_storages import Container, open_container
 
@@ -33,9 +33,9 @@ NUMPY = {
 class TorchFile:
     """One file of `torch.save`. `body` is what was saved: plain data, and tensors as `View`s.
 
-    `tensors` are those of the state dict; `within` is the key in `body` that holds it, None: all of
-    `body` is one. Raises `BadCheckpoint` for another format, a damaged file, and a pickle that asks
-    for anything but tensors.
+    `tensors` are those of the state dict, which is `body[within]`, or `body` itself for None.
+    Raises `BadCheckpoint` for another format, a damaged file, and a pickle that asks for anything
+    but tensors.
     """
 
     def __init__(self, path: Path, within: str | None = None) -> None:
@@ -50,7 +50,7 @@ class TorchFile:
     def _opened(self) -> Container:
         try:
             return open_container(self._path)
-        except Refused as error:
+        except PickleRefused as error:
             raise BadCheckpoint(
                 f"{self._path}: {error}; a file of torch.save could run anything, so nothing but "
                 "tensors is read: save the weights alone, best as model.safetensors"
@@ -66,14 +66,14 @@ class TorchFile:
             ) from None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`tensors` with their values to be had."""
+        """The tensors by name, each with a function for its values."""
         return {
             name: Tensor(view.shape, view.storage.dtype, partial(self.read, name))
             for name, view in self.tensors.items()
         }
 
     def read(self, name: str) -> NDArray[Any]:
-        """The values of a tensor."""
+        """The values of a tensor, in its shape and type. Raises `BadCheckpoint`."""
         import ml_dtypes  # noqa: F401  # teaches NumPy what bfloat16 is
 
         tensor = self.tensors[name]

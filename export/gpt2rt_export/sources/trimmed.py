@@ -12,7 +12,7 @@ from gpt2rt_export.sources.checkpoint import EMBEDDING, HEAD, Array, Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class TrimmedCheckpoint:
-    """The first `n_vocab` rows of `whole`'s token embedding and lm_head, and all else of it.
+    """`whole` with only the first `n_vocab` rows of its token embedding and lm_head.
 
     Trainers pad a vocabulary for speed; a row without a token must never be drawn.
     """
@@ -56,6 +56,6 @@ class TrimmedCheckpoint:
 
 
 def trimmed(checkpoint: Checkpoint, n_vocab: int) -> Checkpoint:
-    """`checkpoint` with no more than `n_vocab` tokens."""
+    """`checkpoint` with at most `n_vocab` tokens."""
     more = checkpoint.hparams.n_vocab > n_vocab
     return TrimmedCheckpoint(checkpoint, n_vocab) if more else checkpoint

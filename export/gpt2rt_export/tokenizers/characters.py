@@ -1,8 +1,8 @@
-"""nanoGPT's vocabulary of characters, `meta.pkl`, becomes the bundle's tokenizer.
+"""Writes nanoGPT's vocabulary of characters, `meta.pkl`, as the bundle's tokenizer.
 
-A character is a token: those of one byte are symbols of a byte-level BPE without merges, the others
-are words added to it. `prepare.py` of nanoGPT's data sets writes the file; it is read as the
-pickles in PyTorch's files are, so that nothing in it is run.
+Each character is a token: ASCII ones are symbols of a byte-level BPE without merges, the others are
+added tokens. `prepare.py` of nanoGPT's data sets writes the file. It is read as the pickles in
+PyTorch's files are, so that no code in it is run.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from gpt2rt_export.sources import pickles
 from gpt2rt_export.tokenizers.vocabulary import write_vocabulary
 
 FILE = "meta.pkl"
-LARGEST = 64 << 20  # bytes; the characters of all of Unicode take less
+LARGEST = 64 << 20  # bytes; all characters of Unicode take less
 START = "\n"  # what nanoGPT's `sample.py` begins a text with
-ELSE = "name the model's own tokenizer with --tokenizer DIR"
+REMEDY = "name the model's own tokenizer with --tokenizer DIR"
 
 
 def write_characters(directory: Path, n_vocab: int, work: Path) -> None:
     """Write the bundle's tokenizer files for a model of `n_vocab` characters into `work`.
 
-    A text begins with a line's end, as in nanoGPT, and no token ends one. Raises `BadTokenizer` for
-    a file that holds something else, or not as many characters.
+    A text begins after a newline, as in nanoGPT, and no token ends one. Raises `BadTokenizer` for a
+    file that holds something else, or another number of characters.
     """
     path = directory / FILE
     ids = _read(path)
     if sorted(ids.values()) != list(range(n_vocab)):
-        raise BadTokenizer(f"{path}: {len(ids)} characters, but n_vocab is {n_vocab}; {ELSE}")
+        raise BadTokenizer(f"{path}: {len(ids)} characters, but n_vocab is {n_vocab}; {REMEDY}")
     symbols = byte_symbols()
     encoder = {symbols[ord(c)]: token for c, token in ids.items() if c.isascii()}
     added = (SpecialToken(token, c, special=False) for c, token in ids.items() if not c.isascii())
@@ -43,16 +43,16 @@ def write_characters(directory: Path, n_vocab: int, work: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, int]:
-    """Character -> token."""
+    """Character -> id."""
     try:
         with path.open("rb") as file:
             body = pickles.load(io.BytesIO(file.read(LARGEST)))
-    except (OSError, pickles.Refused) as error:
-        raise BadTokenizer(f"{path}: {error}; make it anew, or {ELSE}") from None
+    except (OSError, pickles.PickleRefused) as error:
+        raise BadTokenizer(f"{path}: {error}; make it anew, or {REMEDY}") from None
     ids = body.get("stoi") if isinstance(body, dict) else None
     if not isinstance(ids, dict) or not all(type(token) is int for token in ids.values()):
-        raise BadTokenizer(f"{path}: has no stoi, a token for every character; {ELSE}")
+        raise BadTokenizer(f"{path}: has no stoi, a token for every character; {REMEDY}")
     for c in ids:
         if type(c) is not str or len(c) != 1 or "\ud800" <= c <= "\udfff":
-            raise BadTokenizer(f"{path}: {c!a:.40} is no character; {ELSE}")
+            raise BadTokenizer(f"{path}: {c!a:.40} is no character; {REMEDY}")
     return ids

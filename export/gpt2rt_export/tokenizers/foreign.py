@@ -1,8 +1,8 @@
-"""A tokenizer that is not GPT-2's byte-level BPE becomes the bundle's `tokenizer.json`.
+"""Writes a tokenizer that is not GPT-2's byte-level BPE as the bundle's `tokenizer.json`.
 
-One that is there is taken as it is. BERT's `vocab.txt`, as most Chinese GPT-2s have it, becomes
-what Transformers' BertTokenizer makes of it. SentencePiece's own files are refused with the remedy:
-Transformers writes a `tokenizer.json` for them.
+A `tokenizer.json` is taken over as it is. BERT's `vocab.txt`, which most Chinese GPT-2s have, is
+converted as Transformers' BertTokenizer does it. SentencePiece's own files are refused, with the
+remedy: Transformers writes a `tokenizer.json` for them.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from gpt2rt.bundles.catalog import SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.errors import BadTokenizer
 from gpt2rt.text.foreign_tokenizer import ForeignTokenizer, load
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
-from gpt2rt_export.tokenizers.huggingface import (
+from gpt2rt_export.tokenizers.huggingface_files import (
+    ADDED,
+    CONFIG,
     FAST,
     MOST_PADDING,
     OTHERS,
     SLOW,
     Carried,
-    _decoder,
-    _json,
-    _listed,
-    _named,
-    _optional,
-    _settings,
+    configured_tokens,
+    listed_control_tokens,
+    model_settings,
+    read_json,
+    read_optional,
+    special_token_texts,
 )
 from gpt2rt_export.tokenizers.post_processor import around
 from gpt2rt_export.tokenizers.text_ends import ends_of
 
 WORDPIECE = "vocab.txt"
-CONFIG = "tokenizer_config.json"
 NAMES = {f"{name.lower()}_token": f"[{name}]" for name in ("UNK", "SEP", "PAD", "CLS", "MASK")}
-# Whose `vocab.txt` is read as BERT's.
+# Classes of Transformers whose `vocab.txt` is read as BERT's.
 BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "PreTrainedTokenizer")
 BEYOND_GPT2 = ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 
 
 def is_foreign(directory: Path) -> bool:
-    """Whether the tokenizer in Hugging Face's files is another than GPT-2's."""
+    """Whether a Hugging Face tokenizer is of another kind than GPT-2's."""
     if not (directory / FAST).is_file():
         others = any((directory / name).is_file() for name in OTHERS)
         return others and not all((directory / name).is_file() for name in SLOW)
-    body = _json(directory / FAST)
+    body = read_json(directory / FAST)
     model, pieces = body.get("model"), body.get("pre_tokenizer")
     if not isinstance(model, dict):
-        return False  # damaged, as the other reader says
+        return False  # damaged: the reader of GPT-2's kind raises for it
     if model.get("type", "BPE") != "BPE" or body.get("normalizer"):
         return True
     byte_level = isinstance(pieces, dict) and pieces.get("type") == "ByteLevel"
@@ -59,14 +60,14 @@ def is_foreign(directory: Path) -> bool:
 def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -> Carried:
     """Write `tokenizer.json` and `special_tokens.json` for a model of `n_vocab` ids into `work`.
 
-    Added tokens that the model has no row for are left out. What the tokenizer puts around a text,
-    BERT's `[CLS]` and `[SEP]`, is put around a prompt, too, as Transformers does. `own`:
-    the tokenizer is the model's own, however many of its ids it uses. Raises `BadTokenizer`,
-    `MissingExtra` without the library.
+    Added tokens without a row in the model are left out. Tokens that the tokenizer puts around a
+    text, such as BERT's `[CLS]` and `[SEP]`, are put around a prompt, too, as in Transformers.
+    `own`: it is the model's own tokenizer, whose size may differ. Raises `BadTokenizer`, and
+    `MissingExtra` where the library `tokenizers` is not installed.
     """
     path = directory / FAST
     if path.is_file():
-        body = _json(path)
+        body = read_json(path)
     else:
         path = directory / WORDPIECE
         body = _wordpiece(path)
@@ -100,7 +101,7 @@ def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -
 def _special(
     directory: Path, library: Any, body: Mapping[str, Any], n_vocab: int, path: Path
 ) -> SpecialTokens:
-    """The tokens that begin and end a text, those around it, and those found in it as a whole."""
+    """The tokens that begin and end a text, that are put around it, and that are found in it."""
     tokens = tuple(
         SpecialToken(
             number,
@@ -119,7 +120,7 @@ def _special(
             f"{path}: puts token {odd[0]} around every text, and the model's n_vocab is {n_vocab}; "
             "name the model's own tokenizer with --tokenizer DIR"
         )
-    named = _named(directory)
+    named = special_token_texts(directory)
     if body["model"].get("type") == "WordPiece":
         named = {**NAMES, **named}
     # BERT's separator ends its texts, and its first token begins them, where no other is named.
@@ -127,7 +128,7 @@ def _special(
         if kind not in named and other in named:
             named[kind] = named[other]
     vocabulary, ids = library.get_vocab(), {token.text: token.id for token in tokens}
-    ends = ends_of(_settings(directory), named, vocabulary, ids, n_vocab, directory)
+    ends = ends_of(model_settings(directory), named, vocabulary, ids, n_vocab, directory)
     start = before[0] if before else ends.start
     return SpecialTokens(n_vocab, start, ends.end, tokens, False, ends.all, before, after)
 
@@ -136,9 +137,9 @@ def _special(
 
 
 def _wordpiece(path: Path) -> dict[str, Any]:
-    """The `tokenizer.json` that Transformers makes of a `vocab.txt`."""
+    """The body of the `tokenizer.json` that Transformers makes of a `vocab.txt`."""
     directory = path.parent
-    config, named = _optional(directory / CONFIG), {**NAMES, **_named(directory)}
+    config, named = read_optional(directory / CONFIG), {**NAMES, **special_token_texts(directory)}
     _check_kind(config, path)
     vocabulary = _read_vocabulary(path)
     if named["unk_token"] not in vocabulary:
@@ -176,7 +177,7 @@ def _wordpiece(path: Path) -> dict[str, Any]:
 
 
 def _check_kind(config: Mapping[str, Any], path: Path) -> None:
-    """Raises `BadTokenizer` for a tokenizer that is not made of a `vocab.txt` as BERT's is."""
+    """Raises `BadTokenizer` for a tokenizer that is not BERT's, made of a `vocab.txt`."""
     kind = str(config.get("tokenizer_class") or BERTS[0])
     known = kind.removesuffix("Fast") in BERTS
     if path.is_file() and known:
@@ -190,7 +191,7 @@ def _check_kind(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
-    """The symbols of a `vocab.txt`, one a line; the number of the line is the token."""
+    """Symbol -> id of a `vocab.txt`: one symbol a line, its id the number of the line from 0."""
     try:
         with path.open(encoding="utf-8") as file:
             return {line.rstrip("\n"): number for number, line in enumerate(file)}
@@ -201,20 +202,20 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
 def _added_tokens(
     directory: Path, config: Mapping[str, Any], named: Mapping[str, str], vocabulary: dict[str, int]
 ) -> list[dict[str, Any]]:
-    """The control tokens that the vocabulary has, and tokens that were added to it."""
+    """Control tokens and tokens added to the vocabulary, in the form of `tokenizer.json`."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    beside = directory / "added_tokens.json"
-    more = _optional(beside)
+    beside = directory / ADDED
+    more = read_optional(beside)
     if odd := [text for text, number in more.items() if type(number) is not int]:
         raise BadTokenizer(f"{beside}: the id of {odd[0]!a:.40} is no whole number")
-    control = {*named.values(), *_listed(directory)}
+    control = {*named.values(), *listed_control_tokens(directory)}
     vocabulary.update(more)  # else the library numbers them anew
     ids = {**{text: vocabulary[text] for text in control if text in vocabulary}, **more}
     found = {}
     for text, number in ids.items():
         own = {**flags, "special": text in control, "normalized": text not in control}
         found[text] = {"id": number, "content": text, **own}
-    for text, token in _decoder(config, directory / CONFIG).items():
+    for text, token in configured_tokens(config, directory / CONFIG).items():
         own = {name: getattr(token, name) for name in (*flags, "special")}
         found[text] = {"id": vocabulary.setdefault(text, token.id), "content": text, **own}
     return sorted(found.values(), key=lambda token: token["id"])

@@ -1,4 +1,4 @@
-"""What a `tokenizer.json` puts around every text: the tokens before it and after it."""
+"""Reads from a `tokenizer.json` which tokens are put before and after every text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2rt.errors import BadTokenizer
 
-Around = tuple[tuple[int, ...], tuple[int, ...]]  # before a text, after it
+Around = tuple[tuple[int, ...], tuple[int, ...]]  # ids before a text, ids after it
 NOTHING: Around = ((), ())
 PAIRS = ("BertProcessing", "RobertaProcessing")
 
@@ -16,7 +16,7 @@ PAIRS = ("BertProcessing", "RobertaProcessing")
 def around(processor: object, path: Path) -> Around:
     """The ids that the post-processor of `path` puts before and after a single text.
 
-    Raises `BadTokenizer` for one that does anything else.
+    Raises `BadTokenizer` for a post-processor that does anything else.
     """
     if processor is None:
         return NOTHING
@@ -50,7 +50,7 @@ def _sequence(processors: list[object], path: Path) -> Around:
 
 
 def _template(processor: Mapping[str, Any]) -> Around:
-    """A template such as `<s> $A </s>`."""
+    """The ids of a template such as `<s> $A </s>`. Raises `ValueError` for two texts."""
     sides: list[list[int]] = [[]]
     for piece in processor["single"]:
         ((kind, body),) = piece.items()

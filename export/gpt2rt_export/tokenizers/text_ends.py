@@ -1,4 +1,4 @@
-"""The tokens that begin and end a text, as a fine-tune's settings name them."""
+"""Finds the tokens that begin and end a text in a fine-tune's settings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ GPT2_END = 50256  # what Transformers takes where a GPT-2's config.json names no
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The start token, the token that separates texts, and every token that ends one."""
+    """The start token, the token between texts, and all tokens that end a text.
+
+    `makeshift`: `start` and `end` are token 0, since the model has no row for the named ones.
+    """
 
     start: int
     end: int
     all: tuple[int, ...]
-    makeshift: bool = False  # start and end are token 0, since there is none to be had
+    makeshift: bool = False
 
 
 def ends_of(
@@ -31,11 +34,12 @@ def ends_of(
     n_vocab: int,
     directory: Path,
 ) -> Ends:
-    """The ends that Transformers would stop at, and the tokens that stand between texts.
+    """The tokens at which Transformers' `generate` would stop, and those that begin texts.
 
-    `settings`: `config.json` and `generation_config.json`, where they are. `named`: `eos_token` and
-    such -> its text. `generation_config.json` decides where it is, as in Transformers; an id that
-    the model has no row for ends nothing. Raises `BadTokenizer` where no token could begin a text.
+    `settings`: `config.json` and `generation_config.json`, those that are there; the latter
+    decides, as in Transformers. `named`: `eos_token` and the like -> its text. `encoder`, `added`:
+    text -> id. Ids without a row in the model are ignored. Raises `BadTokenizer` where no token
+    ends a text.
     """
     config = settings.get("config.json", {})
     every = {**encoder, **added}
@@ -44,9 +48,9 @@ def ends_of(
         ids = [i for i in _ids(config.get(f"{kind}_token_id"), directory) if 0 <= i < n_vocab]
         special = [i for i in ids if i in added.values()]
         text = named.get(f"{kind}_token", "")
-        told = [every[text]] if every.get(text, n_vocab) < n_vocab else []
+        by_name = [every[text]] if every.get(text, n_vocab) < n_vocab else []
         usual = [every[END_OF_TEXT]] if every.get(END_OF_TEXT, n_vocab) < n_vocab else []
-        return next(iter([*special, *told, *ids, *usual]), None)
+        return next(iter([*special, *by_name, *ids, *usual]), None)
 
     stops = _stops(settings, directory)
     known = None if stops is None else tuple(dict.fromkeys(i for i in stops if 0 <= i < n_vocab))
@@ -54,7 +58,7 @@ def ends_of(
     if end is None:
         end = known[0] if known else start
     if end is None and stops:
-        # What the settings name has no row: no text ends, and one from nothing begins somehow.
+        # The named tokens have no row: no token ends a text, and token 0 begins one.
         return Ends(0, 0, (), makeshift=True)
     if end is None:
         raise BadTokenizer(
@@ -64,7 +68,7 @@ def ends_of(
 
 
 def _stops(settings: Mapping[str, Mapping[str, Any]], directory: Path) -> list[int] | None:
-    """The ids that `generate` of Transformers ends at; None where no settings say."""
+    """The ids at which Transformers' `generate` stops; None where no settings name any."""
     if (generation := settings.get("generation_config.json")) is not None:
         return _ids(generation.get("eos_token_id"), directory)
     if (config := settings.get("config.json")) is not None and "eos_token_id" in config:
@@ -73,7 +77,7 @@ def _stops(settings: Mapping[str, Mapping[str, Any]], directory: Path) -> list[i
 
 
 def _ids(value: Any, directory: Path) -> list[int]:
-    """An id, a list of ids or nothing."""
+    """The ids of a setting that is an id, a list of ids or null."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if odd := [token for token in ids if type(token) is not int]:
         raise BadTokenizer(f"{directory}: eos_token_id or bos_token_id {odd[0]!r:.40} is no id")

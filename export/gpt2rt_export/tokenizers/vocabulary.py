@@ -1,7 +1,7 @@
-"""A vocabulary made up for a machine without the real one: OpenAI's format, any size, any text.
+"""Makes a synthetic vocabulary of any size, in OpenAI's format, where the real one is missing.
 
-It gives a benchmark a tokenizer that fits its model, not GPT-2's tokens: no symbol comes from a
-text, and few are longer than two bytes. Reading the files back is `gpt2rt.text.tokenizer`'s part.
+It gives a benchmark a tokenizer of its model's size that encodes any text; its symbols are not
+learnt from text, and few are longer than two bytes. `gpt2rt.text.tokenizer` reads the files.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LEAST = 257
 def synthetic_vocabulary(n_vocab: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The symbols with their tokens and the merges of a vocabulary of `n_vocab` tokens.
 
-    The same for the same size: the bytes in OpenAI's order, the merges of the likeliest bytes, at
-    last `<|endoftext|>`. Raises `InvalidSetting` for fewer tokens than bytes and `<|endoftext|>`.
+    A function of the size alone: the bytes in OpenAI's order, merges of the most likely bytes, and
+    `<|endoftext|>` last. Raises `InvalidSetting` for fewer tokens than bytes and `<|endoftext|>`.
     """
     if n_vocab < LEAST:
         raise InvalidSetting(
@@ -45,7 +45,7 @@ def write_vocabulary(
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Every two bytes, then every two of these pairs: more than any vocabulary takes."""
+    """All pairs of bytes, then all pairs of these pairs: more than any vocabulary needs."""
     symbols = byte_symbols()
     likely = [symbols[byte] for byte in dict.fromkeys([*LIKELY, *range(256)])]
     pairs = list(_pairs(likely))
@@ -54,7 +54,7 @@ def _merges() -> Iterator[tuple[str, str]]:
 
 
 def _pairs(symbols: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Every ordered pair, those of the first symbols first."""
+    """Every ordered pair of symbols, those of the first symbols first."""
     for i, symbol in enumerate(symbols):
         for earlier in symbols[:i]:
             yield earlier, symbol

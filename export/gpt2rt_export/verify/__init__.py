@@ -1,1 +1,1 @@
-"""A bundle held against its checkpoint before it is published."""
+"""Compares a bundle with its checkpoint before it is published."""

@@ -1,10 +1,10 @@
-"""Whether a checkpoint was read as it is written: every array of its files is accounted for.
+"""Checks that a checkpoint was read as it is written: every array of its files is accounted for.
 
-TensorFlow and the bundle are given the same reading of a checkpoint, so that they agree says
-nothing of it. Here the files are opened once more, by their formats' own libraries, and every array
-must be the very numbers of the variable that its name says, or be named among those left out. What
-a name says is found without the readers' help: by its words, whatever stands between them. (Only
-PyTorch's files have no other reader here: of those the names, not the bytes, are looked at anew.)
+TensorFlow and the bundle get their weights from the same reader, so their agreement does not show
+its errors. Here the files are opened again by the libraries of their formats: every array must
+equal the variable that its name means, or be among those left out. The meaning of a name is found
+without the readers, from its words alone. (PyTorch's files have no other reader here: only their
+names are checked anew, not their bytes.)
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ WORDS = re.compile(r"ln_[12f]|\d+|wte|wpe|c_attn|c_proj|c_fc|attn|mlp|lm_head")
 END = re.compile(r"(weight|bias|/[wbg]|wte|wpe|lm_head)$")
 TORCH = (".bin", ".pt", ".pth")
 NANOGPT = (".pt", ".pth")
-NAMED = 5  # that a message names
+NAMED = 5  # the most discrepancies that a message names
 
 Values = NDArray[Any]
 Part = tuple[str, ...]
 
 
 def check(checkpoint: Checkpoint) -> None:
-    """Raises `ParityFailure` naming the arrays that were not read as the files hold them."""
+    """Raises `ParityFailure` naming the arrays that were not read as they are in the files."""
     if wrong := list(_discrepancies(checkpoint)):
         more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise ParityFailure(
@@ -42,10 +42,10 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 def part_of(name: str) -> Part:
-    """The part of a GPT-2 that a name in any spelling says: words, and whether it is a bias.
+    """The part of a GPT-2 that an array's name means, in any spelling: words, and weight or bias.
 
-    `model/h0/mlp/c_fc/b` and `transformer.h.0.mlp.c_fc.bias` -> `0 mlp c_fc bias`; () for what is
-    none, such as an optimizer's copy.
+    `model/h0/mlp/c_fc/b` and `transformer.h.0.mlp.c_fc.bias` -> `0 mlp c_fc bias`; () for the name
+    of no part, such as that of an optimizer's copy.
     """
     words = WORDS.findall(name) if END.search(name) else []
     return (*words, "bias" if name.endswith(("bias", "/b")) else "weight") if words else ()
@@ -68,7 +68,7 @@ def _discrepancies(checkpoint: Checkpoint) -> Iterator[str]:
             else:
                 lost.discard(variables[part])
     for name in lost if checkpoint.files else ():
-        if np.any(checkpoint.read(name)):  # a bias that is nowhere stands for zeros
+        if np.any(checkpoint.read(name)):  # a bias that is in no file is zeros
             yield f"{name} is in no file"
 
 
@@ -83,11 +83,11 @@ def _same(written: Values, found: Values, path: Path, part: Part) -> bool:
 
 
 def _arrays(path: Path) -> Iterator[tuple[str, Callable[[], Values]]]:
-    """Name and values of every array in a file, by its format's own library."""
+    """Name and values of every array in a file, by the library of its format."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             for name in arrays.files:
-                yield name, lambda: arrays[name]  # noqa: B023  # asked for at once, or never
+                yield name, lambda: arrays[name]  # noqa: B023  # called before the next one, or never
     elif path.suffix in TORCH:
         file = TorchFile(path, "model" if path.suffix in NANOGPT else None)
         for name in file.tensors:

@@ -1,4 +1,4 @@
-"""What two sets of logits for one text have in common: differences, divergence, loss and noise."""
+"""Compares two sets of logits for one text: differences, divergence, loss and noise."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 Logits = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-CHANCE = 3.0  # standard errors that the loss may be off by chance
-MOST_NATS = 700.0  # e to that power is still a number
+CHANCE = 3.0  # standard errors that count as chance
+MOST_NATS = 700.0  # e to that power is still finite
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Logits of a bundle beside TensorFlow's, over some positions of one text.
+    """How a bundle's logits agree with TensorFlow's at some positions of one text.
 
-    `largest` and `mean` are differences of logits; `deviation` is the standard deviation of
-    TensorFlow's logits around each position's mean, for scale; `kl` is the mean Kullback-Leibler
-    divergence in nats, `tempered` the same where each position's logits are divided by their
-    deviation if that is above 1: bounded however sharp a model is; `top1` is the share of
-    positions where both prefer the same token, `top5` the mean share of common tokens among the
-    best five (of fewer, among all).
+    `largest` and `mean` are absolute differences of logits; `deviation` is the standard deviation
+    of TensorFlow's logits around each position's mean, for scale; `kl` is the mean Kullback-Leibler
+    divergence in nats; `tempered` is the same with each position's logits divided by their standard
+    deviation where that is above 1, which bounds it for confident models; `top1` is the share of
+    positions with the same most likely token, `top5` the mean share of common tokens among the five
+    most likely (of fewer tokens, among all).
     """
 
     positions: int
@@ -40,7 +40,7 @@ class Agreement:
 
     @property
     def relative(self) -> float:
-        """The largest difference in deviations; 0 of nothing at all is 0."""
+        """The largest difference divided by the deviation; 0/0 is 0."""
         if self.deviation:
             return self.largest / self.deviation
         return math.inf if self.largest else 0.0
@@ -48,11 +48,11 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Mean nats a token of the text after its first one, 0 where there is no more.
+    """Mean nats per token of the text, its first token left out; 0 for a text of one token.
 
-    `error` is the standard error of their difference if rounding had no direction: then a text of
-    so many tokens shows a difference of that size by chance. `guess` is what the text costs one who
-    knows no more than how often each token is in it, or than how many tokens there are.
+    `error` is the standard error of the difference, if rounding changes tokens independently and
+    without bias. `guess` is the loss of a model that knows only how often each token is in the
+    text, or only how many tokens there are.
     """
 
     tensorflow: float
@@ -62,26 +62,26 @@ class Loss:
 
     @classmethod
     def of(cls, wanted: Float64, found: Float64, guess: float = math.inf) -> Loss:
-        """Takes the nats of each token."""
+        """The loss, from the nats of each token by TensorFlow and by the bundle, float64 [S]."""
         count = max(1, len(wanted))
         error = math.sqrt(float(np.square(found - wanted).sum())) / count
         return cls(float(wanted.sum()) / count, float(found.sum()) / count, error, guess)
 
     @property
     def known(self) -> bool:
-        """Whether TensorFlow's model reads the text better than the guess: only then is it one of
-        the model's kind, whose perplexity means something.
+        """Whether TensorFlow's model predicts the text better than `guess`: only then is it a text
+        of the model's kind, whose perplexity means something.
         """
         return self.tensorflow < self.guess
 
     @property
     def change(self) -> float:
-        """Of the perplexity, as a share of TensorFlow's."""
+        """The change of the perplexity, as a share of TensorFlow's."""
         return math.expm1(min(self.bundle - self.tensorflow, MOST_NATS))
 
     @property
     def excess(self) -> float:
-        """As `change`, in either direction, without what may be chance."""
+        """The absolute `change` beyond `CHANCE` standard errors."""
         beyond = abs(self.bundle - self.tensorflow) - CHANCE * self.error
         return math.expm1(min(beyond, MOST_NATS))
 
@@ -97,11 +97,11 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How far cached and uncached logits of the bundle itself are apart.
+    """How far the bundle's own cached and uncached logits are apart.
 
-    `largest` is the largest difference; `near_ties` is the share of positions where the two best
-    tokens are no further apart than that, and `greedy_equal` says whether everywhere else both ways
-    prefer the same token.
+    `largest` is the largest difference; `near_ties` is the share of positions whose two most likely
+    tokens are no further apart than that; `greedy_equal` tells whether cached and uncached logits
+    have the same most likely token at all other positions.
     """
 
     largest: float
@@ -114,7 +114,7 @@ class Noise:
         if whole.shape[-1] == 1:
             return cls(largest, 0.0, not math.isnan(largest))
         second, best = np.partition(whole, -2, axis=-1)[:, -2:].T
-        # Written so that NaNs are no near ties and differ.
+        # Written so that a NaN is no near tie, and unequal.
         apart = ~(best - second <= largest)
         same = np.argmax(whole, axis=-1) == np.argmax(stepwise, axis=-1)
         return cls(largest, float(np.mean(~apart)), bool((same & ~np.isnan(best))[apart].all()))
@@ -128,14 +128,14 @@ def compare(wanted: Logits, found: Logits) -> Agreement:  # [R,V], [R,V]
 
 
 def statistics(wanted: Logits, found: Logits, following: Sequence[int]) -> Float64:  # -> [R,9]
-    """Of each row: largest and mean difference, variance, divergence, that of tempered logits,
-    whether the best is the same, share of the best five, and by either the nats of the token that
-    follows.
+    """For each row: largest and mean difference, variance, divergence, divergence of tempered
+    logits, whether the most likely token is the same, share of the five most likely, and the nats
+    of the token `following` by `wanted` and by `found`.
     """
     wide, other = wanted.astype(np.float64), found.astype(np.float64)
     difference = np.abs(wide - other)
     p, q = log_softmax(wide), log_softmax(other)
-    heat = np.maximum(1.0, wide.std(axis=-1, keepdims=True))
+    temperature = np.maximum(1.0, wide.std(axis=-1, keepdims=True))
     few = min(5, wanted.shape[-1])
     best = (np.argpartition(logits, -few, axis=-1)[:, -few:] for logits in (wanted, found))
     common = [len(np.intersect1d(a, b)) / few for a, b in zip(*best, strict=True)]
@@ -145,7 +145,7 @@ def statistics(wanted: Logits, found: Logits, following: Sequence[int]) -> Float
         difference.mean(axis=-1),
         wide.var(axis=-1),
         divergence(p, q),
-        divergence(log_softmax(wide / heat), log_softmax(other / heat)),
+        divergence(log_softmax(wide / temperature), log_softmax(other / temperature)),
         np.argmax(wanted, axis=-1) == np.argmax(found, axis=-1),
         common,
         -p[at],
@@ -178,7 +178,7 @@ def divergence(p: Float64, q: Float64) -> Float64:  # log-probabilities [R,V], [
 
 
 def guess_of(tokens: Sequence[int], n_vocab: int) -> float:
-    """Nats a token of `tokens` by their own frequencies, at most those of an even guess."""
+    """Nats per token of `tokens` by their own frequencies, at most those of a uniform guess."""
     counts = np.unique(np.asarray(tokens, np.int64), return_counts=True)[1]
     share = counts / max(1, counts.sum())
     return min(float(-(share * np.log(share)).sum()), math.log(n_vocab))

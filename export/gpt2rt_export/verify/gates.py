@@ -1,22 +1,20 @@
-"""How far a bundle may be from its checkpoint: limits per precision, beyond which no bundle is
-published.
+"""Limits for how far a bundle may be from its checkpoint; beyond them none is published.
 
-A gate has to fail a wrong graph and to pass honest rounding, whatever the weights and the text: a
-fine-tune meets English that it never saw, random weights meet anything. So its limits are a few
-times what rounding does to weights as they begin and as training leaves them (the demo's), and they
-are no promise of quality. That is tested on a text that the model knows.
+A gate must reject a wrong graph and accept plain rounding, whatever the weights and the text: a
+fine-tune may read English that it never saw, random weights read anything. So the limits are a few
+times the effect of rounding on random weights and on trained ones (the demo's), and promise no
+quality; quality is tested on a text of the model's own kind.
 
-- Logits tell little of weights as they begin, where every token is about as likely as another, and
-  `perplexity` nothing. What a layer adds to the hidden states (`added`) tells there: a wrong matrix
-  makes a difference of 0.3 to 1.2, rounding to 8 bits one of 0.04 at most, to 4 bits 0.3 at most.
-- Nothing that grows with the logits counts on a text that the model does not know (it reads it no
-  better than by the frequencies of its tokens, `Loss.known`): a model as sharp as a chess player is
-  on English loses many nats to an honest rounding. There `tempered` takes the place of `kl`: its
-  logits deviate by 1 at most, so it depends on the share that they are off by.
-- On a text that the model would write itself, `kl` is what its perplexity loses (exp(kl) times as
-  much). On another text perplexity moves besides, in either direction, since unlikely tokens are
-  where logits are least exact. What chance does to so few tokens is therefore not counted
-  (`Loss.excess`), and a gain counts as a loss does.
+- Random weights make every token about as likely as another: logits show little, and `perplexity`
+  nothing. What a layer adds to the hidden states (`added`) does: a wrong matrix makes a difference
+  of 0.3 to 1.2, rounding to 8 bits at most 0.04, to 4 bits at most 0.3.
+- Figures that grow with the logits do not count on a text that the model does not know, one that it
+  predicts no better than the frequencies of its tokens do (`Loss.known`): a confident model of
+  chess games loses many nats to rounding on English. There `tempered` takes the place of `kl`: its
+  logits deviate by 1 at most, so that it depends on their relative error.
+- On a text that the model would generate itself, perplexity grows by the factor exp(kl). On another
+  text it also changes in either direction, since the logits of unlikely tokens are least exact.
+  Therefore the chance of so few tokens is left out (`Loss.excess`), and a gain counts as a loss.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The most that a precision may be off.
+    """The largest errors that a precision may have.
 
-    `largest`: the largest difference of logits, in deviations of TensorFlow's. `tempered`: the
-    mean divergence in nats of logits that deviate by 1 at most. `added`: the relative difference of
-    what any layer adds to the hidden states. And on a text that the model knows, `kl`: the mean
-    divergence as it is; `perplexity`: the change as a share of TensorFlow's, beyond what chance
-    does to a text of that length.
+    `largest`: the largest difference of logits, in standard deviations of TensorFlow's.
+    `tempered`: the mean divergence in nats of logits that deviate by 1 at most. `added`: the
+    relative difference of what any layer adds to the hidden states. And on a text that the model
+    knows, `kl`: the mean divergence in nats; `perplexity`: its change as a share of TensorFlow's,
+    beyond chance.
     """
 
     largest: float

@@ -1,13 +1,12 @@
-"""How closely a bundle reproduces its checkpoint: the same tokens through TensorFlow and through
-it.
+"""Measures how closely a bundle reproduces its checkpoint: one text through it and TensorFlow.
 
-The bundle is fed a real text that fills the context: in one piece (uncached), and in pieces with
-single tokens between them, in spans spread over the whole context (cached). Compared are the
-logits, the loss of the text and the hidden states of every layer. Logits of a whole text are held
-once, the bundle's; all else goes by blocks of rows.
+The bundle reads a text that fills the context, once in one call (uncached) and once with single
+tokens between longer calls, in spans spread over the whole context (cached). Logits, the loss of
+the text and the hidden states of every layer are compared. Only the bundle's logits of the whole
+text are held; TensorFlow's are computed a block of rows at a time.
 
-A graph for CUDA is fed the beginning of the text, one half in one piece and the other by steps, on
-the CPU provider, which rounds to float16 where the device does.
+A graph for CUDA reads the beginning of the text, half of it in one call and the rest token by
+token, on the CPU provider, which rounds to float16 where the device does.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from gpt2rt.engine.providers import Threads, open_session
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.engine.slots import Slots
 from gpt2rt.text.tokenizers import read_tokenizer
-from gpt2rt_export.progress import Progress, Silent
+from gpt2rt_export.progress import NoProgress, Progress
 from gpt2rt_export.sources import Checkpoint
 from gpt2rt_export.verify import account, reference
 from gpt2rt_export.verify.agreement import (
@@ -44,24 +43,24 @@ from gpt2rt_export.verify.agreement import (
 from gpt2rt_export.verify.gates import GATES, Gate
 from gpt2rt_export.verify.sample import Sample
 
-STRETCHES = 16  # of tokens fed one by one, from position 1 to the last
-STRETCH = 4  # tokens each
+SPANS = 16  # of tokens fed one by one, from position 1 to the last
+SPAN = 4  # tokens each
 ROWS = 32  # positions compared at a time
 CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
 
 
-# ---- what is found
+# ---- the report
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All that was measured on `text`; `cached` and `noise` are None where the context is one token
-    long, `cuda` where there is no graph for it.
+class ParityReport:
+    """All that was measured on the text that `text` names, and the limits for it.
 
-    `drift` is the difference of the hidden states of each layer (counted as in `Tensors.hidden`),
-    relative to TensorFlow's: Euclidean lengths at each position, mean over positions. `added` is
-    that of what each layer adds to the states of the one before, which in a deep model shows a
-    wrong layer where drift hardly does; of the first and the last layer it is the drift.
+    `cached` and `noise` are None for a context of one token, `cuda` where there is no graph for it.
+    `drift` is, for each layer (counted as in `Tensors.hidden`), the Euclidean length of the
+    difference of hidden states relative to that of TensorFlow's, mean over positions. `added` is
+    the same for what each layer adds to the states of the one before, which finds a wrong layer of
+    a deep model where drift hardly does; for the first and the last layer it is the drift.
     """
 
     text: str
@@ -81,7 +80,7 @@ class Report:
         return {name: agreement for name, agreement in ways.items() if agreement is not None}
 
     def failures(self) -> list[str]:
-        """What is beyond the gate and by how much, a text each; none: the bundle passes."""
+        """A sentence for each figure beyond its limit; an empty list: the bundle passes."""
         gate, found = self.gate, []
         # Without a limit a NaN still fails.
         kl, perplexity = (gate.kl, gate.perplexity) if self.loss.known else (math.inf, math.inf)
@@ -124,37 +123,39 @@ def measure(
     checkpoint: Checkpoint,
     kind: str,
     precision: str,
-    show: Progress | None = None,
+    progress: Progress | None = None,
     sample: Sample | None = None,
-) -> Report:
-    """Compare the bundle in `directory` with `checkpoint`, on `sample` or else English prose. What
-    to make of it the gate says. Raises `ParityFailure` for a checkpoint that was misread.
+) -> ParityReport:
+    """Compare the bundle in `directory` with `checkpoint`, on `sample` or else English prose.
+
+    `kind`: `fused` or `standard`. `failures` of the report says whether the bundle passes. Raises
+    `ParityFailure` for a checkpoint that was misread (`account.check`).
     """
-    show = show or Silent()
+    progress = progress or NoProgress()
     if checkpoint.files:
-        show.stage("Verify: the arrays of the files")
+        progress.stage("Verify: the arrays of the files")
         account.check(checkpoint)
     hparams = checkpoint.hparams
     sample = sample or Sample.choose(None, None)
     tokens = sample.tokens(read_tokenizer(directory), hparams.n_ctx)
-    wanted, drift, added = _layers(directory, checkpoint, tokens, show)
+    wanted, drift, added = _layers(directory, checkpoint, tokens, progress)
     slots = SLOTS[kind](open_session(directory / GRAPH, Threads(spinning=False)), hparams, 1)
-    advance = show.stage("Verify: logits", len(tokens))
+    advance = progress.stage("Verify: logits", len(tokens))
     whole = uncached(slots, tokens)
     rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
     agreement, noise, positions = None, None, spans(len(tokens))
     if positions:
-        advance = show.stage("Verify: logits with a cache", len(positions))
+        advance = progress.stage("Verify: logits with a cache", len(positions))
         stepwise = cached(slots, tokens, positions, advance)
         agreement = agreement_of(_rows(wanted, stepwise, positions, [0] * len(positions)))
         noise = Noise.of(whole[positions], stepwise)
     del slots, whole
-    return Report(
+    return ParityReport(
         text=sample.source,
         tokens=len(tokens),
         uncached=agreement_of(rows),
         cached=agreement,
-        cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], show),
+        cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], progress),
         loss=Loss.of(rows[:-1, -2], rows[:-1, -1], guess_of(tokens[1:], hparams.n_vocab)),
         drift=drift,
         added=added,
@@ -164,12 +165,12 @@ def measure(
 
 
 def _cuda(
-    directory: Path, wanted: reference.Reference, tokens: Sequence[int], show: Progress
+    directory: Path, wanted: reference.Reference, tokens: Sequence[int], progress: Progress
 ) -> Agreement | None:
-    """The graph for CUDA beside TensorFlow, where there is one."""
+    """How the graph for CUDA agrees with TensorFlow; None where there is none."""
     if not (directory / CUDA_GRAPH).is_file():
         return None
-    advance = show.stage("Verify: the graph for CUDA", len(tokens))
+    advance = progress.stage("Verify: the graph for CUDA", len(tokens))
     session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
     slots = Device(session, wanted.hparams, HostMemory()).slots(1)
     half = -(-len(tokens) // 2)
@@ -182,11 +183,11 @@ def _cuda(
 
 
 def spans(count: int) -> list[int]:
-    """Positions of `count` at which tokens are fed one by one: all but 0 where those are few."""
-    if count - 1 <= STRETCHES * STRETCH:
+    """The positions, of `count`, at which tokens are fed one by one: all but 0 if they are few."""
+    if count - 1 <= SPANS * SPAN:
         return list(range(1, count))
-    starts = np.linspace(1, count - STRETCH, STRETCHES).astype(int).tolist()
-    return [at for start in starts for at in range(start, start + STRETCH)]
+    starts = np.linspace(1, count - SPAN, SPANS).astype(int).tolist()
+    return [at for start in starts for at in range(start, start + SPAN)]
 
 
 def uncached(slots: Slots, tokens: Sequence[int]) -> Logits:  # [S] -> [S,V]
@@ -199,7 +200,7 @@ def cached(
     positions: Iterable[int],
     advance: Callable[[int], None] = lambda done: None,
 ) -> Logits:  # -> [R,V]
-    """Logits after the tokens at `positions`, fed one by one; those between come in pieces."""
+    """Logits after the tokens at `positions`, fed one by one; those between in one call each."""
     held, rows = 0, []
     for at in positions:
         if at > held:
@@ -211,21 +212,21 @@ def cached(
 
 
 def _layers(
-    directory: Path, checkpoint: Checkpoint, tokens: Sequence[int], show: Progress
+    directory: Path, checkpoint: Checkpoint, tokens: Sequence[int], progress: Progress
 ) -> tuple[reference.Reference, tuple[float, ...], tuple[float, ...]]:
-    """TensorFlow's reading of the text, and `Report.drift` and `Report.added` beside it."""
+    """TensorFlow's states of the text, `ParityReport.drift` and `ParityReport.added`."""
     hparams = checkpoint.hparams
-    show.stage("Verify: hidden states")
+    progress.stage("Verify: hidden states")
     session = open_session(directory / EMBED, Threads(spinning=False), prepack=False)
     layers = range(hparams.n_layer + 1)
     states = hidden_states(session, hparams, np.array([tokens], np.int32), layers)
     del session
-    advance = show.stage("Verify: TensorFlow", len(layers))
+    advance = progress.stage("Verify: TensorFlow", len(layers))
     drift: list[float] = []
     added: list[float] = []
     before = np.zeros((len(tokens), hparams.n_embd), np.float32)
 
-    def see(layer: int, wanted: Logits) -> None:
+    def compare(layer: int, wanted: Logits) -> None:
         found = states[layer][0]
         drift.append(relative_difference(wanted, found))
         if 0 < layer < hparams.n_layer:
@@ -235,11 +236,11 @@ def _layers(
         before[:] = wanted
         advance(1)
 
-    return reference.read(checkpoint, tokens, see), tuple(drift), tuple(added)
+    return reference.read(checkpoint, tokens, compare), tuple(drift), tuple(added)
 
 
 def relative_difference(wanted: Logits, found: Logits) -> float:  # [S,D], [S,D]
-    """Length of the difference beside that of `wanted`, mean over positions; 0/0 is 0."""
+    """Euclidean length of the difference over that of `wanted`, mean over positions; 0/0 is 0."""
     difference = np.linalg.norm(wanted.astype(np.float64) - found, axis=-1)
     length = np.linalg.norm(wanted.astype(np.float64), axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -254,7 +255,7 @@ def _rows(
     following: Sequence[int],
     advance: Callable[[int], None] = lambda done: None,
 ) -> Float64:  # found [R,V] -> [R,9]
-    """`statistics` of `found`, a block of rows after the other."""
+    """`statistics` of `found` beside TensorFlow's logits, computed a block of rows at a time."""
     parts = []
     for start in range(0, len(positions), ROWS):
         block = slice(start, start + ROWS)

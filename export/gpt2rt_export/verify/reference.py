@@ -1,8 +1,7 @@
-"""A checkpoint in TensorFlow, what a bundle is held against: the functions of `graph.py` over one
-text.
+"""Runs a checkpoint in TensorFlow on one text, by the functions of `graph.py`.
 
-They run a block at a time, so the memory is that of one block, whatever the size of the model; and
-logits are made where they are asked for, so that those of a whole text need not be held.
+One transformer block runs at a time, so that memory holds the weights of one; and logits are
+computed on demand, so that those of a whole text need not be held.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """What TensorFlow made of a text of S tokens; `x` [S,D] comes before the last layer norm."""
+    """TensorFlow's result for a text of S tokens; `x` [S,D] is the input of the last layer norm."""
 
     hparams: HParams
     x: Array
@@ -39,11 +38,12 @@ class Reference:
 def read(
     checkpoint: Checkpoint,
     tokens: Sequence[int],
-    see: Callable[[int, Array], None] = lambda layer, states: None,
+    on_layer: Callable[[int, Array], None] = lambda layer, states: None,
 ) -> Reference:
-    """Feed TensorFlow the whole text.
+    """Run the whole text.
 
-    `see` is shown the hidden states [S,D] of every layer, counted as in `Tensors.hidden`.
+    `on_layer` is called with the number and the hidden states [S,D] of every layer, counted as in
+    `Tensors.hidden`.
     """
     hparams = checkpoint.hparams
 
@@ -53,12 +53,12 @@ def read(
         return {n.removeprefix("model/"): tf.constant(checkpoint.read(n)) for n in names}
 
     x = graph.embed(tf.constant([tokens], tf.int32), tf.constant(0), weights("wte", "wpe"))
-    see(0, x[0].numpy())
+    on_layer(0, x[0].numpy())
     past = graph.empty_past(hparams, 1)[:, 0]
     for i in range(hparams.n_layer):
         x, _ = graph.block(x, past, i, weights(f"h{i}/"), hparams)
         if i + 1 < hparams.n_layer:
-            see(i + 1, x[0].numpy())
+            on_layer(i + 1, x[0].numpy())
     last = weights("ln_f/", hparams.head_variable)
-    see(hparams.n_layer, graph.norm(x, "ln_f", last, hparams)[0].numpy())
+    on_layer(hparams.n_layer, graph.norm(x, "ln_f", last, hparams)[0].numpy())
     return Reference(hparams, x[0].numpy(), last)

@@ -17,17 +17,17 @@ HELD_OUT = "heldout.txt"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A text and where it is from: `source` names it in the report."""
+    """A text to compare on; `source` names it in the report."""
 
     text: str
     source: str
 
     @classmethod
     def choose(cls, given: Path | None, checkpoint: Path | None) -> Sample:
-        """The text `given`; else what a checkpoint's directory holds out for it (`heldout.txt`);
-        else English prose.
+        """The text of the file `given`, else of `heldout.txt` in the directory `checkpoint`, else
+        English prose.
 
-        Raises `BadText` where a file is not a text in UTF-8 that has something in it.
+        Raises `BadText` for a file that cannot be read, is not UTF-8 or is empty.
         """
         if given is not None:
             return cls(_read(given), given.name)
@@ -37,9 +37,9 @@ class Sample:
         return cls(text, "English prose")
 
     def tokens(self, tokenizer: TextTokenizer, n_ctx: int) -> list[int]:
-        """`n_ctx` tokens, from `<|endoftext|>` on; a shorter text is repeated.
+        """`n_ctx` tokens of the text after a start token; a shorter text is repeated.
 
-        Without the words that a vocabulary which lacks bytes cannot spell.
+        Words that a vocabulary without all bytes cannot spell are left out.
         """
         tokens = [tokenizer.start_of_text]
         try:

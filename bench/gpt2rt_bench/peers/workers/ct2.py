@@ -15,8 +15,8 @@ from protocol import Answer, Ready, Tokens
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What may be chosen; the defaults were the fastest tried.
+class CTranslate2Settings:
+    """Options of CTranslate2; the defaults were the fastest tried.
 
     They are CTranslate2's own switches: its GEMM from Intel's library on any processor ("1"), or
     what it chooses itself (""), and weights packed beforehand for that library.
@@ -33,8 +33,12 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
     TransformersConverter(str(checkpoint)).convert(str(model), quantization=precision)
 
 
-class Model:
-    def __init__(self, model: Path, precision: str, threads: int, settings: Settings) -> None:
+class CTranslate2Model:
+    """A GPT-2 loaded by CTranslate2; answers requests greedily."""
+
+    def __init__(
+        self, model: Path, precision: str, threads: int, settings: CTranslate2Settings
+    ) -> None:
         for name, value in (("MKL", settings.mkl), ("EXPERIMENTAL_PACKED_GEMM", settings.packed)):
             if value:
                 os.environ[f"CT2_USE_{name}"] = value
@@ -80,3 +84,6 @@ class Model:
             [(b - a) * 1e3 for a, b in itertools.pairwise(ends)],
             [result.sequences_ids[0] for result in results],
         )
+
+
+SETTINGS, MODEL = CTranslate2Settings, CTranslate2Model  # for `run.py`

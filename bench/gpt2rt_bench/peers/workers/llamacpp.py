@@ -1,6 +1,6 @@
 """llama.cpp through llama-cpp-python: GGUF written here, quantised and run by llama.cpp itself.
 
-A batch is one `llama_decode` of several sequences, llama.cpp's own way to have one.
+A batch is one `llama_decode` of several sequences.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from protocol import Answer, Ready, Tokens, greedy
 
-KEPT: list[Any] = []  # a callback has to outlive the call that hands it over
+CALLBACKS: list[Any] = []  # a callback must live as long as llama.cpp may call it
 
 FILE_TYPES = {"f32": 0, "q8_0": 7, "q4_0": 2}  # enum llama_ftype
 KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
@@ -39,8 +39,8 @@ WHOLE = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What may be chosen; the defaults were the fastest tried."""
+class LlamaCppSettings:
+    """Options of llama.cpp; the defaults were the fastest tried."""
 
     ubatch: int = 512
     flash: int = 0  # 1: flash attention, -1: llama.cpp decides; off decodes long texts faster
@@ -50,8 +50,7 @@ class Settings:
 def convert(checkpoint: Path, model: Path, precision: str) -> None:
     """`model` is a GGUF file; quantised by `llama_model_quantize` from one in float32 beside it.
 
-    q4_0 so has what llama.cpp gives it by default: the lm_head, which is the token embedding, in
-    q6_K, the rest in q4_0.
+    With q4_0 llama.cpp stores the lm_head, which is the token embedding, in q6_K by default.
     """
     if precision == "f32":
         write_gguf(checkpoint, model)
@@ -73,7 +72,7 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
 
 
 def write_gguf(checkpoint: Path, path: Path) -> None:
-    """A directory of Hugging Face's as GGUF in float32, as llama.cpp's own converter names it."""
+    """Write a Hugging Face checkpoint as GGUF in float32, with llama.cpp's names."""
     import gguf
     import numpy as np
     from safetensors import safe_open
@@ -134,14 +133,18 @@ def add_vocabulary(writer: Any, checkpoint: Path, config: dict[str, Any]) -> Non
 
 
 def silence(llama_cpp: Any) -> None:
-    """Without llama.cpp's own log, which is on standard error."""
+    """Turn off llama.cpp's own log on standard error."""
     nothing = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    KEPT.append(nothing)
+    CALLBACKS.append(nothing)
     llama_cpp.llama_log_set(nothing, ctypes.c_void_p(0))
 
 
-class Model:
-    def __init__(self, model: Path, precision: str, threads: int, settings: Settings) -> None:
+class LlamaCppModel:
+    """A GPT-2 loaded by llama.cpp; answers requests greedily."""
+
+    def __init__(
+        self, model: Path, precision: str, threads: int, settings: LlamaCppSettings
+    ) -> None:
         import llama_cpp
 
         self._lib, self._threads, self._settings = llama_cpp, threads, settings
@@ -166,8 +169,8 @@ class Model:
         room = rows, length + steps
         if room not in self._contexts:
             self._contexts[room] = self._new_context(*room)
-        self._context = self._contexts[room]  # kept, so that its memory is warm the second time
-        self._batch = Batch(self._lib, rows * length)
+        self._context = self._contexts[room]  # used again, so that its memory is warm
+        self._batch = TokenBatch(self._lib, rows * length)
         try:
             return greedy(prompts, steps, self._prefill, self._step)
         finally:
@@ -188,8 +191,8 @@ class Model:
             self._lengths[row] += 1
         return self._decode(self._batch)
 
-    def _decode(self, batch: Batch) -> Tokens:
-        """The likeliest token after each row whose logits were asked for."""
+    def _decode(self, batch: TokenBatch) -> Tokens:
+        """The most likely token after each position of the batch with logits."""
         import numpy as np
 
         if code := self._lib.llama_decode(self._context, batch.batch):
@@ -217,7 +220,7 @@ class Model:
         return context
 
 
-class Batch:
+class TokenBatch:
     """A `llama_batch` that grows a token at a time."""
 
     def __init__(self, lib: Any, capacity: int) -> None:
@@ -237,3 +240,6 @@ class Batch:
 
     def free(self) -> None:
         self._lib.llama_batch_free(self.batch)
+
+
+SETTINGS, MODEL = LlamaCppSettings, LlamaCppModel  # for `run.py`

@@ -13,11 +13,11 @@ from protocol import Answer, Ready, Tokens, greedy
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What may be chosen; the defaults were the fastest tried."""
+class OpenVinoSettings:
+    """Options of OpenVINO; the defaults were the fastest tried."""
 
     kv: str = "u8"
-    group: int = 32  # activations quantised in groups of so many; 0: not at all
+    group: int = 32  # group size of quantised activations; 0: not quantised
 
 
 def convert(checkpoint: Path, model: Path, precision: str) -> None:
@@ -41,8 +41,8 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
 def stateful(checkpoint: Path) -> Any:
     """GPT-2 with keys and values as variables of the graph: OpenVINO's form for generation.
 
-    It is the form that Optimum writes (a gather by `beam_idx` before each concatenation), which
-    the CPU plugin fuses to one attention with a cache. The lm_head reads the last position only.
+    Optimum writes the same form (a gather by `beam_idx` before each concatenation), which the CPU
+    plugin fuses into one attention with a cache. The lm_head reads the last position only.
     """
     import openvino
     import torch
@@ -84,36 +84,44 @@ def _empty_at_first(model: Any, n_head: int, width: int) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def graph(config: dict[str, Any], weights: dict[str, Any]) -> Any:
-    """GPT-2 as a PyTorch module: ids [B,S], beam_idx [B], past keys and values [B,H,P,W] in turn
-    -> logits [B,V] of the last position, present keys and values [B,H,P+S,W]."""
+def linear(weights: dict[str, Any], name: str) -> Any:
+    """The linear layer `name`, whose weights are [in,out] in the checkpoint."""
+    from torch import nn
+
+    n_in, n_out = weights[f"{name}.weight"].shape
+    module = nn.Linear(n_in, n_out)
+    module.weight.data = weights[f"{name}.weight"].T.contiguous()
+    module.bias.data = weights[f"{name}.bias"]
+    return module
+
+
+def norm(weights: dict[str, Any], name: str, epsilon: float) -> Any:
+    """The layer norm `name`."""
+    from torch import nn
+
+    module = nn.LayerNorm(len(weights[f"{name}.weight"]), epsilon)
+    module.weight.data = weights[f"{name}.weight"]
+    module.bias.data = weights[f"{name}.bias"]
+    return module
+
+
+def block(config: dict[str, Any], weights: dict[str, Any], name: str) -> Any:
+    """The transformer block `name`: x [B,S,D], mask, beam_idx, keys and values [B,H,P,W] -> x, keys
+    and values [B,H,P+S,W]."""
     import torch
     from torch import nn
     from torch.nn import functional as f
 
     n_embd, n_head, epsilon = config["n_embd"], config["n_head"], config["layer_norm_epsilon"]
-    inner = config["n_inner"] or 4 * n_embd
 
-    def linear(name: str, n_in: int, n_out: int) -> nn.Linear:
-        module = nn.Linear(n_in, n_out)
-        module.weight.data = weights[f"{name}.weight"].T.contiguous()
-        module.bias.data = weights[f"{name}.bias"]
-        return module
-
-    def norm(name: str) -> nn.LayerNorm:
-        module = nn.LayerNorm(n_embd, epsilon)
-        module.weight.data = weights[f"{name}.weight"]
-        module.bias.data = weights[f"{name}.bias"]
-        return module
-
-    class Block(nn.Module):  # type: ignore[misc]
-        def __init__(self, name: str) -> None:
+    class TorchBlock(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
             super().__init__()
-            self.ln_1, self.ln_2 = norm(f"{name}.ln_1"), norm(f"{name}.ln_2")
-            self.c_attn = linear(f"{name}.attn.c_attn", n_embd, 3 * n_embd)
-            self.c_proj = linear(f"{name}.attn.c_proj", n_embd, n_embd)
-            self.c_fc = linear(f"{name}.mlp.c_fc", n_embd, inner)
-            self.mlp_proj = linear(f"{name}.mlp.c_proj", inner, n_embd)
+            self.ln_1, self.ln_2 = (norm(weights, f"{name}.ln_{i}", epsilon) for i in (1, 2))
+            self.c_attn = linear(weights, f"{name}.attn.c_attn")
+            self.c_proj = linear(weights, f"{name}.attn.c_proj")
+            self.c_fc = linear(weights, f"{name}.mlp.c_fc")
+            self.mlp_proj = linear(weights, f"{name}.mlp.c_proj")
 
         def forward(self, x: Any, mask: Any, beams: Any, keys: Any, values: Any) -> Any:
             parts = self.c_attn(self.ln_1(x)).split(n_embd, 2)
@@ -127,12 +135,21 @@ def graph(config: dict[str, Any], weights: dict[str, Any]) -> Any:
             x = x + self.mlp_proj(f.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
             return x, k, v
 
-    class Gpt2(nn.Module):  # type: ignore[misc]
+    return TorchBlock()
+
+
+def graph(config: dict[str, Any], weights: dict[str, Any]) -> Any:
+    """GPT-2 as a PyTorch module: ids [B,S], beam_idx [B], past keys and values [B,H,P,W] in turn
+    -> logits [B,V] of the last position, present keys and values [B,H,P+S,W]."""
+    import torch
+    from torch import nn
+
+    class TorchGpt2(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             names = [f"transformer.h.{i}" for i in range(config["n_layer"])]
-            self.blocks = nn.ModuleList(map(Block, names))
-            self.ln_f = norm("transformer.ln_f")
+            self.blocks = nn.ModuleList(block(config, weights, name) for name in names)
+            self.ln_f = norm(weights, "transformer.ln_f", config["layer_norm_epsilon"])
             self.wte, self.wpe = nn.Embedding(1, 1), nn.Embedding(1, 1)
             self.wte.weight.data = weights["transformer.wte.weight"]
             self.wpe.weight.data = weights["transformer.wpe.weight"]
@@ -147,16 +164,20 @@ def graph(config: dict[str, Any], weights: dict[str, Any]) -> Any:
             mask = mask[None, None]
             x = self.wte(ids) + self.wpe(place)
             present = []
-            for i, block in enumerate(self.blocks):
-                x, k, v = block(x, mask, beams, past[2 * i], past[2 * i + 1])
+            for i, each in enumerate(self.blocks):
+                x, k, v = each(x, mask, beams, past[2 * i], past[2 * i + 1])
                 present += [k, v]
             return (self.head(self.ln_f(x[:, -1])), *present)
 
-    return Gpt2().eval()
+    return TorchGpt2().eval()
 
 
-class Model:
-    def __init__(self, model: Path, precision: str, threads: int, settings: Settings) -> None:
+class OpenVinoModel:
+    """A GPT-2 loaded by OpenVINO; answers requests greedily."""
+
+    def __init__(
+        self, model: Path, precision: str, threads: int, settings: OpenVinoSettings
+    ) -> None:
         import openvino
 
         options: dict[str, Any] = {
@@ -189,3 +210,6 @@ class Model:
         ids, beams = np.array(tokens), np.arange(len(tokens), dtype=np.int32)
         found = self._request.infer({"input_ids": ids, "beam_idx": beams}, share_inputs=True)
         return list(found["logits"].argmax(-1).tolist())
+
+
+SETTINGS, MODEL = OpenVinoSettings, OpenVinoModel  # for `run.py`

@@ -14,8 +14,8 @@ LIBRARIES = ("torch", "transformers")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What may be chosen; the defaults were the fastest tried."""
+class TorchSettings:
+    """Options of PyTorch; the defaults were the fastest tried."""
 
     attention: str = "sdpa"
     compile: int = 0
@@ -26,8 +26,10 @@ def convert(checkpoint: Path, model: Path, precision: str) -> None:
     model.symlink_to(checkpoint.resolve(), target_is_directory=True)
 
 
-class Model:
-    def __init__(self, model: Path, precision: str, threads: int, settings: Settings) -> None:
+class TorchModel:
+    """A GPT-2 loaded by PyTorch; answers requests greedily."""
+
+    def __init__(self, model: Path, precision: str, threads: int, settings: TorchSettings) -> None:
         import torch
         from transformers import GPT2LMHeadModel
 
@@ -61,3 +63,6 @@ class Model:
         )
         self._past = found.past_key_values
         return list(found.logits[:, -1].argmax(-1).tolist())
+
+
+SETTINGS, MODEL = TorchSettings, TorchModel  # for `run.py`

@@ -1,4 +1,4 @@
-"""One peer in a process of its own, under the Python that has it installed.
+"""Runs one peer in a process of its own, under the Python that has it installed.
 
     python run.py PEER convert CHECKPOINT MODEL PRECISION
     python run.py PEER serve MODEL PRECISION THREADS [SETTING=VALUE ...]
@@ -43,17 +43,18 @@ def main(peer: str, action: str, *rest: str) -> None:
 def load(
     module: Any, place: Path, precision: str, threads: int, changes: Iterable[str]
 ) -> tuple[Ready, Respond]:
-    model = module.Model(place, precision, threads, settings(module, changes))
+    """A peer's model, loaded, and the function that answers requests."""
+    model = module.MODEL(place, precision, threads, settings(module, changes))
     return model.ready, model.respond
 
 
 def settings(module: Any, changes: Iterable[str]) -> Any:
-    """The module's `Settings` with the values of `name=value` in place of its defaults."""
-    defaults, values = module.Settings(), {}
+    """The module's `SETTINGS` with the values of `name=value` in place of its defaults."""
+    defaults, values = module.SETTINGS(), {}
     for change in changes:
         name, _, value = change.partition("=")
         values[name] = type(getattr(defaults, name))(value)
-    return module.Settings(**values)
+    return module.SETTINGS(**values)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""Files that appear whole or not at all, and room for them on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from gpt2rt.errors import Gpt2rtError
+
+
+def write_text(place: Path, text: str) -> None:
+    """Write `text` as UTF-8 into the file `place`, replacing it as a whole. Raises `OSError`."""
+    written = place.with_name(f"{place.name}.new")
+    written.write_text(text, encoding="utf-8")
+    put_in_place(written, place)
+
+
+def put_in_place(written: Path, place: Path) -> None:
+    """Rename a finished file to `place`, its bytes on the disk beforehand. Raises `OSError`."""
+    with written.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(written, place)
+
+
+def check_space(
+    directory: Path,
+    needed: int,
+    what: str,
+    remedy: str,
+    error: type[Gpt2rtError] = Gpt2rtError,
+) -> None:
+    """Raises `error` where the disk of `directory` has fewer than `needed` bytes free.
+
+    Its message says that `what` (`the bundle`) needs them, and `remedy`, what a user can do.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise error(
+            f"{directory}: {what} needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
+            f"{remedy}"
+        )
