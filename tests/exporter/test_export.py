@@ -50,6 +50,8 @@ from gpt2rt_export.verify import agreement, parity
 from gpt2rt_export.verify import reference as tensorflow
 from gpt2rt_export.verify.gates import GATES, Gate
 
+pytestmark = pytest.mark.slow  # most of these run TensorFlow
+
 LOCK = ".bundle.lock"  # beside a bundle called `bundle`; it stays
 TEXT = np.random.default_rng(3).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
 
@@ -83,7 +85,6 @@ def test_tensorflow_equals_oracle(
     np.testing.assert_allclose(tensorflow_logits, oracle, atol=2e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fused", "standard"])
 def test_graphs_equal_tensorflow(
     kind: str,
@@ -160,7 +161,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 CLOSE = {"fp32": (1e-3, 1e-4), "fp16": (0.02, 2e-3), "int8": (1.0, 0.05), "int4": (4.0, 0.2)}
 
 
-@pytest.mark.slow
 def test_demo_reaches_its_parity(demo: dict[str, Bundle]) -> None:
     for bundle in demo.values():
         largest, change = CLOSE[bundle.manifest.precision]
@@ -196,7 +196,6 @@ def test_demo_greedy_equals_tensorflow(demo: dict[str, Bundle]) -> None:
     assert best.tolist() == list(completion.tokens)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fp32", "standard"])
 def test_demo_scores_equal_tensorflow(demo: dict[str, Bundle], kind: str) -> None:
     """Log-probabilities of a whole context, and of more text than that, in windows."""
@@ -264,7 +263,6 @@ def test_the_embedding_graph_is_a_part_of_the_whole(demo: dict[str, Bundle]) -> 
     onnx.checker.check_model(str(demo["standard"].directory / EMBED), full_check=True)
 
 
-@pytest.mark.slow
 def test_export_is_repeatable(demo: dict[str, Bundle], tmp_path: Path) -> None:
     again = pipeline.export(Recipe("demo", "int8", output=tmp_path / "again"))
     assert again.manifest == demo["int8"].manifest
@@ -282,7 +280,6 @@ def test_standard_bundle_passes_the_checker(demo: dict[str, Bundle]) -> None:
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
 
 
-@pytest.mark.slow
 def test_random_weights_are_a_function_of_the_seed(tmp_path: Path) -> None:
     one, same, other = (
         pipeline.export(Recipe("demo", random_seed=seed, output=tmp_path / str(i)))
@@ -299,7 +296,6 @@ def test_random_weights_are_a_function_of_the_seed(tmp_path: Path) -> None:
 # ---- publishing
 
 
-@pytest.mark.slow
 def test_an_existing_bundle_is_replaced_only_by_force(tmp_path: Path) -> None:
     place = tmp_path / "bundle"
     pipeline.export(Recipe("demo", random_seed=1, output=place))
@@ -320,7 +316,6 @@ def test_something_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
 
-@pytest.mark.slow
 def test_a_bundle_beyond_its_gate_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,7 +329,6 @@ def test_a_bundle_beyond_its_gate_is_not_published(
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PermissionError(13, "denied")])
 def test_a_publish_that_fails_between_its_renames_keeps_the_earlier_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
@@ -355,7 +349,6 @@ def test_a_publish_that_fails_between_its_renames_keeps_the_earlier_bundle(
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", LOCK}
 
 
-@pytest.mark.slow
 def test_one_export_at_a_time_works_on_a_destination(tmp_path: Path) -> None:
     place = tmp_path / "bundle"
     with lock_of(place), pytest.raises(BundleExists, match="another export is at work on it"):
@@ -372,7 +365,6 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "letter").read_text() == "keep me"
 
 
-@pytest.mark.slow
 def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     pipeline.export(Recipe("demo", random_seed=1, output=tmp_path / "link"))
@@ -381,7 +373,6 @@ def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     assert "seed 2" in Bundle.open(tmp_path / "real").manifest.origin
 
 
-@pytest.mark.slow
 def test_a_checkpoint_of_another_shape_needs_a_place_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,7 +404,6 @@ def test_parity_of_odd_but_valid_models(tmp_path: Path, factor: float, n_ctx: in
     assert (report.cached is None) == (n_ctx == 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["Write", "Verify", "Publish"])
 def test_a_killed_export_leaves_nothing_that_looks_like_a_bundle(
     tmp_path: Path, stage: str
