@@ -114,6 +114,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, world: tuple[Path, str]) 
     return reader.home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(PAGES[page])])
 def test_the_commands_of_a_page(
     page: str, tmp_path: Path, world: tuple[Path, str], exported: Path
@@ -133,6 +134,7 @@ def test_the_commands_of_a_page(
         assert printed or "gpt2rt" not in line or "--output" in line, line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "code"),
     [(page, code) for page in PAGES for code in blocks(PAGES[page], "python")],

@@ -16,6 +16,7 @@ COUNT = 100
 LONGEST = 60  # seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_damage_is_detected_or_harmless(name: str, tmp_path: Path) -> None:
     subject = DamagedSubject(name, tmp_path)

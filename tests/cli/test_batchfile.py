@@ -97,6 +97,7 @@ def test_without_a_seed_a_resumed_run_keeps_the_one_it_had(
     assert told(output) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
 def test_a_killed_run_goes_on_with_nothing_lost_or_doubled(
     command: Command, model: Path, tmp_path: Path
@@ -248,6 +249,7 @@ def test_log_probabilities_go_into_the_file(
     assert all(len(r["logprobs"]) == len(r["tokens"]) for r in lines(output))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "fact"),
     [

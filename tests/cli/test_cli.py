@@ -65,6 +65,7 @@ def test_json_is_a_record_a_sample(
     assert number == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_plain_output_is_the_text_of_json_and_a_newline(
     command: Command, model: Path, prompt: str
@@ -206,6 +207,7 @@ def test_samples_take_turns_and_the_one_whose_turn_it_is_never_waits(
 # ---- the process
 
 
+@pytest.mark.slow
 @posix
 def test_text_is_utf8_whatever_the_locale_says(
     model: Path, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +222,7 @@ def test_text_is_utf8_whatever_the_locale_says(
     assert not plain.out.isascii()
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_ctrl_c_ends_quietly_with_130(model: Path, options: Sequence[str]) -> None:
@@ -231,6 +234,7 @@ def test_ctrl_c_ends_quietly_with_130(model: Path, options: Sequence[str]) -> No
     assert (ended.code, ended.err) == (130, "")
 
 
+@pytest.mark.slow
 @posix
 def test_a_reader_who_has_seen_enough_ends_it_quietly(model: Path, home: Path) -> None:
     process = start("generate", "a", "-m", model, *MANY, stdout=subprocess.PIPE)
@@ -300,6 +304,7 @@ def test_version(command: Command) -> None:
     assert command("--version") == Ended(0, f"gpt2rt {__version__}\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_every_command_holds_an_example(command: Command, name: str) -> None:
     for option in ("--help", "-h"):

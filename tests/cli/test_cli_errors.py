@@ -28,6 +28,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 # ---- misuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["generate", "interactive"])
 @pytest.mark.parametrize(
     "options",

@@ -39,6 +39,7 @@ def complete(shell: str, line: str) -> Ended:
     return run_process(env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     ("line", "wanted", "unwanted"),

@@ -181,6 +181,7 @@ def test_a_text_that_is_not_closed_is_told(command: Command, model: Path) -> Non
 # ---- UTF-8 whatever the locale says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "locale",
     [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX"}],
@@ -304,6 +305,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_session(model: Path, home: Path) -
         terminal.close()
 
 
+@pytest.mark.slow
 def test_history_goes_on_in_the_next_session(terminal: Terminal, model: Path, home: Path) -> None:
     terminal.read_until(PROMPT)
     terminal.type("né 👋\n")

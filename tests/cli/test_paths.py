@@ -44,6 +44,7 @@ def run(environment: dict[str, str], *arguments: str | Path) -> Ended:
     return ended
 
 
+@pytest.mark.slow
 def test_bundles_prompts_and_results_may_have_any_name(
     place: Path, environment: dict[str, str]
 ) -> None:
@@ -59,6 +60,7 @@ def test_bundles_prompts_and_results_may_have_any_name(
     assert run(environment, "embed", "héllo", "--model", bundle).out
 
 
+@pytest.mark.slow
 def test_a_saved_run_finds_its_bundle_again_in_either_locale(
     place: Path, environment: dict[str, str], home: Path
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_saved_run_finds_its_bundle_again_in_either_locale(
         assert run(again, "generate", "--replay", saved).out == text
 
 
+@pytest.mark.slow
 def test_a_place_is_told_as_it_is_or_escaped(place: Path, environment: dict[str, str]) -> None:
     packed = place / "gepackt.gpt2rt"
     told = run(environment, "pack", place / place.name, "--output", packed).out
@@ -81,6 +84,7 @@ def test_a_place_is_told_as_it_is_or_escaped(place: Path, environment: dict[str,
     assert run(environment, "models").out.count("tiny")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_have_any_name(place: Path, environment: dict[str, str]) -> None:
     pytest.importorskip("tensorflow")
     if "\udcfc" in place.name:

@@ -212,6 +212,7 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
     assert "Q" in (page.read_text() if options[:1] == ("--html",) else ended.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words", "code"),
     [

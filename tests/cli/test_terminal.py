@@ -94,6 +94,7 @@ ESCAPE_TOKEN = ("--logit-bias", "\\x1b=1000", "--length", "3", "--seed", "1")
 TYPED = rb"\x1b]0;x\x07\u202e\u009b".decode()
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     "arguments",

@@ -278,6 +278,7 @@ def unwanted() -> NDArray[np.float32]:
     raise AssertionError("the whole row was fetched")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [

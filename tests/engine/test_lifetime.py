@@ -107,6 +107,7 @@ def test_prompts_of_an_iterator_are_read_as_slots_become_free(loaded: GPT2) -> N
     assert [c.text for c in made if c] == [c.text for c in wanted]
 
 
+@pytest.mark.slow
 def test_many_prompts_take_the_memory_of_few(loaded: GPT2) -> None:
     def held(count: int) -> int:
         # The same few words, since what words become is kept.
@@ -136,6 +137,7 @@ def _generate(model: GPT2, wanted: tuple[int, ...]) -> None:
     os._exit(0 if found == wanted else 3)
 
 
+@pytest.mark.slow
 @forks
 def test_a_child_forked_while_another_thread_generates_goes_on(loaded: GPT2) -> None:
     prompt = "the cat sat on the mat"
@@ -215,6 +217,7 @@ sys.exit("the child hangs")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc tells the exit status")
 @pytest.mark.parametrize("threads", ["1", "2"])
 @pytest.mark.parametrize("what", ["exit", "del", "load"])

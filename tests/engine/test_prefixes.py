@@ -71,6 +71,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_bundle(place, LargerWeights(LONG, seed=5, factor=12.0), request.param)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.integers(0, 3 * BLOCK), st.integers(0, 2 * BLOCK), st.integers(0, 9)),

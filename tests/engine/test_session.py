@@ -60,6 +60,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hparams", SHAPES, ids=lambda shape: f"head width {shape.head_width}")
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 def test_any_head_width_equals_oracle(tmp_path: Path, hparams: HParams, precision: str) -> None:

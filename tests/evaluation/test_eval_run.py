@@ -312,6 +312,7 @@ def test_ctrl_c_says_what_is_kept(
     assert "stopped; 64 of 300 passages are kept, the same command goes on" in ended.err
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     """A process that is killed for good in the middle, and the same command again."""
     rows = [{"text": f"Once there was a king, number {i}, who had a {i % 7}"} for i in range(640)]

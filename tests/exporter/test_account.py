@@ -106,6 +106,7 @@ def test_a_wrong_reading_is_found(
         account.check(Wrong(checkpoint, read))
 
 
+@pytest.mark.slow
 def test_a_head_that_the_reader_overlooks_is_no_bundle(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_probabilities_of_every_choice_sum_to_one(rules: Rules) -> None:
         assert math.fsum(option.probability for option in options) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_entropy_is_the_mean_surprise(rules: Rules, stories: list[grammar.Story]) -> None:
     surprises = [-story.log_probability for story in stories]
     error = statistics.stdev(surprises) / math.sqrt(len(surprises))

@@ -768,6 +768,7 @@ NONSENSE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("says", NONSENSE, ids=range(len(NONSENSE)))
 def test_nonsense_from_a_server_or_a_proxy_is_one_clear_line(
     release: Release, place: Path, says: bytes
@@ -890,11 +891,13 @@ def test_a_place_without_permission(server: FileServer, release: Release, tmp_pa
 # ---- chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEQUENCES))
 def test_random_faults(server: FileServer, release: Release, place: Path, seed: int) -> None:
     fault_sequence(server, release, place, Random(f"fault {seed}"))
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(
     server: FileServer, release: Release, tmp_path: Path, place: Path
 ) -> None:
@@ -941,6 +944,7 @@ def start(tmp_path: Path, server: FileServer, release: Release) -> Any:
     return start
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_one_download(
     server: FileServer, place: Path, start: Any
 ) -> None:
@@ -960,6 +964,7 @@ def test_two_processes_at_once_share_one_download(
     assert whole(place, server)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_download_at_once_and_keeps_what_came(
     server: FileServer, release: Release, place: Path, start: Any
 ) -> None:

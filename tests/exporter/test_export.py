@@ -50,6 +50,8 @@ from gpt2rt_export.verify import agreement, parity
 from gpt2rt_export.verify import reference as tensorflow
 from gpt2rt_export.verify.gates import GATES, Gate
 
+pytestmark = pytest.mark.slow  # most of these run TensorFlow
+
 LOCK = ".bundle.lock"  # beside a bundle called `bundle`; it stays
 TEXT = np.random.default_rng(3).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
 

@@ -15,6 +15,7 @@ from export_kills import exporter, trial
 TRIALS = 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_killed_export_is_never_half_a_bundle(tmp_path: Path) -> None:
     killed = 0

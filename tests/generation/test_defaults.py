@@ -149,6 +149,7 @@ def test_models_info_shows_them(
     assert facts["defaults"] == {"temperature": 0.7, "length": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "same_as"),
     [

@@ -200,6 +200,7 @@ def test_a_stop_token_beyond_the_vocabulary_is_refused(tiny: GPT2) -> None:
         tiny.generate("a", stopping=Stopping(tokens=[TINY.n_vocab]))
 
 
+@pytest.mark.slow
 @any_settings(400)
 def test_any_settings_give_a_text_or_a_documented_error(
     tiny_models: dict[str, GPT2],

@@ -110,6 +110,7 @@ def test_length_is_a_bound(tiny: GPT2) -> None:
     assert (len(completion.tokens), completion.finish_reason) == (7, "length")
 
 
+@pytest.mark.slow
 def test_end_of_text_stops_and_is_not_part_of_the_text(tiny: GPT2) -> None:
     """Samples that draw `<|endoftext|>` end there, or continue after it without `end_of_text`."""
     end = tiny.tokenizer.end_of_text

@@ -24,6 +24,7 @@ CASES: list[tuple[str, ...]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", CASES, ids=" ".join)
 def test_a_saved_run_comes_out_again(
     command: Command, model: Path, tmp_path: Path, options: tuple[str, ...]
@@ -66,6 +67,7 @@ def test_a_pipe_is_written_to_and_stays(command: Command, model: Path, tmp_path:
         os.close(reader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "fact"),
     [

@@ -65,6 +65,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(place, LargerWeights(TINY, seed=77, factor=12.0), "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopping", STOPPINGS, ids=str)
 @pytest.mark.parametrize("params", PARAMS, ids=str)
 @pytest.mark.parametrize("wrong_every", [1, 2, 5, 1000])
@@ -100,6 +101,7 @@ def drafted_by(bundle: Bundle, draft: Bundle) -> GPT2:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lookup", "smaller", "itself"])
 @pytest.mark.parametrize("params", PARAMS, ids=str)
 def test_the_real_drafts_change_nothing(

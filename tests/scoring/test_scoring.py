@@ -43,6 +43,7 @@ def test_scores_equal_oracle(tiny: GPT2, tiny_weights: LargerWeights, length: in
 LENGTHS = [2, 3, 9, 10, 17, 2, 30, 49, 9, 5, 5, 48, 16, 2, 7, 33, 9, 10, 11, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])

@@ -49,6 +49,7 @@ def log_probabilities(
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("window", "stride"), [(None, 24), (48, 48), (48, 1), (20, 7), (1, 1), (30, 15)]
 )
@@ -107,6 +108,7 @@ def test_another_token_may_stand_before_all(
     assert own == tiny.score(text, bos="<|endoftext|>", context=context, boundary=boundary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [(None, 24), (48, 1), (20, 7), (1, 1)])
 @pytest.mark.parametrize("text", [*TEXTS[:2], " cat sat", LONG])
 def test_with_nothing_before_it_the_first_token_has_no_score(
@@ -164,6 +166,7 @@ def test_a_bos_that_is_no_token_is_refused(tiny: GPT2, bos: Any) -> None:
         tiny.score("a", bos=bos)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["leading", "trailing"])
 @pytest.mark.parametrize("bos", ["auto", None])
 @pytest.mark.parametrize("joint", [" ", "\n", "\n\n", ""])
@@ -258,6 +261,7 @@ def test_places_are_exact(tiny: GPT2, text: str) -> None:
     assert covered == set(range(len(text)))
 
 
+@pytest.mark.slow
 @given(text=st.text(min_size=1))
 def test_spans_of_any_text(text: str) -> None:
     """A token's bytes are within its characters, and its first and last have some of them."""

@@ -108,6 +108,7 @@ def encoded(theirs: Any, text: str) -> list[int] | None:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_random_tables_of_added_tokens_equal_tokenizers(number: int, tmp_path: Path) -> None:
     random = np.random.default_rng(number)

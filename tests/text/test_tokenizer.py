@@ -193,6 +193,7 @@ def test_decode_undoes_encode(small: Tokenizer, text: str) -> None:
     assert small.decode_bytes(small.encode(text)) == text.encode()
 
 
+@pytest.mark.slow
 @laws
 @given(
     picks=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=20),
