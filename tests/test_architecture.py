@@ -49,6 +49,7 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(p): p for place in PACKAGES.values() for p in sorted(place.rglob("*.py"))}
+NAMED_TUPLES = {"_replace", "_asdict", "_fields"}  # public methods in spite of their names
 ENTRANCES = {"gpt2rt", "gpt2rt.__main__"}  # what a user imports and what `python -m` runs
 
 
@@ -82,3 +83,30 @@ def test_imports_point_down(module: str) -> None:
 def test_no_modules_import_each_other() -> None:
     graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """The private names that a file uses and does not define: those of other modules."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    used: dict[str, int] = {}
+    own: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            own.add(node.attr)
+        elif isinstance(node, ast.Attribute):
+            used.setdefault(node.attr, node.lineno)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt2rt"):
+            used |= {alias.name: node.lineno for alias in node.names}
+    for name, line in used.items():
+        public = not name.startswith("_") or name.startswith("__") or name in NAMED_TUPLES
+        if not public and name not in own:
+            yield f"{path}:{line} {name}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_module_uses_private_names_of_another(module: str) -> None:
+    assert not list(private_names(MODULES[module]))

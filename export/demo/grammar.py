@@ -62,7 +62,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`[name by steer]`: chooses from rule `name`, or from `name.x` where x is the text of `steer`."""
+    """`[name by steer]`: chooses from rule `name`, or `name.x` where x is the text of `steer`."""
 
     name: str
     steer: Again | None = None

@@ -24,7 +24,7 @@ RUN = Path(__file__).parent / "workers" / "run.py"
 
 @dataclass(frozen=True, slots=True)
 class PeerSubject:
-    """A peer ready to be measured beside `bundle`: its precision, its Python, its converted model."""
+    """A peer ready to be measured beside `bundle`: precision, Python and converted model."""
 
     peer: str
     module: str
