@@ -19,6 +19,7 @@ PACKAGES = {
 # From the ground up.
 ROOMS = [
     "gpt2rt.errors",
+    "gpt2rt.checks",
     "gpt2rt.bundles",
     "gpt2rt.text",
     "gpt2rt.sampling",

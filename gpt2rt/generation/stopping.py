@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from gpt2rt.checks import whole
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.sampling.params import whole
 
 FinishReason = Literal["length", "end_of_text", "stop_token", "stop_string", "context", "complete"]
 

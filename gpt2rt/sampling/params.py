@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
+from gpt2rt.checks import whole
 from gpt2rt.errors import InvalidSetting
 
 SEED_BITS = 64
@@ -108,11 +109,6 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is taken."""
         return self.temperature == 0
-
-
-def whole(value: object) -> bool:
-    """Whether a value is a whole number; a bool is not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _finite(value: object) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.checks import check_kind, check_whole
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.batching import batches, groups_of_tokens
 from gpt2rt.scoring.scoring import windows
@@ -87,6 +88,12 @@ class EmbedParams:
         ):
             if value not in choices:
                 raise InvalidSetting(f"{what} is {', '.join(choices)}, not {value}")
+        check_kind("word", self.word, str, optional=True)
+        check_kind("normalize", self.normalize, bool)
+        check_kind("special", self.special, bool, optional=True)
+        for what, number in (("layer", self.layer), ("stride", self.stride)):
+            if number is not None:
+                check_whole(what, number)
         if self.word is not None and (self.by != "word" or not self.word.strip()):
             raise InvalidSetting("word names one word, and goes with by word")
 
@@ -120,8 +127,7 @@ def embed_texts(
 
     Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
     """
-    if batch_size < 1:
-        raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
+    check_whole("batch_size", batch_size, 1)
     params.check(reader.hparams)
     return _embed_texts(texts, reader, params, batch_size)
 

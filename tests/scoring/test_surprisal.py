@@ -17,8 +17,11 @@ import reference
 from gpt2rt import GPT2
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.score import Boundary
+from gpt2rt.scoring.surprisal import word_beginnings
 from gpt2rt.text.alignment import occurrences, tokens_in, word_spans, words_of
+from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
+from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary
 from models import NOISE, TINY, LargerWeights
 
 TEXTS = [
@@ -398,3 +401,18 @@ def _synthetic() -> Tokenizer:
 
 
 SYNTHETIC = _synthetic()
+
+
+def test_every_end_of_a_text_ends_a_word() -> None:
+    """A chat model's end of a turn does, too; an ordinary word that ends its texts does not."""
+    names = ("<|endoftext|>", "<|end|>", "stop")
+    tokens = tuple(
+        SpecialToken(300 + n, text, special=text.startswith("<")) for n, text in enumerate(names)
+    )
+    symbols, merges = synthetic_vocabulary(300)
+    symbols = {symbol: token for symbol, token in symbols.items() if token < 299}
+    own = SpecialTokens(303, 300, 300, tokens, ends=(300, 301, 302))
+    tokenizer = Tokenizer(symbols, {" ".join(pair): n for n, pair in enumerate(merges)}, own)
+    found = set(word_beginnings(tokenizer).tolist())
+    assert {300, 301} <= found
+    assert 302 not in found
