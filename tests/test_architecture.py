@@ -28,7 +28,6 @@ ROOMS = [
     "gpt2rt.scoring",
     "gpt2rt.model",
     "gpt2rt.runs",
-    "gpt2rt_export.files",
     "gpt2rt_export.progress",
     "gpt2rt_export.fetch",
     "gpt2rt_export.sources",

@@ -20,11 +20,11 @@ from gpt2rt.bundles.files import record
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import GRAPH, MANIFEST, MOST_NOTES, PARITY, Manifest, noted
 from gpt2rt.bundles.precision import PRECISIONS
+from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailure
 from gpt2rt_export import model_tokenizer
 from gpt2rt_export.fetch.download import download
 from gpt2rt_export.fetch.lock import lock_of
-from gpt2rt_export.files import check_space
 from gpt2rt_export.generation_config import write_defaults
 from gpt2rt_export.onnx_graph import targets
 from gpt2rt_export.onnx_graph.convert import convert

@@ -20,9 +20,11 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import bundles_directory
 from gpt2rt.bundles.files import FileRecord, open_regular
 from gpt2rt.bundles.manifest import LARGEST_TEXT, MANIFEST, Manifest, read_manifest
+from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
 
 SUFFIX = ".gpt2rt"
+ELSEWHERE = "make room, or choose another place with --output"
 CHUNK = 1 << 20
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that the zip format allows
@@ -51,7 +53,7 @@ def pack(
 
 
 def _write(bundle: Bundle, file: Path, advance: Advance) -> None:
-    _check_space(file.absolute().parent, bundle.bytes)
+    check_space(file.absolute().parent, bundle.bytes, "the file", ELSEWHERE)
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.partial-", dir=file.absolute().parent)
     work = Path(name)
     try:
@@ -114,7 +116,7 @@ def _unpack(
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise BundleExists(f"{place}: exists already; choose another place with --output")
     place.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(place.parent, bundle.bytes)
+    check_space(place.parent, bundle.bytes, "the bundle", ELSEWHERE)
     work = Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
     try:
         for name, record in manifest.files.items():
@@ -193,12 +195,3 @@ def _copy(source: IO[bytes], target: IO[bytes], limit: int, advance: Advance) ->
         done += len(part)
         advance(len(part))
     return FileRecord(done, digest.hexdigest())
-
-
-def _check_space(directory: Path, needed: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise Gpt2rtError(
-            f"{directory}: {free / 1e6:,.1f} MB free, {needed / 1e6:,.1f} MB are needed; "
-            "make room, or choose another place with --output"
-        )

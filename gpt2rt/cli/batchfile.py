@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -17,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.cli import typed
 from gpt2rt.cli.printing import in_turn, line, print_json, record
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
@@ -155,14 +154,7 @@ class Output:
         order = sorted(lines, key=_place)
         if order == lines:
             return
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            beside.write_bytes(b"".join(order))
-            shutil.copymode(self._path, beside)
-            os.replace(beside, self._path)
-        finally:
-            with suppress(FileNotFoundError):
-                beside.unlink()
+        write_bytes(self._path, b"".join(order))
 
 
 def _locked(file: BinaryIO) -> bool:

@@ -8,13 +8,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.cli.typed import typed
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.text.textfile import decoded
@@ -172,24 +172,6 @@ def check_output(path: Path | None) -> None:
 def write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises `Gpt2rtError`."""
     try:
-        if path.exists() and not path.is_file():  # a device or a pipe, never to be replaced
-            path.write_bytes(data)
-            return
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).chmod(0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        write_bytes(path, data)
     except OSError as error:
         raise Gpt2rtError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

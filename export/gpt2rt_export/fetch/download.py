@@ -25,13 +25,13 @@ from gpt2rt.bundles.catalog import (
     Release,
     checkpoint_directory,
 )
+from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import DownloadFailure
 from gpt2rt_export.fetch.integrity import Receipt, fault
 from gpt2rt_export.fetch.lock import lock_of
 from gpt2rt_export.fetch.network import Network
 from gpt2rt_export.fetch.partial import Partial
 from gpt2rt_export.fetch.transfer import Wanted, failure_of, fetch
-from gpt2rt_export.files import check_space
 from gpt2rt_export.progress import DownloadProgress, NoProgress
 
 SMALL = tuple(name for name in CHECKPOINT_FILES if name != DATA)

@@ -27,9 +27,9 @@ from gpt2rt.bundles.catalog import (
 from gpt2rt.bundles.files import sha256
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.protobuf import fields
+from gpt2rt.bundles.writing import write_text
 from gpt2rt.errors import BadCheckpoint
 from gpt2rt_export.fetch.tensor_bundle import Variable, mask, read_index
-from gpt2rt_export.files import write_text
 
 RECEIPT = ".verified.json"
 FORMAT = 1  # of the receipt; another one counts as none

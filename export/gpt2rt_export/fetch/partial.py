@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gpt2rt_export.files import put_in_place
+from gpt2rt.bundles.writing import put_in_place
 
 
 class Partial:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from gpt2rt.errors import Gpt2rtError
@@ -11,9 +13,33 @@ from gpt2rt.errors import Gpt2rtError
 
 def write_text(place: Path, text: str) -> None:
     """Write `text` as UTF-8 into the file `place`, replacing it as a whole. Raises `OSError`."""
-    written = place.with_name(f"{place.name}.new")
-    written.write_text(text, encoding="utf-8")
-    put_in_place(written, place)
+    write_bytes(place, text.encode("utf-8"))
+
+
+def write_bytes(place: Path, data: bytes) -> None:
+    """Write `data` into the file `place`, replacing it as a whole. Raises `OSError`.
+
+    A device or a pipe is written to as it is.
+    """
+    if place.exists() and not place.is_file():
+        place.write_bytes(data)
+        return
+    handle, name = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.absolute().parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(name).chmod(place.stat().st_mode if place.exists() else 0o666 & ~_umask())
+        put_in_place(Path(name), place)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def put_in_place(written: Path, place: Path) -> None:
