@@ -175,7 +175,7 @@ def test_no_such_file_and_no_room(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 9, 1000))
     with pytest.raises(Gpt2rtError, match=r"needs .* MB, 0\.0 MB are free"):
         unpack(packed, tmp_path / "out")
-    with pytest.raises(Gpt2rtError, match="MB are needed"):
+    with pytest.raises(Gpt2rtError, match="MB are free"):
         pack(bundle, tmp_path / "again")
 
 
