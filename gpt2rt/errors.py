@@ -65,6 +65,10 @@ class ProviderMissing(Gpt2rtError):
     """A requested execution provider that is not available or cannot run the bundle."""
 
 
+class OutOfMemory(Gpt2rtError):
+    """Too little memory is left on the CUDA device."""
+
+
 class ParityFailure(Gpt2rtError):
     """An exported bundle whose outputs differ too much from its checkpoint's."""
 

@@ -13,13 +13,13 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import WEIGHTS
+from gpt2rt.checks import check_kind, check_list, check_whole
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.prefixes import PrefixCache
 from gpt2rt.engine.providers import AUTO, Threads
@@ -78,8 +78,7 @@ class GPT2(Scorer):
         began = now()
         self.bundle = bundle
         self.hparams: HParams = bundle.manifest.hparams
-        if prefix_bytes < 0:
-            raise InvalidSetting(f"prefix_bytes must be 0 (off) or more, not {prefix_bytes}")
+        check_whole("prefix_bytes", prefix_bytes, 0)  # 0: off
         self.make_draft = draft_maker(bundle, draft)
         bundle.check(name for name in bundle.manifest.files if name != WEIGHTS)
         with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing release the GIL
@@ -116,13 +115,13 @@ class GPT2(Scorer):
         Raises `UnknownModel`, `BadBundle`, `ProviderMissing`, `MissingExtra`, `InvalidSetting`.
         """
         settings = Threads(threads)
+        check_kind("model", model, (str, os.PathLike), optional=True)
+        check_kind("draft", draft, (str, os.PathLike), optional=True)
         bundle = library.default() if model is None else library.find(model)
-        if draft is None:
-            return cls(bundle, settings, provider, prefix_bytes=prefix_bytes)
-        if draft == LOOKUP:
-            return cls(bundle, settings, provider, draft="lookup", prefix_bytes=prefix_bytes)
-        smaller = cls(library.find(draft), settings, provider, prefix_bytes=0)
-        return cls(bundle, settings, provider, draft=smaller, prefix_bytes=prefix_bytes)
+        proposer: GPT2 | Literal["lookup"] | None = LOOKUP if draft == LOOKUP else None
+        if draft not in (None, LOOKUP):
+            proposer = cls(library.find(draft), settings, provider, prefix_bytes=0)
+        return cls(bundle, settings, provider, draft=proposer, prefix_bytes=prefix_bytes)
 
     @property
     def name(self) -> str:
@@ -248,8 +247,9 @@ class GPT2(Scorer):
         free, so that any number of prompts takes the same memory, and each is checked as it comes.
         Either way the error is that of the first prompt that cannot be continued.
         """
-        if isinstance(prompts, str):
-            raise InvalidSetting("prompts are a list of texts; for one text there is `generate`")
+        check_list("prompts", prompts, "generate")
+        check_kind("params", params, SamplingParams)
+        check_whole("batch_size", batch_size, 1)
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
         checked = self._checked(prompts, truncate, special)
@@ -281,8 +281,7 @@ class GPT2(Scorer):
         may be any number of them. A request for which `generate` would raise an error gives a piece
         with that `failure`, and the others continue. Raises `InvalidSetting` for `batch_size`.
         """
-        if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
+        check_whole("batch_size", batch_size, 1)
         self.runtime.check(int(batch_size))
         return self._pieces(requests, batch_size)
 
@@ -307,9 +306,10 @@ class GPT2(Scorer):
         Of `params`, penalties, bans and biases apply; temperature, top-k and other filters do not.
         Raises as `generate`, and `InvalidSetting` for `overflow="slide"`.
         """
+        check_kind("beams", beams, Beams)
+        request = Request(prompt, params, stopping, None, truncate, special=special)
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
-        request = Request(prompt, params, stopping, None, truncate, special=special)
         return best_texts(self.engine(beams.width), self.tasks.begin(request), beams)
 
     def prompt_tokens(

@@ -114,7 +114,7 @@ def model(tiny_bundles: dict[str, Bundle]) -> Path:
 
 @pytest.fixture
 def bundle(model: Path, tmp_path: Path) -> Bundle:
-    """A bundle of the test's own, to be damaged."""
+    """A copy of a bundle, to be damaged."""
     shutil.copytree(model, tmp_path / "bundle")
     return Bundle.open(tmp_path / "bundle")
 

@@ -19,6 +19,7 @@ PACKAGES = {
 # From the ground up.
 ROOMS = [
     "gpt2rt.errors",
+    "gpt2rt.checks",
     "gpt2rt.bundles",
     "gpt2rt.text",
     "gpt2rt.sampling",
@@ -82,3 +83,53 @@ def test_imports_point_down(module: str) -> None:
 def test_no_modules_import_each_other() -> None:
     graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()
+
+
+def private_names(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """The private names that a module defines, and those that it uses."""
+    defined: set[str] = set()
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            used |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (defined if own and isinstance(node.ctx, ast.Store) else used).add(node.attr)
+
+    def private(names: set[str]) -> set[str]:
+        return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+    return private(defined), private(used)
+
+
+# Methods that other libraries name so: namedtuples, and the evaluation harness.
+OTHERS = {"_replace", "_loglikelihood_tokens"}
+SOURCES = {**MODULES, **{str(p.relative_to(ROOT)): p for p in (ROOT / "tests").rglob("*.py")}}
+PRIVATE = {
+    name: private_names(ast.parse(path.read_text(encoding="utf-8")))
+    for name, path in SOURCES.items()
+}
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_private_names_stay_in_their_module(module: str) -> None:
+    defined, used = PRIVATE[module]
+    everywhere = set().union(*(PRIVATE[name][0] for name in MODULES))
+    assert not (used - defined - OTHERS) & everywhere
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - ENTRANCES))
+def test_modules_and_functions_are_short(module: str) -> None:
+    """Command-line functions are exempt: their parameters are tables of options."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert text.count("\n") <= 350
+    if room(module) != "gpt2rt.cli":
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, node.name

@@ -15,7 +15,7 @@ from gpt2rt_bench.summary import Interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart by everyone; gpt2rt's own come first.
+# Okabe and Ito's palette, which colour-blind readers can distinguish; gpt2rt's own come first.
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8C6D31", "#7F7F7F")
 INK, FAINT = "#222222", "#8A8A8A"
 ROW = 0.30  # inches of a bar

@@ -217,8 +217,11 @@ def markdown(rows: Sequence[ReportRow], machine: Machine, command: Sequence[str]
     for row in rows:
         cells = row.cells()
         lines.append("| " + " | ".join(cells[i] for i in shown) + " |")
-    said = notes(rows, machine)
-    return "\n".join([*lines, *(["", *(f"- {note}" for note in said)] if said else [])]) + "\n"
+    sentences = notes(rows, machine)
+    return (
+        "\n".join([*lines, *(["", *(f"- {note}" for note in sentences)] if sentences else [])])
+        + "\n"
+    )
 
 
 def described(machine: Machine) -> str:

@@ -95,9 +95,9 @@ def first_token(name: str, command: Sequence[str]) -> float:
     began = time.perf_counter()
     try:
         with (
-            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as error_output,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8"
+                command, stdout=subprocess.PIPE, stderr=error_output, text=True, encoding="utf-8"
             ) as process,
         ):
             assert process.stdout is not None
@@ -105,8 +105,8 @@ def first_token(name: str, command: Sequence[str]) -> float:
             token = next((line for line in process.stdout if line.strip().isdecimal()), "")
             taken = time.perf_counter() - began
             process.communicate()
-            said.seek(0)
-            errors = said.read()
+            error_output.seek(0)
+            errors = error_output.read()
     except OSError as error:
         raise SubjectFailed(f"{name}: {command[0]}: {error.strerror}") from None
     if process.returncode or not token:

@@ -64,12 +64,12 @@ def answer(
     for turn, text in zip(
         examples, model.complete(prompts, Decoding(length, ("\n",))), strict=True
     ):
-        said = text.strip()
+        written = text.strip()
         yield {
             "examples": 1,
-            "answer": said,
-            "f1": f1_of_many(said, turn.references),
-            "exact": exact_match(said, turn.references),
+            "answer": written,
+            "f1": f1_of_many(written, turn.references),
+            "exact": exact_match(written, turn.references),
         }
 
 

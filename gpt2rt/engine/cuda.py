@@ -33,11 +33,11 @@ from gpt2rt.bundles.interface import (
     cuda,
 )
 from gpt2rt.bundles.interface import best as best_of
-from gpt2rt.engine.cuda_memory import Array, Frame, Memory, OutOfMemory
+from gpt2rt.engine.cuda_memory import Array, Frame, Memory
 from gpt2rt.engine.kvcache import share
 from gpt2rt.engine.session import run_failure
 from gpt2rt.engine.slots import KeysValues, Logits
-from gpt2rt.errors import Gpt2rtError
+from gpt2rt.errors import Gpt2rtError, OutOfMemory
 from gpt2rt.sampling.selection import Draw, Selected
 
 if TYPE_CHECKING:

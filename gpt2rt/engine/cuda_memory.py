@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.engine.providers import cuda_runtime
-from gpt2rt.errors import Gpt2rtError
+from gpt2rt.errors import Gpt2rtError, OutOfMemory
 
 Array = NDArray[Any]
 Lock = AbstractContextManager[object]
@@ -88,10 +88,6 @@ class _CudaBlock:
         if self.address:
             with self._lock:
                 self._free(ctypes.c_void_p(self.address))
-
-
-class OutOfMemory(Gpt2rtError):
-    """Too little memory is left on the device."""
 
 
 def _checked(runtime: ctypes.CDLL, code: int, what: str) -> None:

@@ -66,11 +66,13 @@ class Session(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
     def run(
         self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None
     ) -> Any:
+        """As ONNX Runtime's method. Raises `InvalidSetting` in a child that lacks the threads."""
         self._check()
         with _calls.call():
             return super().run(names, feeds, options)
 
     def run_with_iobinding(self, binding: ort.IOBinding, options: Any = None) -> None:
+        """As ONNX Runtime's method. Raises `InvalidSetting` in a child that lacks the threads."""
         self._check()
         with _calls.call():
             super().run_with_iobinding(binding, options)

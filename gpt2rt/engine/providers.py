@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
+from gpt2rt.checks import whole
 from gpt2rt.engine.hugepages import on_huge_pages
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
 
@@ -51,7 +52,7 @@ class Threads:
     spinning: bool = True
 
     def __post_init__(self) -> None:
-        if self.count is not None and not 1 <= self.count <= MOST_THREADS:
+        if self.count is not None and not (whole(self.count) and 1 <= self.count <= MOST_THREADS):
             raise InvalidSetting(f"threads must be 1 to {MOST_THREADS}, not {self.count}")
 
 

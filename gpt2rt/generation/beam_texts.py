@@ -47,6 +47,7 @@ class _Endings:
         self.finished: dict[tuple[int, ...], Task] = {}
 
     def reason(self, tokens: tuple[int, ...]) -> FinishReason | None:
+        """Why `tokens` end the text; None: they do not. Their parent was asked about before."""
         if len(tokens) > self._length:
             self._parents, self._children, self._length = self._children, {}, len(tokens)
         task = self._parents[tokens[:-1]].branch()

@@ -31,7 +31,7 @@ class Beams:
     """The settings of a beam search. Raises `InvalidSetting` for invalid values.
 
     Attributes:
-        width: beginnings side by side, and texts in the end; 1 to 1024.
+        width: the number of beams, and of the texts found; 1 to 1024.
         length_penalty: above 0 favours long texts, below 0 short ones.
     """
 

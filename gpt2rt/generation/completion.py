@@ -12,12 +12,12 @@ from gpt2rt.text.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a sample took, in milliseconds.
+    """The durations of a sample, in milliseconds.
 
     Attributes:
         load_ms: loading the model.
-        prefill_ms: reading this sample's prompt.
-        decode_ms: this sample's steps after it.
+        prefill_ms: reading the prompt of this sample.
+        decode_ms: the steps of this sample after that.
     """
 
     load_ms: float
@@ -30,20 +30,20 @@ class Completion:
     """The text generated for a prompt, its tokens, and how they came about.
 
     Attributes:
-        prompt: as it was given; None for an unconditional sample.
-        text: what `tokens` decode to, up to a stop string where one ended it.
-        prompt_tokens: the ids that were read.
-        tokens: the new ids. An `<|endoftext|>` or stop token that ended the text is none of them.
-        logprobs: natural log-probabilities of `tokens`, where asked for: the model's own, before
-            temperature and all else.
+        prompt: the prompt as it was given; None for an unconditional sample.
+        text: the text of `tokens`, up to the stop string if one ended it.
+        prompt_tokens: the ids that the model read for the prompt.
+        tokens: the new ids, without an `<|endoftext|>` or stop token that ended the text.
+        logprobs: the log-probabilities of `tokens` in nats, None if not requested: the model's own,
+            before temperature and all other settings.
         finish_reason: why the text ended.
-        stopped_by: the stop token or string that ended it.
-        seed: repeats the sample, with `sample`.
-        sample: its number.
-        cached_tokens: how many tokens of the prompt were read for an earlier one.
-        drafted: how many tokens a draft proposed.
-        accepted: how many of these were right.
-        score: that of a beam search (see `Beams`).
+        stopped_by: the stop token or string that ended it, if one did.
+        seed: the seed; with `sample` it repeats the completion.
+        sample: the number of the sample.
+        cached_tokens: tokens of the prompt whose keys and values came from the prefix cache.
+        drafted: tokens that a draft proposed.
+        accepted: proposed tokens that were right.
+        score: the score of a beam search (see `Beams`), otherwise None.
         timing: how long it took.
     """
 
@@ -69,11 +69,11 @@ class Piece:
 
     Attributes:
         sample: the number of the sample.
-        text: what this step completes; whole characters only.
-        token: its id; None for one that ended the text.
-        logprob: the token's natural log-probability, where asked for.
-        completion: the whole, with the last piece of a sample.
-        failure: what made the sample fail, with its last piece.
+        text: the text that this step completes, in whole characters.
+        token: the id; None if the token ended the text.
+        logprob: the token's log-probability in nats, if requested.
+        completion: the completion, in the last piece of a sample.
+        failure: the error that ended the sample, in its last piece.
     """
 
     sample: int

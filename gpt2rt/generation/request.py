@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
-from typing import TYPE_CHECKING
 
+from gpt2rt.checks import check_kind, whole
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.stopping import Stopping
+from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.text.prompts import Prompt, Truncate, check_prompt
-
-if TYPE_CHECKING:
-    from gpt2rt.sampling.constraint import Constraint
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request for one text.
 
-    prompt: a text or token ids; None begins a new text, after `<|endoftext|>`.
-    constraint: a format that the text has to match.
-    truncate: the side, "left" or "right", at which a prompt that is too long is cut; None: such a
-        prompt is an error.
-    sample: a number that, with the seed of `params`, determines the random numbers.
-    logprobs: whether to return each token's log-probability.
-    special: whether control tokens in the prompt are tokens or text (see `TextTokenizer.encode`).
-
     Raises `InvalidSetting` for settings that contradict each other, `BadText` for a prompt that is
     neither text nor ids.
 
     Attributes:
-        prompt: a text, or token ids; None begins a text, from `<|endoftext|>`.
+        prompt: a text or token ids; None begins a new text, after `<|endoftext|>`.
         params: how tokens are drawn.
         stopping: when the text ends.
-        constraint: what the text has to be like.
-        truncate: a prompt that is too long loses tokens on the "left" or the "right"; None: an
-            error.
-        sample: the number that its random numbers go by, with the seed of `params`.
-        logprobs: also report each token's log-probability.
+        constraint: a format that the text has to match.
+        truncate: the side, "left" or "right", at which a prompt that is too long is cut; None: such
+            a prompt is an error.
+        sample: a number that, with the seed of `params`, determines the random numbers.
+        logprobs: whether to return each token's log-probability.
         special: whether control tokens in the prompt are tokens or text (see
             `TextTokenizer.encode`).
     """
@@ -54,6 +43,11 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", check_prompt(self.prompt))
+        check_kind("params", self.params, SamplingParams)
+        check_kind("stopping", self.stopping, Stopping)
+        check_kind("constraint", self.constraint, Constraint, optional=True)
+        check_kind("logprobs", self.logprobs, bool)
+        check_kind("special", self.special, bool, optional=True)
         length = self.stopping.length
         if length is not None and self.params.min_length > length:
             raise InvalidSetting(
@@ -61,5 +55,5 @@ class Request:
             )
         if self.truncate not in (None, "left", "right"):
             raise InvalidSetting(f"truncate must be left or right, not {self.truncate!r}")
-        if not isinstance(self.sample, Integral) or not 0 <= self.sample < 1 << 64:
+        if not whole(self.sample) or not 0 <= self.sample < 1 << 64:
             raise InvalidSetting(f"sample must be 0 to 2**64 - 1, not {self.sample!r}")

@@ -24,7 +24,7 @@ from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.sampling.sampling import Sampler
 
-LOOKUP = "lookup"  # names the draft `Lookup`
+LOOKUP: Literal["lookup"] = "lookup"  # names the draft `Lookup`
 LONGEST = 15  # most tokens proposed at once
 INITIAL_ACCEPTANCE = 0.7  # assumed acceptance rate before the first proposal
 AVERAGED = 16  # proposals over which the acceptance rate is averaged, roughly

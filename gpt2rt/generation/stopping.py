@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from gpt2rt.checks import whole
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.sampling.params import whole
 
 FinishReason = Literal["length", "end_of_text", "stop_token", "stop_string", "context", "complete"]
 
@@ -20,12 +20,12 @@ class Stopping:
     """When a text ends. Raises `InvalidSetting` for invalid values.
 
     Attributes:
-        length: new tokens at most; None: what the context allows (without end, where it slides).
-        strings: the text ends before the first of these, wherever token borders lie.
-        tokens: ids that end the text without being part of it.
-        end_of_text: whether `<|endoftext|>` does so, too.
-        overflow: at the end of the context "stop", or "slide": go on from the beginning and the
-            recent end of the text, read anew.
+        length: the most new tokens; None: as many as fit the context (no limit if it slides).
+        strings: the text ends before the first of these strings, independent of token boundaries.
+        tokens: ids that end the text and are not part of it.
+        end_of_text: whether `<|endoftext|>` ends the text, too.
+        overflow: at the end of the context "stop" ends the text; "slide" continues after its
+            beginning and its recent end, which are read again.
     """
 
     length: int | None = None

@@ -16,16 +16,16 @@ KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar":
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A format that generated text has to match: exactly one of the three fields.
+    """A format that generated text has to match: exactly one of the three attributes.
+
+    Raises `InvalidSetting` if not exactly one is given, or for invalid values.
 
     Attributes:
         regex: a regular expression in Rust's syntax that the whole text matches; as in Python `\\d`
             is a digit of any script.
-        json_schema: a schema (draft 2020-12), as JSON text or as parsed; kept as compact JSON text.
-            The properties of an object come in the schema's order.
-        grammar: a grammar in Lark's syntax, as llguidance reads it; its rule `start` is the text.
-
-    Raises `InvalidSetting` if not exactly one is given, or for invalid values.
+        json_schema: a schema (draft 2020-12), as JSON text or parsed; it becomes compact JSON text.
+            The properties of an object are generated in the schema's order.
+        grammar: a grammar in the Lark syntax of llguidance, whose rule `start` matches the text.
     """
 
     regex: str | None = None

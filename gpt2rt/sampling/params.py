@@ -7,9 +7,10 @@ import secrets
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
+from gpt2rt.checks import whole
 from gpt2rt.errors import InvalidSetting
 
 SEED_BITS = 64
@@ -21,29 +22,28 @@ class SamplingParams:
     """How tokens are drawn. Raises `InvalidSetting` for invalid values.
 
     Attributes:
-        temperature: divides the logits; 0 takes the most likely token (greedy).
-        top_k: only the k most likely tokens, ties of the last one included; 0 turns it off.
+        temperature: the logits are divided by it; 0 takes the most likely token (greedy).
+        top_k: only the k most likely tokens, and ties of the last one; 0 turns it off.
         top_p: the smallest set of most likely tokens with at least this probability together; 1
             turns it off (Holtzman et al. 2019).
-        min_p: only tokens at least this likely beside the most likely one; 0 turns it off (Nguyen
-            et al. 2024).
+        min_p: only tokens with at least this fraction of the greatest probability; 0 turns it off
+            (Nguyen et al. 2024).
         typical_p: the smallest set of tokens, those nearest to the expected surprisal first, with
             at least this probability together; 1 turns it off (Meister et al. 2022).
         repetition_penalty: divides the positive logits, multiplies the negative ones, of tokens
             that the prompt or the text has; 1 turns it off (Keskar et al. 2019).
-        frequency_penalty: taken off a token's logit for every time that the new text has it; 0
+        frequency_penalty: subtracted from a token's logit for each occurrence in the new text; 0
             turns it off (OpenAI's API).
-        presence_penalty: taken off a token's logit once the new text has it; 0 turns it off
-            (OpenAI's API).
-        no_repeat_ngram: no n tokens in a row come twice, prompt included; 0 turns it off (Paulus et
-            al. 2017).
-        min_length: so many new tokens before `<|endoftext|>` or a stop token may come.
-        logit_bias: added to the logits of tokens, named by id or by a text that is one token.
-        bad_words: texts whose tokens are never drawn in a row, with and without a space before
-            them.
-        seed: makes a run repeatable, 0 to 2**64 - 1; None draws a fresh one for every call.
-        compat: "openai" for the top-p of OpenAI's `sample.py`: it leaves out the token that crosses
-            p, though never the best one, and keeps ties of the last.
+        presence_penalty: subtracted from a token's logit once it occurs in the new text; 0 turns it
+            off (OpenAI's API).
+        no_repeat_ngram: no sequence of n tokens is repeated, prompt included; 0 turns it off
+            (Paulus et al. 2017).
+        min_length: new tokens before `<|endoftext|>` or a stop token may be drawn.
+        logit_bias: numbers added to the logits of tokens, which are ids or texts of one token.
+        bad_words: texts whose token sequences, with and without a space before, are not generated.
+        seed: 0 to 2**64 - 1, makes a run repeatable; None is a new random seed for every call.
+        compat: "openai" is the top-p of OpenAI's `sample.py`: without the token that makes the sum
+            exceed p (but always with the best one), and with ties of the last one.
     """
 
     temperature: float = 1.0
@@ -109,11 +109,6 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is taken."""
         return self.temperature == 0
-
-
-def whole(value: object) -> bool:
-    """Whether a value is a whole number; a bool is not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _finite(value: object) -> bool:

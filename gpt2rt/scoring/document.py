@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from gpt2rt.errors import BadText
+from gpt2rt.checks import check_kind
+from gpt2rt.errors import BadText, InvalidSetting
 from gpt2rt.scoring.score import Score
 from gpt2rt.text.alignment import Span, words_of
+from gpt2rt.text.tokenizer import check_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +17,21 @@ class Document:
     """Consecutive texts, joined by `joint` and scored as one text.
 
     So each text is scored after those before it, with the tokens of the whole. Raises `BadText` for
-    an empty text.
+    an empty text, `InvalidSetting` for a joint with
+    anything but white space.
     """
 
     texts: tuple[str, ...]
     joint: str = " "
 
     def __post_init__(self) -> None:
-        if not all(self.texts):
-            raise BadText("a text is empty: there is nothing to score")
+        for text in self.texts:
+            check_text(text)
+            if not text:
+                raise BadText("a text is empty: there is nothing to score")
+        check_kind("joint", self.joint, str)
+        if self.joint.strip():  # its words would be in no text
+            raise InvalidSetting(f"the joint is white space or nothing, not {self.joint!r:.60}")
 
     @property
     def text(self) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.checks import check_kind, check_whole
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.batching import batches, groups_of_tokens
 from gpt2rt.scoring.scoring import windows
@@ -37,13 +38,13 @@ POOLINGS: dict[str, Callable[[int], NDArray[np.float64]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """Vectors of a text's n tokens or words, or of the whole, when n is 1.
+    """The vectors of a text's tokens or words, or one vector of the whole text.
 
     Attributes:
-        text: what was read.
+        text: the text.
         layer: the layer of the hidden states.
-        texts: what each vector belongs to.
-        spans: the first character of `text` that each belongs to, and the one after the last.
+        texts: the n tokens or words, or the whole text.
+        spans: start and exclusive end of each of them, in characters of `text`.
         vectors: float32 [n, n_embd].
     """
 
@@ -58,17 +59,17 @@ class Embedding:
 class EmbedParams:
     """How texts are embedded. Raises `InvalidSetting` for invalid values.
 
-    Tokens that the tokenizer puts around a text are read and have vectors, and take part in no
-    word and no pooled text.
+    Tokens that the tokenizer puts around a text have vectors, but are part of no word and not
+    pooled.
 
     Attributes:
-        layer: 0 is token plus position, n_layer the last; None is the last.
-        by: `token`, `word` or `text`: what has a vector. Words are what white space divides.
-        pooling: how the vectors of tokens make one of a word or text: `mean`, `last`, `weighted`.
-        word: all places of this one word instead, without the punctuation at it.
+        layer: 0 (token and position embeddings) to n_layer; None is the last.
+        by: what has a vector: `token`, `word` or `text`. Words are separated by white space.
+        pooling: how a word's or text's vector is made of its tokens': `mean`, `last`, `weighted`.
+        word: selects all occurrences of this one word, without adjacent punctuation.
         normalize: whether each vector is divided by its Euclidean length.
-        stride: tokens by which the window moves on in a text longer than the context; None refuses
-            such a text.
+        stride: tokens by which the window advances over a text longer than the context; None: such
+            a text is an error.
         special: whether control tokens are tokens or text (see `TextTokenizer.encode`).
     """
 
@@ -87,6 +88,12 @@ class EmbedParams:
         ):
             if value not in choices:
                 raise InvalidSetting(f"{what} is {', '.join(choices)}, not {value}")
+        check_kind("word", self.word, str, optional=True)
+        check_kind("normalize", self.normalize, bool)
+        check_kind("special", self.special, bool, optional=True)
+        for what, number in (("layer", self.layer), ("stride", self.stride)):
+            if number is not None:
+                check_whole(what, number)
         if self.word is not None and (self.by != "word" or not self.word.strip()):
             raise InvalidSetting("word names one word, and goes with by word")
 
@@ -120,8 +127,7 @@ def embed_texts(
 
     Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
     """
-    if batch_size < 1:
-        raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
+    check_whole("batch_size", batch_size, 1)
     params.check(reader.hparams)
     return _embed_texts(texts, reader, params, batch_size)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral
 
+from gpt2rt.checks import check_kind, check_whole
 from gpt2rt.errors import InvalidSetting, PromptTooLong
 from gpt2rt.scoring.score import Boundary
 from gpt2rt.scoring.scoring import windows
@@ -50,6 +51,11 @@ class Reading:
         if boundary not in ("leading", "trailing"):
             raise InvalidSetting(f"boundary is leading or trailing, not {boundary!r}")
         window = n_ctx if window is None else window
+        check_kind("context", context, str, optional=True)
+        check_kind("special", special, bool, optional=True)
+        check_whole("window", window)
+        if stride is not None:
+            check_whole("stride", stride)
         if not 1 <= window <= n_ctx:
             raise InvalidSetting(f"the window must be 1 to the context's {n_ctx}, not {window}")
         windows(0, window, window if stride is None else stride)

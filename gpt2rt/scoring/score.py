@@ -65,24 +65,24 @@ class WordScore:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How likely the model finds `text`, after `bos`, `context` and, in a document, what precedes.
+    """The score of a text: how likely the model finds it, token by token and word by word.
 
-    All sums and means are over what has a score: everything, unless nothing stands before the first
-    token. Perplexities are 2 to the power of the mean surprisal per token, word and byte of UTF-8;
-    `word_perplexity` is None for a text of white space, the others NaN where nothing has a score.
-    White space at the end is in no word, but is in the mean: that divides the surprisal of the
-    whole text by the number of words.
+    Sums and means are over all tokens with a score: all but the first, if no token is before it.
+    Perplexities are 2 to the power of the mean surprisal per token, word, and byte of UTF-8;
+    `word_perplexity` is None for a text of white space, the others are NaN if no token has a score.
+    White space at the end belongs to no word, but the mean per word includes it: it is the
+    surprisal of the whole text divided by the number of words.
 
     Attributes:
-        text: what was scored.
-        bos: the text of the token that stands before all; None: nothing does.
-        context: what was read before the text, unscored; None: nothing.
-        window: tokens read at once.
-        stride: tokens by which the window moved on; None: it did not.
-        boundary: where the white space of a word counts, `leading` or `trailing`.
+        text: the text.
+        bos: the text of the token before context and text; None: no token.
+        context: the context before the text, which is not scored; None: no context.
+        window: the most tokens that are read at a time.
+        stride: tokens by which the window advances; None: it does not.
+        boundary: the end of a word to which its white space belongs, `leading` or `trailing`.
         tokens: the score of each token.
         words: the score of each word.
-        preceding: characters of the document that were read before the text.
+        preceding: characters of the document before this text.
     """
 
     text: str

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.checks import check_kind, check_list
 from gpt2rt.engine.runtime import Runtime
-from gpt2rt.errors import InvalidSetting
 from gpt2rt.scoring import embeddings, scoring
 from gpt2rt.scoring.document import Document
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
@@ -85,8 +85,7 @@ class Scorer:
         tokens beyond the first window are predicted from the last `window - stride + 1` tokens
         before them, or more.
         """
-        if isinstance(texts, str):
-            raise InvalidSetting("texts are a list; for one text there is `score`")
+        check_list("texts", texts, "score")
         document = Document(tuple(texts), joint)
         whole = self.score(
             document.text,
@@ -120,8 +119,7 @@ class Scorer:
         it are returned before the error is raised. `advance` is called with the number of tokens
         scored since its last call.
         """
-        if isinstance(texts, str):
-            raise InvalidSetting("texts are a list; for one text there is `score`")
+        check_list("texts", texts, "score")
         n_ctx, begin = self.hparams.n_ctx, beginning(self.tokenizer, bos)
         reading = Reading.within(n_ctx, window, stride, context, special, boundary, begin)
         scoring.check(self.hparams, top, batch_size)
@@ -174,7 +172,7 @@ class Scorer:
         batch_size: int = embeddings.BATCH_SIZE,
     ) -> Iterator[Embedding]:
         """Embed many texts in batches, in their order, each as `embed` does."""
-        if isinstance(texts, str):
-            raise InvalidSetting("texts are a list; for one text there is `embed`")
+        check_list("texts", texts, "embed")
+        check_kind("params", params, EmbedParams)
         reader = Reader(self.tokenizer, self.hparams, self.runtime.hidden_states)
         return embed_texts(texts, reader, params, batch_size)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.checks import check_whole
 from gpt2rt.engine.slots import Logits, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.batching import STEP, batches, groups_of_tokens
@@ -105,8 +106,8 @@ def _windows(count: int, size: int, stride: int) -> Iterator[tuple[int, int, int
 
 def check(hparams: HParams, top: int, batch_size: int) -> None:
     """Raises `InvalidSetting` for invalid settings of `score_tokens`."""
-    if batch_size < 1:
-        raise InvalidSetting(f"batch_size must be 1 or more, not {batch_size}")
+    check_whole("batch_size", batch_size, 1)
+    check_whole("top", top)
     if not 0 <= top <= hparams.n_vocab:
         raise InvalidSetting(f"top must be 0 to the vocabulary's {hparams.n_vocab}, not {top}")
 

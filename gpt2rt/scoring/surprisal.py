@@ -145,13 +145,15 @@ def _trailing(
 
 @once_per_tokenizer
 def word_beginnings(tokenizer: TextTokenizer) -> NDArray[np.int64]:
-    """The ids, int64 [n], of tokens that begin with white space, and of `<|endoftext|>`.
+    """The ids, int64 [n], of tokens that begin with white space, and of those that end a text.
 
-    A word has ended before each of them.
+    A word has ended before each of them. An ordinary word that ends a model's texts is none: in a
+    given text it may be part of a word.
     """
     texts = (tokenizer.token_bytes(n).decode("utf-8", "replace") for n in range(tokenizer.n_vocab))
     spaces = [n for n, text in enumerate(texts) if text[:1] and not word_spans(text[0])]
-    return np.array(sorted({*spaces, tokenizer.end_of_text}))
+    control = {token.id for token in tokenizer.special_tokens if token.special}
+    return np.array(sorted({*spaces, tokenizer.end_of_text, *(control & set(tokenizer.ends))}))
 
 
 def _alternatives(

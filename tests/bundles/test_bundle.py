@@ -1,4 +1,4 @@
-"""The bundle on disk and in the library: found by name, and never other than what was written."""
+"""Bundles on disk: found by name, and refused if their files differ from the manifest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Install = Callable[..., Bundle]
 
 @pytest.fixture
 def bundle(tiny_bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
-    """A bundle of the test's own, to be damaged."""
+    """A copy of a bundle, to be damaged."""
     copy = tmp_path / "bundle"
     shutil.copytree(tiny_bundles["int8"].directory, copy)
     return Bundle.open(copy)
@@ -46,7 +46,7 @@ def bundle(tiny_bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def install(home: Path, tiny_bundles: dict[str, Bundle], edit_manifest: Edit) -> Install:
-    """Puts a tiny bundle under a released model's name into the home directory."""
+    """Puts a tiny bundle into the home directory, under a released model's name."""
 
     def install(model: str, precision: str, graph: str = "fused", folder: str = "") -> Bundle:
         suffix = "" if graph == "fused" else f"-{graph}"
@@ -60,7 +60,7 @@ def install(home: Path, tiny_bundles: dict[str, Bundle], edit_manifest: Edit) ->
 
 @pytest.fixture
 def no_demo(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of the embedded demo, empty."""
+    """The directory of the embedded demo, without one."""
     place = home / "embedded"
     monkeypatch.setattr(catalog, "demo_bundle", lambda: place)
     return place
@@ -71,7 +71,7 @@ def body_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def write_body(bundle: Bundle, body: dict[str, Any]) -> None:
-    """Write a manifest whose digest fits, by the rule that the manifest's docstring gives."""
+    """Write a manifest with a valid digest."""
     rest = {key: value for key, value in body.items() if key != "digest"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -331,7 +331,7 @@ def test_a_graph_reads_no_file_but_the_bundles_own(
     name: str,
     place: str,
 ) -> None:
-    """Whatever the manifest records of the graph, and before ONNX Runtime sees it."""
+    """Before ONNX Runtime opens the graph, and even if its record in the manifest is right."""
     monkeypatch.setattr("gpt2rt.engine.runtime.open_session", None)
     shutil.copy(bundle.directory / WEIGHTS, bundle.directory.parent / "secret")
     (bundle.directory / "link").symlink_to(bundle.directory.parent / "secret")

@@ -1,4 +1,4 @@
-"""A seeded sample of the damage that tests/soak/corruptions.py does thousands of times."""
+"""A small, seeded sample of the random damage in tests/soak/corruptions.py."""
 
 from __future__ import annotations
 

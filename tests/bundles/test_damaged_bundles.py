@@ -1,4 +1,4 @@
-"""One damaged or crafted bundle in the library: a row that says so, and nothing else suffers."""
+"""A damaged or crafted bundle in the library is listed as damaged and affects no other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpt2rt_bench.micro.opening import Opening
 
 
 def replaced(by: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Puts something else in the place of the manifest."""
+    """Replaces the manifest by something else."""
 
     def damage(place: Path) -> None:
         (place / MANIFEST).unlink()
@@ -36,7 +36,7 @@ def written(text: str | bytes) -> Callable[[Path], object]:
 
 
 def edited(**fields: object) -> Callable[[Path], object]:
-    """Other values in a manifest, of whatever type."""
+    """Values of any type for the fields of a manifest."""
 
     def damage(place: Path) -> None:
         body = json.loads((place / MANIFEST).read_text())
@@ -121,7 +121,7 @@ def test_a_damaged_bundle_is_a_row_that_says_so(
 
 
 def test_a_damaged_bundle_is_told_where_it_was_asked_for(exported: Callable[[str], Bundle]) -> None:
-    """Not passed over for another one, whatever its manifest has become."""
+    """It is not skipped in favour of another bundle, whatever its manifest is."""
     place = exported("117M").directory
     replaced(os.mkfifo)(place)
     for find in (library.default, lambda: library.find("117M"), lambda: library.find("124M-int8")):

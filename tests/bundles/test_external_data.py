@@ -1,4 +1,4 @@
-"""Every place where onnx.proto lets a tensor lie is looked at: messages made by onnx itself."""
+"""The external files of ONNX messages: every field of onnx.proto that can hold a tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt2rt.bundles.external_data import locations
 
 
 def tensor(place: str) -> onnx.TensorProto:
-    """A tensor whose values lie in the file `place`."""
+    """A tensor with its values in the file `place`."""
     found = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=1)
     for key, value in (("offset", "0"), ("location", place), ("length", "4")):
         found.external_data.add(key=key, value=value)
@@ -81,7 +81,7 @@ KINDS = {
 
 
 def test_no_field_of_onnx_that_leads_to_a_tensor_is_left_out() -> None:
-    """By the library's own description of the format: a newer one with a new field fails here."""
+    """By the library's own schema: a newer one with a new field fails here."""
     names = {message.DESCRIPTOR.name for message in KINDS.values()}
     for kind, message in KINDS.items():
         leading = {
@@ -93,7 +93,7 @@ def test_no_field_of_onnx_that_leads_to_a_tensor_is_left_out() -> None:
 
 
 def test_a_place_that_is_told_twice_counts_both_times() -> None:
-    """Readers of protobuf let the last one count, or merge them."""
+    """Readers of protobuf take the last one, or merge them."""
     one, other = (
         onnx.StringStringEntryProto(key=k, value=v) for k, v in (("location", "x"), ("offset", "y"))
     )

@@ -1,4 +1,4 @@
-"""One file there and back bit for bit, and nothing but a bundle ever comes out of one."""
+"""Packed bundles: unpacking restores every bit, and refuses anything that is not a bundle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def rewrite(packed: Path, change: Callable[[str, zipfile.ZipInfo, bytes], object]) -> None:
-    """Pack again, with `change` as it likes to; what it returns is not packed."""
+    """Pack again, after `change` edits the members; those it returns are left out."""
     with zipfile.ZipFile(packed) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(packed, "w") as archive:

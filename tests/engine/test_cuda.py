@@ -1,5 +1,4 @@
-"""The graph for CUDA and its slots, run by the CPU provider over ordinary memory where there is no
-device."""
+"""The CUDA graph and its slots, run by the CPU provider over ordinary memory without a device."""
 
 from __future__ import annotations
 
@@ -294,7 +293,7 @@ def unwanted() -> NDArray[np.float32]:
 def test_a_nucleus_is_drawn_from_as_often_as_it_should_be(
     wide: CudaSlots, params: SamplingParams
 ) -> None:
-    """The last number, swept over its range, gives every token its share."""
+    """Over the range of the last random number, every token has its share."""
     for row in rows(wide, [Draw(1 / params.temperature)] * 3):
         without = replace(row, fetch=unwanted)
         ids, found_weights = candidates(np.asarray(row), params)
@@ -337,7 +336,7 @@ def test_what_the_selection_cannot_tell_comes_from_the_whole_row() -> None:
 def test_a_sample_is_the_same_alone_and_in_a_batch(
     tiny_models: dict[str, GPT2], session: ort.InferenceSession, precision: str
 ) -> None:
-    """Generation with all its parts, on device slots; penalties and probabilities fetch rows."""
+    """Generation on device slots with all settings; penalties and log-probabilities copy rows."""
     model = tiny_models[precision]
     params = SamplingParams(seed=3, temperature=0.9)
     requests = [

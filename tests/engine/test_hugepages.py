@@ -1,4 +1,4 @@
-"""Memory that moves to huge pages: which it is, and that nothing else changes."""
+"""Huge pages: which memory moves, and that its contents stay the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's life: freed when it is let go, closed, never copied; and what a forked child finds."""
+"""The lifetime of a model: freed with its last reference, closed, not copied, forked."""
 
 from __future__ import annotations
 

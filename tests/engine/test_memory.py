@@ -1,4 +1,4 @@
-"""What sequences side by side take, and that no more are begun than memory holds."""
+"""The memory of a batch's keys and values, and the error if it exceeds what is available."""
 
 from __future__ import annotations
 

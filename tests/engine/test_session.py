@@ -1,4 +1,4 @@
-"""The fused graph in ONNX Runtime: equal to the oracle, however the tokens are fed."""
+"""The fused graph in ONNX Runtime: equal to the oracle for any split of the tokens into calls."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_rows_choose_among_the_same_logits(tiny: GPT2) -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_a_row_is_bit_equal_whatever_its_batch_mates(tiny: GPT2, count: int) -> None:
-    """Ragged rows decoded side by side give the bits that each gives alone."""
+    """Sequences of different lengths in a batch give the same bits as each alone."""
     lengths = [1 + (7 * row) % 31 for row in range(count)]
     together, alone = slots(tiny, count), [slots(tiny, 1) for _ in range(count)]
     for row, length in enumerate(lengths):
@@ -115,7 +115,7 @@ def test_copy_makes_an_independent_twin(tiny: GPT2) -> None:
 
 
 def test_int8_survives_a_row_of_zeros_and_outliers() -> None:
-    """Rows quantise alone: one with a huge value does not coarsen the others, zeros stay zeros."""
+    """Rows are quantised separately: a huge value in one does not affect the others."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((4, 32)).astype(np.float32)
     x[1] = 0
@@ -185,7 +185,7 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Of more positions than are read at once, fp32."""
+    """For more positions than are read in one call, in fp32."""
     shape = HParams(n_vocab=300, n_ctx=520, n_embd=128, n_head=2, n_layer=2)
     place = tmp_path_factory.mktemp("long") / "bundle"
     return make_bundle(place, LargerWeights(shape, seed=2), "fp32")

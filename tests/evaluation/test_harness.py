@@ -146,7 +146,7 @@ class TestHarness:
         asked = self.requests(("ab", " cd"), ("ef", " gh"))
         cached = CachingLM(harness, str(tmp_path / "cache.db"))
         first = cached.loglikelihood(asked)
-        harness._sums = None
+        harness.loglikelihood = None
         assert cached.loglikelihood(asked) == first
 
     def test_the_harness_by_its_own_command(

@@ -66,7 +66,7 @@ def begin_alike(rules: Rules, a: Items, b: Items) -> bool:
 
 
 def sayings(rules: Rules, item: Any) -> list[Items]:
-    """All that a choice may expand to, or that a remembered text may words_of."""
+    """All that a choice may expand to, or the text of a remembered choice."""
     column = item.column if isinstance(item, Again) else ""
     steered = isinstance(item, Again) or item.steer is not None
     found = []

@@ -1,4 +1,4 @@
-"""Beam search: what it finds is scored right, and with room for everything it is exhaustive."""
+"""Beam search: correct scores, and exhaustive if the beam has room for all texts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_beam_is_greedy(tiny: GPT2) -> None:
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, -2.0])
 def test_with_a_beam_for_every_token_the_search_is_exhaustive(small: GPT2, penalty: float) -> None:
-    """Two tokens, or one that ends the text at once: the best of all 257 x 257 texts."""
+    """The best of all 257 x 257 texts of two tokens, or of one that ends the text."""
     end = small.tokenizer.end_of_text
     beams = Beams(SMALL.n_vocab, penalty)
     found = small.beam_search("a", beams, stopping=Stopping(2))
@@ -58,7 +58,7 @@ def test_with_a_beam_for_every_token_the_search_is_exhaustive(small: GPT2, penal
 @pytest.mark.parametrize("width", [2, 3, 7])
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
 def test_scores_are_those_of_the_texts(small: GPT2, width: int, penalty: float) -> None:
-    """Best first, all different, each scored as a forward of the whole text says."""
+    """Best first, all different, each scored as by a forward pass of the whole text."""
     end = small.tokenizer.end_of_text
     beams = Beams(width, penalty)
     found = small.beam_search("a b", beams, stopping=Stopping(9))

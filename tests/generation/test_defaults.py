@@ -1,5 +1,4 @@
-"""A fine-tune's `generation_config.json`: carried or named, shown, used where asked for, and below
-what a person says."""
+"""A fine-tune's `generation_config.json`: exported, shown, and used below explicit options."""
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ GPT2S = {"_from_model_config": True, "bos_token_id": 50256, "eos_token_id": 5025
 
 
 def put(bundle: Bundle, edit_manifest: Edit, named: object) -> Path:
-    """Gives a bundle defaults."""
+    """Adds a `defaults.json` to a bundle."""
     path = bundle.directory / DEFAULTS
     path.write_text(json.dumps(named))
     edit_manifest(bundle, files={**bundle.manifest.files, DEFAULTS: record(path)})
@@ -53,7 +52,7 @@ def put(bundle: Bundle, edit_manifest: Edit, named: object) -> Path:
 
 @pytest.fixture
 def plain(bundle: Bundle) -> Path:
-    """The same bundle without any."""
+    """The same bundle without defaults."""
     return Path(shutil.copytree(bundle.directory, bundle.directory.with_name("plain")))
 
 

@@ -1,4 +1,4 @@
-"""From requests to completions: what a text is, whatever runs beside it and however it is made."""
+"""From requests to completions: a text depends on its request only, not on the batch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_requests_with_settings_of_their_own_give_what_each_gives_alone(tiny: GP
 
 
 def test_requests_are_taken_as_slots_become_free(tiny: GPT2) -> None:
-    """So there may be any number of them, even without end."""
+    """So their number may be unlimited."""
     taken: list[int] = []
 
     def endless() -> Iterator[Request]:
@@ -88,7 +88,7 @@ def test_a_request_that_fails_does_not_stop_the_others(tiny: GPT2) -> None:
 
 
 def test_a_stop_string_ends_the_text_before_it(tiny: GPT2) -> None:
-    """Its place in the free text, wherever tokens end; no piece ever shows a part of it."""
+    """At any position relative to tokens; no piece ever shows a part of it."""
     params = SamplingParams(temperature=1.5, seed=1)
     long = Stopping(40, end_of_text=False)
     free = tiny.generate("hello", params, long).text
@@ -114,7 +114,7 @@ def test_a_stop_token_ends_the_text_and_is_told(tiny: GPT2) -> None:
 
 
 def test_logprobs_are_the_models_own(tiny_models: dict[str, GPT2]) -> None:
-    """Whatever temperature or penalties do to the draw; equal to a forward of the whole text."""
+    """Independent of temperature and penalties; equal to a forward pass of the whole text."""
     model = tiny_models["fp32"]
     request = Request(
         "hello", SamplingParams(temperature=2, repetition_penalty=1.7, seed=2), FREE, logprobs=True

@@ -1,4 +1,4 @@
-"""Text in, text out: what users may rely on, whatever the batch."""
+"""The methods of `GPT2` that generate text: same results for any batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_batch_size_changes_nothing(tiny: GPT2, batch_size: int) -> None:
 
 
 def test_batch_equals_alone(tiny: GPT2) -> None:
-    """The first sample of a batch is the text that the prompt gives alone; greedy: all of them."""
+    """The first sample of a batch is the text of the prompt alone; greedy: all samples are."""
     params = SamplingParams(seed=5)
     assert (
         tiny.generate_batch(["a", "b", "c"], params, stopping=Stopping(9))[0].tokens
@@ -112,7 +112,7 @@ def test_length_is_a_bound(tiny: GPT2) -> None:
 
 @pytest.mark.slow
 def test_end_of_text_stops_and_is_not_part_of_the_text(tiny: GPT2) -> None:
-    """Some samples draw `<|endoftext|>`; with stop off the same ones go on beyond it."""
+    """Samples that draw `<|endoftext|>` end there, or continue after it without `end_of_text`."""
     end = tiny.tokenizer.end_of_text
     params = SamplingParams(seed=2)
     stopped = tiny.generate_batch(["a"] * 64, params, stopping=Stopping(40))

@@ -1,4 +1,4 @@
-"""A run on record comes out again, or an error says why not."""
+"""Saved runs: a replay gives the same texts, or an error says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A draft changes how fast a text comes, never the text."""
+"""Speculative decoding: a draft changes the speed, never the text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PARAMS = [
 
 
 class Scripted:
-    """A draft that proposes what it was told, wrong now and then."""
+    """A draft that proposes a given text, with some wrong tokens."""
 
     cost = 0.0
 
@@ -60,7 +60,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A model of the same tokenizer that disagrees with TINY nearly always."""
+    """A model with the same tokenizer that nearly always disagrees with TINY."""
     place = tmp_path_factory.mktemp("draft") / "other"
     return make_bundle(place, LargerWeights(TINY, seed=77, factor=12.0), "fp32")
 
@@ -72,7 +72,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_a_text_is_the_same_with_any_draft(
     tiny_models: dict[str, GPT2], params: SamplingParams, stopping: Stopping, wrong_every: int
 ) -> None:
-    """Right for ever, wrong for ever and in between: tokens, text and reason to end."""
+    """Tokens, text and finish reason, with drafts that are always, never or sometimes right."""
     model = tiny_models["fp32"]
     request = Request("the cat the cat", params, stopping)
     (plain,) = [p.completion for p in model.run([request]) if p.completion]
@@ -95,7 +95,7 @@ def test_a_text_is_the_same_with_any_draft(
 
 
 def drafted_by(bundle: Bundle, draft: Bundle) -> GPT2:
-    """As if the draft were small: at its real price it would not be asked."""
+    """With the cost of a small draft; at its real cost it would propose nothing."""
     model, smaller = GPT2(bundle), GPT2(draft)
     model.make_draft = lambda: SmallerModel(smaller.new_slots(1), smaller.hparams.n_ctx, cost=0.05)
     return model
@@ -122,7 +122,7 @@ def test_the_real_drafts_change_nothing(
 
 
 def test_a_model_drafts_perfectly_for_itself(tiny_bundles: dict[str, Bundle]) -> None:
-    """Also when sampling: it guesses with the random numbers that are drawn with."""
+    """In sampling, too: it draws by the same random numbers."""
     alike = drafted_by(tiny_bundles["fp32"], tiny_bundles["fp32"])
     for params in (SamplingParams(temperature=0), SamplingParams(seed=3, top_k=40)):
         found = alike.generate("hello", params, Stopping(40, end_of_text=False))
@@ -186,7 +186,7 @@ def test_lookup_indexes_as_the_text_grows() -> None:
 
 
 def test_a_smaller_model_reads_only_what_is_new(tiny_models: dict[str, GPT2]) -> None:
-    """Whatever was refused, it proposes what it would from scratch."""
+    """After any rejection it proposes the same as a new draft would."""
     model = tiny_models["fp32"]
     rng = np.random.default_rng(3)
 
@@ -227,7 +227,7 @@ def cost_of(proposed: int, draft: float) -> float:
 def test_it_switches_itself_off_where_it_does_not_pay(
     draft: float, right: float, length: int
 ) -> None:
-    """By the measured price of a step, a text costs at most a tenth more than without a draft."""
+    """By the measured cost of a step, a text takes at most 10 % more than without a draft."""
     rng = np.random.default_rng(0)
     controller, made, cost = DraftLength(draft), 0, 0.0
     while made < length:

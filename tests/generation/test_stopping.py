@@ -1,4 +1,4 @@
-"""Stop strings: where they lie does not matter, nor how the text arrives."""
+"""Stop strings: found at any position, for any split of the text into pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ strings = st.lists(st.text(st.sampled_from("ab\n👋"), min_size=1, max_size=4),
 
 
 def cut(text: str, strings: list[str]) -> tuple[str, str | None]:
-    """Character by character: the first string to end, of several the longest."""
+    """Search character by character: the first string to end, the longest of several."""
     for end in range(len(text) + 1):
         for string in sorted(strings, key=len, reverse=True):
             if text[:end].endswith(string):
@@ -30,7 +30,7 @@ def cut(text: str, strings: list[str]) -> tuple[str, str | None]:
 def test_text_ends_before_the_string_that_ends_first(
     text: str, strings: list[str], places: list[int]
 ) -> None:
-    """Whatever pieces the text comes in, nothing of the stop string is ever shown."""
+    """For any split into pieces, no part of the stop string is ever shown."""
     borders = [0, *sorted(min(place, len(text)) for place in places), len(text)]
     stops, shown = StopStrings(strings), ""
     for start, end in pairwise(borders):
@@ -82,7 +82,7 @@ def test_one_string_is_a_list_of_one() -> None:
 
 
 def test_many_strings_are_found_as_one_by_one() -> None:
-    """Against a search of every string at every place."""
+    """Compared with a search for every string at every position."""
     random = np.random.default_rng(7)
     for _ in range(300):
         words = ["".join(random.choice(list("ab"), random.integers(1, 5))) for _ in range(6)]

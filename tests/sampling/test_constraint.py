@@ -1,4 +1,4 @@
-"""Constrained output: whatever the logits, a text that ends satisfies its constraint."""
+"""Constrained output: for any logits, a text that ends matches its constraint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """Hardly more than the 256 bytes."""
+    """A vocabulary of the 256 bytes and a few more tokens."""
     directory = tmp_path_factory.mktemp("bytes")
     write_vocabulary(directory, *synthetic_vocabulary(300))
     return Tokenizer.read(directory)
@@ -108,7 +108,7 @@ def test_a_greedy_text_of_a_model_satisfies_a_schema(tiny: GPT2) -> None:
 
 
 def naive(grammar: Grammar, so_far: list[int]) -> set[int]:
-    """The tokens that a fresh matcher takes after `so_far`, each tried."""
+    """The tokens that a new matcher accepts after `so_far`, each tried."""
     found = set()
     for token in range(grammar.tokenizer.n_vocab):
         matcher = grammar.begin()
@@ -157,7 +157,7 @@ def test_a_text_that_nothing_can_follow_is_complete(tokenizer: Tokenizer) -> Non
 
 
 def test_the_text_of_the_end_is_not_the_end(tokenizer: Tokenizer) -> None:
-    """A pattern for any text does not let `<|endoftext|>` in as a token of that text."""
+    """A pattern for any text does not allow `<|endoftext|>` as a token within the text."""
     matcher = Grammar(Constraint(regex=".{3,}"), tokenizer).begin()
     assert not matcher.allowed()[tokenizer.end_of_text]
     for token in tokenizer.encode("<|endoftext|>"):

@@ -1,4 +1,4 @@
-"""Penalties and bans: equal to a plain restatement that looks at the whole text every time."""
+"""Penalties and bans: equal to a simple implementation over the whole text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ tokens = st.lists(st.integers(0, V - 1), max_size=30)
 def plain(
     logits: np.ndarray, params: SamplingParams, edits: Edits, prompt: list[int], new: list[int]
 ) -> np.ndarray:
-    """As Transformers and OpenAI's API document them, a token at a time."""
+    """The rules as Transformers and OpenAI's API document them, token by token."""
     x = [float(value) for value in logits]
     text = prompt + new
     for token, bias in edits.bias:
@@ -95,7 +95,7 @@ def test_a_bias_on_no_single_token_is_refused(
 
 
 def test_what_is_banned_never_comes(tiny: GPT2) -> None:
-    """Without end of text and at a high temperature, where everything else comes."""
+    """Without end of text, and at a high temperature, at which all other tokens are drawn."""
     from gpt2rt import Stopping
 
     t = tiny.tokenizer

@@ -1,4 +1,4 @@
-"""Laws of the sampler, checked against the plainest possible restatements."""
+"""The sampler: equal to simple implementations of its filters and distributions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def plain_typical_p(probabilities: np.ndarray, p: float) -> np.ndarray:
 
 
 def plain(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
-    """What may be drawn, in Transformers' order: temperature, top-k, top-p, min-p, typical."""
+    """The tokens that may be drawn, in Transformers' order of filters."""
     x = logits.astype(np.float64) / params.temperature
     if params.top_k:
         x = np.where(x >= np.sort(x)[::-1][min(params.top_k, len(x)) - 1], x, -np.inf)
@@ -111,7 +111,7 @@ MIXES = st.builds(
 @given(st.integers(0, 2**32 - 1), st.integers(2, 400), st.sampled_from([0.5, 3.0, 9.0]), MIXES)
 @relaxed
 def test_any_mix_is_the_plain_one(seed: int, n: int, deviation: float, mix: SamplingParams) -> None:
-    """On random rows, where no two tokens are equally likely and no sum falls on a border."""
+    """On random rows, without ties and without sums exactly at a limit."""
     logits = (np.random.default_rng(seed).standard_normal(n) * deviation).astype(np.float32)
     np.testing.assert_allclose(dense(logits, mix), plain(logits, mix), rtol=2e-4, atol=1e-12)
 
@@ -119,7 +119,7 @@ def test_any_mix_is_the_plain_one(seed: int, n: int, deviation: float, mix: Samp
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.95])
 def test_a_real_vocabulary_is_no_different(deviation: float, p: float) -> None:
-    """So many tokens that the crossing is looked for by samples rather than by sorting."""
+    """With so many tokens that the nucleus is found by sampling rather than by sorting."""
     logits = np.random.default_rng(3).standard_normal(50_257).astype(np.float32)
     weights = np.exp(deviation * logits)
     shares = weights.astype(np.float64) / weights.sum(dtype=np.float64)
@@ -181,7 +181,7 @@ def test_top_p_of_half_a_row_of_zeros_is_the_other_half() -> None:
 
 
 def test_top_p_is_not_misled_by_a_row_whose_sample_lies() -> None:
-    """Every weight that the sample sees is unlike all others."""
+    """Every sampled weight differs from all others, so the sample is misleading."""
     for seen, others in ((1.0, 1e-3), (1e-3, 1.0)):
         weights = np.full(EVERY * SORTED, others, np.float32)
         weights[::EVERY] = seen
@@ -320,7 +320,7 @@ def test_a_draw_leaves_the_logits_alone() -> None:
 
 
 def test_a_guess_is_the_draw_to_come() -> None:
-    """What a draft relies on: with the same logits it says what will be drawn."""
+    """A draft relies on it: for the same logits, the guess is the token that is drawn."""
     logits = np.random.default_rng(0).standard_normal((9, 300)).astype(np.float32)
     sampler = Sampler(SamplingParams(top_p=0.95), 5, 1)
     guesses = [sampler.guess(row, ahead) for ahead, row in enumerate(logits)]

@@ -1,4 +1,4 @@
-"""Vectors are the oracle's hidden states, put on tokens, words and texts."""
+"""Embeddings: equal to the oracle's hidden states, for tokens, words and texts."""
 
 from __future__ import annotations
 

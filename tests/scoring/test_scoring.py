@@ -1,4 +1,4 @@
-"""Scores are those of the oracle, however a text is cut and whatever is scored beside it."""
+"""Scores of tokens: equal to the oracle's, for any windows and batches."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_passage_is_bit_equal_whatever_its_batch_mates(
 def test_pieces_of_a_passage_add_up(
     tiny: GPT2, tiny_weights: LargerWeights, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """A passage longer than `ROWS` is read piece by piece, behind the past of the piece before."""
+    """A passage longer than `ROWS` is read in several calls, each with the past of the last."""
     monkeypatch.setattr(scoring, "ROWS", rows)
     passages = [Passage(TEXT[: TINY.n_ctx + 1], first) for first in (1, 9, 17, TINY.n_ctx)]
     oracle = oracle_scores(tiny_weights, passages[0].tokens)
@@ -130,7 +130,7 @@ def test_first_skips_scores_and_changes_none(tiny: GPT2) -> None:
 
 
 def test_ranks_and_alternatives_agree(tiny: GPT2) -> None:
-    """With every token an alternative: a distribution, in falling order, that holds the token."""
+    """With all tokens as alternatives: a sorted distribution that contains the token."""
     n_vocab = tiny.hparams.n_vocab
     passage = Passage(TEXT[:30])
     scores = next(tiny.score_tokens([passage], top=n_vocab))

@@ -1,4 +1,4 @@
-"""The score of a text: exact places, sums that add up, windows as an independent loop cuts them."""
+"""Scores of texts: exact spans, sums that add up, windows as in an independent loop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ import reference
 from gpt2rt import GPT2
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.score import Boundary
+from gpt2rt.scoring.surprisal import word_beginnings
 from gpt2rt.text.alignment import occurrences, tokens_in, word_spans, words_of
+from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
+from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary
 from models import NOISE, TINY, LargerWeights
 
 TEXTS = [
@@ -37,7 +40,7 @@ LONG = "one two three four five six seven eight nine ten " * 5
 def log_probabilities(
     weights: LargerWeights, tokens: list[int], window: int, stride: int
 ) -> NDArray[np.float64]:
-    """Of every token but the first: the usual strided loop, written for the test."""
+    """The log-probability of every token but the first, by a simple strided loop."""
     found: list[float] = []
     end = min(window + 1, len(tokens))
     while len(found) < len(tokens) - 1:
@@ -138,7 +141,7 @@ def test_with_nothing_before_it_the_first_token_has_no_score(
 
 
 def test_without_a_bos_words_by_the_trailing_boundary_are_those_after_the_first(tiny: GPT2) -> None:
-    """A context that is the first of the tokens gives the others the same places and scores."""
+    """With its first tokens as context, the other tokens of a text have the same scores."""
     text = "the cat sat on"
     alone = tiny.score(text, bos=None, boundary="trailing")
     after = tiny.score(" cat sat on", bos=None, context="the", boundary="trailing")
@@ -264,7 +267,7 @@ def test_places_are_exact(tiny: GPT2, text: str) -> None:
 @pytest.mark.slow
 @given(text=st.text(min_size=1))
 def test_spans_of_any_text(text: str) -> None:
-    """The bytes of a token lie in its characters, and no character at its ends is without them."""
+    """A token's bytes are within its characters, and its first and last have some of them."""
     tokenizer = SYNTHETIC
     tokens = tokenizer.encode(text)
     spans = tokenizer.encode_spans(text).spans
@@ -363,7 +366,7 @@ def test_texts_that_cannot_be_scored_are_refused(tiny: GPT2, text: str) -> None:
 
 
 def test_a_text_longer_than_the_window_wants_a_stride(tiny: GPT2) -> None:
-    """A text fits whose last token is predicted from all of the window."""
+    """A text fits if its last token is predicted from the whole window."""
     tokens = len(tiny.tokenizer.encode(LONG[:40]))
     fitting = tiny.score(LONG[:40], window=tokens)
     assert len(fitting.tokens) == tokens
@@ -398,3 +401,18 @@ def _synthetic() -> Tokenizer:
 
 
 SYNTHETIC = _synthetic()
+
+
+def test_every_end_of_a_text_ends_a_word() -> None:
+    """A chat model's end of a turn does, too; an ordinary word that ends its texts does not."""
+    names = ("<|endoftext|>", "<|end|>", "stop")
+    tokens = tuple(
+        SpecialToken(300 + n, text, special=text.startswith("<")) for n, text in enumerate(names)
+    )
+    symbols, merges = synthetic_vocabulary(300)
+    symbols = {symbol: token for symbol, token in symbols.items() if token < 299}
+    own = SpecialTokens(303, 300, 300, tokens, ends=(300, 301, 302))
+    tokenizer = Tokenizer(symbols, {" ".join(pair): n for n, pair in enumerate(merges)}, own)
+    found = set(word_beginnings(tokenizer).tolist())
+    assert {300, 301} <= found
+    assert 302 not in found

@@ -1,4 +1,4 @@
-"""What a fine-tune added to GPT-2's tokenizer: as Hugging Face's `tokenizers` finds it."""
+"""Added tokens of fine-tunes: found in texts as Hugging Face's `tokenizers` finds them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def carried(theirs: Any, folder: Path, **files: object) -> Tokenizer:
 
 
 def encoded(theirs: Any, text: str) -> list[int] | None:
-    """The library's tokens; None where it panics, over white space that two tokens take."""
+    """The library's tokens; None if it panics, over white space claimed by two tokens."""
     try:
         ids: list[int] = theirs.encode(text, add_special_tokens=False).ids
     except BaseException as error:
@@ -127,7 +127,7 @@ def test_random_tables_of_added_tokens_equal_tokenizers(number: int, tmp_path: P
 
 
 def assert_covers(text: str, spans: Sequence[tuple[int, int]]) -> None:
-    """The spans are in order and between them hold every character."""
+    """The spans are in order and cover every character."""
     assert all(0 <= start <= end <= len(text) for start, end in spans)
     assert {i for start, end in spans for i in range(start, end)} == set(range(len(text)))
 

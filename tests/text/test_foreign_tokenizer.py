@@ -1,4 +1,4 @@
-"""Vocabularies that the `tokenizers` library reads: its ids and texts, up to generation."""
+"""Tokenizers of the `tokenizers` library: its tokens and texts, from export to generation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TEXTS = [
 
 
 def wordpiece() -> Tokenizer:
-    """BERT's, as Transformers makes it of a `vocab.txt`."""
+    """BERT's tokenizer, as Transformers makes it from a `vocab.txt`."""
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -57,7 +57,7 @@ def wordpiece() -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
-    """SentencePiece's kind: NFKC, white space as a symbol, bytes for what has no symbol."""
+    """A tokenizer like SentencePiece's: NFKC, white space as a symbol, byte fallback."""
     pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in (0xE2, 0x82, 0xAC, 0x41))]
     pieces += ["▁", "▁the", "▁cat", "s", "▁sat", *CHINESE, *LETTERS, ".", "!", ",", "'", "1"]
     scores = [(piece, -float(len(pieces) - i) / len(piece)) for i, piece in enumerate(pieces)]
@@ -91,7 +91,7 @@ def whitespace_bpe() -> Tokenizer:
 
 
 def split_byte_level() -> Tokenizer:
-    """Byte-level BPE that cuts texts otherwise than GPT-2."""
+    """Byte-level BPE that splits texts differently from GPT-2."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     symbols = [*"!',.", *LETTERS, "Ġ", *sorted(set(symbols) - {*LETTERS, *"!',.", "Ġ"})]
     made = Tokenizer(models.BPE({s: i for i, s in enumerate(["<eos>", *symbols])}, []))
@@ -135,7 +135,7 @@ def exported(folder: Path, n_vocab: int = N_VOCAB, own: bool = True) -> ForeignT
 
 
 def save_wordpiece(folder: Path, **settings: object) -> Path:
-    """A Chinese GPT-2 as they are published: `vocab.txt` and `config.json`."""
+    """A Chinese GPT-2 in the published form: `vocab.txt` and `config.json`."""
     folder.mkdir(exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     config = huggingface_config(SHAPE, eos_token_id=50256, bos_token_id=50256)
@@ -149,7 +149,7 @@ SHAPE = HParams(n_vocab=N_VOCAB, n_ctx=32, n_embd=32, n_head=2, n_layer=1)
 
 @pytest.fixture(params=KINDS)
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tokenizer, ForeignTokenizer]:
-    """A tokenizer of the library and what is exported of it."""
+    """A tokenizer of the library, and the tokenizer that is exported from it."""
     made = KINDS[request.param]()
     return made, exported(save(tmp_path / "model", made), rows(made))
 
@@ -172,7 +172,7 @@ def test_ids_and_spans_are_the_librarys(
 
 
 def test_strings_of_a_stream_are_the_text(pair: tuple[Tokenizer, ForeignTokenizer]) -> None:
-    """Of any tokens, bytes in the wrong places included."""
+    """For any tokens, including invalid sequences of bytes."""
     made, found = pair
     chance = random.Random(5)
     for _ in range(60):
@@ -377,7 +377,7 @@ SPELLED = [r" ?[a-z ]{4,20}", r"( ?[今天气]){3}", r"the cat", r" (the|今) ?[
 
 @pytest.mark.parametrize("expression", SPELLED)
 def test_a_constraint_holds_or_is_refused(model: tuple[Tokenizer, GPT2], expression: str) -> None:
-    """WordPiece cannot go on by `the` without a space before it, which is said."""
+    """WordPiece cannot continue a word with `the`; the error says so."""
     pytest.importorskip("llguidance")
     _, gpt2 = model
     constraint, stopping = Constraint(regex=expression), Stopping(length=12)
@@ -409,7 +409,7 @@ def test_a_chinese_model_as_transformers_reads_it(tmp_path: Path) -> None:
 
 
 def test_spans_of_vectors_leave_white_space_out(tmp_path: Path) -> None:
-    """What stands in no token shifts none."""
+    """Characters without tokens do not shift the spans of others."""
     bundle = bundle_of(save_wordpiece(tmp_path / "model"), tmp_path / "bundle", SHAPE)
     gpt2 = GPT2.load(bundle.directory, threads=1)
     spans = gpt2.embed("今天  the cats").spans

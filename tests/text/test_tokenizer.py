@@ -94,7 +94,7 @@ def reference() -> tiktoken.Encoding:
 
 
 def merge_by_definition(word: str, merges: list[str]) -> list[str]:
-    """`bpe` of OpenAI's `encoder.py`, as slow as it is plain."""
+    """`bpe` of OpenAI's `encoder.py`, simple and slow."""
     symbols = [byte_symbols()[byte] for byte in word.encode()]
     while True:
         pairs = [f"{a} {b}" for a, b in pairwise(symbols)]

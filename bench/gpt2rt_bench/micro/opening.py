@@ -40,13 +40,13 @@ def opening(provider: str, libraries: Sequence[str] = ()) -> Opening:
     command = [sys.executable, "-m", "gpt2rt_bench.micro.opening", provider, *libraries]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        said: dict[str, Any] = json.loads(ended.stdout)
+        result: dict[str, Any] = json.loads(ended.stdout)
     except subprocess.TimeoutExpired:
         return Opening(False, f"nothing happened for {PATIENCE:.0f} seconds")
     except ValueError:
         return Opening(False, f"the process ended with exit code {ended.returncode}")
-    reason = None if said["opened"] else said["reason"] or reason_in(ended.stderr)
-    return Opening(said["opened"], reason, tuple(said["missing"]))
+    reason = None if result["opened"] else result["reason"] or reason_in(ended.stderr)
+    return Opening(result["opened"], reason, tuple(result["missing"]))
 
 
 def reason_in(errors: str) -> str:

@@ -104,9 +104,9 @@ def failure_of(files: Sequence[Wanted]) -> DownloadFailure:
     reasons: dict[str, list[str]] = {}  # reason -> files: most often it is the same for all
     for file in files:
         reasons.setdefault(file.failure_reasons(), []).append(file.name)
-    told = [f"{', '.join(names)} cannot be fetched ({why})" for why, names in reasons.items()]
+    failures = [f"{', '.join(names)} cannot be fetched ({why})" for why, names in reasons.items()]
     return DownloadFailure(
-        f"{'; '.join(told)}; check the network, name a --proxy or a --mirror, or put the files "
+        f"{'; '.join(failures)}; check the network, name a --proxy or a --mirror, or put the files "
         f"into {files[0].partial.place.parent} by hand"
     )
 

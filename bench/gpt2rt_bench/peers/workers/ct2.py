@@ -76,7 +76,7 @@ class CTranslate2Model:
             include_prompt_in_result=False,
             callback=note,
         )
-        # A step's tokens are told one after the other when the step is done.
+        # The callback is called for each token of a step, once the step is done.
         ends = arrived[len(texts) - 1 :: len(texts)]
         assert len(ends) == steps, f"{len(ends)} steps of {steps}"
         return Answer(
