@@ -236,6 +236,16 @@ def test_the_tables_to_extend_exist() -> None:
     assert set(named) <= defined
 
 
+def test_the_rooms_of_the_pages_are_those_of_the_code() -> None:
+    named = re.findall(r"^\| `([\w/.]+)` \|", PAGES["docs/architecture.md"], re.MULTILINE)
+    assert all((ROOT / place).exists() for place in named)
+    for package in ("gpt2rt", "export/gpt2rt_export"):
+        rooms = {path.parent for path in (ROOT / package).glob("*/__init__.py")}
+        assert {f"{room.relative_to(ROOT).as_posix()}/" for room in rooms} <= set(named)
+    files = {path.name for path in (ROOT / "gpt2rt").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert {f"gpt2rt/{name}" for name in files} <= set(named)
+
+
 def test_the_gates_of_the_pages_are_those_of_the_exporter() -> None:
     from gpt2rt_export.verify.gates import GATES
 

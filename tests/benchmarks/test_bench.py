@@ -369,6 +369,7 @@ def test_a_benchmark_runs_from_python(tiny_bundles: dict[str, Bundle]) -> None:
     assert {len(tokens) for answer in row.result.answers for tokens in answer.tokens} == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_meters")
 def test_bench_writes_json_a_report_and_a_picture(
     command: Command, model: Path, tmp_path: Path

@@ -316,6 +316,7 @@ SERVE = """
 """
 
 
+@pytest.mark.slow
 def test_the_bench_shows_peers_beside_ours(
     random_bundle: Bundle, fake: Callable[..., Path], command: Command
 ) -> None:

@@ -63,6 +63,7 @@ def test_several_samples_a_line(
     ]
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_made_again(
     command: Command, model: Path, prompts: Path, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ painter.piece(" cat", 0.9)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_a_real_terminal(settings: dict[str, str], coloured: bool) -> None:
     pty = pytest.importorskip("pty", reason="no pseudo-terminals here")

@@ -94,6 +94,7 @@ def test_the_model_can_be_changed(command: Command, model: Path, home: Path) -> 
     assert answers(ended.out) == answers(direct.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "reason"),
     [
@@ -289,6 +290,7 @@ def test_ctrl_c_drops_a_line_and_keeps_the_session(terminal: Terminal) -> None:
     assert terminal.end() == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_keeps_the_session(model: Path, home: Path) -> None:
     terminal = Terminal("-m", model, "-n", "5000", "--no-end-of-text")
     try:
@@ -326,6 +328,7 @@ def test_history_goes_on_in_the_next_session(terminal: Terminal, model: Path, ho
     assert (home / "history").read_text(encoding="utf-8").splitlines() == ["né 👋"]
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_utf_8_in_the_c_locale(model: Path, home: Path) -> None:
     terminal = Terminal("-m", model, "--length", 4, LC_ALL="C")
     try:

@@ -94,6 +94,7 @@ def zeros(whole: Checkpoint, name: str) -> Any:
     return whole.read(name) * (0 if name.endswith("ln_f/b") else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [turned, swapped, other_block, zeros])
 @pytest.mark.parametrize("kind", ["OpenAI", "NumPy", "Hugging Face", "nanoGPT", "old PyTorch"])
 def test_a_wrong_reading_is_found(

@@ -213,6 +213,7 @@ def test_the_written_vocabulary_encodes_as_the_learnt_one(
         assert ids == learnt.encode(text).ids
 
 
+@pytest.mark.slow
 def test_every_story_fits_the_context(rules: Rules) -> None:
     pytest.importorskip("tokenizers")
     import vocabulary

@@ -264,6 +264,7 @@ def test_every_damaged_variable_is_named(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [STATE, HPARAMS, INDEX])
 def test_no_flipped_bit_and_no_cut_goes_unnoticed(
     name: str, published: tuple[Path, Release], tmp_path: Path

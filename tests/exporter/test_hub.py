@@ -227,6 +227,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         fetch(TINY)
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_with_its_commit_and_verified_by_it(
     stand_in: StandIn, command: Command, home: Path
 ) -> None:

@@ -95,6 +95,7 @@ def assert_reads(folder: Path, wanted: Mapping[str, NDArray[Any]] = VALUES) -> N
 # ---- every variant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hparams", VARIANTS.values(), ids=VARIANTS)
 def test_every_variant_equals_the_oracle(hparams: HParams, tmp_path: Path) -> None:
     """Through the files of the format, TensorFlow's graph, and both ONNX graphs."""
@@ -124,6 +125,7 @@ def test_every_activation_has_its_functions() -> None:
     assert set(ACTIVATIONS) == set(graph.ACTIVATIONS) == set(reference.ACTIVATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_variant_exports_in_every_precision(precision: str, tmp_path: Path) -> None:
     """The whole way, parity check included; int8 stays near the oracle."""
@@ -569,6 +571,7 @@ def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
 # ---- the command line
 
 
+@pytest.mark.slow
 def test_a_directory_is_exported_and_found_by_its_name(
     command: Command, folder: Path, home: Path
 ) -> None:
@@ -583,6 +586,7 @@ def test_a_directory_is_exported_and_found_by_its_name(
         assert len(ended.records[0]["tokens"]) == 3
 
 
+@pytest.mark.slow
 def test_how_it_is_generated_with_is_carried(
     command: Command, folder: Path, tmp_path: Path
 ) -> None:
@@ -594,6 +598,7 @@ def test_how_it_is_generated_with_is_carried(
     assert GPT2.load(tmp_path / "out").defaults.named == {"temperature": 0.7}
 
 
+@pytest.mark.slow
 def test_a_model_may_have_many_more_ids_than_its_own_tokenizer(
     command: Command, tmp_path: Path
 ) -> None:
@@ -611,6 +616,7 @@ def test_a_model_may_have_many_more_ids_than_its_own_tokenizer(
     assert GPT2.load(tmp_path / "out").tokenizer.n_vocab == 3000
 
 
+@pytest.mark.slow
 def test_a_tokenizer_from_elsewhere(command: Command, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "words").mkdir()
     for name in ("vocab.json", "merges.txt"):

@@ -143,6 +143,7 @@ def test_a_meta_file_of_something_else_is_refused(
         write_characters(tmp_path, 13, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_of_characters_is_exported_and_speaks(
     home: Path, command: Command, tmp_path: Path
 ) -> None:

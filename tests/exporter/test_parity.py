@@ -122,6 +122,7 @@ def test_honest_rounding_passes_whatever_the_weights(
     assert measured(make_bundle(tmp_path / "b", weights, precision), weights).failures() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     ("large", "part"),
@@ -209,6 +210,7 @@ class Sharp(LargerWeights):
         return values * np.float32(100) if name == "model/ln_f/g" else values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("factor", [3.0, 6.0, 20.0])
 def test_honest_exports_of_models_that_do_not_know_the_text_pass(
@@ -221,6 +223,7 @@ def test_honest_exports_of_models_that_do_not_know_the_text_pass(
     assert report.failures() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     ("part", "change"),
@@ -280,6 +283,7 @@ def test_the_text_is_the_one_given_else_held_out_else_english(tmp_path: Path) ->
         Sample.choose(tmp_path / "none.txt", None)
 
 
+@pytest.mark.slow
 def test_export_and_verify_read_the_text_that_they_are_given_and_say_so(
     command: Command, home: Path, tmp_path: Path
 ) -> None:
@@ -307,6 +311,7 @@ def test_export_and_verify_read_the_text_that_they_are_given_and_say_so(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letters", ["e", "et", "eta"])
 def test_a_model_of_few_tokens_passes(letters: str, tmp_path: Path) -> None:
     hparams = replace(TINY, n_vocab=len(letters) + 1)
@@ -386,6 +391,7 @@ def heldout() -> tuple[list[Passage], NDArray[np.float64]]:
     return passages, np.concatenate(nats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_demo_keeps_its_perplexity_on_its_own_kind_of_text(
     precision: str, heldout: tuple[list[Passage], NDArray[np.float64]], tmp_path: Path
@@ -402,6 +408,7 @@ def test_the_demo_keeps_its_perplexity_on_its_own_kind_of_text(
 # ---- an export without
 
 
+@pytest.mark.slow
 def test_without_verification_the_manifest_and_the_lists_say_so(
     command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +429,7 @@ def test_without_verification_the_manifest_and_the_lists_say_so(
     assert not Bundle.open(place).verified, "verify writes nothing"
 
 
+@pytest.mark.slow
 def test_an_export_ends_with_the_table_and_keeps_it(command: Command, home: Path) -> None:
     ended = command("export", "demo", "--fp32")
     report = Bundle.open(home / "bundles" / "demo-fp32").parity()
@@ -481,6 +489,7 @@ def test_verify_of_other_weights_ends_with_an_error(
     assert ended.records[0]["failures"]
 
 
+@pytest.mark.slow
 def test_verify_finds_the_embedded_checkpoint_by_the_origin(
     command: Command, home: Path, edit_manifest: Edit
 ) -> None:

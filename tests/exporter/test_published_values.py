@@ -36,6 +36,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return GPT2.load(bundle.directory, threads=1), text, values
 
 
+@pytest.mark.slow
 def test_the_prompt_and_the_greedy_text_are_the_same(model: Model) -> None:
     gpt2, text, values = model
     stopping = Stopping(len(values["greedy"]), end_of_text=False)

@@ -129,6 +129,7 @@ def test_a_model_drafts_perfectly_for_itself(tiny_bundles: dict[str, Bundle]) ->
         assert found.accepted == found.drafted > 20
 
 
+@pytest.mark.slow
 def test_sampling_with_a_draft_follows_the_models_distribution(
     tiny_bundles: dict[str, Bundle], larger: Bundle
 ) -> None:

@@ -215,6 +215,7 @@ def test_what_is_ruled_out_weighs_nothing() -> None:
 UNDECIDED = np.log(np.array([0.49, 0.02, 0.47, 0.02], np.float32))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.sampled_from([0.5, 3.0]), MIXES)
 @example(0, 0, 1.0, SamplingParams(top_p=0.5))
 @example(0, 0, 1.0, SamplingParams(top_p=0.5, compat="openai"))
@@ -239,6 +240,7 @@ def test_a_token_comes_as_often_as_its_weight_says(
     assert ((seen - expected) ** 2 / np.maximum(expected, 1)).sum() <= limit + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deviation", [0.56, 3.0])
 @pytest.mark.parametrize("mix", [{}, {"top_p": 0.5}, {"top_p": 0.9, "min_p": 0.02}])
 def test_a_real_vocabulary_is_drawn_from_evenly(deviation: float, mix: dict[str, float]) -> None:

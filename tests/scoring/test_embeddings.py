@@ -41,6 +41,7 @@ def test_the_last_layer_is_the_default(tiny: GPT2) -> None:
     assert tiny.embed("a b c").layer == TINY.n_layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
