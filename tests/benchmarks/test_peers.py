@@ -293,6 +293,7 @@ def test_a_prompt_has_the_length_asked_for(bundle: Bundle) -> None:
     assert Tokenizer.read(bundle.directory).encode(text) == tokens
 
 
+@pytest.mark.slow
 def test_our_program_prints_the_first_token(bundle: Bundle, tiny_models: dict[str, GPT2]) -> None:
     text, _ = startup.prompt(bundle, 8)
     seconds = startup.measure({"ours": startup.program(bundle, 1, "cpu", text)}, rounds=1)
@@ -331,6 +332,7 @@ def test_the_bench_shows_peers_beside_ours(
     assert "left out: OpenVINO: openvino not installed" in ended.err
 
 
+@pytest.mark.slow
 def test_the_bench_measures_start_up(random_bundle: Bundle, command: Command) -> None:
     options = ("--start-up", "--rounds", "1", "--prompt", "8", "--json")
     ended = command("bench", random_bundle.directory, *options)

@@ -160,6 +160,7 @@ def test_a_removed_row_is_gone(command: Command, exported: Callable[[str], Bundl
     assert "762M-int8" not in {row["name"] for row in command("models", "--json").records}
 
 
+@pytest.mark.slow
 def test_a_shell_is_told_names_beside_a_damaged_bundle(
     exported: Callable[[str], Bundle],
 ) -> None:

@@ -153,6 +153,7 @@ def test_lines_of_json_and_what_is_wrong_with_some(
     assert [int(line.split("line ")[1].split(":")[0]) for line in bad] == [3, 4, 7, 8, 11, 9, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "fact"),
     [

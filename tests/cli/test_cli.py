@@ -98,6 +98,7 @@ def test_the_seed_that_json_tells_repeats_the_text(command: Command, model: Path
     assert (again["tokens"], again["text"]) == (first["tokens"], first["text"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "prompt"),
     [
@@ -136,6 +137,7 @@ def test_the_reason_for_the_end(command: Command, model: Path) -> None:
     assert len(whole["tokens"]) == TINY.n_ctx  # the last one drawn needs no place
 
 
+@pytest.mark.slow
 @posix
 def test_no_number_of_samples_is_no_end(model: Path, home: Path) -> None:
     """As OpenAI's script for texts from nothing: until whoever reads has had enough."""
@@ -253,6 +255,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(model: Path, home: Path) -
     assert "Broken pipe" not in ended.err
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
 def test_a_full_disk_is_told_in_a_line(model: Path) -> None:
@@ -264,6 +267,7 @@ def test_a_full_disk_is_told_in_a_line(model: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @posix
 def test_closed_streams_are_empty(model: Path) -> None:
     """As `<&- >&-` in a shell."""
@@ -275,6 +279,7 @@ def test_closed_streams_are_empty(model: Path) -> None:
     assert b"Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_traceback_is_shown_on_request_only(home: Path) -> None:
     shown = run_process("generate", "a", "-m", "118M", "--debug")
     assert shown.code == 1
@@ -397,6 +402,7 @@ def answers(texts: Sequence[str]) -> str:
     return "".join(samples) + "=" * 80 + "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nsamples", [1, 3])
 def test_interactive_answers_each_prompt_as_generate_would(
     command: Command, model: Path, nsamples: int
@@ -438,6 +444,7 @@ def test_interactive_without_a_prompt_ends_well(command: Command, model: Path, h
     assert not (home / "history").exists()
 
 
+@pytest.mark.slow
 @posix
 def test_interactive_on_a_terminal_remembers_and_survives_ctrl_c(model: Path, home: Path) -> None:
     pty, _ = pytest.importorskip("pty"), pytest.importorskip("readline")

@@ -102,6 +102,7 @@ def test_options_that_cannot_be_read_are_misuse(
 # ---- bad input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["generate", "interactive"])
 @pytest.mark.parametrize(
     ("model", "facts"),
@@ -176,6 +177,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_bundle_is_refused_in_a_line(
     command: Command, bundle: Bundle, damage: str
@@ -231,6 +233,7 @@ def test_a_python_without_tensorflow_says_which_has_it(
     assert "export with Python 3.11 to 3.13" in command("export", "117M").in_one_line()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_extra_is_touched_before_it_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_names_of_models_are_those_that_are_there(models: Path) -> None:
     assert completion.model_names("nosuch") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_real_shell_installs_it(shell: str, tmp_path: Path) -> None:
     """And the script that it will read is one that it can read."""

@@ -51,6 +51,7 @@ def test_set_is_what_the_option_is(command: Command, model: Path) -> None:
     assert answers(longer.out) == answers(length.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--special", "--no-special"])
 def test_control_tokens_in_a_prompt_are_what_generate_makes_of_them(
     command: Command, model: Path, flag: str
@@ -279,6 +280,7 @@ def terminal(model: Path, home: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_drops_a_line_and_keeps_the_session(terminal: Terminal) -> None:
     terminal.read_until(PROMPT)
     terminal.type("not this")
@@ -341,6 +343,7 @@ def test_what_is_typed_is_utf_8_in_the_c_locale(model: Path, home: Path) -> None
     assert (home / "history").read_text(encoding="utf-8").splitlines() == ["né 👋"]
 
 
+@pytest.mark.slow
 def test_tab_completes_commands_and_settings(terminal: Terminal) -> None:
     terminal.read_until(PROMPT)
     terminal.type("/se\t")

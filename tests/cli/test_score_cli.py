@@ -142,6 +142,7 @@ def test_lines_of_a_file_and_the_arguments_are_documents(
     assert [record["totals"]["bits"] for record in records] == [part.bits for part in parts]
 
 
+@pytest.mark.slow
 def test_a_first_token_without_a_score_is_said_everywhere(
     command: Command, model: Path, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_no_command_shows_what_a_terminal_obeys(
     assert not OBEYED.findall(text)
 
 
+@pytest.mark.slow
 @posix
 def test_interactive_shows_what_a_terminal_would_obey(hostile: Path) -> None:
     lines = ["hello", "/model", "/set bad_words", "/nosuch", "/set length x\u202e", "/quit"]

@@ -175,6 +175,7 @@ def _refused(call: Callable[[], object]) -> None:
     os._exit(3)
 
 
+@pytest.mark.slow
 @forks
 @pytest.mark.parametrize("what", ["generate", "score", "embed", "a stream begun before"])
 def test_a_child_without_the_threads_of_its_model_says_so(model: Path, what: str) -> None:

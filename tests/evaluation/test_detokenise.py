@@ -67,6 +67,7 @@ def test_what_the_rules_get_wrong_is_marked_and_nothing_else() -> None:
     assert detokenise("the end .. of it .", WIKITEXT) == f"the end {MARK}.. of it."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
 @pytest.mark.parametrize(
     ("name", "count"),
@@ -80,6 +81,7 @@ def test_real_lines_come_back(style: Style, name: str, count: int) -> None:
     assert [tokenise(detokenise(line, style), style) for line in lines] == lines
 
 
+@pytest.mark.slow
 def test_wikitext_comes_back_whole_with_few_marks() -> None:
     path = SHARED / "eval" / "wikitext2" / "wiki.test.raw"
     if not path.is_file():

@@ -106,6 +106,7 @@ def short(data: bytes) -> bytes:
     return head + json.dumps(last).encode() + b"\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut_off, damaged, strange, short])
 def test_lines_that_are_not_whole_are_done_again(
     run: EvalRun, tmp_path: Path, harm: Callable[[bytes], bytes]
@@ -181,6 +182,7 @@ def data(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_every_task_from_its_files_to_its_figures(
     command: Command, data: Path, model: Path
 ) -> None:
@@ -372,6 +374,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_files(command: Command, name: str, model: Path) -> None:
     place = SHARED / "eval" / REAL[name]

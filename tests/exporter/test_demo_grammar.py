@@ -38,6 +38,7 @@ def stories(rules: Rules) -> list[grammar.Story]:
 # ---------------------------------------------------------------- one derivation, exactly scored
 
 
+@pytest.mark.slow
 def test_a_story_has_one_derivation_of_the_probability_it_was_drawn_with(
     rules: Rules, stories: list[grammar.Story]
 ) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gpt2rt import GPT2
 from gpt2rt.bundles import catalog
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "export" / "demo"))
 from grammar import log_probability, read_grammar
 
 
+@pytest.mark.slow
 def test_held_out_stories_cost_at_most_a_tenth_more_than_the_grammar_says() -> None:
     text = (catalog.demo_checkpoint() / "heldout.txt").read_text(encoding="utf-8")
     stories = text.removesuffix("\n").split("\n<|endoftext|>\n")

@@ -120,6 +120,7 @@ def refusal(model: HubModel = TINY, network: Network | None = None) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_only_what_an_export_reads_is_fetched_and_once(stand_in: StandIn) -> None:
     found = fetch(TINY)
     assert str(found.model) == ADDRESS

@@ -160,6 +160,7 @@ def test_a_model_of_characters_is_exported_and_speaks(
     assert "notes: Leave out best_val_loss" in said
 
 
+@pytest.mark.slow
 def test_a_padded_vocabulary_of_gpt2s_tokens_is_trimmed(
     real_vocabulary: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

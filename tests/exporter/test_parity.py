@@ -112,6 +112,7 @@ def test_fp32_is_tensorflow_but_for_the_last_digits(reports: dict[str, ParityRep
     assert report.noise.greedy_equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_honest_rounding_passes_whatever_the_weights(
     precision: str, reports: dict[str, ParityReport], tmp_path: Path
@@ -244,6 +245,7 @@ def test_a_wrong_part_of_such_a_model_fails(
     assert measured(make_bundle(tmp_path / "b", wrong, precision), weights).failures()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "int4"])
 def test_4_bits_under_the_name_of_more_fail(precision: str, tmp_path: Path) -> None:
     weights = Sharp(TINY, 7, 6.0)
@@ -455,6 +457,7 @@ def random_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return make_bundle(place, RandomCheckpoint(TINY, 3), "int8", "random weights, seed 3")
 
 
+@pytest.mark.slow
 def test_verify_repeats_the_report_and_changes_nothing(
     command: Command, random_bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_greedy_takes_the_best_token_of_a_plain_forward(tiny: GPT2) -> None:
         length += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
 def test_batch_size_changes_nothing(tiny: GPT2, batch_size: int) -> None:
     params = SamplingParams(temperature=1.2, top_k=50, seed=5)

@@ -122,6 +122,7 @@ def naive(grammar: Grammar, so_far: list[int]) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("so_far", ["", "a", "ab", "abé"])
 def test_the_mask_is_what_can_be_taken(bytewise: Tokenizer, so_far: str) -> None:
     grammar = Grammar(Constraint(regex="[a-c]*é?(x|ab)*"), bytewise)

@@ -277,6 +277,7 @@ def test_tiny_temperature_tends_to_greedy_without_overflow() -> None:
     assert Sampler(SamplingParams(temperature=1e-300), 1, 0).draw(logits) == 1
 
 
+@pytest.mark.slow
 def test_frequencies_follow_the_distribution() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     sampler = Sampler(SamplingParams(), 11, 0)

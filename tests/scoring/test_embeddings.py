@@ -21,6 +21,7 @@ TEXTS = ["the cat sat", "naïve 🦊 co-op\r\n ends ", "x", "a b", "many words "
 LONG = "a long text of more tokens than the context of the model has room for, " * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", range(TINY.n_layer + 1))
 @pytest.mark.parametrize("text", TEXTS)
 def test_token_vectors_equal_oracle(

@@ -321,6 +321,7 @@ def test_words_by_the_trailing_boundary_equal_an_oracle(
         assert other.bits == pytest.approx(wanted, abs=noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_a_text_scores_the_same_among_others(tiny: GPT2, batch_size: int) -> None:
     texts = [*TEXTS, LONG, *TEXTS[::-1]]

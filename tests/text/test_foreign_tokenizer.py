@@ -375,6 +375,7 @@ def test_a_bundle_lists_the_one_file_or_the_other(tmp_path: Path) -> None:
 SPELLED = [r" ?[a-z ]{4,20}", r"( ?[今天气]){3}", r"the cat", r" (the|今) ?[a-c]{2}\."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expression", SPELLED)
 def test_a_constraint_holds_or_is_refused(model: tuple[Tokenizer, GPT2], expression: str) -> None:
     """WordPiece cannot continue a word with `the`; the error says so."""
