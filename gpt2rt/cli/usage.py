@@ -13,8 +13,10 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 # What Typer, or the Pydantic or Click below it, says -> plain words.
 WORDS = {
+    r"('.*') is not a valid integer.*": r"it takes a whole number, not \1",
+    r"('.*') is not a valid float.*": r"it takes a number, not \1",
     r".*valid integer.*": "it takes a whole number",
-    r".*valid (number|float).*": "it takes a number",
+    r".*valid number.*": "it takes a number",
     r".*valid boolean.*": "it takes true or false",
     r"value error, ": "",
     r"got unexpected extra arguments?\S* \((.*)\)": r"unexpected extra argument: \1 (a text with "
