@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := export,bench,constrain,eval
 OLDEST := .venv-oldest
+# Up to four processes; the tests of a file stay together, since they share models.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 PACKAGES := gpt2rt export/gpt2rt_export bench/gpt2rt_bench bench/gpt2rt_evals
 
@@ -15,13 +17,13 @@ demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a 
 	$(BIN)/gpt2rt generate --model demo-int8 --temperature 0.6 --seed 1
 
 test: $(INSTALLED)  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(INSTALLED)  ## the tests that are fast
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser"
 
 coverage: $(INSTALLED)  ## every test, and the share of each package's lines that they ran
-	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=
 	@for package in $(PACKAGES); do \
 	    echo "$$package: $$($(BIN)/coverage report --format=total --include="$$package/*") %"; \
 	done
@@ -30,7 +32,7 @@ oldest:  ## every test with the least version of each library that pyproject.tom
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[$(EXTRAS)]' --group dev
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest $(PARALLEL)
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak
 	set -e; for script in tests/soak/*.py; do PYTHONPATH=tests/helpers $(BIN)/python $$script; done

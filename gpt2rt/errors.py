@@ -51,6 +51,11 @@ class MissingExtra(Gpt2rtError, ImportError):
     """A feature whose optional dependencies are not installed."""
 
 
+def reason(error: Exception) -> str:
+    """What an exception says, for messages: an `OSError` without its number and path."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def install_command(extra: str) -> str:
     """The command that installs an extra of gpt2rt, for messages."""
     return f'pip install "gpt2rt[{extra}]"'

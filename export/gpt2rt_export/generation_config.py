@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2rt.bundles.manifest import DEFAULTS
-from gpt2rt.errors import BadCheckpoint, InvalidSetting
+from gpt2rt.errors import BadCheckpoint, InvalidSetting, reason
 from gpt2rt.generation.defaults import Defaults
 
 CONFIG = "generation_config.json"
@@ -70,7 +70,9 @@ def write_defaults(checkpoint: Path, bundle: Path) -> list[str]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
+        raise BadCheckpoint(
+            f"{path}: cannot be read as JSON ({reason(error)}); fetch it again"
+        ) from None
     if not isinstance(config, dict):
         raise BadCheckpoint(f"{path}: holds no settings; fetch it again")
     named, notes = carried(config)

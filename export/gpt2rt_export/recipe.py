@@ -9,6 +9,7 @@ from gpt2rt.bundles import catalog
 from gpt2rt.bundles.manifest import MANIFEST, bundle_name, is_name
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
+from gpt2rt.text.paths import local
 
 GRAPHS = ("fused", "standard")
 
@@ -72,7 +73,7 @@ class Recipe:
     @property
     def destination(self) -> Path:
         """The directory of the bundle."""
-        name = bundle_name(self.model, self.precision, self.graph)
+        name = local(bundle_name(self.model, self.precision, self.graph))
         return (self.output or catalog.bundles_directory() / name).resolve()
 
     def check_sources(self) -> None:

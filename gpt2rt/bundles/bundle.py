@@ -37,7 +37,7 @@ from gpt2rt.bundles.catalog import (
     names,
 )
 from gpt2rt.bundles.external_data import locations
-from gpt2rt.bundles.files import file_size, read_small, sha256
+from gpt2rt.bundles.files import file_size, is_broken_link, read_small, sha256
 from gpt2rt.bundles.manifest import (
     GRAPHS,
     LARGEST_GRAPH,
@@ -48,7 +48,8 @@ from gpt2rt.bundles.manifest import (
     bundle_name,
     read_manifest,
 )
-from gpt2rt.errors import BadBundle
+from gpt2rt.errors import BadBundle, reason
+from gpt2rt.text.paths import local
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,11 @@ class Bundle:
 
         Raises `BadBundle`. The files' sha256 are compared by `check`.
         """
+        if is_broken_link(directory):
+            raise BadBundle(
+                f"{directory}: damaged: a link to what is not there, or to itself; remove the link "
+                "and export again"
+            )
         bundle = cls(directory, read_manifest(directory / MANIFEST))
         for name, record in bundle.manifest.files.items():
             found = file_size(directory / name)
@@ -92,7 +98,7 @@ class Bundle:
             return "export it again from its checkpoint, with --force"
         option = f"--{m.precision}" if m.graph == "fused" else f"--graph {m.graph}"
         place = f" --output {quote(str(self.directory))}"
-        if self.directory == bundles_directory() / self.name:
+        if self.directory == bundles_directory() / local(self.name):
             place = ""
         return f"export it again: `gpt2rt export {m.model} {option}{place} --force`"
 
@@ -130,7 +136,7 @@ class Bundle:
                 place for place in locations(read_small(graph, LARGEST_GRAPH)) if place not in own
             ]
         except (OSError, ValueError, RecursionError) as error:
-            raise BadBundle(f"{graph}: no ONNX graph ({error}); {self.remedy}") from None
+            raise BadBundle(f"{graph}: no ONNX graph ({reason(error)}); {self.remedy}") from None
         if elsewhere:
             place = elsewhere[0].decode(errors="backslashreplace")
             raise BadBundle(

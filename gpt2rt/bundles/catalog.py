@@ -15,6 +15,7 @@ import platformdirs
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import UnknownModel
+from gpt2rt.text.paths import path_text
 
 DEMO = "demo"
 STATE = "checkpoint"  # TensorFlow's file with the checkpoint's file name prefix
@@ -155,7 +156,7 @@ def canonical(name: str) -> str:
         return DEMO
     close = difflib.get_close_matches(name.upper(), [n.upper() for n in names()], n=1, cutoff=0.5)
     hint = f"; did you mean {close[0].replace('DEMO', DEMO)}?" if close else ""
-    raise UnknownModel(f"unknown model {name!r}: there are {', '.join(names())}{hint}")
+    raise UnknownModel(f"unknown model {path_text(name)!r}: there are {', '.join(names())}{hint}")
 
 
 def release(name: str) -> Release | None:

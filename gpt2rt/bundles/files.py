@@ -22,6 +22,19 @@ class FileRecord:
     sha256: str
 
 
+class NotReadable(OSError):
+    """A file that is not read: no regular one, or larger than expected. `strerror` says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(reason)
+        self.filename, self.strerror = str(path), reason
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether `path` is a link to what is not there, or to itself."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file, or a link to one, for reading. Raises `OSError` for anything else.
 
@@ -41,7 +54,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 def _check_regular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
-        raise OSError(0, "no regular file", str(path))
+        raise NotReadable(path, "no regular file")
 
 
 def file_size(path: Path) -> int:
@@ -59,7 +72,7 @@ def read_small(path: Path, most: int) -> bytes:
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise OSError(0, f"more than {most:,} bytes", str(path))
+        raise NotReadable(path, f"more than {most:,} bytes")
     return data
 
 
@@ -75,7 +88,7 @@ def sha256(path: Path, most: int | None = None) -> str:
                 digest.update(part)
                 done += len(part)
                 if most is not None and done > most:
-                    raise OSError(0, f"more than the {most:,} bytes of the manifest")
+                    raise NotReadable(path, f"more than the {most:,} bytes of the manifest")
     except OSError as error:
         raise BadBundle(f"{path}: {error.strerror}; export again") from None
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gpt2rt.errors import BadCheckpoint
+from gpt2rt.errors import BadCheckpoint, reason
 
 SHAPE = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
 CHOICES = ("scale_attn", "scale_attn_by_layer", "tied")
@@ -142,7 +142,7 @@ class HParams:
         except FileNotFoundError:
             raise BadCheckpoint(f"{path}: no such file; a GPT-2 checkpoint has one") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise BadCheckpoint(f"{path}: cannot be read as JSON ({error})") from None
+            raise BadCheckpoint(f"{path}: cannot be read as JSON ({reason(error)})") from None
         if not isinstance(values, dict):
             raise BadCheckpoint(f"{path}: holds {type(values).__name__}, not an object of numbers")
         return cls.from_dict(values, str(path))

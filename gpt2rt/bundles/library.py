@@ -9,9 +9,11 @@ from shlex import quote
 
 from gpt2rt.bundles import catalog, storage
 from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import is_broken_link
 from gpt2rt.bundles.manifest import bundle_name
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadBundle, UnknownModel
+from gpt2rt.text.paths import local, path_text
 
 DEFAULT = "117M"
 
@@ -25,14 +27,13 @@ def find(model: str | os.PathLike[str]) -> Bundle:
 
     Raises `UnknownModel` if there is none, `BadBundle` if it is damaged.
     """
-    directory = _exported(str(model)) or Path(model)
-    if not str(model) or not _is_directory(directory):
-        if Path(model).suffix == ".gpt2rt" and Path(model).is_file():
-            raise UnknownModel(
-                f"{model}: a packed bundle; run `gpt2rt unpack {quote(str(model))}` first"
-            )
-        raise UnknownModel(_missing(str(model)))
-    return Bundle.open(directory)
+    name = local(os.fspath(model))
+    directory = _exported(name) or Path(name)
+    if name and (_is_directory(directory) or is_broken_link(directory)):
+        return Bundle.open(directory)
+    if directory.suffix == ".gpt2rt" and directory.is_file():
+        raise UnknownModel(f"{name}: a packed bundle; run `gpt2rt unpack {quote(name)}` first")
+    raise UnknownModel(_missing(path_text(name)))
 
 
 def _is_directory(path: Path) -> bool:

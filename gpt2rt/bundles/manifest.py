@@ -12,7 +12,7 @@ from typing import Any
 from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.bundles.files import FileRecord, read_small
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.errors import BadBundle, BadCheckpoint
+from gpt2rt.errors import BadBundle, BadCheckpoint, reason
 
 FORMAT = "gpt2rt"
 VERSION = 1
@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{path.parent}: no {MANIFEST}, so no bundle; make one with `gpt2rt export`"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BadBundle(f"{path}: cannot be read as JSON ({error}); export again") from None
+        raise BadBundle(f"{path}: cannot be read as JSON ({reason(error)}); export again") from None
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise BadBundle(f"{path}: not the manifest of a gpt2rt bundle")
     version = body.pop("version", None)
@@ -125,24 +125,29 @@ def _parse(body: dict[str, Any], path: Path) -> Manifest:
     except (AttributeError, TypeError, BadCheckpoint) as error:
         raise BadBundle(f"{path}: {error}; export again") from None
     if wrong := _fields_of_wrong_type(body, files):
-        raise BadBundle(f"{path}: not what it should be: {', '.join(wrong)!a:.200}; export again")
+        name, found = next(iter(wrong.items()))
+        raise BadBundle(
+            f"{path}: not what it should be: {name!a:.80} is {found!a:.100}; export again"
+        )
     _check_files(files, hparams, path)
     notes = tuple(body["notes"])
     return Manifest(**{**body, "hparams": hparams, "files": files, "notes": notes})
 
 
-def _fields_of_wrong_type(body: Mapping[str, Any], files: Mapping[str, FileRecord]) -> list[str]:
-    """The names of fields, and of files, whose values have a wrong type or unprintable text."""
+def _fields_of_wrong_type(
+    body: Mapping[str, Any], files: Mapping[str, FileRecord]
+) -> dict[str, object]:
+    """The fields, and records of files, whose values have a wrong type or unprintable text."""
     named = ("model", "precision", "graph")
     wrong = [name for name in named if not (_is_text(body[name]) and is_name(body[name]))]
     wrong += [name for name in ("tokenizer", "origin") if not _is_text(body[name])]
-    wrong += [n for n, f in files.items() if (type(f.bytes), type(f.sha256)) != (int, str)]
     tools, notes = body["tools"], body["notes"]
     if type(tools) is not dict or not all(map(_is_text, (*tools, *tools.values()))):
         wrong.append("tools")
     if type(notes) is not list or len(notes) > MOST_NOTES or not all(map(_is_note, notes)):
         wrong.append("notes")
-    return wrong
+    records = (n for n, f in files.items() if (type(f.bytes), type(f.sha256)) != (int, str))
+    return {name: body[name] for name in wrong} | {name: body["files"][name] for name in records}
 
 
 def _check_files(files: Mapping[str, FileRecord], hparams: HParams, path: Path) -> None:
@@ -150,8 +155,12 @@ def _check_files(files: Mapping[str, FileRecord], hparams: HParams, path: Path) 
     foreign = TOKENIZER in files and ENCODER not in files
     vocabulary = {TOKENIZER, SPECIAL_TOKENS} if foreign else {ENCODER, MERGES}
     missing = sorted({GRAPH, WEIGHTS, *vocabulary} - set(files))
-    if missing or not all(map(_is_file_name, files)):
-        raise BadBundle(f"{path}: lists no {', '.join(missing) or 'plain file names'}")
+    if missing:
+        raise BadBundle(f"{path}: lists no {', '.join(missing)}; export again")
+    if odd := [name for name in files if not _is_file_name(name)]:
+        raise BadBundle(
+            f"{path}: lists {odd[0]!a:.80}, which is not the plain name of a file; export again"
+        )
     # The least a model can take: 4 bits for each weight of the token embedding, and a byte for
     # each of n_embd in every position and layer.
     rows = hparams.n_vocab // 2 + hparams.n_ctx + hparams.n_layer

@@ -22,6 +22,7 @@ from gpt2rt.bundles.files import FileRecord, open_regular
 from gpt2rt.bundles.manifest import LARGEST_TEXT, MANIFEST, Manifest, read_manifest
 from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
+from gpt2rt.text.paths import local
 
 SUFFIX = ".gpt2rt"
 ELSEWHERE = "make room, or choose another place with --output"
@@ -112,7 +113,7 @@ def _unpack(
             f"{file}: no bundle of the home directory is called {bundle.name!r}; "
             "choose a place with --output"
         )
-    place = (directory or bundles_directory() / bundle.name).absolute()
+    place = (directory or bundles_directory() / local(bundle.name)).absolute()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise BundleExists(f"{place}: exists already; choose another place with --output")
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2rt.bundles import catalog
+from gpt2rt.bundles.files import is_broken_link
 from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.errors import UnknownModel
 
@@ -62,7 +63,7 @@ def claims(place: Path) -> bool:
     except PermissionError:
         return True
     except (OSError, ValueError):  # missing, or not a valid file name
-        return os.path.islink(place) and not os.path.exists(place)
+        return is_broken_link(place)
     return True
 
 

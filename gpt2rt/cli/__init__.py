@@ -23,6 +23,7 @@ from gpt2rt.cli.models import models
 from gpt2rt.cli.pack import pack, unpack
 from gpt2rt.cli.score import score
 from gpt2rt.cli.terminal import guard_streams
+from gpt2rt.cli.usage import UsageError, in_a_line
 from gpt2rt.cli.verify import verify
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 
@@ -83,9 +84,19 @@ def main() -> None:
     arguments, debug = _take_debug(sys.argv[1:])
     try:
         try:
-            app(args=arguments, prog_name="gpt2rt")
+            code = app(args=arguments, prog_name="gpt2rt", standalone_mode=False)
         finally:
             sys.stdout.flush()  # later an error could not be told in a line
+        sys.exit(code)  # of `typer.Exit`; else None
+    except UsageError as error:
+        if debug:
+            traceback.print_exc()
+        elif told := in_a_line(error, arguments):
+            print(f"gpt2rt: {told}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        print("gpt2rt: nothing was done", file=sys.stderr)
+        sys.exit(1)
     except Gpt2rtError as error:
         if debug:
             traceback.print_exc()

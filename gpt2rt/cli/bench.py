@@ -15,6 +15,7 @@ from gpt2rt.cli import completion, tables, texts
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import InvalidSetting, missing_extra
+from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from gpt2rt_bench.machine.hardware import Machine
@@ -151,7 +152,7 @@ def bench(
         rows = run(plan, rounds, advance)
     _print(rows, machine, as_json)
     if report is not None:
-        texts.write(report, markdown(rows, machine, sys.argv[1:]).encode())
+        texts.write(report, markdown(rows, machine, [*map(path_text, sys.argv[1:])]).encode())
     if plot is not None:
         from gpt2rt_bench.plot import draw
 

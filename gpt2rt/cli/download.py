@@ -12,7 +12,9 @@ from gpt2rt.bundles import catalog
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
+from gpt2rt.cli.typed import decoded_option
 from gpt2rt.errors import UnknownModel
+from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -27,6 +29,7 @@ def download(
         typer.Option(
             help="Where to look first; may be given again. $GPT2RT_MIRRORS, URLs with spaces "
             "between, stands for OpenAI's own locations.",
+            callback=decoded_option,
             metavar="URL",
         ),
     ] = None,
@@ -34,6 +37,7 @@ def download(
         str | None,
         typer.Option(
             help="An HTTP or SOCKS5 proxy.",
+            callback=decoded_option,
             metavar="URL",
             show_default="HTTPS_PROXY, ALL_PROXY, ... of the environment",
         ),
@@ -83,7 +87,7 @@ def download(
         print_json(
             {
                 "model": release.name,
-                "directory": str(done.directory),
+                "directory": path_text(done.directory),
                 "bytes": sum(sizes.values()),
                 "files": sizes,
                 "fetched": list(done.fetched),

@@ -58,7 +58,12 @@ def embed(
         typer.Option(help="What has a vector.", show_default="token; text with --cosine"),
     ] = None,
     word: Annotated[
-        str | None, typer.Option(help="Only this word, wherever it stands.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Only this word, wherever it stands.",
+            show_default=False,
+            callback=typed.decoded_option,
+        ),
     ] = None,
     pooling: Annotated[
         Pooling,

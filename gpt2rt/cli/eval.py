@@ -19,6 +19,7 @@ from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.cli import options, tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting
+from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from gpt2rt_evals.run import TaskResult
@@ -126,7 +127,7 @@ def _bundles(models: str | None) -> dict[str, Bundle]:
         options.tell_of(bundle)
         return {bundle.name: bundle}
     names = [name.strip() for name in models.split(",")]
-    return {name: library.find(name) for name in names}
+    return {path_text(name): library.find(name) for name in names}
 
 
 def _read(task: EvalTask, place: Path) -> Source:
@@ -204,7 +205,7 @@ def _record(
         "task": result.task.name,
         "model": label,
         "precision": bundle.manifest.precision,
-        "data": str(source.path),
+        "data": path_text(source.path),
         "examples": len(result.records),
         "settings": asdict(settings),
         "metrics": metrics,

@@ -20,6 +20,7 @@ from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.cli.terminal import escaped, guard
 from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
+from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -152,12 +153,12 @@ def export(
             from gpt2rt_export import pipeline
 
         bundle = pipeline.export(recipe, stages)
-    shown = bundle.name if output is None else bundle.directory
+    made = bundle.name if output is None else bundle.directory
     if bundle.verified:
         show(bundle.parity())
     told = f"{bundle.bytes / 1e6:,.1f} MB{'' if verify else ', not verified'}"
     print(escaped(f"{bundle.directory}: {told}"))
-    print(escaped(f"Try it: gpt2rt generate --model {shlex.quote(str(shown))}"))
+    print(escaped(f"Try it: gpt2rt generate --model {shlex.quote(path_text(made))}"))
 
 
 def _hub_model(model: str) -> HubModel | None:
@@ -182,7 +183,7 @@ def _named(model: str, output: Path | None) -> tuple[str, Path | None]:
             raise UnknownModel(f"{error}; or name a checkpoint's directory") from None
     found = place.resolve()
     name = found.stem if found.suffix in ONE_FILE else found.name
-    return _bundle_name(name, output), place
+    return _bundle_name(path_text(name), output), place
 
 
 def _bundle_name(name: str, output: Path | None) -> str:

@@ -79,16 +79,29 @@ def generate(
     ] = None,
     regex: Annotated[
         str | None,
-        typer.Option(help="A regular expression.", show_default=False, rich_help_panel=FORM),
+        typer.Option(
+            help="A regular expression.",
+            show_default=False,
+            rich_help_panel=FORM,
+            callback=typed.decoded_option,
+        ),
     ] = None,
     json_schema: Annotated[
         str | None,
-        typer.Option(help="A JSON schema, or its file.", show_default=False, rich_help_panel=FORM),
+        typer.Option(
+            help="A JSON schema, or its file.",
+            show_default=False,
+            rich_help_panel=FORM,
+            callback=typed.decoded_option,
+        ),
     ] = None,
     grammar: Annotated[
         str | None,
         typer.Option(
-            help="A grammar (Lark), or its file.", show_default=False, rich_help_panel=FORM
+            help="A grammar (Lark), or its file.",
+            show_default=False,
+            rich_help_panel=FORM,
+            callback=typed.decoded_option,
         ),
     ] = None,
     draft: options.Draft = None,

@@ -19,6 +19,7 @@ from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.defaults import Defaults
+from gpt2rt.text.paths import path_text
 
 models = typer.Typer(name="models")
 
@@ -60,7 +61,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         return
     rows = [_row(bundle) for bundle in library.exported()]
     rows += [_stored(item, "checkpoint") for item in storage.checkpoints()]
-    total, home = storage.total(), str(catalog.home())
+    total, home = storage.total(), path_text(catalog.home())
     if as_json:
         rows.append({"name": "total", "kind": "total", "bytes": total, "directory": home})
         for row in rows:
@@ -117,8 +118,8 @@ def remove(
         typer.confirm(escaped(f"Remove {item.directory} ({_size(size)})?"), abort=True, err=True)
     item.remove()
     if as_json:
-        record = {"name": item.name, "bytes": size, "directory": str(item.directory)}
-        print_json(record)
+        place = path_text(item.directory)
+        print_json({"name": path_text(item.name), "bytes": size, "directory": place})
     else:
         print(escaped(f"{item.directory}: removed, {_size(size)} free again"))
 
@@ -131,8 +132,8 @@ def _row(found: Bundle | Damaged) -> dict[str, Any]:
 
 
 def _stored(item: storage.Item, kind: str) -> dict[str, Any]:
-    place = str(item.directory)
-    return {"name": item.name, "kind": kind, "bytes": item.bytes, "directory": place}
+    place = path_text(item.directory)
+    return {"name": path_text(item.name), "kind": kind, "bytes": item.bytes, "directory": place}
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "tokenizer": manifest.tokenizer,
         "origin": manifest.origin,
         "parity": bundle.parity(),
-        "directory": str(bundle.directory),
+        "directory": path_text(bundle.directory),
     }
 
 

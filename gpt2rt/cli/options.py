@@ -16,7 +16,7 @@ import typer
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import completion
-from gpt2rt.cli.typed import typed
+from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.engine.providers import AUTO
 from gpt2rt.errors import InvalidSetting, MissingExtra, missing_extra
 from gpt2rt.generation.defaults import Defaults
@@ -90,8 +90,14 @@ class _Setting:
     option: Any
 
 
-def _option(panel: str, *names: str, help: str, show_default: str | bool = True) -> Any:
-    return typer.Option(*names, help=help, show_default=show_default, rich_help_panel=panel)
+def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+def _texts(panel: str, help: str) -> _Setting:
+    """An option that holds texts and may be repeated."""
+    option = _option(panel, help=help, show_default=False, callback=decoded_option)
+    return _Setting(list[str], [], option)
 
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -125,18 +131,10 @@ SETTINGS: dict[str, _Setting] = {
     "no_repeat_ngram": _Setting(
         int, 0, _option(DRAW, help="No n tokens in a row come twice; 0: they may.")
     ),
-    "logit_bias": _Setting(
-        list[str],
-        [],
-        _option(
-            DRAW,
-            help="TOKEN=BIAS, added to its logit; a token is an id or a text. Repeatable.",
-            show_default=False,
-        ),
+    "logit_bias": _texts(
+        DRAW, "TOKEN=BIAS, added to its logit; a token is an id or a text. Repeatable."
     ),
-    "bad_word": _Setting(
-        list[str], [], _option(DRAW, help="A text never drawn. Repeatable.", show_default=False)
-    ),
+    "bad_word": _texts(DRAW, "A text never drawn. Repeatable."),
     "seed": _Setting(
         int | None,
         None,
@@ -169,15 +167,7 @@ SETTINGS: dict[str, _Setting] = {
     "min_length": _Setting(
         int, 0, _option(END, help="New tokens before <|endoftext|> or a stop token may come.")
     ),
-    "stop": _Setting(
-        list[str],
-        [],
-        _option(
-            END,
-            help="A text that ends a sample before it. Repeatable.",
-            show_default=False,
-        ),
-    ),
+    "stop": _texts(END, "A text that ends a sample before it. Repeatable."),
     "stop_token": _Setting(
         list[int],
         [],

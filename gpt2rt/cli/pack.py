@@ -12,6 +12,7 @@ import typer
 
 from gpt2rt.bundles import library, packing
 from gpt2rt.cli.terminal import escaped
+from gpt2rt.text.paths import local
 
 
 def pack(
@@ -31,7 +32,7 @@ def pack(
       gpt2rt pack 117M-int8 -o gpt2.gpt2rt --force
     """
     found = library.find(bundle)
-    file = output or Path(found.name + packing.SUFFIX)
+    file = output or Path(local(found.name) + packing.SUFFIX)
     with _bar("Pack", found.bytes) as advance:
         packing.pack(found, file, force=force, advance=advance)
     print(escaped(f"{file}: {file.stat().st_size / 1e6:,.1f} MB"))

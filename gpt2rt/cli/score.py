@@ -46,6 +46,7 @@ def score(
             help="What the model reads before each text, not scored; previous: the texts before it "
             "of its document, which is its file, the TEXTs together, or the rows of a table that "
             "follow each other with the same item. See --stride.",
+            callback=typed.decoded_option,
         ),
     ] = None,
     window: Annotated[
@@ -64,10 +65,16 @@ def score(
             metavar="TOKEN",
             help="What stands before all: a token's text or id; none: nothing, and the first token "
             "has no score; auto: the tokenizer's, <|endoftext|> in released models.",
+            callback=typed.decoded_option,
         ),
     ] = AUTO_BOS,
     joint: Annotated[
-        str, typer.Option(help="What stands between the texts of a document.", show_default="' '")
+        str,
+        typer.Option(
+            help="What stands between the texts of a document.",
+            show_default="' '",
+            callback=typed.decoded_option,
+        ),
     ] = " ",
     special: options.Special = None,
     boundary: Annotated[

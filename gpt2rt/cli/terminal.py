@@ -38,6 +38,8 @@ def restored(text: str) -> str:
 
 
 def _escape(c: str) -> str:
+    if "\udc80" <= c <= "\udcff":  # a byte of a path, see `gpt2rt.text.paths`
+        return f"\\x{ord(c) & 0xFF:02x}"
     return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
 
 

@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 
 from gpt2rt.bundles.writing import write_bytes
-from gpt2rt.cli.typed import typed
+from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
+from gpt2rt.text.paths import path_text
 from gpt2rt.text.textfile import decoded
 
 Texts = Annotated[
@@ -41,6 +42,7 @@ Column = Annotated[
         help="Files are tables, .csv or else tab-separated, whose first line names the columns; "
         "texts are in this one, and the others stand beside the results.",
         show_default=False,
+        callback=decoded_option,
     ),
 ]
 ITEM = "item"  # the column by which the rows of a table are of one document
@@ -82,7 +84,7 @@ def read(
     found = [*_arguments(texts or [], escape)]
     for number, path in enumerate(files or [], 1):
         source = _file(path, f"file {number}")
-        found += [source] if column is None else _rows(source, path, column)
+        found += [source] if column is None else _rows(source, column)
     if lines:
         found = [part for source in found for part in _lines(source)]
     for source in found:
@@ -111,7 +113,8 @@ def _file(path: Path, document: str) -> Source:
         data = path.read_bytes()
     except OSError as error:
         raise BadText(f"{path}: {error.strerror}; name a file of text") from None
-    return Source(str(path), _unended(decoded(data, str(path))), document)
+    name = path_text(path)
+    return Source(name, _unended(decoded(data, name)), document)
 
 
 def _unended(text: str) -> str:
@@ -125,28 +128,29 @@ def _lines(source: Source) -> Iterator[Source]:
             yield Source(name, line.removesuffix("\r"), source.document)
 
 
-def _rows(source: Source, path: Path, column: str) -> Iterator[Source]:
+def _rows(source: Source, column: str) -> Iterator[Source]:
     """The rows of a table. Raises `BadText` naming the line where it is none."""
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
+    delimiter = "," if source.name.lower().endswith(".csv") else "\t"
     reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = next(reader, [])
         if column not in names or len(set(names)) < len(names):
             raise BadText(
-                f"{path}: the first line must name every column once, {column!r} among them; it "
-                f"has {', '.join(map(repr, names)) or 'nothing'}"
+                f"{source.name}: the first line must name every column once, {column!r} among "
+                f"them; it has {', '.join(map(repr, names)) or 'nothing'}"
             )
         for cells in reader:
             if not cells:  # a blank line
                 continue
-            name = f"{path}, line {reader.line_num}"
+            name = f"{source.name}, line {reader.line_num}"
             if len(cells) != len(names):
                 raise BadText(f"{name}: {len(cells)} cells, and {len(names)} columns; mend it")
             columns = dict(zip(names, cells, strict=True))
             text = columns.pop(column)
             yield Source(name, text, f"{source.document} {columns.get(ITEM, '')}", columns)
     except csv.Error as error:
-        raise BadText(f"{path}, line {reader.line_num}: no table ({error}); mend it") from None
+        place = f"{source.name}, line {reader.line_num}"
+        raise BadText(f"{place}: no table ({error}); mend it") from None
 
 
 def check_output(path: Path | None) -> None:

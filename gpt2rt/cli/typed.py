@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,23 +31,34 @@ HIGH, LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 ESCAPE = re.compile(rb"\\([nrt\\'\"])|\\x([0-9a-fA-F]{2})|(" + HIGH + LOW + rb"|" + UNIT + rb")")
 
 
-def typed(text: str, escape: bool = False) -> str:
+def decoded_option(parameter: typer.CallbackParam, value: Any) -> Any:
+    """The callback of every option that is a text: the value as UTF-8 whatever the locale.
+
+    Raises `BadText` naming the option.
+    """
+    name = next((name for name in parameter.opts if name.startswith("--")), "the prompt")
+    if isinstance(value, str):
+        return typed(value, what=name)
+    return [typed(text, what=name) for text in value] if isinstance(value, list) else value
+
+
+def typed(text: str, escape: bool = False, what: str = "the prompt") -> str:
     """A text from the command line or a terminal, its escapes as what they stand for.
 
-    Raises `BadText` naming the first byte that is not UTF-8.
+    Raises `BadText` naming the first byte that is not UTF-8; `what` names the text there.
     """
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text  # half a surrogate pair never was bytes; the tokenizer tells
     if not escape or b"\\" not in data:
-        return utf8(data, "the prompt")
+        return utf8(data, what)
     data = ESCAPE.sub(_meant, data)
     try:
         # Half a pair stays half a pair, which the tokenizer refuses by name.
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
-        return utf8(data, "the prompt")
+        return utf8(data, what)
 
 
 def _meant(found: re.Match[bytes]) -> bytes:

@@ -18,6 +18,7 @@ from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.errors import BadBundle, ParityFailure
+from gpt2rt.text.paths import path_text
 
 NEEDED = ("tensorflow", "safetensors")
 
@@ -88,7 +89,8 @@ def verify(
     failures = report.failures()
     if as_json:
         record = {"name": bundle.name, "precision": manifest.precision, "passed": not failures}
-        record |= {"failures": failures, **report.as_dict(), "directory": str(bundle.directory)}
+        place = path_text(bundle.directory)
+        record |= {"failures": failures, **report.as_dict(), "directory": place}
         print_json(_finite(record))
     else:
         show(report.as_dict())

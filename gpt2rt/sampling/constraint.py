@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2rt.errors import InvalidSetting
+from gpt2rt.errors import InvalidSetting, reason
+from gpt2rt.text.paths import local
 
 KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar": "grammar"}
 
@@ -125,7 +126,7 @@ def _surrogate(text: str) -> bool:
 
 def _text_or_file(name: str, value: str, looks_like_text: str) -> str:
     """`value`, or the content of the file of that name."""
-    path = Path(value)
+    path = Path(local(value))
     try:
         if path.is_file():
             return path.read_text(encoding="utf-8-sig")
@@ -133,7 +134,7 @@ def _text_or_file(name: str, value: str, looks_like_text: str) -> str:
         raise InvalidSetting(f"{path}: byte {error.start} is not UTF-8; convert the file") from None
     except (OSError, ValueError) as error:  # also for a text that is too long to be a file name
         if not re.search(looks_like_text, value, re.MULTILINE):
-            raise InvalidSetting(f"{value:.80}: cannot be read ({error})") from None
+            raise InvalidSetting(f"{value:.80}: cannot be read ({reason(error)})") from None
     if not value.strip() or re.search(looks_like_text, value, re.MULTILINE):
         return value
     raise InvalidSetting(f"{value:.80}: no such file, and not the text of a {KINDS[name]}")

@@ -6,6 +6,7 @@ Python decodes paths by the locale's encoding. If that is not UTF-8, `ü` may be
 from __future__ import annotations
 
 import os
+import sys
 
 
 def portable(path: str | os.PathLike[str]) -> str:
@@ -15,4 +16,13 @@ def portable(path: str | os.PathLike[str]) -> str:
 
 def local(text: str) -> str:
     """The path whose text, by `portable`, is `text`."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    try:
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half a surrogate pair, which no path has
+        return text
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    r"""The text of a path for results: always valid Unicode, bytes that are no UTF-8 as `\xff`."""
+    data = os.fspath(path).encode("utf-8", sys.getfilesystemencodeerrors())
+    return data.decode("utf-8", "backslashreplace")

@@ -81,22 +81,66 @@ def test_exports_that_make_no_sense_are_misuse(command: Command, options: Sequen
 @pytest.mark.parametrize(
     ("arguments", "fact"),
     [
-        (("generate", "a", "--top-k", "many"), "--top-k"),
-        (("generate", "a", "--temperature", "hot"), "--temperature"),
-        (("generate", "a", "--frobnicate"), "--frobnicate"),
-        (("generate", "a", "b"), "extra argument"),
-        (("generate", "a", "--model"), "--model"),
-        (("export",), "Missing argument"),
-        (("frobnicate",), "frobnicate"),
+        (("generate", "a", "--top-k", "many"), "'--top-k': it takes a whole number, not 'many'"),
+        (("generate", "a", "--stop-token", "1", "--stop-token", "2.5"), "whole number, not '2.5'"),
+        (
+            ("generate", "a", "--temperature", "hot"),
+            "it takes a number, not 'hot'",
+        ),
+        (("generate", "a", "--overflow", "x"), "'x' is not one of 'stop', 'slide'"),
+        (("generate", "a", "--frobnicate"), "unknown option --frobnicate"),
+        (("generate", "a", "--lenght", "3"), "did you mean --length"),
+        (("generate", "a", "b"), "unexpected extra argument: b"),
+        (("generate", "a", "--model"), "'--model' requires an argument"),
+        (("generate", "a", "--json=3"), "'--json' does not take a value"),
+        (("export",), "missing argument"),
+        (("models", "info"), "missing argument"),
     ],
 )
-def test_options_that_cannot_be_read_are_misuse(
+def test_options_that_cannot_be_read_are_misuse_told_in_a_line(
     command: Command, arguments: Sequence[str], fact: str
 ) -> None:
     ended = command(*arguments)
-    assert (ended.code, ended.out) == (2, "")
-    assert fact in ended.err
-    assert "Traceback" not in ended.err
+    assert ended.code == 2
+    message = ended.in_one_line()
+    assert fact in message
+    path = " ".join(arguments[: 2 if arguments[0] == "models" else 1])
+    assert message.endswith(f"; see `gpt2rt {path} --help`\n")
+    assert "Input should" not in message
+
+
+def test_a_command_that_there_is_not(command: Command) -> None:
+    ended = command("frobnicate")
+    assert ended.code == 2
+    assert ended.in_one_line() == "gpt2rt: unknown command 'frobnicate'; see `gpt2rt --help`\n"
+
+
+def test_help_is_shown_where_it_is_asked_for_or_nothing_is(command: Command) -> None:
+    for arguments, code in ((("--help",), 0), ((), 2), (("generate", "-h"), 0)):
+        ended = command(*arguments)
+        assert (ended.code, ended.err) == (code, "")
+        assert "Usage" in ended.out
+
+
+def test_debug_shows_where_misuse_was_found(command: Command) -> None:
+    ended = command("generate", "--frobnicate", "--debug")
+    assert ended.code == 2
+    assert "Traceback" in ended.err
+
+
+def test_a_directory_that_is_a_broken_link_is_damaged(
+    command: Command, home: Path, tmp_path: Path
+) -> None:
+    for name, target in (("dangling", "nowhere"), ("loop", "loop")):
+        (home / "bundles").mkdir(parents=True, exist_ok=True)
+        for place in (tmp_path / name, home / "bundles" / name):
+            place.symlink_to(target)
+        for model in (name, tmp_path / name):
+            ended = command("generate", "a", "-m", model)
+            assert ended.code == 1
+            assert f"{name}: damaged: a link to what is not there" in ended.in_one_line()
+    rows = command("models", "--json").records
+    assert sum("damaged: a link" in row.get("error", "") for row in rows) == 2
 
 
 # ---- bad input

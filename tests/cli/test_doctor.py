@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
 import unicodedata
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,11 @@ from command_line import Command
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
 from gpt2rt_bench.micro.opening import Opening, opening, reason_in
+
+# `gpt2rt.cli` has functions of these names.
+export, download, verify = (
+    sys.modules[f"gpt2rt.cli.{name}"] for name in ("export", "download", "verify")
+)
 
 CPU = "CPUExecutionProvider"
 
@@ -76,6 +83,14 @@ def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["instructions"].found == "not known"
     assert "gpt2rt[bench]" in (found["memory"].way_out or "")
     assert "not export" in subjects(list(doctor.extras_finding()))["extras"].found
+
+
+def test_every_extra_of_the_package_is_told_of_with_all_that_commands_ask_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extras = set(project["project"]["optional-dependencies"])
+    assert set(doctor.EXTRAS) == extras - {"cuda", "peers"}
+    for needed in (export.NEEDED, download.NEEDED, verify.NEEDED):
+        assert set(needed) <= set(doctor.EXTRAS["export"])
 
 
 def test_the_release_of_unicode_is_that_of_the_newest_letter(

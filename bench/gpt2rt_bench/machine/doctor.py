@@ -23,9 +23,22 @@ from gpt2rt_bench.micro.opening import Opening, opening
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-# Extra -> modules that it installs.
+# Extra -> modules that it installs. `cuda` has findings of its own; `peers` are better installed in
+# another environment.
 EXTRAS = {
-    "export": ("tensorflow", "tf2onnx", "onnx", "filelock", "safetensors"),
+    "export": (
+        "tensorflow",
+        "tf2onnx",
+        "onnx",
+        "filelock",
+        "google_crc32c",
+        "httpx2",
+        "ml_dtypes",
+        "safetensors",
+        "socksio",
+    ),
+    "hub": ("huggingface_hub",),
+    "tokenizers": ("tokenizers",),
     "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
     "constrain": ("llguidance",),
     "eval": ("sacrebleu", "rouge_score"),

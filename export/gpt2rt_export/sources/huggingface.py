@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.files import sha256
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import is_name
-from gpt2rt.errors import BadCheckpoint
+from gpt2rt.errors import BadCheckpoint, reason
 from gpt2rt_export.sources.checkpoint import Array, first_line
 from gpt2rt_export.sources.state_dict import StateDict, Tensor
 from gpt2rt_export.sources.torch_file import TorchFile
@@ -112,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadCheckpoint(f"{path}: no such file; a Hugging Face model has one") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read as JSON ({error})") from None
+        raise BadCheckpoint(f"{path}: cannot be read as JSON ({reason(error)})") from None
     if not isinstance(values, dict):
         raise BadCheckpoint(f"{path}: holds {type(values).__name__}, not an object")
     return values

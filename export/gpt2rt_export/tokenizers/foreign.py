@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2rt.bundles.catalog import SPECIAL_TOKENS, TOKENIZER
-from gpt2rt.errors import BadTokenizer
+from gpt2rt.errors import BadTokenizer, reason
 from gpt2rt.text.foreign_tokenizer import ForeignTokenizer, load
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt_export.tokenizers.huggingface_files import (
@@ -196,7 +196,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         with path.open(encoding="utf-8") as file:
             return {line.rstrip("\n"): number for number, line in enumerate(file)}
     except (OSError, UnicodeDecodeError) as error:
-        raise BadTokenizer(f"{path}: cannot be read ({error}); fetch it again") from None
+        raise BadTokenizer(f"{path}: cannot be read ({reason(error)}); fetch it again") from None
 
 
 def _added_tokens(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS
-from gpt2rt.errors import BadTokenizer
+from gpt2rt.errors import BadTokenizer, reason
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT, REMEDY
@@ -223,7 +223,7 @@ def _merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadTokenizer(f"{path}: cannot be read ({error}); fetch it again") from None
+        raise BadTokenizer(f"{path}: cannot be read ({reason(error)}); fetch it again") from None
     return [_pair(line, path) for line in lines if line and not line.startswith("#version")]
 
 

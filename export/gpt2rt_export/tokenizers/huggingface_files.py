@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2rt.bundles.catalog import ENCODER, MERGES
-from gpt2rt.errors import BadTokenizer
+from gpt2rt.errors import BadTokenizer, reason
 from gpt2rt.text.special_tokens import SpecialToken
 
 FAST = "tokenizer.json"
@@ -58,7 +58,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadTokenizer(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
+        raise BadTokenizer(
+            f"{path}: cannot be read as JSON ({reason(error)}); fetch it again"
+        ) from None
     if not isinstance(body, dict):
         raise BadTokenizer(f"{path}: holds {type(body).__name__}, not an object; fetch it again")
     return body

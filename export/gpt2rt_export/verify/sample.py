@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from gpt2rt.errors import BadText
+from gpt2rt.text.paths import path_text
 from gpt2rt.text.tokenizers import TextTokenizer
 
 ENGLISH = "parity.txt"
@@ -30,7 +31,7 @@ class Sample:
         Raises `BadText` for a file that cannot be read, is not UTF-8 or is empty.
         """
         if given is not None:
-            return cls(_read(given), given.name)
+            return cls(_read(given), path_text(given.name))
         if checkpoint is not None and (checkpoint / HELD_OUT).is_file():
             return cls(_read(checkpoint / HELD_OUT), f"the checkpoint's {HELD_OUT}")
         text = resources.files("gpt2rt_export.verify").joinpath(ENGLISH).read_text(encoding="utf-8")
