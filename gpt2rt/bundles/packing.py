@@ -20,8 +20,8 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import bundles_directory
 from gpt2rt.bundles.files import FileRecord, open_regular
 from gpt2rt.bundles.manifest import LARGEST_TEXT, MANIFEST, Manifest, read_manifest
+from gpt2rt.bundles.paths import local
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
-from gpt2rt.text.paths import local
 
 SUFFIX = ".gpt2rt"
 CHUNK = 1 << 20
