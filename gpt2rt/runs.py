@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt2rt.bundles import library
+from gpt2rt.bundles.paths import local, portable
 from gpt2rt.errors import BadRun, Gpt2rtError, InvalidSetting
 from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
@@ -24,7 +25,6 @@ from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import GPT2
 from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams
-from gpt2rt.text.paths import local, portable
 
 FORMAT, VERSION = "gpt2rt run", 1
 

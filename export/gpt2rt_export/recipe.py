@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.manifest import MANIFEST, bundle_name, is_name
+from gpt2rt.bundles.paths import local
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
-from gpt2rt.text.paths import local
 
 GRAPHS = ("fused", "standard")
 

@@ -48,8 +48,8 @@ from gpt2rt.bundles.manifest import (
     bundle_name,
     read_manifest,
 )
+from gpt2rt.bundles.paths import local
 from gpt2rt.errors import BadBundle, reason
-from gpt2rt.text.paths import local
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 import platformdirs
 
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.errors import UnknownModel
-from gpt2rt.text.paths import path_text
 
 DEMO = "demo"
 STATE = "checkpoint"  # TensorFlow's file with the checkpoint's file name prefix

@@ -11,9 +11,9 @@ from gpt2rt.bundles import catalog, storage
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import is_broken_link
 from gpt2rt.bundles.manifest import bundle_name
+from gpt2rt.bundles.paths import local, path_text
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.errors import BadBundle, UnknownModel
-from gpt2rt.text.paths import local, path_text
 
 DEFAULT = "117M"
 

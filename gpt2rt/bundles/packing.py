@@ -20,9 +20,9 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import bundles_directory
 from gpt2rt.bundles.files import FileRecord, open_regular
 from gpt2rt.bundles.manifest import LARGEST_TEXT, MANIFEST, Manifest, read_manifest
+from gpt2rt.bundles.paths import local
 from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BadBundle, BundleExists, Gpt2rtError
-from gpt2rt.text.paths import local
 
 SUFFIX = ".gpt2rt"
 ELSEWHERE = "make room, or choose another place with --output"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import completion, tables, texts
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import InvalidSetting, missing_extra
-from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from gpt2rt_bench.machine.hardware import Machine

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2rt.bundles import catalog
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
 from gpt2rt.cli.typed import decoded_option
 from gpt2rt.errors import UnknownModel
-from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -16,10 +16,10 @@ from gpt2rt.bundles import catalog, library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import sha256
 from gpt2rt.bundles.manifest import MANIFEST
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import options, tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting
-from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from gpt2rt_evals.run import TaskResult

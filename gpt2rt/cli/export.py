@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2rt.bundles import catalog
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli.download import bars
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.cli.terminal import escaped, guard
 from gpt2rt.errors import BadCheckpoint, InvalidSetting, UnknownModel
-from gpt2rt.text.paths import path_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from gpt2rt.bundles import library, packing
+from gpt2rt.bundles.paths import local
 from gpt2rt.cli.terminal import escaped
-from gpt2rt.text.paths import local
 
 
 def pack(

@@ -30,7 +30,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def restored(text: str) -> str:
-    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.text.paths`."""
+    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.bundles.paths`."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # other surrogates, of no path
@@ -38,7 +38,7 @@ def restored(text: str) -> str:
 
 
 def _escape(c: str) -> str:
-    if "\udc80" <= c <= "\udcff":  # a byte of a path, see `gpt2rt.text.paths`
+    if "\udc80" <= c <= "\udcff":  # a byte of a path, see `gpt2rt.bundles.paths`
         return f"\\x{ord(c) & 0xFF:02x}"
     return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}"
 

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.text.paths import path_text
 from gpt2rt.text.textfile import decoded
 
 Texts = Annotated[

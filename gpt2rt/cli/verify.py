@@ -10,6 +10,7 @@ import typer
 
 from gpt2rt.bundles import library
 from gpt2rt.bundles.manifest import EMBED
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import completion
 from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
@@ -18,7 +19,6 @@ from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.errors import BadBundle, ParityFailure
-from gpt2rt.text.paths import path_text
 
 NEEDED = ("tensorflow", "safetensors")
 

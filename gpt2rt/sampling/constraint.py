@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpt2rt.bundles.paths import local
 from gpt2rt.errors import InvalidSetting, reason
-from gpt2rt.text.paths import local
 
 KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar": "grammar"}
 

@@ -15,7 +15,7 @@ import pytest
 from command_line import Command, Ended, run_process
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.text.paths import local, path_text, portable
+from gpt2rt.bundles.paths import local, path_text, portable
 
 LOCALES = {
     "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.errors import BadText
-from gpt2rt.text.paths import path_text
 from gpt2rt.text.tokenizers import TextTokenizer
 
 ENGLISH = "parity.txt"
