@@ -30,7 +30,9 @@ def torch_model(weights: Checkpoint) -> Any:
 
     hparams = weights.hparams
     shape = {name: getattr(hparams, name) for name in NAMES}
-    model = GPT2LMHeadModel(GPT2Config(**shape, vocab_size=hparams.n_vocab)).eval()
+    model = GPT2LMHeadModel(
+        GPT2Config(**shape, vocab_size=hparams.n_vocab, tie_word_embeddings=hparams.tied)
+    ).eval()
     arrays = {}
     for name in hparams.variables():
         values = weights.read(name)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from gpt2rt.cli import tables
 from gpt2rt.cli.printing import print_json
-from gpt2rt.errors import MissingExtra
 
 MARKS = {"good": "ok", "note": "note", "bad": "BAD"}
 
@@ -27,8 +25,6 @@ def doctor(
 
       gpt2rt doctor --json
     """
-    if find_spec("gpt2rt_bench") is None:
-        raise MissingExtra("the package gpt2rt_bench is not installed; install gpt2rt again")
     from rich.table import Table
 
     from gpt2rt_bench.machine.doctor import diagnose

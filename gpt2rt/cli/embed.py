@@ -25,7 +25,7 @@ Result = tuple[Source, Embedding]
 AROUND = 40  # characters shown on either side of a word
 
 
-class Unit(StrEnum):
+class VectorUnit(StrEnum):
     """What has a vector."""
 
     TOKEN = "token"
@@ -54,7 +54,7 @@ def embed(
         ),
     ] = None,
     by: Annotated[
-        Unit | None,
+        VectorUnit | None,
         typer.Option(help="What has a vector.", show_default="token; text with --cosine"),
     ] = None,
     word: Annotated[
@@ -106,7 +106,7 @@ def embed(
 
       gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
     """
-    unit = by or (Unit.WORD if word else Unit.TEXT if similarity else Unit.TOKEN)
+    unit = by or (VectorUnit.WORD if word else VectorUnit.TEXT if similarity else VectorUnit.TOKEN)
     params = EmbedParams(
         layer,
         unit.value,

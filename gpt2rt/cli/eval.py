@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DataSource:
     """A task and the data file that it reads, read."""
 
     task: EvalTask
@@ -130,12 +130,12 @@ def _bundles(models: str | None) -> dict[str, Bundle]:
     return {path_text(name): library.find(name) for name in names}
 
 
-def _read(task: EvalTask, place: Path) -> Source:
+def _read(task: EvalTask, place: Path) -> DataSource:
     from gpt2rt_evals.data import find
 
     path = find(place, task.files)
     try:
-        return Source(task, path, task.read(path))
+        return DataSource(task, path, task.read(path))
     except BadData as error:
         raise BadData(f"{error}; {task.name} reads {task.data}") from None
 
@@ -143,7 +143,7 @@ def _read(task: EvalTask, place: Path) -> Source:
 def _results(
     label: str,
     bundle: Bundle,
-    sources: list[Source],
+    sources: list[DataSource],
     settings: EvalSettings,
     folder: Path,
     threads: int | None,
@@ -191,7 +191,11 @@ def _bar(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _record(
-    label: str, bundle: Bundle, settings: EvalSettings, sources: list[Source], result: TaskResult
+    label: str,
+    bundle: Bundle,
+    settings: EvalSettings,
+    sources: list[DataSource],
+    result: TaskResult,
 ) -> dict[str, Any]:
     source = next(source for source in sources if source.task is result.task)
     metrics = {

@@ -51,7 +51,7 @@ class Calls:
         self._changed.release()
 
 
-class Session(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
+class ForkAwareSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
     """An `InferenceSession` that raises `InvalidSetting` in a child that lacks its threads."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Session(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
 
 
 _calls = Calls()
-_open: WeakSet[Session] = WeakSet()
+_open: WeakSet[ForkAwareSession] = WeakSet()
 
 
 def _in_child() -> None:

@@ -255,7 +255,7 @@ def open_session(
     """
     import onnxruntime as ort
 
-    from gpt2rt.engine.forks import Session
+    from gpt2rt.engine.forks import ForkAwareSession
 
     options = _session_options(threads, prepack)
     disabled = list(DISABLED_OPTIMISERS) if provider == CPU else []
@@ -265,7 +265,7 @@ def open_session(
     try:
         pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
         with _attention_for(provider), pages:
-            session = Session(
+            session = ForkAwareSession(
                 _NativePath(graph),
                 options,
                 providers=chosen,

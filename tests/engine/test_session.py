@@ -172,13 +172,13 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
     monkeypatch.delenv(providers.NO_FLASH, raising=False)
     if before is not None:
         monkeypatch.setenv(providers.NO_FLASH, before)
-    seen, opened = [], forks.Session
+    seen, opened = [], forks.ForkAwareSession
 
     def session(*arguments: Any, **options: Any) -> object:
         seen.append(os.environ.get(providers.NO_FLASH))
         return opened(*arguments, **options)
 
-    monkeypatch.setattr(forks, "Session", session)
+    monkeypatch.setattr(forks, "ForkAwareSession", session)
     providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
     assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
 

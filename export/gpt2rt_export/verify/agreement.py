@@ -123,10 +123,6 @@ class Noise:
 # ---- comparing logits
 
 
-def compare(wanted: Logits, found: Logits) -> Agreement:  # [R,V], [R,V]
-    return agreement_of(statistics(wanted, found, [0] * len(wanted)))
-
-
 def statistics(wanted: Logits, found: Logits, following: Sequence[int]) -> Float64:  # -> [R,9]
     """For each row: largest and mean difference, variance, divergence, divergence of tempered
     logits, whether the most likely token is the same, share of the five most likely, and the nats
