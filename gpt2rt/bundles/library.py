@@ -65,7 +65,7 @@ def is_embedded(bundle: Bundle) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A directory with a bundle that cannot be used; `error` says why."""
+    """A directory with a bundle that cannot be used; `error` says why, in valid Unicode."""
 
     name: str
     directory: Path
@@ -87,7 +87,7 @@ def _opened(name: str, directory: Path) -> Bundle | Damaged:
         bundle = Bundle.open(directory)
         bundle.parity()
     except BadBundle as error:
-        return Damaged(name, directory, str(error))
+        return Damaged(name, directory, path_text(str(error)))
     return bundle
 
 
