@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hollow
@@ -18,7 +19,8 @@ SLACK = 64e6  # bytes beyond the largest variable
 
 
 def main() -> None:
-    for release in catalog.RELEASES:
+    for published in catalog.RELEASES:
+        release = replace(published, known={})  # zeros are not the published bytes
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / release.name
             hollow.write_hollow(directory, release)

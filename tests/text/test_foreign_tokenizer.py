@@ -299,6 +299,29 @@ def test_a_character_without_a_symbol_is_not_dropped(tmp_path: Path) -> None:
         found.encode("cafés")
 
 
+@pytest.mark.parametrize(
+    "added",
+    [
+        7,
+        "abc",
+        {"a": 1},
+        ["abc"],
+        [None],
+        [{}],
+        [{"id": 1}],
+        [{"id": "1", "content": "a"}],
+        [{"id": -1, "content": "a"}],
+        [{"id": None, "content": ""}],
+    ],
+)
+def test_damaged_added_tokens_are_told(tmp_path: Path, added: object) -> None:
+    folder = save(tmp_path / "model", wordpiece())
+    body = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**body, "added_tokens": added}))
+    with pytest.raises(BadTokenizer, match=r"tokenizer\.json: "):
+        exported(folder)
+
+
 def test_damage_is_told(tmp_path: Path) -> None:
     folder = save(tmp_path / "model", wordpiece())
     body = json.loads((folder / "tokenizer.json").read_text())

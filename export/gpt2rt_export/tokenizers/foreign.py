@@ -24,6 +24,7 @@ from gpt2rt_export.tokenizers.huggingface_files import (
     OTHERS,
     SLOW,
     Carried,
+    added_tokens,
     configured_tokens,
     listed_control_tokens,
     model_settings,
@@ -73,9 +74,10 @@ def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -
         body = _wordpiece(path)
     if body["model"].get("dropout"):
         raise BadTokenizer(f"{path}: dropout makes tokens by chance; save the tokenizer without it")
-    added = body.get("added_tokens") or []
-    left_out = [token for token in added if token["id"] >= n_vocab]
-    body["added_tokens"] = [token for token in added if token["id"] < n_vocab]
+    added = added_tokens(body.get("added_tokens") or [], path).values()
+    left_out = [token.text for token in added if token.id >= n_vocab]
+    listed = body.get("added_tokens") or []
+    body["added_tokens"] = [token for token in listed if token["id"] < n_vocab]
     text = json.dumps(body, ensure_ascii=False)
     try:
         _, library = load(text)
@@ -95,7 +97,7 @@ def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -
     words = {token: word for word, token in vocabulary.items()}
     control = {token.id for token in special.tokens if token.special}
     ordinary = tuple(f"{i} ({words[i]})" for i in special.ends or () if i in words.keys() - control)
-    return Carried(tuple(token["content"] for token in left_out), ordinary, beyond)
+    return Carried(tuple(left_out), ordinary, beyond)
 
 
 def _special(

@@ -7,7 +7,7 @@ other; both read by the functions here, which raise `BadTokenizer` for damaged f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,11 @@ def listed_control_tokens(directory: Path) -> list[str]:
     return [text for text in found if isinstance(text, str)]
 
 
-def added_tokens(tokens: Iterable[Any], path: Path) -> dict[str, SpecialToken]:
+def added_tokens(tokens: Any, path: Path) -> dict[str, SpecialToken]:
     """Text -> token of a list of added tokens, as `tokenizer.json` has it; `path` is for errors."""
     found = {}
+    if not isinstance(tokens, list | tuple):
+        raise BadTokenizer(f"{path}: added_tokens is {tokens!r:.60}, no list; fetch it again")
     for token in tokens:
         try:
             flags = {name: bool(token.get(name)) for name in FLAGS}
@@ -112,10 +114,10 @@ def added_tokens(tokens: Iterable[Any], path: Path) -> dict[str, SpecialToken]:
             text, number = token["content"], token["id"]
         except (TypeError, KeyError, AttributeError):
             raise BadTokenizer(f"{path}: {token!r:.60} is no added token") from None
-        if text == "":
-            continue  # nothing matches it; the `tokenizers` library ignores it, too
         if type(text) is not str or type(number) is not int or number < 0:
             raise BadTokenizer(f"{path}: {token!r:.60} is no added token")
+        if text == "":
+            continue  # nothing matches it; the `tokenizers` library ignores it, too
         found[text] = SpecialToken(number, text, **flags)
     return found
 
