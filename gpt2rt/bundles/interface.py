@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 from gpt2rt.bundles.hparams import HParams
 
 Size = int | str
+KNOWN = 8  # shapes whose tables are kept: a call of a graph asks for them
 SHORTLIST = 256  # likeliest tokens that the CUDA graph returns
 
 
@@ -81,6 +83,7 @@ def logits(hparams: HParams) -> Port:
     return Port("logits", "float32", ("R", hparams.n_vocab))
 
 
+@lru_cache(maxsize=KNOWN)
 def best(hparams: HParams) -> Pair:
     """The logits of the `SHORTLIST` likeliest tokens, best first, and their ids (CUDA graph)."""
     shape = ("R", min(SHORTLIST, hparams.n_vocab))
@@ -97,6 +100,7 @@ def _pairs(when: str, hparams: HParams, dtype: str) -> tuple[Pair, ...]:
     )
 
 
+@lru_cache(maxsize=KNOWN)
 def fused(hparams: HParams) -> Interface:
     """The interface of the fused graph for CPUs, which appends keys and values in place."""
     return Interface(
@@ -107,6 +111,7 @@ def fused(hparams: HParams) -> Interface:
     )
 
 
+@lru_cache(maxsize=KNOWN)
 def cuda(hparams: HParams) -> Interface:
     """The interface of the CUDA graph, which also draws the next token."""
     return Interface(

@@ -8,7 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import fused
+from gpt2rt.bundles.interface import SEQLENS, TOTAL, fused
 from gpt2rt_export.onnx_graph.weights import Array, Weight, pad_heads
 
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own ops
@@ -55,13 +55,20 @@ class Builder:
         """Require a gain or a bias in float32; returns its name."""
         return self.weight(Weight(f"model/{name}", (f"model/{name}",), lambda b: (b,)))[0]
 
-    def past(self, layer: int) -> list[str]:
-        """Names of the keys and values of a layer before a call."""
-        return [port.name for port in fused(self.hparams).past[layer]]
-
-    def present(self, layer: int) -> list[str]:
-        """Names of the keys and values of a layer after a call."""
-        return [port.name for port in fused(self.hparams).present[layer]]
+    def attention(self, qkv: str, output: str, layer: int) -> str:
+        """Append the attention of a layer, over its past: packed q, k, v [B,S,3D] -> [B,S,D]."""
+        ports = fused(self.hparams)
+        past, present = ([p.name for p in pair[layer]] for pair in (ports.past, ports.present))
+        return self.op(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, SEQLENS.name, TOTAL.name],
+            [output, *present],
+            domain=MICROSOFT,
+            num_heads=self.hparams.n_head,
+            kv_num_heads=self.hparams.n_head,
+            do_rotary=0,
+            scale=self.hparams.attention_scale(layer),
+        )
 
     def shape(self, scope: str) -> tuple[int, int]:
         """[K,N] of a linear layer's weights, with the heads padded."""

@@ -22,9 +22,7 @@ from gpt2rt.bundles.interface import (
     NORMALISER,
     POSITION,
     ROWS,
-    SEQLENS,
     SHORTLIST,
-    TOTAL,
     UNIFORM,
     X,
     best,
@@ -98,16 +96,7 @@ def block(
     h = f"h{i}"
     product = arithmetic.product(b, normed, f"{h}/attn/c_attn", f"{h}/qkv")
     qkv = b.op("Add", [product, vector(b, f"{h}/attn/c_attn/b")], f"{h}/qkv/sum")
-    mixed = b.op(
-        "GroupQueryAttention",
-        [qkv, "", "", *b.past(i), SEQLENS.name, TOTAL.name],
-        [f"{h}/mixed", *b.present(i)],
-        domain=MICROSOFT,
-        num_heads=b.hparams.n_head,
-        kv_num_heads=b.hparams.n_head,
-        do_rotary=0,
-        scale=b.hparams.attention_scale(i),
-    )
+    mixed = b.attention(qkv, f"{h}/mixed", i)
     if i == b.hparams.n_layer - 1:  # from here on only rows with wanted logits
         mixed, x = (
             rows(b, mixed, b.hparams.n_head * b.hparams.kv_width),

@@ -22,8 +22,6 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
     POSITION,
     ROWS,
-    SEQLENS,
-    TOTAL,
     Interface,
     Port,
     X,
@@ -101,16 +99,7 @@ def linear(b: Builder, x: str, scope: str, arithmetic: Arithmetic) -> str:  # [M
 def attend(b: Builder, qkv: str, i: int) -> str:  # [M,3D] -> [M,D]
     scope = f"h{i}/attend"
     packed = b.op("Reshape", [qkv, "qkv_shape"], f"{scope}/qkv")
-    mixed = b.op(
-        "GroupQueryAttention",
-        [packed, "", "", *b.past(i), SEQLENS.name, TOTAL.name],
-        [f"{scope}/mixed", *b.present(i)],
-        domain=MICROSOFT,
-        num_heads=b.hparams.n_head,
-        kv_num_heads=b.hparams.n_head,
-        do_rotary=0,
-        scale=b.hparams.attention_scale(i),
-    )
+    mixed = b.attention(packed, f"{scope}/mixed", i)
     width = b.hparams.n_head * b.hparams.kv_width
     shape = b.constant("merged_shape", np.array([-1, width], np.int64))
     return b.op("Reshape", [mixed, shape], cut(scope))

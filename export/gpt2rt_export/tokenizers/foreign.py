@@ -74,9 +74,9 @@ def write_foreign(directory: Path, n_vocab: int, work: Path, own: bool = True) -
         body = _wordpiece(path)
     if body["model"].get("dropout"):
         raise BadTokenizer(f"{path}: dropout makes tokens by chance; save the tokenizer without it")
-    added = added_tokens(body.get("added_tokens") or [], path).values()
-    left_out = [token.text for token in added if token.id >= n_vocab]
     listed = body.get("added_tokens") or []
+    added = added_tokens(listed, path).values()
+    left_out = [token.text for token in added if token.id >= n_vocab]
     body["added_tokens"] = [token for token in listed if token["id"] < n_vocab]
     text = json.dumps(body, ensure_ascii=False)
     try:
