@@ -30,6 +30,7 @@ from gpt2rt.generation.beam_texts import best_texts
 from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.defaults import Defaults
+from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.generation.speculation import LOOKUP, draft_maker
@@ -38,7 +39,7 @@ from gpt2rt.generation.task import now
 from gpt2rt.generation.tasks import Tasks
 from gpt2rt.sampling.params import SamplingParams, fresh_seed
 from gpt2rt.scoring.scorer import Scorer
-from gpt2rt.text.prompts import Prompt, Truncate, check_prompt, prompt_tokens
+from gpt2rt.text.prompts import Prompt, Truncate, prompt_tokens
 from gpt2rt.text.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
@@ -252,27 +253,15 @@ class GPT2(Scorer):
         check_whole("batch_size", batch_size, 1)
         if params.seed is None:
             params = replace(params, seed=fresh_seed())
-        checked = self._checked(prompts, truncate, special)
-        if isinstance(prompts, Collection):
-            count = sum(1 for _ in checked)
-            checked = map(check_prompt, prompts)
-            batch_size = min(batch_size, max(1, count))
         requests = (
             Request(prompt, params, stopping, constraint, truncate, sample, special=special)
-            for sample, prompt in enumerate(checked)
+            for sample, prompt in enumerate(prompts)
         )
-        return raise_failures(self.run(requests, batch_size=batch_size))
-
-    def _checked(
-        self, prompts: Iterable[Prompt], truncate: Truncate, special: bool | None
-    ) -> Iterator[Prompt]:
-        """The prompts, each checked when it is taken. Raises as `prompt_tokens`."""
-        before: list[Prompt] = []  # at most one, so that repeated prompts are checked once
-        for prompt in map(check_prompt, prompts):
-            if [prompt] != before:
-                self.prompt_tokens(prompt, truncate, special=special)
-                before = [prompt]
-            yield prompt
+        readable = raise_failures(self.tasks.read(requests))
+        if isinstance(prompts, Collection):
+            checked = list(readable)
+            readable, batch_size = iter(checked), min(batch_size, max(1, len(checked)))
+        return raise_failures(self._run(readable, batch_size))
 
     def run(self, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE) -> Iterator[Piece]:
         """Run requests, each with its own settings, and yield their pieces, interleaved.
@@ -282,10 +271,13 @@ class GPT2(Scorer):
         with that `failure`, and the others continue. Raises `InvalidSetting` for `batch_size`.
         """
         check_whole("batch_size", batch_size, 1)
-        self.runtime.check(int(batch_size))
+        return self._run(self.tasks.read(requests), batch_size)
+
+    def _run(self, requests: Iterator[Prompted], batch_size: int) -> Iterator[Piece]:
+        self.runtime.check(int(batch_size))  # at once; the memory is taken with the first piece
         return self._pieces(requests, batch_size)
 
-    def _pieces(self, requests: Iterable[Request], batch_size: int) -> Iterator[Piece]:
+    def _pieces(self, requests: Iterator[Prompted], batch_size: int) -> Iterator[Piece]:
         engine = self.engine(batch_size)
         yield from Scheduler(engine, self.hparams.n_ctx, self.tasks.begin, self.make_draft).run(
             requests
@@ -310,7 +302,8 @@ class GPT2(Scorer):
         request = Request(prompt, params, stopping, None, truncate, special=special)
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
-        return best_texts(self.engine(beams.width), self.tasks.begin(request), beams)
+        (prompted,) = self.tasks.read([request])
+        return best_texts(self.engine(beams.width), self.tasks.begin(prompted), beams)
 
     def prompt_tokens(
         self,

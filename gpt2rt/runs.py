@@ -67,8 +67,6 @@ class Run:
         """Generate the samples; yields their pieces, interleaved. Raises as `GPT2.generate`."""
         if self.beams is not None:
             return self._beam_pieces(gpt2)
-        # So that an invalid prompt raises an error before any work.
-        gpt2.prompt_tokens(self.prompt, self.truncate, special=self.special)
         one = Request(
             self.prompt,
             self.params,

@@ -59,9 +59,10 @@ def write(
 
     With `show_probs` (the pieces have `logprob`s then) tokens are coloured by their probability.
     """
-    show = _coloured() if show_probs else _plain
+    show: Callable[[Piece], None] | None = None
     sample = -1
     for piece in in_turn(pieces) if stream else _whole(in_turn(pieces), show_probs):
+        show = show or (_coloured() if show_probs else _plain)  # an error comes before the legend
         if banner and piece.sample != sample:
             print(f"{BANNER} SAMPLE {piece.sample + 1} {BANNER}")
         sample = piece.sample

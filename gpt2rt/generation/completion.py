@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generation.stopping import FinishReason
@@ -89,9 +90,17 @@ class Piece:
         return self.completion is not None or self.failure is not None
 
 
-def raise_failures(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same pieces; raises the failure of the first sample that failed."""
-    for piece in pieces:
-        if piece.failure is not None:
-            raise piece.failure
-        yield piece
+class _Fallible(Protocol):
+    @property
+    def failure(self) -> Gpt2rtError | None: ...
+
+
+Item = TypeVar("Item", bound=_Fallible)
+
+
+def raise_failures(items: Iterable[Item]) -> Iterator[Item]:
+    """The same pieces, or other items with a `failure`; raises the first failure."""
+    for item in items:
+        if item.failure is not None:
+            raise item.failure
+        yield item

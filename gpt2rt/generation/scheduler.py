@@ -11,7 +11,7 @@ from gpt2rt.engine.engine import Engine, Sequence
 from gpt2rt.engine.slots import Logits
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generation.completion import Piece
-from gpt2rt.generation.request import Request
+from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.speculation import Draft, DraftLength
 from gpt2rt.generation.task import Task, now
 from gpt2rt.sampling.selection import Row
@@ -29,7 +29,7 @@ class Scheduler:
         self,
         engine: Engine,
         n_ctx: int,
-        begin: Callable[[Request], Task],
+        begin: Callable[[Prompted], Task],
         draft: Callable[[], Draft] | None = None,
     ) -> None:
         """`begin` makes the task of a request, `draft` a draft for a sequence that runs alone."""
@@ -40,9 +40,9 @@ class Scheduler:
         self._drafting: tuple[Task, Draft, DraftLength] | None = None
         self._tasks: dict[Sequence, Task] = {}
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
+    def run(self, requests: Iterable[Prompted]) -> Iterator[Piece]:
         """The pieces of all samples, interleaved as they are generated."""
-        groups, waiting = same_prompt_groups(requests, self._engine.free), deque[Request]()
+        groups, waiting = same_prompt_groups(requests, self._engine.free), deque[Prompted]()
         while True:
             while self._engine.free:
                 if not waiting:
@@ -64,14 +64,14 @@ class Scheduler:
                 for sequence, row in zip(running, rows, strict=True):
                     yield self._drawn(sequence, row)
 
-    def _admit(self, requests: list[Request]) -> Iterator[Piece]:
+    def _admit(self, requests: list[Prompted]) -> Iterator[Piece]:
         """Start requests with the same prompt; invalid ones give a piece with the failure."""
         tasks = []
-        for request in requests:
+        for prompted in requests:
             try:
-                tasks.append(self._begin(request))
+                tasks.append(self._begin(prompted))
             except Gpt2rtError as error:
-                yield Piece(request.sample, "", failure=error)
+                yield Piece(prompted.request.sample, "", failure=error)
         if tasks:
             yield from self._start(tasks)
 
@@ -153,21 +153,16 @@ class Scheduler:
         yield self._completed(sequence, piece)
 
 
-def same_prompt_groups(requests: Iterable[Request], most: int) -> Iterator[list[Request]]:
-    """The requests in groups of at most `most` consecutive ones with the same prompt."""
-    group: list[Request] = []
+def same_prompt_groups(requests: Iterable[Prompted], most: int) -> Iterator[list[Prompted]]:
+    """The requests in groups of at most `most` consecutive ones with the same prompt tokens."""
+    group: list[Prompted] = []
     for request in requests:
-        if group and (len(group) == most or not _same_prompt(request, group[0])):
+        if group and (len(group) == most or request.tokens != group[0].tokens):
             yield group
             group = []
         group.append(request)
     if group:
         yield group
-
-
-def _same_prompt(one: Request, other: Request) -> bool:
-    wanted = (other.prompt, other.truncate, other.special)
-    return (one.prompt, one.truncate, one.special) == wanted
 
 
 def window_after_slide(tokens: Seq[int], n_ctx: int) -> list[int]:

@@ -1,11 +1,15 @@
-"""Makes the task of a request: prompt tokens, stop ids, sampler, compiled constraint."""
+"""Reads the prompts of requests, and makes tasks: stop ids, sampler, compiled constraint."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from gpt2rt.errors import InvalidSetting
+from gpt2rt.errors import Gpt2rtError, InvalidSetting
+from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import StopStrings
 from gpt2rt.generation.task import Task
@@ -32,21 +36,41 @@ class Tasks:
         self._load_ms = load_ms
         self._grammar = lru_cache(GRAMMARS)(partial(_compiled, tokenizer))
 
-    def begin(self, request: Request) -> Task:
+    def read(self, requests: Iterable[Request]) -> Iterator[Prompted]:
+        """The requests with the tokens of their prompts, each read when it is asked for.
+
+        A prompt that several requests in a row have is encoded once.
+        """
+        for _, same in groupby(requests, _reading):
+            prompted = None
+            for request in same:
+                prompted = replace(prompted, request=request) if prompted else self._read(request)
+                yield prompted
+
+    def _read(self, request: Request) -> Prompted:
+        try:
+            tokens = prompt_tokens(
+                request.prompt,
+                self._tokenizer,
+                self._n_ctx,
+                special=request.special,
+                truncate=request.truncate,
+                length=request.stopping.length,
+                name=self._name,
+            )
+        except Gpt2rtError as error:
+            return Prompted(request, failure=error)
+        return Prompted(request, tokens)
+
+    def begin(self, prompted: Prompted) -> Task:
         """The task of a request, without new tokens yet.
 
-        Raises `BadText`, `InvalidSetting`, `PromptTooLong`, `MissingExtra`.
+        Raises the failure of the prompt, `InvalidSetting`, `MissingExtra`.
         """
+        if prompted.failure is not None:
+            raise prompted.failure
+        request, tokens = prompted.request, prompted.tokens
         params, stopping, tokenizer = request.params, request.stopping, self._tokenizer
-        tokens = prompt_tokens(
-            request.prompt,
-            tokenizer,
-            self._n_ctx,
-            special=request.special,
-            truncate=request.truncate,
-            length=stopping.length,
-            name=self._name,
-        )
         seed = fresh_seed() if params.seed is None else params.seed
         stop_ids, ends = self._stop_ids(request)
         grammar = None if request.constraint is None else self._grammar(request.constraint)
@@ -78,6 +102,11 @@ class Tasks:
         if beyond := [token for token in stop_ids if token >= n_vocab]:
             raise InvalidSetting(f"stop token {beyond[0]} is no token; ids go to {n_vocab - 1}")
         return frozenset(stop_ids), ends
+
+
+def _reading(request: Request) -> tuple[object, ...]:
+    """All that the tokens of a request's prompt depend on."""
+    return request.prompt, request.special, request.truncate, request.stopping.length
 
 
 def _compiled(tokenizer: TextTokenizer, constraint: Constraint) -> Grammar:

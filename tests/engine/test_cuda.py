@@ -353,7 +353,8 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
 
     def run(count: int) -> dict[int, tuple[int, ...]]:
         engine = Engine(slots(session, count))
-        pieces = Scheduler(engine, TINY.n_ctx, model.tasks.begin).run(requests)
+        scheduler = Scheduler(engine, TINY.n_ctx, model.tasks.begin)
+        pieces = scheduler.run(model.tasks.read(requests))
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(4)

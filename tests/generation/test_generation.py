@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from any_settings import any_settings, check_settings, finished
 from gpt2rt import GPT2, Beams, Completion, Request, SamplingParams, Stopping
 from gpt2rt.errors import InvalidSetting, PromptTooLong
 from gpt2rt.generation.beams import log_softmax
+from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.scheduler import same_prompt_groups, window_after_slide
+from gpt2rt.generation.tasks import Tasks
+from gpt2rt.text.tokenizers import TextTokenizer
 from models import TINY
 
 FREE = Stopping(12, end_of_text=False)
@@ -54,9 +59,9 @@ def test_requests_are_taken_as_slots_become_free(tiny: GPT2) -> None:
 
 
 def test_runs_of_the_same_prompt_are_found() -> None:
-    requests = [Request(prompt) for prompt in "aaabbca"]
-    assert [[r.prompt for r in group] for group in same_prompt_groups(requests, 2)] == [
-        ["a", "a"], ["a"], ["b", "b"], ["c"], ["a"],
+    requests = [Prompted(Request(), (token,)) for token in (1, 1, 1, 2, 2, 3, 1)]
+    assert [[r.tokens for r in group] for group in same_prompt_groups(requests, 2)] == [
+        [(1,), (1,)], [(1,)], [(2,), (2,)], [(3,)], [(1,)],
     ]  # fmt: skip
 
 
@@ -210,3 +215,72 @@ def test_any_settings_give_a_text_or_a_documented_error(
 ) -> None:
     """`make soak` tries 10,000."""
     check_settings(tiny_models["int8"], prompt, params, stopping)
+
+
+# ---- prompts
+
+
+class Counting:
+    """A tokenizer that notes every text that it encodes."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.encoded: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def encode(self, text: str, *, special: bool | None = None) -> list[int]:
+        self.encoded.append(text)
+        return self._tokenizer.encode(text, special=special)
+
+
+@pytest.fixture
+def counted(tiny: GPT2, monkeypatch: pytest.MonkeyPatch) -> tuple[GPT2, list[str]]:
+    """The model, and the texts that it has encoded."""
+    counting = cast(TextTokenizer, spy := Counting(tiny.tokenizer))
+    monkeypatch.setattr(tiny, "tokenizer", counting)
+    monkeypatch.setattr(tiny, "tasks", Tasks(tiny.name, counting, TINY.n_ctx, 0.0))
+    return tiny, spy.encoded
+
+
+def test_a_prompt_is_encoded_once(counted: tuple[GPT2, list[str]]) -> None:
+    """In every way to generate, and for all samples of it in a row."""
+    model, encoded = counted
+    prompts, short = ["a b", "the cat", "the cat", "x" * 400, "a b"], Stopping(2)
+    request = Request("zz top", GREEDY, short)
+    for call, wanted in (
+        (lambda: model.generate("a b", GREEDY, short), ["a b"]),
+        (lambda: list(model.stream("a b", GREEDY, short)), ["a b"]),
+        (lambda: model.beam_search("a b", Beams(2), GREEDY, short), ["a b"]),
+        (lambda: list(model.run(replace(request, sample=n) for n in range(50))), ["zz top"]),
+    ):
+        encoded.clear()
+        call()
+        assert encoded == wanted
+    for many in (prompts, iter(prompts)):
+        encoded.clear()
+        model.generate_batch(many, GREEDY, short, truncate="left", batch_size=2)
+        assert encoded == ["a b", "the cat", "x" * 400, "a b"]
+
+
+def test_a_collection_is_checked_up_to_its_first_bad_prompt(
+    counted: tuple[GPT2, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any work: the engine is not asked for."""
+    model, encoded = counted
+    monkeypatch.setattr(model, "engine", lambda count: pytest.fail("the engine is started"))
+    with pytest.raises(PromptTooLong):
+        model.stream_batch(["a", "b", "x" * 400, "c", ""])
+    assert encoded == ["a", "b", "x" * 400]
+
+
+def test_the_cut_of_a_prompt_does_not_depend_on_the_request_before(tiny: GPT2) -> None:
+    """A cut leaves room for the length, so that the same prompt may be cut in two ways."""
+    requests = [
+        Request("x" * 400, GREEDY, Stopping(length, end_of_text=False), truncate="left", sample=n)
+        for n, length in enumerate((2, 9, 2))
+    ]
+    together = finished(tiny, requests)
+    assert told(together) == [told(finished(tiny, [request]))[0] for request in requests]
+    assert len(together[0].prompt_tokens) == len(together[1].prompt_tokens) + 7

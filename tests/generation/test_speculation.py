@@ -80,7 +80,7 @@ def test_a_text_is_the_same_with_any_draft(
     engine = Engine(model.new_slots(1))
     drafted = Scheduler(
         engine, TINY.n_ctx, model.tasks.begin, lambda: Scripted(text, wrong_every)
-    ).run([request])
+    ).run(model.tasks.read([request]))
     pieces = list(drafted)
     assert pieces[-1].completion is not None
     found = pieces[-1].completion

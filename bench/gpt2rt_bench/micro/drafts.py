@@ -115,7 +115,8 @@ def completed(model: GPT2, request: Request, draft: Draft | None) -> Completion:
     """The completion of a request with a draft of the benchmark's own, which `GPT2` cannot take."""
     tasks = Tasks(model.name, model.tokenizer, model.hparams.n_ctx, model.load_ms)
     make = None if draft is None else (lambda: draft)
-    (*_, last) = Scheduler(model.engine(1), model.hparams.n_ctx, tasks.begin, make).run([request])
+    scheduler = Scheduler(model.engine(1), model.hparams.n_ctx, tasks.begin, make)
+    (*_, last) = scheduler.run(tasks.read([request]))
     assert last.completion is not None
     return last.completion
 
