@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from gpt2rt.bundles import library
@@ -37,7 +36,7 @@ from gpt2rt.generation.speculation import LOOKUP, draft_maker
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.generation.task import now
 from gpt2rt.generation.tasks import Tasks
-from gpt2rt.sampling.params import SamplingParams, fresh_seed
+from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.scorer import Scorer
 from gpt2rt.text.prompts import Prompt, Truncate, prompt_tokens
 from gpt2rt.text.tokenizers import read_tokenizer
@@ -251,8 +250,7 @@ class GPT2(Scorer):
         check_list("prompts", prompts, "generate")
         check_kind("params", params, SamplingParams)
         check_whole("batch_size", batch_size, 1)
-        if params.seed is None:
-            params = replace(params, seed=fresh_seed())
+        params = params.seeded()
         requests = (
             Request(prompt, params, stopping, constraint, truncate, sample, special=special)
             for sample, prompt in enumerate(prompts)

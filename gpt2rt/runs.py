@@ -22,7 +22,7 @@ from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import Stopping
-from gpt2rt.model import GPT2
+from gpt2rt.model import BATCH_SIZE, GPT2
 from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams
 
@@ -45,7 +45,7 @@ class Run:
     beams: Beams | None = None
     draft: str | None = None
     threads: int | None = None
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
     special: bool | None = None
 
     def __post_init__(self) -> None:

@@ -79,6 +79,28 @@ def test_imports_point_down(module: str) -> None:
             assert ROOMS.index(room(other)) <= level, f"{module} imports {other}"
 
 
+# What the command line has from the runtime, beside the public names of the package `gpt2rt`.
+COMMAND_LINE_HAS = {
+    "gpt2rt.errors": "what can go wrong",
+    "gpt2rt.runs": "runs on record",
+    "gpt2rt.model": "the defaults of its settings",
+    "gpt2rt.bundles.catalog": "which models there are, and the home directory",
+    "gpt2rt.bundles.library": "bundles by name",
+    "gpt2rt.bundles.storage": "what they take on disk",
+    "gpt2rt.bundles.packing": "bundles as one file",
+    "gpt2rt.bundles.paths": "paths as text",
+    "gpt2rt.bundles.writing": "files written whole or not at all",
+    "gpt2rt.text.textfile": "the text of files",
+}
+
+
+def test_the_command_line_uses_the_public_names() -> None:
+    runtime = {name for name in MODULES if name.startswith("gpt2rt.")} - ENTRANCES
+    commands = {name for name in runtime if room(name) == "gpt2rt.cli"}
+    used = set().union(*(imported(MODULES[name]) for name in commands))
+    assert used & (runtime - commands) == set(COMMAND_LINE_HAS)
+
+
 def test_no_modules_import_each_other() -> None:
     graph = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
     TopologicalSorter(graph).prepare()

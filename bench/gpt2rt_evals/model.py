@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gpt2rt.bundles.files import sha256
+from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.model import BATCH_SIZE, GPT2
 from gpt2rt.sampling.params import SamplingParams
@@ -60,6 +62,11 @@ class BundleModel:
         h = gpt2.hparams
         slot = h.n_layer * 2 * h.n_ctx * h.n_embd * 4  # keys and values of a sequence, float32
         self._batch_size = min(max(1, MEMORY // slot), BATCH_SIZE)
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of the bundle's manifest: results of another bundle are other records."""
+        return sha256(self._gpt2.bundle.directory / MANIFEST)
 
     @property
     def n_ctx(self) -> int:

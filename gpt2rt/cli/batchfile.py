@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gpt2rt import GPT2, Request
 from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.cli import typed
 from gpt2rt.cli.printing import in_turn, line, print_json, record
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.generation.request import Request
-from gpt2rt.model import GPT2
 from gpt2rt.runs import Run
 from gpt2rt.text.textfile import unmarked, utf8
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gpt2rt import Bundle
 from gpt2rt.bundles import library
-from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli.terminal import CONTROLS
 
 

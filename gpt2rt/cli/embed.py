@@ -14,12 +14,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from gpt2rt import GPT2, Embedding, EmbedParams, cosine
 from gpt2rt.cli import options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.model import GPT2
-from gpt2rt.scoring.embeddings import Embedding, EmbedParams, cosine
 
 Result = tuple[Source, Embedding]
 AROUND = 40  # characters shown on either side of a word

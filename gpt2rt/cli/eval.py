@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpt2rt import Bundle
 from gpt2rt.bundles import catalog, library
-from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.files import sha256
-from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import options, tables
 from gpt2rt.cli.printing import print_json
@@ -149,15 +147,13 @@ def _results(
     threads: int | None,
     provider: str,
 ) -> Iterator[TaskResult]:
-    from gpt2rt.engine.providers import Threads
-    from gpt2rt.model import GPT2
+    from gpt2rt import GPT2, Threads
     from gpt2rt_evals.model import BundleModel
     from gpt2rt_evals.run import EvalRun
 
     model = BundleModel(GPT2(bundle, Threads(threads), provider), settings.special)
-    identity = sha256(bundle.directory / MANIFEST)
     for source in sources:
-        run = EvalRun(source.task, source.data, identity, settings)
+        run = EvalRun(source.task, source.data, model.identity, settings)
         with _bar(f"{source.task.name}, {label}", source.task.unit) as advance:
             yield run.finish(model, folder, advance)
 

@@ -9,17 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
 from gpt2rt.cli import options, texts, typed
 from gpt2rt.cli.batchfile import generate_file
+from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.errors import BadRun, InvalidSetting
-from gpt2rt.generation.beams import Beams
-from gpt2rt.generation.completion import Completion, Piece
-from gpt2rt.generation.stopping import Stopping
-from gpt2rt.model import BATCH_SIZE, GPT2
+from gpt2rt.model import BATCH_SIZE
 from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
-from gpt2rt.sampling.constraint import Constraint
-from gpt2rt.sampling.params import SamplingParams, fresh_seed
 
 SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
 FORM, FILES = "What the text has to be like", "Files"
@@ -168,7 +165,7 @@ def generate(
         raise InvalidSetting("--file and --beams exclude each other")
     penalty = 1.0 if length_penalty is None else length_penalty
     width = None if beams is None else Beams(beams, penalty)
-    constraint = Constraint.read(regex, json_schema, grammar)
+    constraint = read_constraint(regex, json_schema, grammar)
     text = None
     if prompt is not None:
         text = texts.stdin() if prompt == "-" else typed.typed(prompt, escape)
@@ -176,7 +173,7 @@ def generate(
     run = Run(
         text,
         nsamples,
-        replace(params, seed=fresh_seed() if seed is None else seed),
+        params.seeded(),
         stopping,
         constraint,
         truncate,

@@ -10,8 +10,8 @@ import math
 from importlib import resources
 from typing import Any
 
+from gpt2rt import Score
 from gpt2rt.cli.texts import Source
-from gpt2rt.scoring.score import Score
 
 
 def known(value: float | None) -> float | None:

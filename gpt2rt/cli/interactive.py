@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 
 import typer
 
+from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles import catalog
 from gpt2rt.cli import completion, entries, options, settings
 from gpt2rt.cli.printing import BANNER, write
 from gpt2rt.cli.typed import Escape, hint_at_space
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.generation.stopping import Stopping
-from gpt2rt.model import GPT2
 from gpt2rt.runs import Run
-from gpt2rt.sampling.params import SEED_BITS, SamplingParams, fresh_seed
 
 PROMPT = "Model prompt >>> "
 COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)  # not `/etc/hosts`, which is text
@@ -89,11 +87,10 @@ class Session:
         answers: Answers,
     ) -> None:
         """`load` finds a model by name; `gpt2` is the first."""
-        seed = fresh_seed() if params.seed is None else params.seed
         self.refused = 0
         self._load = load
         self._gpt2 = gpt2
-        self._params = replace(params, seed=seed)  # of the next prompt
+        self._params = params.seeded()  # of the next prompt
         self._stopping = stopping
         self._answers = answers
         self._last: str | None = None
@@ -151,7 +148,7 @@ class Session:
         if stopping.length is None:
             stopping = replace(stopping, length=self._gpt2.hparams.n_ctx // 2)
         # As in OpenAI's script a second prompt goes on in the random numbers of the first.
-        self._params = replace(params, seed=((params.seed or 0) + 1) % (1 << SEED_BITS))
+        self._params = params.with_next_seed()
         run = Run(prompt, answers.nsamples, params, stopping, special=answers.special)
         pieces = run.pieces(self._gpt2, logprobs=answers.show_probs)
         write(pieces, banner=True, show_probs=answers.show_probs)
@@ -171,8 +168,7 @@ class Session:
         if value:
             changed = settings.changed(self._groups, name, value.strip())
             self._params, self._stopping, self._answers = changed
-            if self._params.seed is None:
-                self._params = replace(self._params, seed=fresh_seed())
+            self._params = self._params.seeded()
         elif name:
             known = dict(settings.items(self._groups))
             if name not in known:

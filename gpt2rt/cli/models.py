@@ -10,16 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from gpt2rt import Bundle, Defaults, HParams
 from gpt2rt.bundles import catalog, library, storage
-from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.library import Damaged
 from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.generation.defaults import Defaults
 
 models = typer.Typer(name="models")
 

@@ -13,16 +13,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from gpt2rt import GPT2, Bundle, Defaults, SamplingParams, Stopping
 from gpt2rt.bundles import library
-from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import completion
 from gpt2rt.cli.typed import decoded_option, typed
-from gpt2rt.engine.providers import AUTO
 from gpt2rt.errors import InvalidSetting, MissingExtra, missing_extra
-from gpt2rt.generation.defaults import Defaults
-from gpt2rt.generation.stopping import Stopping
-from gpt2rt.model import GPT2, PREFIX_BYTES
-from gpt2rt.sampling.params import SamplingParams
+from gpt2rt.model import PREFIX_BYTES
 
 MOST_SAMPLES = 1_000_000
 
@@ -308,7 +304,7 @@ def load(
     model: str | None,
     threads: int | None,
     *,
-    provider: str = AUTO,
+    provider: str = "auto",
     draft: str | None = None,
     prefix_megabytes: int = PREFIX_MEGABYTES,
 ) -> GPT2:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2rt.bundles.bundle import Bundle
+from gpt2rt import Bundle
 from gpt2rt.cli import tables
 from gpt2rt.cli.export import shown_stages
 from gpt2rt.cli.options import check_extra

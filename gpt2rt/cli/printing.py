@@ -8,10 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 
+from gpt2rt import GPT2, Completion, Piece
 from gpt2rt.cli.colours import Painter
 from gpt2rt.cli.terminal import CONTROLS, restored
-from gpt2rt.generation.completion import Completion, Piece
-from gpt2rt.model import GPT2
 
 BANNER = "=" * 40
 

@@ -10,18 +10,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from gpt2rt import GPT2, Document, Score
 from gpt2rt.cli import heatmap, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.score_records import Sheet, Unit, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.model import GPT2
-from gpt2rt.scoring.document import Document
-from gpt2rt.scoring.reading import AUTO_BOS, Bos
-from gpt2rt.scoring.score import Score
 
 PREVIOUS = "previous"  # of --context: the texts before it
+AUTO = "auto"  # of --bos: the token that begins a text
 
 
 class Form(StrEnum):
@@ -67,7 +65,7 @@ def score(
             "has no score; auto: the tokenizer's, <|endoftext|> in released models.",
             callback=typed.decoded_option,
         ),
-    ] = AUTO_BOS,
+    ] = AUTO,
     joint: Annotated[
         str,
         typer.Option(
@@ -191,7 +189,7 @@ def score(
                 table(kept, unit, top)
             if html or unit is not Unit.TEXT:
                 summaries(kept)
-            if bos != AUTO_BOS:
+            if bos != AUTO:
                 print(_begun(kept[0][1]))
 
 
@@ -202,7 +200,7 @@ def _documents(sources: list[Source], follow: bool) -> list[list[Source]]:
     return [list(group) for _, group in groupby(sources, lambda source: source.document)]
 
 
-def _bos(text: str, escape: bool) -> Bos:
+def _bos(text: str, escape: bool) -> int | str | None:
     if text == "none":
         return None
     return int(text) if text.isascii() and text.isdigit() else typed.typed(text, escape)

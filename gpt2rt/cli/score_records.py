@@ -9,11 +9,10 @@ from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
+from gpt2rt import GPT2, Score, TokenScore, WordScore
 from gpt2rt.cli import heatmap, texts
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
-from gpt2rt.model import GPT2
-from gpt2rt.scoring.score import Score, TokenScore, WordScore
 
 
 class Unit(StrEnum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from gpt2rt import Score
 from gpt2rt.cli import tables
 from gpt2rt.cli.score_records import Unit, totals
 from gpt2rt.cli.texts import Source
-from gpt2rt.scoring.score import Score
 
 Result = tuple[Source, Score]
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from gpt2rt import TextTokenizer
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.text.textfile import utf8
-from gpt2rt.text.tokenizers import TextTokenizer
 
 Escape = Annotated[
     bool,

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from gpt2rt.bundles import library
-from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import completion
 from gpt2rt.cli.export import quietly, shown_stages
@@ -17,8 +16,7 @@ from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
-from gpt2rt.engine.runtime import SLOTS
-from gpt2rt.errors import BadBundle, ParityFailure
+from gpt2rt.errors import ParityFailure
 
 NEEDED = ("tensorflow", "safetensors")
 
@@ -63,14 +61,10 @@ def verify(
     """
     bundle = library.find(name)
     manifest = bundle.manifest
-    if EMBED not in manifest.files:
-        raise BadBundle(f"{bundle.directory}: has no {EMBED} to verify; {bundle.remedy}")
     check_extra("verifying", NEEDED)
-    from gpt2rt_export.verify.gates import GATES
+    from gpt2rt_export.verify.gates import check_known
 
-    if manifest.precision not in GATES or manifest.graph not in SLOTS:
-        kind = f"{manifest.precision}, {manifest.graph}"
-        raise BadBundle(f"{bundle.directory}: of an unknown kind ({kind}); upgrade gpt2rt")
+    check_known(bundle)
     with shown_stages() as stages:
         stages.stage("Check the hashes")
         bundle.check()

@@ -1,7 +1,7 @@
 """Moves the weights that ONNX Runtime has packed to huge pages (Linux).
 
 Every decode step reads all weights, and a processor prefetches only to the end of a page: with
-pages of 2 MB a step takes about 10 % less time (bench/RESULTS.md). ONNX Runtime allocates by
+pages of 2 MB a step takes about 10 % less time (bench/HISTORY.md). ONNX Runtime allocates by
 malloc, so the memory to move is what was mapped while it opened a session.
 """
 

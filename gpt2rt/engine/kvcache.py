@@ -31,7 +31,7 @@ def lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Zeros, float32, that take memory only where something is written. Raises `Gpt2rtError`.
 
     NumPy asks for huge pages; then the first position in each head would fill 2 MB with zeros, and
-    a first prefill of 64 tokens takes four times as long (bench/RESULTS.md).
+    a first prefill of 64 tokens takes four times as long (bench/HISTORY.md).
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     try:

@@ -32,7 +32,7 @@ MOST_THREADS = 1024
 
 # ONNX Runtime reads this variable when it opens a session. With AVX-512 its plain attention takes
 # half as long as its flash attention and, unlike it, gives the same bits wherever a text is split
-# (bench/RESULTS.md).
+# (bench/HISTORY.md).
 NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _opening = Lock()
 

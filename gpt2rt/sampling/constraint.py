@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from gpt2rt.bundles.paths import local
-from gpt2rt.errors import InvalidSetting, reason
+from gpt2rt.errors import InvalidSetting
 
 KINDS = {"regex": "regular expression", "json_schema": "JSON schema", "grammar": "grammar"}
 
@@ -49,22 +46,6 @@ class Constraint:
         if _surrogate(value):
             raise InvalidSetting(f"the {KINDS[name]} is not Unicode text (half a surrogate pair)")
         object.__setattr__(self, name, value)
-
-    @classmethod
-    def read(
-        cls, regex: str | None = None, json_schema: str | None = None, grammar: str | None = None
-    ) -> Constraint | None:
-        """A constraint from strings, where a schema or grammar is a text or the name of a file.
-
-        Returns None if no string is given. Raises `InvalidSetting`, also for unreadable files.
-        """
-        if regex is json_schema is grammar is None:
-            return None
-        return cls(
-            regex,
-            json_schema and _text_or_file("json_schema", json_schema, r"\A\s*([{\[\"]|true|false)"),
-            grammar and _text_or_file("grammar", grammar, r"^\s*start\b[^:\n]*:|^%llguidance"),
-        )
 
     @property
     def kind(self) -> str:
@@ -122,19 +103,3 @@ def _no_constant(name: str) -> float:
 
 def _surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _text_or_file(name: str, value: str, looks_like_text: str) -> str:
-    """`value`, or the content of the file of that name."""
-    path = Path(local(value))
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidSetting(f"{path}: byte {error.start} is not UTF-8; convert the file") from None
-    except (OSError, ValueError) as error:  # also for a text that is too long to be a file name
-        if not re.search(looks_like_text, value, re.MULTILINE):
-            raise InvalidSetting(f"{value:.80}: cannot be read ({reason(error)})") from None
-    if not value.strip() or re.search(looks_like_text, value, re.MULTILINE):
-        return value
-    raise InvalidSetting(f"{value:.80}: no such file, and not the text of a {KINDS[name]}")

@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Literal
 
@@ -109,6 +109,14 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is taken."""
         return self.temperature == 0
+
+    def seeded(self) -> SamplingParams:
+        """These settings with their seed, or with a random one if they have none."""
+        return self if self.seed is not None else replace(self, seed=fresh_seed())
+
+    def with_next_seed(self) -> SamplingParams:
+        """These settings with the seed after theirs; 0 follows the greatest one."""
+        return replace(self, seed=((self.seed or 0) + 1) % (1 << SEED_BITS))
 
 
 def _finite(value: object) -> bool:

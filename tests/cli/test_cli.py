@@ -24,7 +24,7 @@ from gpt2rt import GPT2, Completion, Piece, Timing, __version__
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import record
 from gpt2rt.bundles.manifest import MANIFEST, PARITY, WEIGHTS
-from gpt2rt.cli import app
+from gpt2rt.cli.app import app
 from gpt2rt.cli.printing import in_turn
 from models import TINY
 
@@ -234,6 +234,21 @@ def test_ctrl_c_ends_quietly_with_130(model: Path, options: Sequence[str]) -> No
     process.send_signal(signal.SIGINT)
     ended = finish(process)
     assert (ended.code, ended.err) == (130, "")
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet() -> None:
+    code = """
+import sys
+class CtrlC:
+    def find_spec(self, name, *rest):
+        if name == "numpy":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, CtrlC())
+from gpt2rt.cli import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 @pytest.mark.slow

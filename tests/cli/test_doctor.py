@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
 import unicodedata
 from importlib.metadata import version
@@ -13,14 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from command_line import Command
+from gpt2rt.cli import download, export, verify
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
 from gpt2rt_bench.micro.opening import Opening, opening, reason_in
-
-# `gpt2rt.cli` has functions of these names.
-export, download, verify = (
-    sys.modules[f"gpt2rt.cli.{name}"] for name in ("export", "download", "verify")
-)
 
 CPU = "CPUExecutionProvider"
 

@@ -23,8 +23,7 @@ GREEDY = SamplingParams(temperature=0)
 def test_without_the_harness_the_command_names_the_extra(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["gpt2rt.cli.lm_eval"]
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr("gpt2rt.cli.lm_eval.find_spec", lambda name: None)
     assert 'pip install "gpt2rt[lm-eval]"' in command("lm-eval", "run").in_one_line()
     assert issubclass(MissingExtra, ImportError)
 

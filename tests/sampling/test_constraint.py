@@ -371,31 +371,3 @@ def test_properties_come_in_the_order_of_the_schema(tokenizer: Tokenizer) -> Non
     schema = {"properties": {"b": {"const": 1}, "a": {"const": 2}}, "required": ["a", "b"]}
     text = draw(Grammar(Constraint(json_schema={"type": "object", **schema}), tokenizer), 1, 40)
     assert list(json.loads(text.text))[:2] == ["b", "a"]
-
-
-def test_reading_takes_text_or_a_file(tmp_path: Path) -> None:
-    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
-    schema.write_text('{"type": "integer"}', encoding="utf-8-sig")
-    grammar.write_text('start: "é"', encoding="utf-8")
-    assert Constraint.read() is None
-    assert Constraint.read(regex="a.b") == Constraint(regex="a.b")
-    for given in (str(schema), '{"type": "integer"}'):
-        assert Constraint.read(json_schema=given) == Constraint(json_schema={"type": "integer"})
-    for given in (str(grammar), 'start: "é"'):
-        assert Constraint.read(grammar=given) == Constraint(grammar='start: "é"')
-    later = 'word: "a"\nstart: word'
-    assert Constraint.read(grammar=later) == Constraint(grammar=later)
-    long = json.dumps({"enum": ["x" * 5000]})
-    assert Constraint.read(json_schema=long) == Constraint(json_schema=long)
-
-
-@pytest.mark.parametrize("kind", ["json_schema", "grammar"])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, kind: str) -> None:
-    missing, latin = tmp_path / "missing", tmp_path / "latin"
-    latin.write_bytes(b"\xff")
-    with pytest.raises(InvalidSetting, match=r"missing: no such file, and not the text of a "):
-        Constraint.read(**{kind: str(missing)})
-    with pytest.raises(InvalidSetting, match=r"latin: byte 0 is not UTF-8"):
-        Constraint.read(**{kind: str(latin)})
-    with pytest.raises(InvalidSetting, match=r"is empty|is not JSON"):
-        Constraint.read(**{kind: ""})

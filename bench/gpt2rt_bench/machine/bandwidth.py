@@ -2,7 +2,7 @@
 
 One row times a matrix far larger than any cache, by ONNX Runtime: every number is read once and
 used for one multiplication. It reads several streams a core at once, which is a quarter faster than
-NumPy's reductions in as many Python threads (bench/RESULTS.md).
+NumPy's reductions in as many Python threads (bench/HISTORY.md).
 """
 
 from __future__ import annotations

@@ -21,6 +21,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import EMBED
+from gpt2rt.engine.runtime import SLOTS
+from gpt2rt.errors import BadBundle
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -46,3 +51,13 @@ GATES = {
     "int8": Gate(largest=3.0, tempered=0.01, kl=0.1, perplexity=0.05, added=0.2),
     "int4": Gate(largest=5.0, tempered=0.12, kl=0.5, perplexity=0.25, added=0.6),
 }
+
+
+def check_known(bundle: Bundle) -> None:
+    """Raise `BadBundle` for a bundle of an unknown kind, or one without token embedding."""
+    manifest = bundle.manifest
+    if EMBED not in manifest.files:
+        raise BadBundle(f"{bundle.directory}: has no {EMBED} to verify; {bundle.remedy}")
+    if manifest.precision not in GATES or manifest.graph not in SLOTS:
+        kind = f"{manifest.precision}, {manifest.graph}"
+        raise BadBundle(f"{bundle.directory}: of an unknown kind ({kind}); upgrade gpt2rt")
