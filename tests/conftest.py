@@ -113,6 +113,12 @@ def model(tiny_bundles: dict[str, Bundle]) -> Path:
 
 
 @pytest.fixture
+def gpt2(tiny_models: dict[str, GPT2]) -> GPT2:
+    """The model of the directory `model`."""
+    return tiny_models["int8"]
+
+
+@pytest.fixture
 def bundle(model: Path, tmp_path: Path) -> Bundle:
     """A copy of a bundle, to be damaged."""
     shutil.copytree(model, tmp_path / "bundle")

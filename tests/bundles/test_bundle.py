@@ -1,14 +1,12 @@
-"""Bundles on disk: found by name, and refused if their files differ from the manifest."""
+"""Bundles on disk are refused if their files differ from the manifest."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 import shutil
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,66 +14,19 @@ from typing import Any
 import onnx
 import pytest
 
+from command_line import Edit
 from gpt2rt import GPT2
-from gpt2rt.bundles import catalog, library
+from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import SPECIAL_TOKENS
 from gpt2rt.bundles.files import file_size, record, sha256
-from gpt2rt.bundles.library import Damaged
-from gpt2rt.bundles.manifest import EMBED, GRAPH, MANIFEST, PARITY, WEIGHTS, noted, read_manifest
+from gpt2rt.bundles.manifest import EMBED, GRAPH, MANIFEST, PARITY, WEIGHTS, read_manifest
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.runtime import SLOTS
-from gpt2rt.errors import BadBundle, UnknownModel
+from gpt2rt.errors import BadBundle
 from gpt2rt.scoring.scoring import Passage
 from gpt2rt.text.special_tokens import SpecialTokens
-from models import TINY
-
-FILES = ("model.onnx", EMBED, "weights.bin", "encoder.json", "vocab.bpe")
-
-Edit = Callable[..., None]
-Install = Callable[..., Bundle]
-
-
-@pytest.fixture
-def bundle(tiny_bundles: dict[str, Bundle], tmp_path: Path) -> Bundle:
-    """A copy of a bundle, to be damaged."""
-    copy = tmp_path / "bundle"
-    shutil.copytree(tiny_bundles["int8"].directory, copy)
-    return Bundle.open(copy)
-
-
-@pytest.fixture
-def install(home: Path, tiny_bundles: dict[str, Bundle], edit_manifest: Edit) -> Install:
-    """Puts a tiny bundle into the home directory, under a released model's name."""
-
-    def install(model: str, precision: str, graph: str = "fused", folder: str = "") -> Bundle:
-        suffix = "" if graph == "fused" else f"-{graph}"
-        place = home / "bundles" / (folder or f"{model}-{precision}{suffix}")
-        shutil.copytree(tiny_bundles[precision].directory, place)
-        edit_manifest(Bundle.open(place), model=model, precision=precision, graph=graph)
-        return Bundle.open(place)
-
-    return install
-
-
-@pytest.fixture
-def no_demo(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of the embedded demo, without one."""
-    place = home / "embedded"
-    monkeypatch.setattr(catalog, "demo_bundle", lambda: place)
-    return place
-
-
-def body_of(bundle: Bundle) -> dict[str, Any]:
-    return dict(json.loads((bundle.directory / MANIFEST).read_text(encoding="utf-8")))
-
-
-def write_body(bundle: Bundle, body: dict[str, Any]) -> None:
-    """Write a manifest with a valid digest."""
-    rest = {key: value for key, value in body.items() if key != "digest"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    (bundle.directory / MANIFEST).write_text(json.dumps({**rest, "digest": digest}))
+from models import BUNDLE_FILES, TINY
 
 
 def flip(path: Path, position: int) -> None:
@@ -84,136 +35,14 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
-# ---- the manifest
-
-
-def test_a_manifest_reads_back_as_it_was_written(bundle: Bundle) -> None:
-    (bundle.directory / MANIFEST).write_text(bundle.manifest.to_json())
-    assert Bundle.open(bundle.directory) == bundle
-    assert bundle.manifest.hparams == TINY
-    assert set(bundle.manifest.files) == set(FILES)
-    assert bundle.bytes == sum((bundle.directory / name).stat().st_size for name in FILES)
-
-
-def test_order_and_white_space_of_a_manifest_say_nothing(bundle: Bundle) -> None:
-    body = body_of(bundle)
-    text = json.dumps(dict(reversed(body.items())), indent=7)
-    (bundle.directory / MANIFEST).write_text(text)
-    assert Bundle.open(bundle.directory) == bundle
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("model", "345M"),
-        ("precision", "fp32"),
-        ("graph", "standard"),
-        ("hparams", {**TINY.as_dict(), "n_head": 8}),
-        ("tokenizer", "checkpoint"),
-        ("origin", "elsewhere"),
-        ("tools", {"onnx": "0"}),
-        ("files", {}),
-        ("digest", "0" * 64),
-        ("digest", None),
-        ("comment", "just a note"),
-    ],
-)
-def test_an_edited_manifest_is_refused(bundle: Bundle, field: str, value: object) -> None:
-    (bundle.directory / MANIFEST).write_text(json.dumps({**body_of(bundle), field: value}))
-    with pytest.raises(BadBundle, match="edited or damaged"):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe{}", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"]
-)
-def test_a_manifest_that_is_no_json_is_refused(bundle: Bundle, content: bytes) -> None:
-    (bundle.directory / MANIFEST).write_bytes(content)
-    with pytest.raises(BadBundle, match=r"manifest\.json: cannot be read as JSON"):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize("content", ["[]", "3", "null", "{}", '{"format": "other", "version": 1}'])
-def test_json_that_is_no_manifest_is_refused(bundle: Bundle, content: str) -> None:
-    (bundle.directory / MANIFEST).write_text(content)
-    with pytest.raises(BadBundle, match="not the manifest of a gpt2rt bundle"):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize("version", [2, 0, "1", None])
-def test_another_format_version_is_refused(bundle: Bundle, version: object) -> None:
-    write_body(bundle, {**body_of(bundle), "version": version})
-    with pytest.raises(BadBundle, match=f"bundle format {version!r}, this gpt2rt reads 1"):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"extra": 1},
-        {"hparams": {}},
-        {"hparams": None},
-        {"hparams": {**TINY.as_dict(), "n_head": 5}},
-        {"hparams": {**TINY.as_dict(), "n_ctx": 4.5}},
-        {"files": None},
-        {"files": []},
-        {"files": {GRAPH: 5}},
-        {"files": {GRAPH: {"bytes": 5}}},
-        {"hparams": {**TINY.as_dict(), "n_layer": 10**7}},
-        {"hparams": {**TINY.as_dict(), "n_ctx": 10**12}},
-        {"hparams": {**TINY.as_dict(), "n_vocab": 10**12}},
-        {"model": "../../evil"},
-        {"model": "a\nb"},
-        {"model": "a" * 201},
-        {"precision": ""},
-        {"graph": "C:evil"},
-        {"origin": "\x1b]0;a terminal obeys\x07"},
-        {"tools": {"onnx": {"version": 1}}},
-    ],
-)
-def test_nonsense_with_a_fitting_digest_is_refused(bundle: Bundle, changes: dict[str, Any]) -> None:
-    write_body(bundle, {**body_of(bundle), **changes})
-    with pytest.raises(BadBundle):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize("field", ["model", "hparams", "files", "tools", "graph"])
-def test_a_manifest_names_the_field_that_it_lacks(bundle: Bundle, field: str) -> None:
-    body = body_of(bundle)
-    del body[field]
-    write_body(bundle, body)
-    with pytest.raises(BadBundle, match=f"missing or unknown: {field}"):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if name != EMBED])
-def test_a_manifest_lists_every_file_that_a_bundle_needs(bundle: Bundle, name: str) -> None:
-    body = body_of(bundle)
-    del body["files"][name]
-    write_body(bundle, body)
-    with pytest.raises(BadBundle, match=f"lists no {name}"):
-        Bundle.open(bundle.directory)
-
-
-def test_a_manifest_names_no_file_elsewhere(bundle: Bundle) -> None:
-    body = body_of(bundle)
-    body["files"]["../bundle/model.onnx"] = body["files"][GRAPH]
-    write_body(bundle, body)
-    with pytest.raises(BadBundle, match=r"lists '\.\./bundle/model\.onnx', which is not the plain"):
-        Bundle.open(bundle.directory)
-
-
-# ---- the files
-
-
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", BUNDLE_FILES)
 def test_open_finds_a_file_that_is_gone(bundle: Bundle, name: str) -> None:
     (bundle.directory / name).unlink()
     with pytest.raises(BadBundle, match=f"{name}: No such file"):
         Bundle.open(bundle.directory)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", BUNDLE_FILES)
 @pytest.mark.parametrize("change", [-1, 1])
 def test_open_finds_a_file_of_another_size(bundle: Bundle, name: str, change: int) -> None:
     path = bundle.directory / name
@@ -223,7 +52,7 @@ def test_open_finds_a_file_of_another_size(bundle: Bundle, name: str, change: in
         Bundle.open(bundle.directory)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", BUNDLE_FILES)
 @pytest.mark.parametrize("position", [0, 100, -1])
 def test_a_flipped_byte_is_named_and_nothing_is_loaded(
     bundle: Bundle, name: str, position: int
@@ -232,7 +61,7 @@ def test_a_flipped_byte_is_named_and_nothing_is_loaded(
     for load in (bundle.check, lambda: GPT2.load(bundle.directory)):
         with pytest.raises(BadBundle, match=f"{name}: sha256 .* --force"):
             load()
-    bundle.check(other for other in FILES if other != name)
+    bundle.check(other for other in BUNDLE_FILES if other != name)
 
 
 def test_a_whole_bundle_passes_its_check(tiny_bundles: dict[str, Bundle]) -> None:
@@ -376,115 +205,6 @@ def test_the_contract_names_every_graph_that_runs_and_can_be_exported() -> None:
     assert {graph or "fused" for _, _, graph in known} == set(GRAPHS)
 
 
-# ---- the library
-
-
-def test_a_bundle_is_found_by_every_name_of_its_model(install: Install) -> None:
-    bundle = install("117M", "fp32")
-    for name in ("117M", "124M", "117m", "117M-fp32", "124M-fp32", "124m-FP32"):
-        assert library.find(name) == bundle
-    assert library.find(bundle.directory) == bundle
-    assert bundle.name == "117M-fp32"
-
-
-def test_a_model_without_a_precision_is_its_int8_bundle(install: Install) -> None:
-    bundles = {precision: install("345M", precision) for precision in ("fp32", "int8")}
-    assert library.find("345M") == library.find("355M") == bundles["int8"]
-    assert library.find("345M-fp32") == bundles["fp32"]
-
-
-def test_a_standard_graph_is_asked_for_by_its_full_name(install: Install) -> None:
-    bundle = install("762M", "fp32", "standard")
-    assert bundle.name == "762M-fp32-standard"
-    assert library.find("762M-fp32-standard") == library.find("774M-fp32-standard") == bundle
-    with pytest.raises(UnknownModel, match="not exported yet"):
-        library.find("762M")
-
-
-@pytest.mark.parametrize(
-    ("name", "way_out"),
-    [
-        ("117M", "`gpt2rt export 117M --int8`"),
-        ("124M-fp32", "`gpt2rt export 117M --fp32`"),
-        ("1558M-int8", "`gpt2rt export 1542M --int8`"),
-        ("345M-fp32-standard", "`gpt2rt export 345M --graph standard`"),
-        ("117M-int2", "there can be 117M-int8, 117M-fp32, 117M-fp16, 117M-int4"),
-        ("118M", "did you mean 117M?"),
-        ("gpt2", "`gpt2rt export 117M --int8`"),
-        ("gpt5", "or name a bundle's directory"),
-        ("./nowhere", "no such directory"),
-        ("", "unknown model ''"),
-        ("x" * 1000, "unknown model"),
-    ],
-)
-def test_a_name_without_a_bundle_says_what_to_do(home: Path, name: str, way_out: str) -> None:
-    with pytest.raises(UnknownModel) as caught:
-        library.find(name)
-    assert way_out in str(caught.value)
-
-
-def test_a_directory_that_is_no_bundle_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BadBundle, match=r"no manifest\.json, so no bundle"):
-        library.find(tmp_path)
-
-
-def test_the_default_is_what_the_user_chose_else_117m_else_the_demo(
-    install: Install,
-    no_demo: Path,
-    tiny_bundles: dict[str, Bundle],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shutil.copytree(tiny_bundles["int8"].directory, no_demo)
-    assert library.is_embedded(library.default())
-    assert library.default() == library.find("demo") == library.find("demo-int8")
-    full = install("117M", "fp32")
-    assert library.default() == full
-    quick = install("117M", "int8")
-    assert library.default() == quick
-    other = install("1542M", "int8")
-    monkeypatch.setenv("GPT2RT_MODEL", "1558M")
-    assert library.default() == other
-    monkeypatch.setenv("GPT2RT_MODEL", str(full.directory))
-    assert library.default() == full
-    assert not library.is_embedded(library.default())
-    monkeypatch.setenv("GPT2RT_MODEL", "")
-    assert library.default() == quick
-
-
-def test_a_wrong_choice_in_the_environment_is_named(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install("117M", "int8")
-    monkeypatch.setenv("GPT2RT_MODEL", "762M")
-    with pytest.raises(UnknownModel, match=r"\$GPT2RT_MODEL: 762M is not exported"):
-        library.default()
-
-
-def test_exported_lists_all_and_the_damaged_as_their_error(install: Install, no_demo: Path) -> None:
-    good, bad = install("117M", "int8"), install("345M", "int8")
-    install("762M", "int8", folder=".762M-int8.partial-x7")
-    (bad.directory.parent / "no-bundle").mkdir()
-    (bad.directory.parent / ".345M-int8.lock").touch()
-    (bad.directory / WEIGHTS).unlink()
-    first, second, demo = library.exported()
-    assert first == good
-    assert isinstance(second, Damaged)
-    assert (second.name, second.directory) == ("345M-int8", bad.directory)
-    assert str(bad.directory / WEIGHTS) in second.error
-    assert isinstance(demo, Damaged)
-    assert str(no_demo) in demo.error
-    with pytest.raises(UnknownModel):
-        library.find("762M")
-
-
-def test_an_empty_home_holds_nothing_but_the_demo(
-    home: Path, no_demo: Path, tiny_bundles: dict[str, Bundle]
-) -> None:
-    shutil.copytree(tiny_bundles["int8"].directory, no_demo)
-    assert library.exported() == [Bundle.open(no_demo)]
-    assert not (home / "bundles").exists()
-
-
 def test_a_device_or_pipe_in_a_bundle_is_refused_unopened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to(os.devnull)
@@ -492,42 +212,6 @@ def test_a_device_or_pipe_in_a_bundle_is_refused_unopened(tmp_path: Path) -> Non
         for read in (sha256, file_size, read_manifest):
             with pytest.raises(BadBundle, match="no regular file"):
                 read(tmp_path / name)
-
-
-# ---- notes of the export
-
-
-def test_notes_are_kept_and_a_bundle_without_any_has_the_digest_that_it_had(
-    bundle: Bundle, edit_manifest: Edit
-) -> None:
-    before = bundle.digest
-    assert "notes" not in json.loads((bundle.directory / MANIFEST).read_text())
-    edit_manifest(bundle, notes=("Leave out a: no part of the model",))
-    found = Bundle.open(bundle.directory)
-    assert found.manifest.notes == ("Leave out a: no part of the model",)
-    assert found.digest != before
-    edit_manifest(found, notes=())
-    assert Bundle.open(bundle.directory).digest == before
-
-
-@pytest.mark.parametrize(
-    "notes", ["a", [1], ["\x1b[2J"], ["two\nlines"], ["x" * 1001], ["x"] * 65, {"a": "b"}, None]
-)
-def test_notes_of_another_kind_are_refused(
-    bundle: Bundle, edit_manifest: Edit, notes: object
-) -> None:
-    edit_manifest(bundle, notes=notes or [None])
-    with pytest.raises(BadBundle, match="not what it should be: 'notes' is "):
-        Bundle.open(bundle.directory)
-
-
-@pytest.mark.parametrize("text", ["plain", "\x1b[2J", "a\u202eb", "x" * 5000, "\x00" * 999, "世"])
-def test_any_text_becomes_a_note_that_a_manifest_may_hold(text: str) -> None:
-    note = noted(text)
-    assert note.isprintable()
-    assert len(note) <= 1000
-    assert noted(note) == note
-    assert not text.isprintable() or len(text) > 1000 or note == text
 
 
 def test_no_more_is_hashed_than_a_file_should_have(tmp_path: Path) -> None:
@@ -542,7 +226,7 @@ def test_no_more_is_hashed_than_a_file_should_have(tmp_path: Path) -> None:
         sha256(path, 7)
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*BUNDLE_FILES, MANIFEST])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "directory"])
 def test_no_file_of_a_bundle_may_be_anything_but_a_file(
     bundle: Bundle, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -564,9 +248,3 @@ def test_no_file_of_a_bundle_may_be_anything_but_a_file(
             use(bundle.directory)
     with pytest.raises(BadBundle, match=f"{name}: no regular file"):
         sha256(path, 10)
-
-
-def test_a_manifest_without_an_end_is_read_no_further_than_it_may_be_long(bundle: Bundle) -> None:
-    (bundle.directory / MANIFEST).write_bytes(b" " * (1 << 20) + b"{}")
-    with pytest.raises(BadBundle, match="more than 1,048,576 bytes"):
-        Bundle.open(bundle.directory)

@@ -20,7 +20,6 @@ FILES = (GRAPH, WEIGHTS, "encoder.json", "vocab.bpe")
 Damage = Callable[[Bundle], object]
 
 needs_export = pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs gpt2rt[export]")
-posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
 # ---- misuse

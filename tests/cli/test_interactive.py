@@ -1,23 +1,18 @@
-"""The interactive command as people use it: commands, long texts, history, Ctrl-C, a terminal."""
+"""`gpt2rt interactive` in a pipe: answers, commands, long texts."""
 
 from __future__ import annotations
 
 import os
 import re
-import select
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from command_line import Command, run_process
+from command_line import EQUALS, PROMPT, Command, Ended, run_process
 from gpt2rt.cli import entries
+from models import TINY
 
-PROMPT = "Model prompt >>> "
 SHORT = ("--length", "3", "--seed", "1")
 
 
@@ -201,153 +196,52 @@ def test_text_is_utf_8_in_any_locale(model: Path, tmp_path: Path, locale: dict[s
     assert runs[0].code == 0
 
 
-# ---- a terminal
+# ---- byte for byte
 
 
-class Terminal:
-    """The command on a pseudo-terminal."""
-
-    def __init__(self, *arguments: object, **environment: str) -> None:
-        pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
-        pytest.importorskip("readline")
-        self._master, slave = pty.openpty()
-        command = [sys.executable, "-m", "gpt2rt", "interactive", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "dumb", **environment},
-            preexec_fn=_control(slave),
-        )
-        os.close(slave)
-
-    def read_until(self, wanted: str, key: str = "", patience: float = 60) -> str:
-        """What is shown up to `wanted`; `key` is pressed until it comes.
-
-        A key that meets the terminal between two prompts is lost, as it is for a person.
-        """
-        seen, end = b"", time.monotonic() + patience
-        self.type(key)
-        while wanted.encode() not in seen:
-            assert time.monotonic() < end, f"{wanted!r} did not come; shown: {seen!r}"
-            ready, _, _ = select.select([self._master], [], [], 2)
-            if not ready:
-                self.type(key)
-                continue
-            try:
-                seen += os.read(self._master, 1)
-            except OSError:  # the terminal was closed
-                raise AssertionError(f"ended before {wanted!r}; shown: {seen!r}") from None
-        return seen.decode("utf-8", "replace")
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def end(self) -> int:
-        """Ctrl-D; returns the exit code."""
-        end = time.monotonic() + 60
-        with suppress(OSError):  # the terminal was closed
-            while self.process.poll() is None and time.monotonic() < end:
-                self.type("\x04")
-                if select.select([self._master], [], [], 2)[0]:
-                    os.read(self._master, 1 << 16)
-        return self.process.wait(timeout=60)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-
-def _control(slave: int):  # type: ignore[no-untyped-def]
-    """Makes the terminal the one whose Ctrl-C goes to the command."""
-
-    def take() -> None:
-        import fcntl
-        import termios
-
-        os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-
-    return take
-
-
-@pytest.fixture
-def terminal(model: Path, home: Path) -> Iterator[Terminal]:
-    terminal = Terminal("-m", model, "--length", 4)
-    yield terminal
-    terminal.close()
+def script(texts: Sequence[str]) -> str:
+    """What a prompt is answered with: OpenAI's script, byte for byte."""
+    samples = [f"{EQUALS} SAMPLE {i} {EQUALS}\n{text}\n" for i, text in enumerate(texts, 1)]
+    return "".join(samples) + "=" * 80 + "\n"
 
 
 @pytest.mark.slow
-def test_ctrl_c_drops_a_line_and_keeps_the_session(terminal: Terminal) -> None:
-    terminal.read_until(PROMPT)
-    terminal.type("not this")
-    terminal.read_until("not this")
-    terminal.read_until(PROMPT, key="\x03")
-    terminal.type("hello\n")
-    terminal.read_until("SAMPLE 1 ")
-    terminal.read_until(PROMPT)
-    assert terminal.end() == 0
+@pytest.mark.parametrize("nsamples", [1, 3])
+def test_interactive_answers_each_prompt_as_generate_would(
+    command: Command, model: Path, nsamples: int
+) -> None:
+    """The first prompt with the seed, each later one with the next seed; half the context long."""
+    options = ("-m", model, "-n", nsamples, "--top-k", "40")
+    prompts = ["hello", "né 👋", "hello"]
+    wanted = PROMPT
+    for number, prompt in enumerate(prompts):
+        extra = ("--json", "--seed", 7 + number, "--length", TINY.n_ctx // 2)
+        samples = command("generate", prompt, *options, *extra).records
+        wanted += script([sample["text"] for sample in samples]) + PROMPT
+    stdin = "".join(f"{prompt}\n" for prompt in prompts).encode()
+    assert command("interactive", *options, "--seed", 7, stdin=stdin) == Ended(0, f"{wanted}\n", "")
 
 
-@pytest.mark.slow
-def test_ctrl_c_stops_an_answer_and_keeps_the_session(model: Path, home: Path) -> None:
-    terminal = Terminal("-m", model, "-n", "5000", "--no-end-of-text")
-    try:
-        terminal.read_until(PROMPT)
-        terminal.type("hello\n")
-        terminal.read_until("SAMPLE 2 ")
-        terminal.type("\x03")
-        terminal.read_until(PROMPT)
-        terminal.type("/set nsamples\n")
-        terminal.read_until("nsamples 5000")
-        terminal.read_until(PROMPT)
-        assert terminal.end() == 0
-    finally:
-        terminal.close()
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        (b"", "the prompt is empty"),
+        (b"a\xffb", "the prompt is not UTF-8 (byte 1)"),
+        (b"x" * 99, "the prompt has 99 tokens, the context of tiny-int8 holds 48"),
+    ],
+)
+def test_interactive_refuses_a_prompt_and_goes_on(
+    command: Command, model: Path, refused: bytes, reason: str
+) -> None:
+    options = ("interactive", "-m", model, "--seed", 1)
+    ended = command(*options, stdin=refused + b"\nhello\n")
+    assert ended.err.startswith(f"gpt2rt: {reason}")
+    assert ended.err.count("\n") == 1
+    assert ended.out.startswith(PROMPT + PROMPT + EQUALS)
+    assert ended.out.endswith("=" * 80 + f"\n{PROMPT}\n")
+    assert ended.code == 1  # no terminal: whatever fed the prompts should know
 
 
-@pytest.mark.slow
-def test_history_goes_on_in_the_next_session(terminal: Terminal, model: Path, home: Path) -> None:
-    terminal.read_until(PROMPT)
-    terminal.type("né 👋\n")
-    terminal.read_until(PROMPT)
-    assert terminal.end() == 0
-    assert (home / "history").read_text(encoding="utf-8").splitlines() == ["né 👋"]
-    later = Terminal("-m", model, "--length", 4, LC_ALL="C")
-    try:
-        later.read_until(PROMPT)
-        later.type("\x10")  # Ctrl-P: the line before
-        later.read_until("né 👋")
-        later.type("\n")
-        later.read_until("SAMPLE 1 ")
-        later.read_until(PROMPT)
-        assert later.end() == 0
-    finally:
-        later.close()
-    assert (home / "history").read_text(encoding="utf-8").splitlines() == ["né 👋"]
-
-
-@pytest.mark.slow
-def test_what_is_typed_is_utf_8_in_the_c_locale(model: Path, home: Path) -> None:
-    terminal = Terminal("-m", model, "--length", 4, LC_ALL="C")
-    try:
-        terminal.read_until(PROMPT)
-        terminal.type("né 👋\n")
-        terminal.read_until(PROMPT)
-        assert terminal.end() == 0
-    finally:
-        terminal.close()
-    assert (home / "history").read_text(encoding="utf-8").splitlines() == ["né 👋"]
-
-
-@pytest.mark.slow
-def test_tab_completes_commands_and_settings(terminal: Terminal) -> None:
-    terminal.read_until(PROMPT)
-    terminal.type("/se\t")
-    terminal.type("t temp\t0.5\n/set temperature\n")
-    terminal.read_until("temperature 0.5")
-    terminal.read_until(PROMPT)
-    assert terminal.end() == 0
+def test_interactive_without_a_prompt_ends_well(command: Command, model: Path, home: Path) -> None:
+    assert command("interactive", "-m", model) == Ended(0, f"{PROMPT}\n", "")
+    assert not (home / "history").exists()

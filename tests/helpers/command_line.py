@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+EQUALS = "=" * 40  # beside the titles of samples
+PROMPT = "Model prompt >>> "
+MANY = ("-n", "3000", "--threads", "1")  # samples: far more than a test waits for
+TEXT = 'Né 👋,\r\n"wörld" <b> 1'  # with all that a table, JSON or a page may get wrong
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 STORY = [f"Sentence number {i} ." for i in range(1, 21)]
+WORDS = ["dog", "cat", "sun", "tree", "house"]
+PASSAGES = [{"text": f"Passage {i} is about a {WORDS[i % 5]}"} for i in range(23)]
 
 
 def written(path: Path, lines: Iterable[Any]) -> Path:

@@ -1,0 +1,76 @@
+"""`gpt2rt embed`: what it prints and writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import TEXT, Command
+from gpt2rt import GPT2, EmbedParams
+from gpt2rt.scoring.embeddings import cosine
+
+
+def test_vectors_in_every_format(command: Command, model: Path, gpt2: GPT2, tmp_path: Path) -> None:
+    texts = [TEXT, "second one"]
+    found = list(gpt2.embed_batch(texts, EmbedParams(layer=2, by="word", normalize=True)))
+    vectors = np.concatenate([embedding.vectors for embedding in found])
+    options = ("--layer", "2", "--by", "word", "--normalize", "-m", model)
+    for suffix in ("npy", "npz", "json"):
+        ended = command("embed", *texts, *options, "-o", tmp_path / f"v.{suffix}")
+        assert (ended.code, ended.out) == (0, f"{len(vectors)} vectors of 32 numbers, layer 2\n")
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
+    with np.load(tmp_path / "v.npz") as arrays:
+        np.testing.assert_array_equal(arrays["vectors"], vectors)
+        for number, start, end, piece in zip(
+            *(arrays[name].tolist() for name in ("text", "start", "end", "piece")), strict=True
+        ):
+            assert texts[number][start:end] == piece
+        assert arrays["texts"].tolist() == texts
+    records = json.loads((tmp_path / "v.json").read_text(encoding="utf-8"))
+    printed = command("embed", *texts, *options, "--json").records
+    assert records == printed
+    np.testing.assert_allclose(
+        [piece["vector"] for record in records for piece in record["vectors"]], vectors
+    )
+
+
+def test_cosine_of_one_word_in_two_texts(command: Command, model: Path, gpt2: GPT2) -> None:
+    texts = ["money in this bank", "along the river bank, he"]
+    params = EmbedParams(by="word", word="bank")
+    u, v = (gpt2.embed(text, params).vectors[0] for text in texts)
+    arguments = ("embed", *texts, "--word", "bank", "--cosine", "-m", model)
+    (record,) = command(*arguments, "--json").records
+    assert record["cosine"] == pytest.approx(cosine(u, v))
+    assert (record["a"], record["b"]) == ("money in this [bank]", "along the river [bank], he")
+    assert f"{record['cosine']:.4f}" in command(*arguments).out
+    (whole,) = command("embed", *texts, "--cosine", "-m", model, "--json").records
+    assert [whole["a"], whole["b"]] == texts
+
+
+def test_embed_prints_a_table(command: Command, model: Path) -> None:
+    ended = command("embed", "a b", "-m", model, "--by", "word")
+    assert len(ended.out.splitlines()) == 1 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (("a", "--layer", "4"), "layer must be 0 (the embeddings) to 3", 2),
+        (("a", "--layer", "-1"), "layer must be 0", 2),
+        (("a", "--stride", "0"), "stride must be 1", 2),
+        (("a", "--cosine"), "two vectors or more", 2),
+        (("a", "--word", "b"), "'b' is no word", 1),
+        (("a " * 60,), "give a stride", 1),
+        (("a", "-o", "v.txt"), "ends in .npy, .npz, .json", 2),
+        (("a", "-o", "no/such/v.npy"), "directory does not exist", 1),
+    ],
+)
+def test_embed_refuses_in_one_line(
+    command: Command, model: Path, arguments: tuple[str, ...], words: str, code: int
+) -> None:
+    ended = command("embed", *arguments, "-m", model)
+    assert ended.code == code
+    assert words in ended.in_one_line()

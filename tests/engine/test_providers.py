@@ -1,0 +1,79 @@
+"""Which provider runs a bundle, and what is said where CUDA cannot be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+from gpt2rt import GPT2
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.engine import providers as providers_module
+from gpt2rt.engine.providers import Threads, graph_of, open_session, provider_for
+from gpt2rt.errors import InvalidSetting, ProviderMissing
+
+# Where there is a device, all of this runs on it.
+pytestmark = pytest.mark.cuda
+
+
+def test_auto_is_the_cpu_where_there_is_no_cuda(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: "no such thing here")
+    for bundle in tiny_bundles.values():
+        assert provider_for(bundle, "auto") == provider_for(bundle, "cpu") == "cpu"
+    with pytest.raises(ProviderMissing, match="CUDA cannot be had: no such thing here"):
+        provider_for(tiny_bundles["fp16"], "cuda")
+
+
+def test_auto_is_cuda_where_the_bundle_has_a_graph_for_it(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    chosen = {name: provider_for(bundle, "auto") for name, bundle in tiny_bundles.items()}
+    assert chosen == {"fp16": "cuda", "int4": "cuda", "int8": "cpu", "fp32": "cpu"}
+    with pytest.raises(ProviderMissing, match=r"cannot run on CUDA.*--fp16"):
+        provider_for(tiny_bundles["int8"], "cuda")
+    with pytest.raises(InvalidSetting, match="cpu, cuda or auto, not 'gpu'"):
+        provider_for(tiny_bundles["fp16"], "gpu")
+
+
+def test_a_silent_fall_back_to_the_cpu_is_an_error(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ONNX Runtime takes the CPU where CUDA's libraries are missing, and says so in its log."""
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        if providers_module.cuda_problem() is None:
+            pytest.skip("this machine has CUDA")
+        with pytest.raises(ProviderMissing, match=r"would have run on CPUExecutionProvider"):
+            open_session(graph_of(tiny_bundles["fp16"], "cuda"), Threads(1), "cuda")
+    with pytest.raises(ProviderMissing, match=r"CUDA cannot be had: .*(driver|without it|install)"):
+        GPT2(tiny_bundles["fp16"], provider="cuda")
+
+
+def test_auto_takes_the_cpu_where_cuda_does_not_start(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if providers_module.cuda_problem() is None:
+        pytest.skip("this machine has CUDA")
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    assert GPT2(tiny_bundles["fp16"], Threads(1), "auto").provider == "cpu"
+    with pytest.raises(ProviderMissing, match="cuda"):
+        GPT2(tiny_bundles["fp16"], Threads(1), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "told"),
+    [(12040, "13.0", "CUDA up to 12.4"), (13000, "13.2", None), (13020, "12.8", None)],
+)
+def test_a_driver_that_is_too_old_is_told(driver: int, built: str, told: str | None) -> None:
+    def version(pointer: Any) -> int:
+        pointer._obj.value = driver
+        return 0
+
+    library: Any = SimpleNamespace(cuDriverGetVersion=version)
+    problem = providers_module.driver_problem(library, built)
+    assert (problem is None) if told is None else (told in (problem or ""))
