@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sys
@@ -19,17 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
-from gpt2rt.errors import BadText, BadTokenizer, InvalidSetting
+from gpt2rt.errors import BadText, InvalidSetting
 from gpt2rt.text import tokenizer as module
 from gpt2rt.text.byte_symbols import byte_symbols
 from gpt2rt.text.tokenizer import PIECE, WORD, TextStream, Tokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT
+from small_vocabulary import MERGED, vocabulary, write
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ENCODER = DATA / "gpt2-vocab" / "encoder.json"
 MERGES = DATA / "gpt2-vocab" / "vocab.bpe"
 
-MERGED = ["t h", "Ġ t", "Ġt h", "th e", "Ġth e", "i n", "in g", "Ã ©", "Ċ Ċ", "1 9", "a a", "aa aa"]
 
 TRICKY = (
     "' ’ 's 'S 't 're 'RE 've 'm 'll 'd 'x _ - ... $ 0 42 ½ ² ٣ Ⅷ the The é e\u0301 \u0301 ß ñ "
@@ -50,19 +49,6 @@ def needed(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is not here")
     return path
-
-
-def vocabulary(merges: list[str]) -> dict[str, int]:
-    made = [merge.replace(" ", "") for merge in merges]
-    symbols = dict.fromkeys([*sorted(byte_symbols().values()), *made, END_OF_TEXT])
-    return {symbol: i for i, symbol in enumerate(symbols)}
-
-
-def write(directory: Path, encoder: object, merges: list[str]) -> Path:
-    (directory / "encoder.json").write_text(json.dumps(encoder), encoding="utf-8")
-    lines = "".join(f"{line}\n" for line in ["#version: 0.2", *merges])
-    (directory / "vocab.bpe").write_text(lines, encoding="utf-8")
-    return directory
 
 
 def unread(merges: list[str]) -> Tokenizer:
@@ -307,89 +293,8 @@ def test_each_caller_gets_a_list_of_its_own(small: Tokenizer) -> None:
     assert small.decode(small.encode("the thing")) == "the thing"
 
 
-# Files
-
-
 def test_line_endings_of_another_system(small: Tokenizer, tmp_path: Path) -> None:
     path = write(tmp_path, vocabulary(MERGED), MERGED) / "vocab.bpe"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
     text = "the thing\n\naaaa"
     assert Tokenizer.read(tmp_path).encode(text) == small.encode(text)
-
-
-@pytest.mark.parametrize("name", ["encoder.json", "vocab.bpe"])
-def test_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path, vocabulary(MERGED), MERGED) / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:7] + b"\xff" + whole[7:])
-    with pytest.raises(BadTokenizer, match=rf"{name}: byte 7 is not UTF-8; copy"):
-        Tokenizer.read(tmp_path)
-    path.unlink()
-    with pytest.raises(BadTokenizer, match=rf"{name}: no such file; copy"):
-        Tokenizer.read(tmp_path)
-    path.mkdir()
-    with pytest.raises(BadTokenizer, match=rf"{name}: cannot be read \(.*\); copy"):
-        Tokenizer.read(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a": 1} {'], ids=len)
-def test_encoder_that_is_not_json(tmp_path: Path, text: str) -> None:
-    write(tmp_path, {}, [])
-    (tmp_path / "encoder.json").write_text(text)
-    with pytest.raises(BadTokenizer, match=r"encoder\.json: not JSON \(.*\); copy"):
-        Tokenizer.read(tmp_path)
-
-
-GOOD = vocabulary(MERGED)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "complaint"),
-    [
-        ([*GOOD], "holds list, not an object"),
-        ({**GOOD, "th": "256"}, "the id of 'th' is '256', not a whole number"),
-        ({**GOOD, "Ġt": True}, r"the id of '\\u0120t' is True, not a whole number"),
-        ({**GOOD, "th": [0] * 99}, r"the id of 'th' is (\[0, .{36}), not a whole number"),
-        ({**GOOD, "th": 17}, r"the ids are not 0 to 268, each once \(look for 17\)"),
-        ({**GOOD, "th": -3}, r"the ids are not 0 to 268, each once \(look for -3\)"),
-        ({**GOOD, "th": 269}, r"the ids are not 0 to 268, each once \(look for \d+\)"),
-        ({**GOOD, "a b": 269}, "symbol 'a b' is not made of the 256 characters"),
-        ({**GOOD, "\ud800": 269}, r"symbol '\\ud800' is not made of"),
-        ({**GOOD, "ń" * 999: 269}, r"symbol '(\\u0144)+\S* is not made of"),
-        ({**GOOD, "": 269}, "symbol '' is not made of"),
-        ({}, "symbol .* is missing"),
-        ({s: i for s, i in GOOD.items() if s != END_OF_TEXT}, r"'<\|endoftext\|>' is missing"),
-    ],
-)
-def test_encoder_that_is_no_vocabulary(tmp_path: Path, encoder: object, complaint: str) -> None:
-    with pytest.raises(BadTokenizer, match=rf"encoder\.json: .*{complaint}.*; copy") as caught:
-        Tokenizer.read(write(tmp_path, encoder, MERGED))
-    message = str(caught.value)
-    assert message.isprintable()  # one line, in a terminal of any encoding
-    assert message.isascii()
-    assert len(message) < len(str(tmp_path)) + 200
-
-
-@pytest.mark.parametrize(
-    ("merges", "complaint"),
-    [
-        (["t h", "the"], "line 3: 'the' is not two symbols"),
-        (["t h", ""], "line 3: '' is not two symbols"),
-        (["t h "], "line 2: 't h ' is not two symbols"),
-        (["t h e"], "line 2: 't h e' is not two symbols"),
-        (["x x"], r"line 2: 'xx' is not in encoder\.json"),
-        (["th e", "xx t"], r"line 3: 'xx' is not in encoder\.json"),
-        (["t ń"], r"line 2: '\\u0144' is not in encoder\.json"),
-    ],
-)
-def test_merges_at_odds_with_the_encoder(tmp_path: Path, merges: list[str], complaint: str) -> None:
-    with pytest.raises(BadTokenizer, match=rf"vocab\.bpe: {complaint}.*; copy"):
-        Tokenizer.read(write(tmp_path, GOOD, merges))
-
-
-@pytest.mark.parametrize("text", ["", "t h\n"])
-def test_merges_without_a_version(tmp_path: Path, text: str) -> None:
-    write(tmp_path, GOOD, MERGED)
-    (tmp_path / "vocab.bpe").write_text(text)
-    with pytest.raises(BadTokenizer, match=r"vocab\.bpe: line 1 is .*, not a `#version`; copy"):
-        Tokenizer.read(tmp_path)
