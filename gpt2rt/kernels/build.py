@@ -46,7 +46,7 @@ COMPILE = (
     *("-Wall", "-Wextra"),
 )
 LINK = {
-    "linux": ("-s", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"),
+    "linux": ("-s", "-Wl,-z,defs", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"),
     "macos": (),
     "windows": ("-s",),
 }
@@ -192,44 +192,48 @@ def requirements(target: Target) -> list[str]:
 
 def compile_library(compiler: Compiler, output: Path, sources: Path = SOURCES) -> None:
     """Compile the library of kernels into the file `output`. Raises `DoesNotCompile`."""
-    _link(compiler, output, [sources], ("-shared", *LINK[compiler.target.system]))
+    files = sorted(sources.glob("*.c"))
+    _link(compiler, output, files, link=("-shared", *LINK[compiler.target.system]))
 
 
-def compile_program(compiler: Compiler, output: Path, main: Path, flags: Sequence[str]) -> None:
-    """Compile a program of the kernels and the folder `main` into `output`, for tests.
+def compile_program(
+    compiler: Compiler, output: Path, main: Path, flags: Sequence[str], sources: Path = SOURCES
+) -> None:
+    """Compile a program of the kernels and the C file `main` into `output`, for tests.
 
-    `flags` are given to the compiler and the linker. Raises `DoesNotCompile`.
+    `flags` are for the compiler and the linker. Raises `DoesNotCompile`.
     """
-    _link(compiler, output, [SOURCES, main], (), (*flags, f"-I{SOURCES}"))
+    _link(compiler, output, [*sorted(sources.glob("*.c")), main], (*flags, f"-I{sources}"))
 
 
 def _link(
     compiler: Compiler,
     output: Path,
-    folders: Sequence[Path],
-    link: Sequence[str],
+    files: Sequence[Path],
     flags: Sequence[str] = (),
+    link: Sequence[str] = (),
 ) -> None:
-    """Compile the C files of `folders` side by side, link them, and replace `output` at once."""
+    """Compile C files side by side, link them, and replace `output` at once."""
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".compiling-") as place:
-        calls = [(*COMPILE, *flags, *call) for call in _calls(compiler.target, folders)]
+        calls = list(_calls(compiler.target, files))
         objects = [str(Path(place, f"{number}.o")) for number in range(len(calls))]
+        pairs = zip(calls, objects, strict=True)
+        commands = [(*COMPILE, *flags, *call, "-o", made) for call, made in pairs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            commands = [[*c, "-o", o] for c, o in zip(calls, objects, strict=True)]
             list(pool.map(compiler.run, commands))
-        made = Path(place, output.name)
-        compiler.run([*flags, *objects, *link, "-o", str(made)])
-        made.replace(output)
+        linked = Path(place, output.name)
+        compiler.run([*flags, *objects, *link, "-o", str(linked)])
+        linked.replace(output)
 
 
-def _calls(target: Target, folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+def _calls(target: Target, files: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     """The arguments of each call of the compiler that makes an object file."""
-    for source in (path for folder in folders for path in sorted(folder.glob("*.c"))):
-        if source.name == MANIFOLD:
+    for file in files:
+        if file.name == MANIFOLD:
             for name, flags in target.instruction_sets.items():
-                yield (f"-DISA={name}", *flags, "-c", str(source))
+                yield (f"-DISA={name}", *flags, "-c", str(file))
         else:
-            yield ("-c", str(source))
+            yield ("-c", str(file))
 
 
 if __name__ == "__main__":

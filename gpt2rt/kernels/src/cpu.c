@@ -11,6 +11,6 @@ EXPORT int gpt2rt_use(const char *name);
 
 EXPORT const char *gpt2rt_instruction_set(void) { return "scalar"; }
 
-EXPORT int gpt2rt_use(const char *name) { return strcmp(name, "scalar") ? -1 : 0; }
+EXPORT int gpt2rt_use(const char *name) { return !strcmp(name, "scalar"); }
 
 Twice gpt2rt_twice(void) { return twice_scalar; }

@@ -19,7 +19,8 @@ typedef struct Op {
     void (*destroy)(void *);
     int (*input_kind)(const struct Op *, size_t);
     int (*output_kind)(const struct Op *, size_t);
-    void *rest[20];
+    int (*input_memory)(const struct Op *, size_t);
+    void *rest[19];
 } Op;
 
 static const void *const *ort;
@@ -28,7 +29,7 @@ static const char *name(const Op *op) { return (void)op, "Stub"; }
 static const char *provider(const Op *op) { return (void)op, (const char *)0; }
 static size_t one(const Op *op) { return (void)op, 1; }
 static int float32(const Op *op, size_t i) { return (void)op, (void)i, 1; }
-static int required(const Op *op, size_t i) { return (void)op, (void)i, 0; }
+static int zero(const Op *op, size_t i) { return (void)op, (void)i, 0; }
 static void *create(const Op *op, const void *api, const void *info) {
     return (void)api, (void)info, (void *)op;
 }
@@ -63,8 +64,9 @@ static Op op = {
     .outputs = one,
     .compute = compute,
     .destroy = destroy,
-    .input_kind = required,
-    .output_kind = required,
+    .input_kind = zero,    // required
+    .output_kind = zero,   // required
+    .input_memory = zero,  // the provider's
 };
 
 EXPORT void *RegisterCustomOps(void *options, const ApiBase *base);
