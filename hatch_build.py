@@ -42,8 +42,9 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         native = target.triple is None
         place = Path(self.root, "gpt2rt/kernels" if native else f"build/{target.tag}")
         place.mkdir(parents=True, exist_ok=True)
+        library = place / target.library
         try:
-            build.compile_library(build.compiler_for(target), place / target.library)
+            build.compile_library(build.compiler_for(target), library)
         except build.NoCompiler as error:
             if not native:
                 raise
@@ -51,7 +52,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{target.tag}"
-        build_data["force_include"][str(place / target.library)] = f"gpt2rt/kernels/{target.library}"
+        build_data["force_include"][str(library)] = f"gpt2rt/kernels/{target.library}"
 
 
 def _off() -> bool:

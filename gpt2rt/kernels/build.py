@@ -46,7 +46,7 @@ COMPILE = (
     *("-Wall", "-Wextra"),
 )
 LINK = {
-    "linux": ("-s", "-Wl,-z,defs", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"),
+    "linux": ("-s", "-Wl,-z,defs", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-lm"),
     "macos": (),
     "windows": ("-s",),
 }
@@ -203,7 +203,8 @@ def compile_program(
 
     `flags` are for the compiler and the linker. Raises `DoesNotCompile`.
     """
-    _link(compiler, output, [*sorted(sources.glob("*.c")), main], (*flags, f"-I{sources}"))
+    files = [*sorted(sources.glob("*.c")), main]
+    _link(compiler, output, files, (*flags, f"-I{sources}"), ("-lm",))
 
 
 def _link(

@@ -76,7 +76,7 @@ def test_without_a_compiler_zig_is_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(build.NoCompiler, match="pip install ziglang"):
         build.compiler_for(here)
     monkeypatch.setattr(build, "ZIG_MACHINES", (here.machine,))
-    monkeypatch.setattr(build.platform, "machine", lambda: here.machine)
+    monkeypatch.setattr("platform.machine", lambda: here.machine)
     assert build.requirements(here) == [build.ZIG]
     monkeypatch.setattr(build, "ZIG_MACHINES", ())
     assert build.requirements(here) == []
