@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gpt2rt.bundles.paths import native
+from gpt2rt.bundles.paths import native, path_text
 from gpt2rt.bundles.protobuf import fields
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.kernels.build import HERE, Target
@@ -63,7 +63,7 @@ def _loaded(path: Path, wanted: str) -> Kernels:
         instructions = library.gpt2rt_instruction_set().decode()
         ort.SessionOptions().register_custom_ops_library(native(path))
     except Exception as error:  # ONNX Runtime's errors have no common base
-        reason = " ".join(str(error).split())[:300]
+        reason = path_text(" ".join(str(error).split())[:300])
         return Kernels(problem=f"{path.name} cannot be loaded: {reason}", way_out=again)
     if not chosen:
         raise InvalidSetting(
