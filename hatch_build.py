@@ -48,8 +48,12 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         except build.NoCompiler as error:
             if not native:
                 raise
+            library.unlink(missing_ok=True)  # of other sources
             self.app.display_warning(f"gpt2rt is installed without its kernels: {error}")
             return
+        except build.DoesNotCompile as error:
+            error.add_note("GPT2RT_KERNELS=off installs gpt2rt without its kernels")
+            raise
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{target.tag}"
         build_data["force_include"][str(library)] = f"gpt2rt/kernels/{target.library}"

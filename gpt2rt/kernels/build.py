@@ -52,7 +52,7 @@ LINK = {
 }
 PROBE = "#include <math.h>\n#include <stdint.h>\n#include <string.h>\ntypedef int probe;\n"
 
-ZIG = "ziglang>=0.13"
+ZIG = "ziglang>=0.17"  # older ones refuse 512-bit operands in assembler
 ZIG_MACHINES = ("x86_64", "AMD64", "aarch64", "arm64", "ARM64")  # that `ziglang` has wheels for
 
 # A wheel's platform tag -> zig's name of the platform.
