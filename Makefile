@@ -62,7 +62,7 @@ kernel-tests: $(INSTALLED)  ## the tests of the kernels, with a sanitizer on eve
 
 wheels:  ## wheels with compiled kernels for every platform, into dist/
 	$(PYTHON) -m venv --clear $(WHEELS)
-	$(WHEELS)/bin/python -m pip install --quiet hatchling "ziglang>=0.17"
+	$(WHEELS)/bin/python -m pip install --quiet hatchling ziglang
 	set -e; for target in $$($(PYTHON) gpt2rt/kernels/build.py targets); do \
 	    GPT2RT_TARGET=$$target $(WHEELS)/bin/python -m hatchling build --target wheel; \
 	done
