@@ -5,12 +5,17 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := export,bench,constrain,eval
 OLDEST := .venv-oldest
+WHEELS := .venv-wheels
 # Up to four processes; the tests of a file stay together, since they share models.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# Installing compiles them.
+KERNELS := gpt2rt/kernels/build.py hatch_build.py $(wildcard gpt2rt/kernels/src/*)
+
 PACKAGES := gpt2rt export/gpt2rt_export bench/gpt2rt_bench bench/gpt2rt_evals
 
-.PHONY: demo test quick coverage oldest soak lint types docs check demo-model clean
+.PHONY: demo test quick coverage oldest soak lint types docs check kernels kernel-tests wheels \
+    demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
@@ -49,11 +54,24 @@ docs: .venv/.docs  ## the documentation, into site/
 
 check: lint types docs test  ## what has to pass before a change lands
 
+kernels:  ## compile the kernels anew, and nothing else
+	$(PYTHON) gpt2rt/kernels/build.py
+
+kernel-tests: $(INSTALLED)  ## the tests of the kernels, with a sanitizer on every instruction set here
+	$(BIN)/python -m pytest tests/kernels
+
+wheels:  ## wheels with compiled kernels for every platform, into dist/
+	$(PYTHON) -m venv --clear $(WHEELS)
+	$(WHEELS)/bin/python -m pip install --quiet hatchling ziglang
+	set -e; for target in $$($(PYTHON) gpt2rt/kernels/build.py targets); do \
+	    GPT2RT_TARGET=$$target $(WHEELS)/bin/python -m hatchling build --target wheel; \
+	done
+
 demo-model: $(INSTALLED)  ## train the demo model anew (about 20 minutes) and renew its bundle
 	$(BIN)/python export/demo/train.py
 	$(BIN)/gpt2rt export demo --int8 --force --output gpt2rt/demo/bundle
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
@@ -64,4 +82,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv $(OLDEST) dist build site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) $(WHEELS) gpt2rt/kernels/libgpt2rt.* dist build site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis

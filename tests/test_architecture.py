@@ -21,6 +21,7 @@ ROOMS = [
     "gpt2rt.errors",
     "gpt2rt.checks",
     "gpt2rt.bundles",
+    "gpt2rt.kernels",
     "gpt2rt.text",
     "gpt2rt.sampling",
     "gpt2rt.engine",

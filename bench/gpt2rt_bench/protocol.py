@@ -27,14 +27,16 @@ class Ready:
     """A loaded model.
 
     `provider` is the one that computes; `versions`: library -> version; `notes`: sentences for the
-    reader of the figures. `serve` fills in `load_ms`, the time of loading with imports, and
-    `peak_bytes`, the largest resident memory.
+    reader of the figures; `kernels`: the instruction set of gpt2rt's own kernels, empty where
+    others compute. `serve` fills in `load_ms`, the time of loading with imports, and `peak_bytes`,
+    the largest resident memory.
     """
 
     provider: str
     precision: str
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    kernels: str = ""
     load_ms: float = 0.0
     peak_bytes: int | None = None
 

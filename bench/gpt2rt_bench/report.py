@@ -113,6 +113,7 @@ class ReportRow:
             **asdict(case.configuration),
             "asked_provider": case.configuration.provider,
             "provider": self.provider,  # that really ran
+            "kernels": ready.kernels,
             "precision": ready.precision,
             "prompt": case.prompt,
             "batch": case.batch,
@@ -230,6 +231,7 @@ def described(machine: Machine) -> str:
     parts = [machine.processor, machine.architecture, cores]
     if machine.instructions is not None:
         parts.append(" ".join(machine.instructions) or "no instruction set that matters")
+    parts.append(f"kernels {machine.kernels or 'of ONNX Runtime'}")
     if machine.memory is not None:
         parts.append(f"{machine.memory / 1e9:.0f} GB")
     return ", ".join([*parts, machine.system, f"Python {machine.python}"])

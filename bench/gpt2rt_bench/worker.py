@@ -52,6 +52,7 @@ def load(bundle: str, provider: str, threads: int) -> tuple[Ready, Respond]:
         provider=main,
         precision=model.bundle.manifest.precision,
         versions={"gpt2rt": __version__, **runtime_version()},
+        kernels=model.runtime.kernels,
     )
     if len(nodes) > 1:
         counts = ", ".join(f"{count} on {name}" for name, count in nodes.most_common())

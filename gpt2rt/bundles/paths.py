@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def portable(path: str | os.PathLike[str]) -> str:
@@ -20,6 +21,14 @@ def local(text: str) -> str:
         return os.fsdecode(text.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:  # half a surrogate pair, which no path has
         return text
+
+
+def native(path: Path) -> str | bytes:
+    """A path as ONNX Runtime takes it: the bytes of the system, since it decodes text as UTF-8.
+
+    In a locale without UTF-8 text would be wrong for every path beyond ASCII.
+    """
+    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 def path_text(path: str | os.PathLike[str]) -> str:

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
+from gpt2rt.bundles.paths import native
 from gpt2rt.checks import whole
 from gpt2rt.engine.hugepages import on_huge_pages
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
+from gpt2rt.kernels.library import Kernels, has_kernels, kernels
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -213,16 +215,13 @@ def cuda_runtime() -> ctypes.CDLL:
 
 
 class _NativePath(os.PathLike[Any]):
-    """A path in the bytes of the system, since ONNX Runtime decodes strings as UTF-8.
-
-    In a locale without UTF-8 that would be wrong for every path beyond ASCII.
-    """
+    """A path that ONNX Runtime understands in every locale."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __fspath__(self) -> str | bytes:
-        return str(self._path) if os.name == "nt" else os.fsencode(self._path)
+        return native(self._path)
 
 
 def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
@@ -242,6 +241,11 @@ def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
     return options
 
 
+def kernels_for(graph: Path, provider: str) -> Kernels:
+    """The kernels that compute a graph file's functions on a provider, if there are any."""
+    return kernels() if provider == CPU and has_kernels(graph) else Kernels()
+
+
 def open_session(
     graph: Path, threads: Threads, provider: str = CPU, *, prepack: bool = True
 ) -> ort.InferenceSession:
@@ -249,7 +253,7 @@ def open_session(
 
     With `prepack` the session has its own copy of the weights in the kernels' layout, which makes
     decode steps fast. Without it, it opens at once and reads the weights from the mapped file,
-    which is as fast for calls of many tokens.
+    which is as fast for calls of many tokens. Kernels always read the mapped file.
 
     Raises `BadBundle`, or `ProviderMissing` if ONNX Runtime cannot run the graph on the provider.
     """
@@ -257,7 +261,11 @@ def open_session(
 
     from gpt2rt.engine.forks import ForkAwareSession
 
+    library = kernels_for(graph, provider).path
+    prepack = prepack and library is None
     options = _session_options(threads, prepack)
+    if library is not None:
+        options.register_custom_ops_library(native(library))
     disabled = list(DISABLED_OPTIMISERS) if provider == CPU else []
     chosen: list[object] = [PROVIDERS[CPU]]
     if provider == CUDA:

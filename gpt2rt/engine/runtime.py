@@ -15,7 +15,16 @@ from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import memory
 from gpt2rt.engine.fused import FusedSlots, RowwiseSlots
 from gpt2rt.engine.hidden import hidden_states
-from gpt2rt.engine.providers import AUTO, CPU, CUDA, Threads, graph_of, open_session, provider_for
+from gpt2rt.engine.providers import (
+    AUTO,
+    CPU,
+    CUDA,
+    Threads,
+    graph_of,
+    kernels_for,
+    open_session,
+    provider_for,
+)
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
 from gpt2rt.engine.slots import Slots
 from gpt2rt.engine.standard import StandardSlots
@@ -48,8 +57,9 @@ def row_by_row(bundle: Bundle) -> bool:
 class Runtime:
     """A bundle's graphs on an execution provider. All sequences share the weights.
 
-    `provider` is `cpu` or `cuda`, `threads` the number of threads that compute. Any thread may take
-    slots; each `Slots` is for one thread at a time.
+    `provider` is `cpu` or `cuda`, `threads` the number of threads that compute, `kernels` the
+    instruction set of the kernels that compute the graph (empty if ONNX Runtime's own do). Any
+    thread may take slots; each `Slots` is for one thread at a time.
     """
 
     def __init__(self, bundle: Bundle, threads: Threads, provider: str = AUTO) -> None:
@@ -61,6 +71,7 @@ class Runtime:
         self._session: ort.InferenceSession | None = session
         self._hidden: ort.InferenceSession | None = None
         self.threads: int = session.get_session_options().intra_op_num_threads
+        self.kernels = kernels_for(graph_of(bundle, self.provider), self.provider).instructions
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
         if odd := interface_mismatch(session, self._hparams, kind):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)

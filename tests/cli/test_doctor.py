@@ -13,6 +13,7 @@ import pytest
 
 from command_line import Command
 from gpt2rt.cli import download, export, verify
+from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
 from gpt2rt_bench.micro.opening import Opening, opening, reason_in
@@ -41,6 +42,15 @@ def test_the_reason_is_the_library_that_did_not_load() -> None:
 
 def subjects(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
     return {finding.subject: finding for finding in findings}
+
+
+def test_kernels_in_use_are_told_or_why_there_are_none() -> None:
+    there = doctor.kernels_finding(Kernels(Path("lib"), "avx2"))
+    assert (there.state, there.way_out) == ("good", None)
+    assert "avx2" in there.found
+    none = doctor.kernels_finding(Kernels(problem="not compiled", way_out="do it"))
+    assert (none.state, none.way_out) == ("note", "do it")
+    assert "not compiled" in none.found
 
 
 def test_missing_cuda_libraries_name_the_extra() -> None:
@@ -111,7 +121,9 @@ def test_doctor_on_the_command_line(command: Command, monkeypatch: pytest.Monkey
     assert "CPU " in ended.out
     body = json.loads(command("doctor", "--json").out)
     assert body["providers"][CPU]["opened"] is True
-    assert {"processor", "versions", "models", "extras"} <= {f["subject"] for f in body["findings"]}
+    assert body["machine"]["kernels"] == kernels().instructions
+    told = {f["subject"] for f in body["findings"]}
+    assert {"processor", "kernels", "versions", "models", "extras"} <= told
     assert body["models"] == []
     (said,) = (f["found"] for f in body["findings"] if f["subject"] == "tokenizer")
     assert f"Unicode {body['unicode']}" in said

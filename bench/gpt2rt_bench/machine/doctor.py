@@ -18,6 +18,7 @@ from gpt2rt.bundles.library import Damaged
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
 from gpt2rt.errors import install_command
+from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine.hardware import Machine, installed, limitation
 from gpt2rt_bench.micro.opening import Opening, opening
 
@@ -125,6 +126,7 @@ def diagnose() -> Diagnosis:
     unicode = unicode_release()
     findings = (
         *processor_findings(machine),
+        kernels_finding(kernels()),
         memory_finding(machine),
         _runtime(machine),
         _letters(unicode),
@@ -211,6 +213,13 @@ def processor_findings(machine: Machine) -> Iterator[Finding]:
     for precision in ("int8", "fp16"):
         if note := limitation(precision, "cpu", machine):
             yield Finding(precision, "note", note)
+
+
+def kernels_finding(found: Kernels) -> Finding:
+    if found.problem is None:
+        return Finding("kernels", "good", f"gpt2rt's own, for {found.instructions}")
+    slower = f"{found.problem}; models run on ONNX Runtime's kernels, which is slower"
+    return Finding("kernels", "note", slower, found.way_out)
 
 
 def memory_finding(machine: Machine) -> Finding:

@@ -16,6 +16,7 @@ from typing import Any
 
 from gpt2rt import __version__
 from gpt2rt.engine.providers import physical_cores
+from gpt2rt.kernels.library import kernels
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tensorflow-cpu", "tensorflow", "onnx")
 
@@ -41,11 +42,15 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The facts of a machine; memory in bytes; None where not known."""
+    """The facts of a machine; memory in bytes; None where not known.
+
+    `kernels` is the instruction set that gpt2rt's own kernels use; empty where they cannot be used.
+    """
 
     processor: str
     architecture: str
     instructions: tuple[str, ...] | None
+    kernels: str
     physical_cores: int | None
     logical_cores: int | None
     allowed_cores: int
@@ -64,6 +69,7 @@ class Machine:
             processor=_processor(),
             architecture=platform.machine(),
             instructions=_instructions(),
+            kernels=kernels().instructions,
             physical_cores=_cores(logical=False),
             logical_cores=_cores(logical=True),
             allowed_cores=_allowed(),

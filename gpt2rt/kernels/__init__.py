@@ -1,0 +1,1 @@
+"""The kernels: custom operators of ONNX Runtime, in C, for the functions of a bundle's graph."""

@@ -1,0 +1,61 @@
+"""Runs `driver.c`, the kernels' own test, with sanitizers and on every instruction set.
+
+Its argument is an instruction set; it ends with 77 where the processor does not run it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpt2rt.kernels import build
+
+DRIVER = Path(__file__).parent / "driver.c"
+SKIPPED = 77
+SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ARM = build.Target("", "linux", "aarch64", "aarch64-linux-musl")
+HERE = build.Target.here()
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver for this machine, by the system's compiler, since zig has no AddressSanitizer."""
+    compiler = build.system_compiler()
+    if compiler is None or HERE.system != "linux":
+        pytest.skip("no compiler with sanitizers")
+    made = tmp_path_factory.mktemp("driver") / "driver"
+    build.compile_program(compiler, made, DRIVER, SANITIZERS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def arm_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver for aarch64, where that can be compiled and run."""
+    compiler = build.zig_compiler(ARM)
+    if compiler is None or shutil.which("qemu-aarch64") is None:
+        pytest.skip("needs the package ziglang and qemu-aarch64")
+    made = tmp_path_factory.mktemp("arm") / "driver"
+    build.compile_program(compiler, made, DRIVER, ("-static",))
+    return made
+
+
+def run(*command: object) -> None:
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    if ended.returncode == SKIPPED:
+        pytest.skip("this processor does not run it")
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", HERE.instruction_sets)
+def test_the_kernels_of_this_machine(instructions: str, program: Path) -> None:
+    run(program, instructions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", ARM.instruction_sets)
+def test_the_kernels_of_aarch64(instructions: str, arm_program: Path) -> None:
+    run("qemu-aarch64", "-cpu", "max", arm_program, instructions)
