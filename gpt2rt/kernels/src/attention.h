@@ -34,23 +34,28 @@ static void remember(const Attention *a, size_t first, size_t last) {
         }
 }
 
+#if defined(__AVX512F__)
+#define SCORES 16 /* sums of a tile: as many as there are registers for */
+#else
+#define SCORES 4
+#endif
+
 /* Scores of Q queries with the N positions from `at` on. */
 INLINE void score_tile(const float *q, size_t pitch, const char *keys, size_t at, size_t width,
                        float scale, float *scores, size_t row, const int Q, const int N,
                        const int half) {
-    f32x16 acc[4][16];
-    for (int i = 0; i < Q; i++)
-        for (int n = 0; n < N; n++) acc[i][n] = splat(0);
-    for (size_t d = 0; d < width; d += LANES) {
-        f32x16 query[4];
-        for (int i = 0; i < Q; i++) query[i] = load(q + i * pitch + d);
-        for (int n = 0; n < N; n++) {
+    f32x16 acc[16];
+    UNROLL for (int i = 0; i < Q * N; i++) acc[i] = splat(0);
+    for (size_t d = 0; d < width; d += LANES)
+        UNROLL for (int n = 0; n < N; n++) {
             const f32x16 key = load_kept(keys, (at + n) * width + d, half);
-            for (int i = 0; i < Q; i++) acc[i][n] = fma16(query[i], key, acc[i][n]);
+            UNROLL for (int i = 0; i < Q; i++)
+                acc[i * N + n] = fma16(load(q + i * pitch + d), key, acc[i * N + n]);
         }
-    }
-    for (int i = 0; i < Q; i++)
-        for (int n = 0; n < N; n++) scores[i * row + at + n] = sum16(acc[i][n]) * scale;
+    float all[16];
+    sums_of(acc, Q * N, all);
+    UNROLL for (int i = 0; i < Q; i++)
+        UNROLL for (int n = 0; n < N; n++) scores[i * row + at + n] = all[i * N + n] * scale;
 }
 
 /* The values of the positions from `start` to `end`, weighted, added to Q rows of 16 lanes each. */
@@ -58,16 +63,16 @@ INLINE void mix_tile(const float *weights, size_t row, const char *values, size_
                      size_t width, size_t d, f32x16 *acc, const int Q, const int D,
                      const int half) {
     f32x16 sums[4][4];
-    for (int i = 0; i < Q; i++)
-        for (int j = 0; j < D; j++) sums[i][j] = acc[i * 4 + j];
+    UNROLL for (int i = 0; i < Q; i++)
+        UNROLL for (int j = 0; j < D; j++) sums[i][j] = acc[i * 4 + j];
     for (size_t at = start; at < end; at++)
-        for (int j = 0; j < D; j++) {
+        UNROLL for (int j = 0; j < D; j++) {
             const f32x16 value = load_kept(values, at * width + d + 16 * j, half);
-            for (int i = 0; i < Q; i++)
+            UNROLL for (int i = 0; i < Q; i++)
                 sums[i][j] = fma16(splat(weights[i * row + at]), value, sums[i][j]);
         }
-    for (int i = 0; i < Q; i++)
-        for (int j = 0; j < D; j++) acc[i * 4 + j] = sums[i][j];
+    UNROLL for (int i = 0; i < Q; i++)
+        UNROLL for (int j = 0; j < D; j++) acc[i * 4 + j] = sums[i][j];
 }
 
 /* Make scores [length] to exp(score - largest), and return one over their sum. The sum has 16
@@ -96,14 +101,8 @@ INLINE void scores_of(const Attention *a, const float *q, size_t pitch, const ch
                       size_t length, float *scores, size_t row, const int Q, const int half) {
     const size_t width = a->width;
     size_t at = 0;
-#if defined(__AVX512F__)
-    const size_t step = Q == 1 ? 8 : 4;
-    for (; at + step <= length; at += step)
-        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, Q == 1 ? 8 : 4, half);
-#else
-    for (; at + 2 <= length; at += 2)
-        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, 2, half);
-#endif
+    for (; at + SCORES / Q <= length; at += SCORES / Q)
+        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, SCORES / Q, half);
     for (; at < length; at++)
         score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, 1, half);
 }
@@ -118,7 +117,7 @@ INLINE void attend_some(const Attention *a, size_t head, size_t first, float *sc
     const float *q = a->qkv + first * pitch + head * width;
     float *mixed = a->mixed + first * all + head * width, inverse[4];
     scores_of(a, q, pitch, keys, shared, scratch, row, Q, half);
-    for (int i = 0; i < Q; i++) {
+    UNROLL for (int i = 0; i < Q; i++) {
         for (size_t at = shared; at < shared + i; at++)
             score_tile(q + i * pitch, pitch, keys, at, width, a->scale, scratch + i * row, row, 1, 1,
                        half);
@@ -127,15 +126,15 @@ INLINE void attend_some(const Attention *a, size_t head, size_t first, float *sc
     for (size_t d = 0; d < width; d += 64) {
         const int D = width - d < 64 ? (int)((width - d) / LANES) : 4;
         f32x16 acc[16];
-        for (int i = 0; i < 16; i++) acc[i] = splat(0);
+        UNROLL for (int i = 0; i < 16; i++) acc[i] = splat(0);
         switch (D) {
         case 4: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 4, half); break;
         case 3: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 3, half); break;
         case 2: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 2, half); break;
         default: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 1, half);
         }
-        for (int i = 0; i < Q; i++)
-            for (int j = 0; j < D; j++) {
+        UNROLL for (int i = 0; i < Q; i++)
+            UNROLL for (int j = 0; j < D; j++) {
                 f32x16 sum = acc[i * 4 + j];
                 for (size_t at = shared; at < shared + i; at++)
                     sum = fma16(splat(scratch[i * row + at]),

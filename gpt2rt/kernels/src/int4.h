@@ -21,7 +21,6 @@ INLINE Unit load_row(const int8_t *x) { return _mm512_loadu_si512(x); }
 INLINE i32x16 unit_sums(Unit steps, Unit row) {
     return _mm512_dpbusd_epi32(_mm512_setzero_si512(), steps, row);
 }
-INLINE i32x16 row_sums(Unit row) { return unit_sums(_mm512_set1_epi8(1), row); }
 #elif defined(__AVX2__)
 typedef struct { __m256i low, high; } Unit;
 INLINE Unit load_steps(const uint8_t *w) {
@@ -37,10 +36,6 @@ INLINE i32x16 unit_sums(Unit steps, Unit row) {
     __m256i ones = _mm256_set1_epi16(1);
     return (i32x16){_mm256_madd_epi16(_mm256_maddubs_epi16(steps.low, row.low), ones),
                     _mm256_madd_epi16(_mm256_maddubs_epi16(steps.high, row.high), ones)};
-}
-INLINE i32x16 row_sums(Unit row) {
-    __m256i one = _mm256_set1_epi8(1);
-    return unit_sums((Unit){one, one}, row);
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
 typedef struct { int8x16_t v[4]; } Unit;
@@ -62,11 +57,6 @@ INLINE i32x16 unit_sums(Unit steps, Unit row) {
     i32x16 sums;
     for (int i = 0; i < 4; i++) sums.v[i] = vdotq_s32(vdupq_n_s32(0), steps.v[i], row.v[i]);
     return sums;
-}
-INLINE i32x16 row_sums(Unit row) {
-    Unit ones;
-    for (int i = 0; i < 4; i++) ones.v[i] = vdupq_n_s8(1);
-    return unit_sums(ones, row);
 }
 #else
 typedef struct { int8_t v[64]; } Unit;
@@ -91,80 +81,79 @@ INLINE i32x16 unit_sums(Unit steps, Unit row) {
     }
     return load_ints(sums);
 }
-INLINE i32x16 row_sums(Unit row) {
-    Unit ones;
-    memset(ones.v, 1, sizeof ones.v);
-    return unit_sums(ones, row);
-}
 #endif
 
-/* The scales of 16 blocks, and their zero points. */
-#define GROUP 16
-/* Lane i of the result is lane 2 * unit of `blocks`, or the one behind it for the second block. */
+#define GROUP 16 /* blocks whose scales are read together: 8 units */
+
+/* Lanes of a unit: twice four times the scale of its first block, then of its second. */
 #if defined(__AVX512F__)
-INLINE f32x16 of_blocks(const float *blocks, size_t unit) {
+INLINE f32x16 of_unit(f32x16 scales, const float *stored, size_t unit) {
     const __m512i lanes = _mm512_set_epi32(1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0);
-    return _mm512_permutexvar_ps(
-        lanes, _mm512_castpd_ps(_mm512_set1_pd(*(const double *)(const void *)(blocks + 2 * unit))));
+    (void)stored;
+    return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(2 * (int)unit)), scales);
+}
+/* 16 numbers of four bits, as floats. */
+INLINE f32x16 load_nibbles(const uint8_t *p) {
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    const __m512i twice = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, bytes));
+    const __m512i shift = _mm512_set_epi32(4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0);
+    return _mm512_cvtepi32_ps(
+        _mm512_and_si512(_mm512_srlv_epi32(twice, shift), _mm512_set1_epi32(15)));
 }
 #else
-INLINE f32x16 of_blocks(const float *blocks, size_t unit) {
+INLINE f32x16 of_unit(f32x16 scales, const float *stored, size_t unit) {
     float lanes[LANES];
-    for (int i = 0; i < LANES; i++) lanes[i] = blocks[2 * unit + (i / 4) % 2];
+    (void)scales;
+    for (size_t i = 0; i < LANES; i++) lanes[i] = stored[2 * unit + i / 4 % 2];
     return load(lanes);
+}
+INLINE f32x16 load_nibbles(const uint8_t *p) {
+    int32_t whole[LANES];
+    for (int i = 0; i < LANES; i++) whole[i] = p[i / 2] >> 4 * (i % 2) & 15;
+    return as_floats(load_ints(whole));
 }
 #endif
 
-/* Scales and zero points of a column's blocks, as floats with zeros behind the last. */
-static void column_blocks(const Product *p, size_t n, float *scales, float *zeros) {
+/* M rows times a column: the steps times their scales, less the zero points times theirs. */
+INLINE void int4_tile(const Product *p, size_t m0, size_t n, float *sums, const int M) {
     const size_t blocks = (p->k + BLOCK - 1) / BLOCK;
+    const uint8_t *w = (const uint8_t *)p->w + n * blocks * (BLOCK / 2);
     const uint16_t *scale = p->block_scale + n * blocks;
     const uint8_t *zero = p->zero + n * ((blocks + 1) / 2);
-    for (size_t i = 0; i < blocks; i += GROUP) {
-        const size_t count = blocks - i < GROUP ? blocks - i : GROUP;
-        store(scales + i, count == GROUP ? load_half(scale + i) : load_half_some(scale + i, count));
-        int32_t whole[GROUP] = {0};
-        for (size_t j = 0; j < count; j++) whole[j] = zero[(i + j) / 2] >> 4 * ((i + j) % 2) & 15;
-        store(zeros + i, as_floats(load_ints(whole)));
-    }
-}
-
-INLINE void int4_tile(const Product *p, size_t m0, size_t n, const float *scales,
-                      const float *zeros, float *sums, const int M) {
-    const size_t blocks = (p->k + BLOCK - 1) / BLOCK, units = blocks / 2;
-    const uint8_t *w = (const uint8_t *)p->w + n * blocks * 16;
-    const int8_t *x = (const int8_t *)p->rows + m0 * p->stride;
-    f32x16 acc[4];
-    for (int m = 0; m < M; m++) acc[m] = splat(0);
-    for (size_t u = 0; u < units + blocks % 2; u++) {
-        Unit steps;
-        if (u < units) {
-            steps = load_steps(w + 32 * u);
-        } else {
-            uint8_t rest[32] = {0};
-            memcpy(rest, w + 32 * u, 16);
-            steps = load_steps(rest);
-        }
-        const f32x16 scale = of_blocks(scales, u), zero = of_blocks(zeros, u);
-        for (int m = 0; m < M; m++) {
-            Unit row = load_row(x + m * p->stride + 64 * u);
-            /* Exact: sums are below 2^13. */
-            f32x16 sum = sub(as_floats(unit_sums(steps, row)), mul(zero, as_floats(row_sums(row))));
-            acc[m] = fma16(sum, scale, acc[m]);
+    const char *rows = p->rows + m0 * p->stride;
+    const size_t block_sums = round_up(p->k, QUANTA);
+    f32x16 acc[4], off[4];
+    UNROLL for (int m = 0; m < M; m++) acc[m] = off[m] = splat(0);
+    for (size_t b = 0; b < blocks; b += GROUP) {
+        const size_t count = blocks - b < GROUP ? blocks - b : GROUP;
+        uint8_t rest[GROUP / 2] = {0};
+        if (count < GROUP) memcpy(rest, zero + b / 2, (count + 1) / 2);
+        const f32x16 scales = count == GROUP ? load_half(scale + b) : load_half_some(scale + b, count);
+        const f32x16 zeros = mul(load_nibbles(count < GROUP ? rest : zero + b / 2), scales);
+        float stored[GROUP];
+        store(stored, scales);
+        UNROLL for (int m = 0; m < M; m++)
+            off[m] = fma16(zeros, load((const float *)(const void *)(rows + m * p->stride + block_sums) + b),
+                           off[m]);
+        for (size_t u = 0; 2 * u < count; u++) {
+            uint8_t last[BLOCK] = {0};
+            if (2 * u + 1 == count) memcpy(last, w + (b + 2 * u) * (BLOCK / 2), BLOCK / 2);
+            const Unit steps = load_steps(2 * u + 1 == count ? last : w + (b + 2 * u) * (BLOCK / 2));
+            const f32x16 each = of_unit(scales, stored, u);
+            UNROLL for (int m = 0; m < M; m++) {
+                const Unit row = load_row((const int8_t *)rows + m * p->stride + (b + 2 * u) * BLOCK);
+                acc[m] = fma16(as_floats(unit_sums(steps, row)), each, acc[m]);
+            }
         }
     }
-    for (int m = 0; m < M; m++) sums[m * COLUMNS] = sum16(acc[m]);
+    UNROLL for (int m = 0; m < M; m++) sums[m * COLUMNS] = sum16(sub(acc[m], off[m]));
 }
 
 static void int4_sums(const Product *p, size_t m0, size_t rows, size_t n0, size_t columns,
-                      float *sums, float *blocks) {
-    float *scales = blocks, *zeros = blocks + round_up((p->k + BLOCK - 1) / BLOCK, GROUP);
+                      float *sums) {
     for (size_t n = 0; n < columns; n++) {
-        column_blocks(p, n0 + n, scales, zeros);
         size_t m = 0;
-        for (; m + 4 <= rows; m += 4)
-            int4_tile(p, m0 + m, n0 + n, scales, zeros, sums + m * COLUMNS + n, 4);
-        for (; m < rows; m++)
-            int4_tile(p, m0 + m, n0 + n, scales, zeros, sums + m * COLUMNS + n, 1);
+        for (; m + 4 <= rows; m += 4) int4_tile(p, m0 + m, n0 + n, sums + m * COLUMNS + n, 4);
+        for (; m < rows; m++) int4_tile(p, m0 + m, n0 + n, sums + m * COLUMNS + n, 1);
     }
 }

@@ -68,9 +68,12 @@ typedef struct {
 
 static inline size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
-/* The bytes of a prepared row. */
+/* The bytes of a prepared row: integers, for INT4 with the sums of its blocks as floats behind
+ * them, or floats. */
 static inline size_t row_stride(enum format format, size_t k) {
-    return format == INT8 || format == INT4 ? round_up(k, QUANTA) : round_up(k, 16) * sizeof(float);
+    if (format != INT8 && format != INT4) return round_up(k, 16) * sizeof(float);
+    const size_t sums = format == INT4 ? round_up((k + BLOCK - 1) / BLOCK, 16) * sizeof(float) : 0;
+    return round_up(k, QUANTA) + sums;
 }
 
 const Kernels *gpt2rt_kernels(void);

@@ -13,6 +13,8 @@
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
+/* Loops over an array that has to stay in registers. */
+#define UNROLL _Pragma("GCC unroll 16")
 
 #if defined(__AVX512F__)
 
@@ -59,13 +61,31 @@ INLINE float sum16(f32x16 a) {
 }
 INLINE float largest16(f32x16 a) { return _mm512_reduce_max_ps(a); }
 
+/* 16 sums side by side, in the order of `sum16`: halves are added to halves. */
+#define SUMS16(add, blocks, pairs, permute, a) \
+    UNROLL for (int i = 0; i < 8; i++) \
+        a[i] = add(blocks(a[2 * i], a[2 * i + 1], 0x44), blocks(a[2 * i], a[2 * i + 1], 0xEE)); \
+    UNROLL for (int i = 0; i < 4; i++) \
+        a[i] = add(blocks(a[2 * i], a[2 * i + 1], 0x88), blocks(a[2 * i], a[2 * i + 1], 0xDD)); \
+    UNROLL for (int i = 0; i < 2; i++) \
+        a[i] = add(pairs(a[2 * i], a[2 * i + 1], 0x88), pairs(a[2 * i], a[2 * i + 1], 0xDD)); \
+    a[0] = add(pairs(a[0], a[1], 0x88), pairs(a[0], a[1], 0xDD)); \
+    a[0] = permute(_mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0), a[0]);
+INLINE void sums_of(f32x16 *a, const int n, float *out) {
+    if (n == 16) {
+        SUMS16(_mm512_add_ps, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_permutexvar_ps, a)
+        store(out, a[0]);
+    } else {
+        UNROLL for (int i = 0; i < n; i++) out[i] = sum16(a[i]);
+    }
+}
+
 #elif defined(__AVX2__)
 
 #include <immintrin.h>
 typedef struct { __m256 low, high; } f32x16;
 typedef struct { __m256i low, high; } i32x16;
 
-#define EACH(op, ...) ((f32x16){op##_LOW(__VA_ARGS__), op##_HIGH(__VA_ARGS__)})
 INLINE f32x16 splat(float a) { return (f32x16){_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
 INLINE f32x16 load(const float *p) { return (f32x16){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INLINE void store(float *p, f32x16 a) {
@@ -149,7 +169,21 @@ INLINE float largest16(f32x16 a) {
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
-#undef EACH
+INLINE void sums_of(f32x16 *a, const int n, float *out) {
+    if (n == 4) {
+        __m256 b[4];
+        UNROLL for (int i = 0; i < 4; i++) b[i] = _mm256_add_ps(a[i].low, a[i].high);
+        UNROLL for (int i = 0; i < 2; i++)
+            b[i] = _mm256_add_ps(_mm256_permute2f128_ps(b[2 * i], b[2 * i + 1], 0x20),
+                                 _mm256_permute2f128_ps(b[2 * i], b[2 * i + 1], 0x31));
+        b[0] = _mm256_hadd_ps(b[0], b[1]);
+        b[0] = _mm256_hadd_ps(b[0], b[0]);
+        __m128 even = _mm256_castps256_ps128(b[0]), odd = _mm256_extractf128_ps(b[0], 1);
+        _mm_storeu_ps(out, _mm_unpacklo_ps(even, odd));
+    } else {
+        UNROLL for (int i = 0; i < n; i++) out[i] = sum16(a[i]);
+    }
+}
 
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 
@@ -256,6 +290,9 @@ INLINE float largest16(f32x16 a) {
     float most = values[0];
     for (int i = 1; i < LANES; i++) most = most > values[i] ? most : values[i];
     return most;
+}
+INLINE void sums_of(f32x16 *a, const int n, float *out) {
+    UNROLL for (int i = 0; i < n; i++) out[i] = sum16(a[i]);
 }
 #undef FOUR
 
@@ -378,6 +415,9 @@ INLINE float largest16(f32x16 a) {
     float most = a.v[0];
     for (int i = 1; i < LANES; i++) most = most > a.v[i] ? most : a.v[i];
     return most;
+}
+INLINE void sums_of(f32x16 *a, const int n, float *out) {
+    for (int i = 0; i < n; i++) out[i] = sum16(a[i]);
 }
 #undef EACH
 

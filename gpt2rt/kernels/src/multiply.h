@@ -47,15 +47,16 @@ static void finish(const Product *p, size_t m0, size_t rows, size_t n0, size_t c
 }
 
 static size_t panel_bytes(const Product *p) {
-    if (p->format == INT4) return 2 * round_up((p->k + BLOCK - 1) / BLOCK, GROUP) * sizeof(float);
 #if defined(__AVX512VNNI__)
     if (p->format == INT8 && p->m >= PANEL_ROWS) return p->stride * COLUMNS;
 #endif
+    (void)p;
     return 0;
 }
 
 static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, size_t columns,
-                           void *panel) {
+                           const void *panel) {
+    (void)panel;
     int32_t whole[ROWS * COLUMNS];
     float sums[ROWS * COLUMNS];
     for (size_t m = m0; m < m1; m += ROWS) {
@@ -70,7 +71,7 @@ static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, si
             finish(p, m, rows, n0, columns, whole);
         } else {
             if (p->format == INT4)
-                int4_sums(p, m, rows, n0, columns, sums, panel);
+                int4_sums(p, m, rows, n0, columns, sums);
             else
                 float_sums(p, m, rows, n0, columns, sums);
             finish(p, m, rows, n0, columns, sums);

@@ -55,26 +55,38 @@ static float row_scale(const float *x, size_t k, float *inverse) {
  * halves of bytes lie. */
 INLINE size_t int4_place(size_t k) { return k / 64 * 64 + k % 2 * 32 + k % 64 / 2; }
 
+/* Put 64 integers where the product reads them; for int4 also the sums of their two blocks. */
+static void place(const Product *p, int8_t *row, size_t start, const int8_t *units) {
+    if (p->format == INT8) {
+        memcpy(row + start, units, QUANTA);
+        return;
+    }
+    float *sums = (float *)(void *)(row + round_up(p->k, QUANTA)) + start / BLOCK;
+    for (size_t i = 0; i < QUANTA; i += BLOCK) {
+        int32_t sum = 0;
+        for (size_t j = i; j < i + BLOCK; j++) sum += units[j];
+        if (start + i < p->k) sums[i / BLOCK] = (float)sum;
+    }
+    for (size_t i = 0; i < QUANTA; i++) row[start + int4_place(i)] = units[i];
+}
+
 static void quantise(const Product *p, const float *x, size_t row) {
-    int8_t *q = (int8_t *)(p->rows + row * p->stride);
-    const size_t k = p->k;
+    int8_t *q = (int8_t *)(p->rows + row * p->stride), units[QUANTA];
+    const size_t k = p->k, whole = round_up(k, QUANTA);
     float inverse;
-    p->row_scale[row] = row_scale(x, k, &inverse);
-    int8_t units[QUANTA];
     int32_t total = 0;
-    for (size_t start = 0; start < p->stride; start += QUANTA) {
+    p->row_scale[row] = row_scale(x, k, &inverse);
+    memset(q + whole, 0, p->stride - whole);
+    for (size_t start = 0; start < whole; start += QUANTA) {
         for (size_t i = start; i < start + QUANTA; i += LANES) {
             const size_t n = i >= k ? 0 : k - i < LANES ? k - i : LANES;
             f32x16 values = n == LANES ? load(x + i) : n ? load_some(x + i, n) : splat(0);
             store_bytes(units + (i - start), rounded(mul(values, splat(inverse))));
         }
         for (size_t i = 0; i < QUANTA; i++) total += units[i];
-        if (p->format == INT4)
-            for (size_t i = 0; i < QUANTA; i++) q[start + int4_place(i)] = units[i];
-        else
-            memcpy(q + start, units, QUANTA);
+        place(p, q, start, units);
     }
-    if (p->row_sum) p->row_sum[row] = total;
+    p->row_sum[row] = total;
 }
 
 static void prepare(const Product *p, size_t first, size_t last) {
