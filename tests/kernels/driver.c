@@ -1,7 +1,8 @@
 /* Every version of the kernels that this processor runs, beside the scalar one (the same bits) and
  * beside sums in double (close), for random shapes. Exits with 1 at the first difference.
  *
- * driver [rounds [seed]]
+ * driver [version [rounds [seed]]], the version being one of them or "all"; exits with 77 where this
+ * processor does not run it.
  */
 #include <math.h>
 #include <stdio.h>
@@ -253,12 +254,14 @@ static void try_attention(int half, const char *const *versions) {
 
 int main(int count, char **values) {
     static const char *const known[] = {"avx2", "avx512", "amx", "neon"};
-    const char *versions[5] = {0};
+    const char *versions[5] = {0}, *wanted = count > 1 ? values[1] : "all";
+    const int rounds = count > 2 ? atoi(values[2]) : 30;
     size_t found = 0;
-    const int rounds = count > 1 ? atoi(values[1]) : 100;
-    state = 0x9E3779B97F4A7C15ull + (count > 2 ? (uint64_t)atoi(values[2]) : 0);
+    state = 0x9E3779B97F4A7C15ull + (count > 3 ? (uint64_t)atoi(values[3]) : 0);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (gpt2rt_use(known[i])) versions[found++] = known[i];
+        if ((!strcmp(wanted, "all") || !strcmp(wanted, known[i])) && gpt2rt_use(known[i]))
+            versions[found++] = known[i];
+    if (!found && strcmp(wanted, "all") && strcmp(wanted, "scalar")) return 77;
     for (int round = 0; round < rounds; round++) {
         for (int format = 0; format < FORMATS; format++) try_product((enum format)format, versions);
         try_attention(round % 2, versions);

@@ -46,6 +46,9 @@ extern const Kernels gpt2rt_kernels_neon;
 static int has_neon(void) {
     return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP: dot products */
 }
+#elif defined(_WIN32)
+#include <windows.h>
+static int has_neon(void) { return IsProcessorFeaturePresent(43); } /* dot products */
 #else
 static int has_neon(void) { return 1; } /* every 64-bit Mac has dot products */
 #endif
