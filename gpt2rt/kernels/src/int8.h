@@ -1,0 +1,261 @@
+/* Sums of whole numbers: rows of int8 times columns of uint8 that stand for w + 128, exact whatever
+ * the order. */
+#include "kernels.h"
+#include "lanes.h"
+
+#define PANEL_ROWS 12 /* from this many rows on, columns are packed side by side first */
+
+#if defined(__AVX512VNNI__)
+
+#define shuffle_pairs(a, b, how) \
+    _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), how))
+
+/* In assembly, since GCC 12 copies the accumulator before and after the intrinsic. */
+INLINE __m512i dot_add(__m512i sums, __m512i w, __m512i x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
+    return sums;
+}
+
+/* VNNI multiplies unsigned by signed bytes: w + 128 as it is, and 128 times the sum of the row comes
+ * off at the end. */
+/* M rows times N columns, M * N being 16 or N 1. Columns are read one after another: memory is
+ * fastest in order. A single row has two sums, since one would wait for itself. */
+INLINE void int8_tile(const int8_t *x, size_t stride, const int32_t *row_sum, const uint8_t *w,
+                      size_t k, int32_t *sums, const int M, const int N) {
+    const int chains = M == 1 ? 2 : 1;
+    __m512i acc[16];
+    for (int n = 0; n < N; n++, w += k) {
+        __m512i some[8];
+        UNROLL for (int i = 0; i < M * chains; i++) some[i] = _mm512_setzero_si512();
+        size_t at = 0;
+        for (; at + 64 * chains <= k; at += 64 * chains)
+            UNROLL for (int c = 0; c < chains; c++) {
+                const __m512i column = _mm512_loadu_si512(w + at + 64 * c);
+                UNROLL for (int m = 0; m < M; m++)
+                    some[m + c] = dot_add(some[m + c], column,
+                                          _mm512_loadu_si512(x + m * stride + at + 64 * c));
+            }
+        for (; at < k; at += 64) {
+            const __mmask64 there = k - at >= 64 ? ~0ull : (1ull << (k - at)) - 1;
+            const __m512i column = _mm512_maskz_loadu_epi8(there, w + at);
+            UNROLL for (int m = 0; m < M; m++)
+                some[m] = dot_add(some[m], column, _mm512_loadu_si512(x + m * stride + at));
+        }
+        if (M == 1) some[0] = _mm512_add_epi32(some[0], some[1]);
+        UNROLL for (int m = 0; m < M; m++) acc[m * N + n] = some[m];
+    }
+    int32_t all[16];
+    if (N > 1) {
+        SUMS16(_mm512_add_epi32, _mm512_shuffle_i32x4, shuffle_pairs, _mm512_permutexvar_epi32, acc)
+        _mm512_storeu_si512(all, acc[0]);
+    } else {
+        UNROLL for (int m = 0; m < M; m++) all[m] = _mm512_reduce_add_epi32(acc[m]);
+    }
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++)
+            sums[m * COLUMNS + n] = all[m * N + n] - 128 * row_sum[m];
+}
+#define TILE(M, N) int8_tile(x, stride, row_sum, w, k, sums, M, N)
+
+#elif defined(__AVX2__)
+
+/* |x| times w with the sign of x: both within 127, so that two products fit 16 bits. */
+INLINE __m256i four_products(__m256i x, __m256i w) {
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+INLINE __m256i signed_bytes(__m256i w) { return _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80)); }
+
+INLINE int32_t sum8(__m256i a) {
+    __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    b = _mm_add_epi32(b, _mm_shuffle_epi32(b, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xB1)));
+}
+
+INLINE void int8_tile(const int8_t *x, size_t stride, const uint8_t *w, size_t k, int32_t *sums,
+                      const int M, const int N) {
+    __m256i acc[4][8];
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++) acc[m][n] = _mm256_setzero_si256();
+    size_t at = 0;
+    for (; at + 32 <= k; at += 32)
+        UNROLL for (int n = 0; n < N; n++) {
+            __m256i column = signed_bytes(_mm256_loadu_si256((const __m256i *)(w + n * k + at)));
+            UNROLL for (int m = 0; m < M; m++) {
+                __m256i row = _mm256_loadu_si256((const __m256i *)(x + m * stride + at));
+                acc[m][n] = _mm256_add_epi32(acc[m][n], four_products(row, column));
+            }
+        }
+    UNROLL for (int n = 0; n < N && at < k; n++) {
+        uint8_t rest[32] = {0};
+        memcpy(rest, w + n * k + at, k - at);
+        __m256i column = signed_bytes(_mm256_loadu_si256((const __m256i *)rest));
+        UNROLL for (int m = 0; m < M; m++) {
+            __m256i row = _mm256_loadu_si256((const __m256i *)(x + m * stride + at));
+            acc[m][n] = _mm256_add_epi32(acc[m][n], four_products(row, column));
+        }
+    }
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++) sums[m * COLUMNS + n] = sum8(acc[m][n]);
+}
+#define TILE(M, N) int8_tile(x, stride, w, k, sums, M, N)
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+INLINE int8x16_t signed_bytes(const uint8_t *w) {
+    return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w), vdupq_n_u8(0x80)));
+}
+
+INLINE void int8_tile(const int8_t *x, size_t stride, const uint8_t *w, size_t k, int32_t *sums,
+                      const int M, const int N) {
+    int32x4_t acc[4][8];
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++) acc[m][n] = vdupq_n_s32(0);
+    size_t at = 0;
+    for (; at + 16 <= k; at += 16)
+        UNROLL for (int n = 0; n < N; n++) {
+            int8x16_t column = signed_bytes(w + n * k + at);
+            UNROLL for (int m = 0; m < M; m++)
+                acc[m][n] = vdotq_s32(acc[m][n], column, vld1q_s8(x + m * stride + at));
+        }
+    UNROLL for (int n = 0; n < N && at < k; n++) {
+        uint8_t rest[16] = {0};
+        memcpy(rest, w + n * k + at, k - at);
+        UNROLL for (int m = 0; m < M; m++)
+            acc[m][n] =
+                vdotq_s32(acc[m][n], signed_bytes(rest), vld1q_s8(x + m * stride + at));
+    }
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++) sums[m * COLUMNS + n] = vaddvq_s32(acc[m][n]);
+}
+#define TILE(M, N) int8_tile(x, stride, w, k, sums, M, N)
+
+#else
+
+static void int8_tile(const int8_t *x, size_t stride, const uint8_t *w, size_t k, int32_t *sums,
+                      const int M, const int N) {
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++) {
+            int32_t sum = 0;
+            for (size_t i = 0; i < k; i++) sum += x[m * stride + i] * (w[n * k + i] - 128);
+            sums[m * COLUMNS + n] = sum;
+        }
+}
+#define TILE(M, N) int8_tile(x, stride, w, k, sums, M, N)
+
+#endif
+
+/* The shapes of tiles, rows by columns: as many sums as there are registers for. */
+#if defined(__AVX512VNNI__)
+#define TILES(SHAPE) SHAPE(8, 2) SHAPE(4, 4) SHAPE(2, 8) SHAPE(1, 16)
+#else
+#define TILES(SHAPE) SHAPE(2, 4) SHAPE(1, 8)
+#endif
+
+/* sums [rows, COLUMNS] of `columns` columns from n0 on, weights as they lie. */
+static void int8_sums(const Product *p, size_t m0, size_t rows, size_t n0, size_t columns,
+                      int32_t *all) {
+    const size_t k = p->k, stride = p->stride;
+    const int32_t *row_sum = p->row_sum + m0;
+    size_t m = 0;
+#define SHAPE(M, N) \
+    for (; m + M <= rows; m += M, row_sum += M) { \
+        const int8_t *x = (const int8_t *)p->rows + (m0 + m) * stride; \
+        const uint8_t *w = (const uint8_t *)p->w + n0 * k; \
+        int32_t *sums = all + m * COLUMNS, *end = sums + columns; \
+        for (; sums + N <= end; sums += N, w += N * k) TILE(M, N); \
+        for (; sums < end; sums++, w += k) TILE(M, 1); \
+    }
+    TILES(SHAPE)
+#undef SHAPE
+    (void)row_sum;
+}
+#undef TILE
+
+#if defined(__AVX512VNNI__)
+
+/* 16 columns of 16 groups of four bytes -> 16 groups of 16 columns. */
+INLINE void transpose(__m512i r[16]) {
+    __m512i t[16];
+    UNROLL for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xDD);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xDD);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xDD);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xDD);
+    }
+}
+
+/* The panel of columns [n0, n0 + columns): [stride / 4][COLUMNS] groups of four bytes. */
+static void int8_pack(const Product *p, size_t n0, size_t columns, char *panel) {
+    const size_t k = p->k;
+    for (size_t c = 0; c < COLUMNS; c += 16)
+        for (size_t at = 0; at < p->stride; at += 64) {
+            const __mmask64 there = k - at >= 64 ? ~0ull : (1ull << (k - at)) - 1;
+            __m512i r[16];
+            for (size_t i = 0; i < 16; i++) {
+                const uint8_t *w = (const uint8_t *)p->w + (n0 + c + i) * k + at;
+                r[i] = c + i < columns ? _mm512_maskz_loadu_epi8(there, w)
+                                       : _mm512_setzero_si512();
+            }
+            transpose(r);
+            for (size_t i = 0; i < 16; i++)
+                _mm512_storeu_si512(panel + ((at / 4 + i) * COLUMNS + c) * 4, r[i]);
+        }
+}
+
+INLINE void panel_tile(const int8_t *x, size_t stride, const int32_t *row_sum, const char *panel,
+                       int32_t *sums, const int M) {
+    __m512i acc[6][4];
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < 4; n++) acc[m][n] = _mm512_setzero_si512();
+    for (size_t at = 0; at < stride; at += 4, panel += COLUMNS * 4) {
+        __m512i w[4];
+        UNROLL for (int n = 0; n < 4; n++) w[n] = _mm512_loadu_si512(panel + 64 * n);
+        UNROLL for (int m = 0; m < M; m++) {
+            int32_t four;
+            memcpy(&four, x + m * stride + at, 4);
+            const __m512i row = _mm512_set1_epi32(four);
+            UNROLL for (int n = 0; n < 4; n++) acc[m][n] = dot_add(acc[m][n], w[n], row);
+        }
+    }
+    UNROLL for (int m = 0; m < M; m++) {
+        const __m512i offset = _mm512_set1_epi32(128 * row_sum[m]);
+        UNROLL for (int n = 0; n < 4; n++)
+            _mm512_storeu_si512(sums + m * COLUMNS + 16 * n, _mm512_sub_epi32(acc[m][n], offset));
+    }
+}
+
+static void int8_panel_sums(const Product *p, size_t m0, size_t rows, const char *panel,
+                            int32_t *sums) {
+    for (size_t m = 0; m < rows; m += 6) {
+        const int8_t *x = (const int8_t *)p->rows + (m0 + m) * p->stride;
+        const int32_t *row_sum = p->row_sum + m0 + m;
+        int32_t *out = sums + m * COLUMNS;
+        switch (rows - m) {
+        case 1: panel_tile(x, p->stride, row_sum, panel, out, 1); break;
+        case 2: panel_tile(x, p->stride, row_sum, panel, out, 2); break;
+        case 3: panel_tile(x, p->stride, row_sum, panel, out, 3); break;
+        case 4: panel_tile(x, p->stride, row_sum, panel, out, 4); break;
+        case 5: panel_tile(x, p->stride, row_sum, panel, out, 5); break;
+        default: panel_tile(x, p->stride, row_sum, panel, out, 6);
+        }
+    }
+}
+#endif
