@@ -50,11 +50,17 @@ class Sequence:
 
 
 class Engine:
-    """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`."""
+    """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    def __init__(self, slots: Slots, prefixes: PrefixCache | None = None) -> None:
+    `budget` is the most tokens of prompts in a step.
+    """
+
+    def __init__(
+        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int = BUDGET
+    ) -> None:
         self._slots = slots
         self._prefixes = prefixes
+        self._budget = budget
         self._running: list[Sequence] = []
 
     @property
@@ -105,23 +111,24 @@ class Engine:
                 self._store(sequence)
         return rows
 
-    def pieces(self, sequences: Seq[Sequence], most: int = BUDGET) -> list[Part]:
-        """The next tokens of the prompts, in this order, at most `most` tokens in all.
+    def pieces(self, sequences: Seq[Sequence]) -> list[Part]:
+        """The next tokens of the prompts, in this order, as many as the budget allows.
 
         A prompt waits for one before it that begins alike, to take its keys and values from the
         prefix cache.
         """
         parts: list[Part] = []
         beginnings: set[tuple[int, ...]] = set()
+        left = self._budget
         for sequence in sequences:
-            if not most:
+            if not left:
                 break
             if sequence.length == 0 and not self._begin(sequence, beginnings):
                 continue
             beginnings.add(self._beginning(sequence))
             if sequence.unread:
-                parts.append(sequence.piece(most))
-                most -= len(parts[-1].tokens)
+                parts.append(sequence.piece(left))
+                left -= len(parts[-1].tokens)
         return parts
 
     def read(self, sequences: Seq[Sequence]) -> list[Logits]:
