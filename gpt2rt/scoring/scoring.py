@@ -21,7 +21,7 @@ from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 
 TOKENS = 256  # most tokens in a step; more would not be faster
 LOGITS = 64 << 20  # most bytes of logits: 333 rows of GPT-2's 50,257 tokens
-BATCH_SIZE = 32  # most passages in a step, by default
+BATCH_SIZE = 16  # most passages in a step, by default
 
 Columns = tuple[
     NDArray[np.float32],
