@@ -184,9 +184,9 @@ class CudaSlots:
         return steps[rows]
 
     def _decode(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
-        """Run the decode step for parts of one token; it also runs over slots that take no part.
+        """Run the decode step for parts of one token.
 
-        There it writes after the last position.
+        It also runs over slots that take no part in it, where it writes after the last position.
         """
         slots = [part.slot for part in parts]
         rows = power_of_two(max(slots) + 1)
@@ -219,15 +219,12 @@ class CudaSlots:
             for port in (*best_of(self._hparams), NORMALISER, DRAWN)
         )
         n_vocab = self._hparams.n_vocab
-        return Selected(
-            best,
-            logits,
-            normaliser,
-            drawn,
-            draws,
-            n_vocab,
-            lambda n: places[n][0].row(places[n][1]),
-        )
+
+        def fetch(number: int) -> Logits:
+            call, row = places[number]
+            return call.row(row)
+
+        return Selected(best, logits, normaliser, drawn, draws, n_vocab, fetch)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

@@ -389,18 +389,20 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
                 ("many words here", replace(params, top_k=5), 4),
                 ("x y", replace(params, repetition_penalty=1.3), 12),
                 ("one two three", replace(params, temperature=0.0), 7),
+                ("the last of them", replace(params, top_p=0.5), 9),
             ]
         )
     ]
 
-    def run(count: int) -> dict[int, tuple[int, ...]]:
-        engine = Engine(slots(session, count))
+    def run(count: int, budget: int = 256) -> dict[int, tuple[int, ...]]:
+        engine = Engine(slots(session, count), budget=budget)
         pieces = Scheduler(engine, TINY.n_ctx, model.tasks.begin).run(requests)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(4)
-    assert together == run(1) == run(2)
-    assert {sample: len(tokens) for sample, tokens in together.items()} == {0: 9, 1: 4, 2: 12, 3: 7}
+    assert together == run(1) == run(2) == run(3, budget=5)
+    lengths = {sample: len(tokens) for sample, tokens in together.items()}
+    assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
 
 
 # ---- which provider it is
