@@ -81,17 +81,18 @@ class TimedModel:
         return answer
 
     def _prefill(self, engine: Engine, prompts: Sequence[Tokens]) -> Tokens:
-        chosen = []
-        for prompt in prompts:
-            with self._timed("session"):
-                _, logits = engine.start(prompt)
-            chosen.append(self._choose(logits))
-        return chosen
+        with self._timed("session"):
+            rows = engine.read([engine.start(prompt) for prompt in prompts])
+        return [self._choose(row) for row in rows]
 
     def _step(self, engine: Engine, tokens: Tokens) -> Tokens:
+        from gpt2rt.sampling.selection import Draw
+
+        pairs = zip(engine.running, tokens, strict=True)
         with self._timed("session"):
-            logits = engine.step(tokens)
-        return [self._choose(row) for row in logits]
+            parts = [sequence.part([token]) for sequence, token in pairs]
+            rows = engine.step(parts, [Draw()] * len(parts))
+        return [self._choose(row) for row in rows]
 
     def _choose(self, logits: Logits | Row) -> int:
         from gpt2rt.sampling.params import SamplingParams

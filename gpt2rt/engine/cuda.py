@@ -11,143 +11,34 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
     DRAWN,
-    INVERSE_TEMPERATURE,
     NORMALISER,
     POSITION,
     ROWS,
     SEQLENS,
-    TOTAL,
-    UNIFORM,
-    Port,
     X,
     cuda,
 )
 from gpt2rt.bundles.interface import best as best_of
-from gpt2rt.engine.cuda_memory import Array, Frame, Memory
-from gpt2rt.engine.kvcache import share
-from gpt2rt.engine.session import run_failure
-from gpt2rt.engine.slots import KeysValues, Logits
-from gpt2rt.errors import Gpt2rtError, OutOfMemory
+from gpt2rt.engine.cuda_call import Call
+from gpt2rt.engine.cuda_memory import Memory
+from gpt2rt.engine.slots import KeysValues, Logits, Part
+from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Selected
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+Place = tuple[Call, int]  # a call, and the number of a row of its logits
 GRAPHS = itertools.count(1)  # numbers of CUDA graphs, unique across sessions
-
-
-class Call:
-    """A call of the graph with fixed shapes, whose arrays on the device are bound once."""
-
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        hparams: HParams,
-        memory: Memory,
-        shape: tuple[int, int],
-        rows: int,
-        cache: Mapping[str, tuple[tuple[int, ...], int]],
-        graph: int | None = None,
-    ) -> None:
-        """`shape` is (B, S), the tokens of the call, `rows` how many logits are wanted.
-
-        `cache` maps the names of keys and values to shapes and addresses on the device. `graph` is
-        the number of the CUDA graph that replays this call; None: it is not replayed.
-        """
-        self._session, self._memory, self._graph = session, memory, graph
-        self._binding = session.io_binding()
-        graph_of = cuda(hparams)
-        sizes = {"B": shape[0], "S": shape[1], "R": rows}
-        inputs = [port for port in graph_of.arguments if port is not TOTAL]
-        logits, *outputs = graph_of.results
-        self._sent, self._selected = _frame(memory, inputs, sizes), _frame(memory, outputs, sizes)
-        self._form = logits.sized(sizes)
-        self._row = hparams.n_vocab * np.dtype(logits.dtype).itemsize
-        self._logits = memory.allocate(max(1, rows) * self._row)
-        for port in inputs:
-            self._bind_input(port, port.sized(sizes), self._sent.addresses[port.name])
-        for port in outputs:
-            self._bind_output(port, port.sized(sizes), self._selected.addresses[port.name])
-        self._bind_output(logits, self._form, self._logits.address)
-        self._total = np.zeros((), np.int32)  # read on the host
-        self._shared = share(self._total)
-        self._binding.bind_ortvalue_input(TOTAL.name, self._shared)
-        for past, present in zip(graph_of.past, graph_of.present, strict=True):
-            for before, after in zip(past, present, strict=True):
-                self._bind_input(before, *cache[before.name])
-                self._bind_output(after, *cache[before.name])
-
-    def _bind_input(self, port: Port, shape: tuple[int, ...], address: int) -> None:
-        self._binding.bind_input(port.name, self._memory.device, 0, _type(port), shape, address)
-
-    def _bind_output(self, port: Port, shape: tuple[int, ...], address: int) -> None:
-        self._binding.bind_output(port.name, self._memory.device, 0, _type(port), shape, address)
-
-    @property
-    def inputs(self) -> dict[str, Array]:
-        """The arrays of the inputs on the host, to be written before `run`."""
-        return self._sent.arrays
-
-    def run(self, total: int) -> None:
-        """Run the graph; `total` is the greatest length. Raises `OutOfMemory`, `BadBundle`."""
-        import onnxruntime as ort
-
-        self._sent.send()
-        self._total[...] = total
-        options = ort.RunOptions()
-        if self._memory.device == "cuda":
-            number = -1 if self._graph is None else self._graph
-            options.add_run_config_entry("gpu_graph_id", str(number))
-        try:
-            with self._memory.lock:
-                self._session.run_with_iobinding(self._binding, options)
-        except Gpt2rtError:
-            raise
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            if "Failed to allocate memory" in str(error):
-                raise OutOfMemory(
-                    "no room on the CUDA device for what the graph computes; "
-                    "generate fewer side by side"
-                ) from error
-            raise run_failure(error) from error
-
-    def logits(self) -> Logits:  # [R,V]
-        """All logits, float32 [R, n_vocab], copied to the host."""
-        return self._fetched(self._form, 0)
-
-    def row(self, number: int) -> Logits:  # [V]
-        """The logits of a row, float32 [n_vocab], copied to the host."""
-        return self._fetched(self._form[1:], number)
-
-    def _fetched(self, form: tuple[int, ...], first: int) -> Logits:
-        array = np.empty(form, np.float32)
-        size, source = array.nbytes, self._logits.address + first * self._row
-        if size:
-            self._memory.copy(array.ctypes.data, size, source, size, size, 1)
-        return array
-
-    def selected(self) -> dict[str, Array]:
-        """The outputs other than logits, by name, copied to the host."""
-        self._selected.fetch()
-        return {name: array.copy() for name, array in self._selected.arrays.items()}
-
-
-def _frame(memory: Memory, ports: Sequence[Port], sizes: Mapping[str, int]) -> Frame:
-    return Frame(memory, [(port.name, port.sized(sizes), port.dtype) for port in ports])
-
-
-def _type(port: Port) -> Any:
-    return np.dtype(port.dtype).type
 
 
 class Buffers:
@@ -202,12 +93,39 @@ def power_of_two(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
 
 
+def single(part: Part) -> bool:
+    """Whether a part is one token whose logits are wanted, as in a decode step."""
+    return len(part.tokens) == part.wanted == 1
+
+
+def calls_of(parts: Sequence[Part]) -> list[list[int]]:
+    """The parts, by their numbers, that each call of the graph runs: first those of a decode step.
+
+    Prompts from their beginnings in consecutive slots run side by side, all others one by one.
+    """
+    steps = [number for number, part in enumerate(parts) if single(part)]
+    runs: list[list[int]] = []
+    for number, part in enumerate(parts):
+        if single(part):
+            continue
+        before = parts[runs[-1][-1]] if runs else None
+        if before and before.start == part.start == 0 and part.slot == before.slot + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return [steps, *runs] if steps else runs
+
+
 class CudaSlots:
-    """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16."""
+    """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16.
+
+    The tokens of decode steps are one call, which is replayed; prompts are other calls.
+    """
 
     def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
         self.count = count
         self.buffers = buffers
+        self._ends = np.zeros(buffers.count, np.int32)  # after the last position of each slot
         self._device, self._hparams, self._memory = device, device.hparams, device.memory
 
     def _call(
@@ -224,27 +142,38 @@ class CudaSlots:
         within = position * self.buffers.pitch // self._hparams.n_ctx
         return self.buffers.cache[name].address + slot * self.buffers.slot + within
 
-    def extend(
-        self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
-    ) -> Logits:
-        wanted = [len(tokens) - 1] if rows is None else list(rows)
-        return self._read(slot, np.asarray([tokens], np.int32), length, wanted)
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
+        firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
+        chosen = list(draws) or [Draw()] * firsts[-1]
+        places: dict[int, Place] = {}
+        for numbers in calls_of(parts):
+            rows = [row for n in numbers for row in range(firsts[n], firsts[n + 1])]
+            members, theirs = [parts[n] for n in numbers], [chosen[row] for row in rows]
+            run = self._decode if single(members[0]) else self._read
+            places |= zip(rows, run(members, theirs), strict=True)
+        for part in parts:
+            self._ends[part.slot] = part.end
+        found = [places[row] for row in range(firsts[-1])]
+        return self._selected(found, chosen) if draws else self._logits(found)
 
-    def forward(self, tokens: NDArray[np.int32], length: int, rows: Sequence[int]) -> Logits:
-        return self._read(0, tokens, length, list(rows))
-
-    def _read(
-        self, first: int, tokens: NDArray[np.int32], length: int, rows: list[int]
-    ) -> Logits:  # [B,S] -> [R,V]
-        end = length + tokens.shape[1]
-        call = self._call(first, (tokens.shape[0], tokens.shape[1]), len(rows))
-        call.inputs[X.name][...] = tokens
-        call.inputs[POSITION.name][...] = np.arange(length, end)
-        call.inputs[ROWS.name][...] = rows
-        call.inputs[SEQLENS.name][...] = end - 1
-        call.inputs[INVERSE_TEMPERATURE.name][...] = 1
-        call.run(end)
-        return call.logits()
+    def _read(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
+        """Run a call for one part, or for prompts in consecutive slots, padded at their ends."""
+        first, count = parts[0], len(parts)
+        width = max(len(part.tokens) for part in parts)
+        rows = [
+            number * width + place
+            for number, part in enumerate(parts)
+            for place in range(len(part.tokens) - part.wanted, len(part.tokens))
+        ]
+        call = self._call(first.slot, (count, width), max(1, len(rows)))
+        for tokens, part in zip(call.inputs[X.name], parts, strict=True):
+            tokens[: len(part.tokens)] = part.tokens
+        call.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
+        call.inputs[ROWS.name][...] = rows or [0]
+        call.inputs[SEQLENS.name][...] = first.start + width - 1
+        call.draw(range(len(rows)), draws)
+        call.run(first.start + width)
+        return [(call, row) for row in range(len(rows))]
 
     def _step(self, rows: int) -> Call:
         """The decode step for that many rows, captured as a CUDA graph when it first runs."""
@@ -254,36 +183,56 @@ class CudaSlots:
             steps[rows].inputs[ROWS.name][...] = np.arange(rows)
         return steps[rows]
 
-    def advance(
-        self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
-    ) -> Selected:
-        batch = len(tokens)
-        chosen = list(draws) or [Draw()] * batch
-        call = self._step(power_of_two(batch))
-        inputs = call.inputs
-        for name, values in (
-            (X.name, np.asarray(tokens)[:, None]),
-            (POSITION.name, np.asarray(lengths)[:, None]),
-            (SEQLENS.name, lengths),
-            (INVERSE_TEMPERATURE.name, [draw.inverse_temperature for draw in chosen]),
-            (UNIFORM.name, [draw.uniform for draw in chosen]),
-        ):
-            inputs[name][:batch] = values
-            inputs[name][batch:] = 0
+    def _decode(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
+        """Run the decode step for parts of one token.
+
+        It also runs over slots that take no part in it, where it writes after the last position.
+        """
+        slots = [part.slot for part in parts]
+        rows = power_of_two(max(slots) + 1)
+        call = self._step(rows)
+        ends = np.minimum(self._ends[:rows], self._hparams.n_ctx - 1)
+        ends[slots] = [part.start for part in parts]
+        call.inputs[X.name][...] = 0
+        call.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
+        call.inputs[POSITION.name][:, 0] = call.inputs[SEQLENS.name][...] = ends
+        call.draw(slots, draws)
         # A captured graph keeps the numbers it read on the host. Attention reads only as far as
         # `seqlens_k`, so the total may be the greatest possible.
-        call.run(self._hparams.n_ctx if self._memory.device == "cuda" else max(lengths) + 1)
-        found = call.selected()
-        logits, best = (found[port.name][:batch] for port in best_of(self._hparams))
-        normaliser, drawn = found[NORMALISER.name][:batch], found[DRAWN.name][:batch]
-        return Selected(best, logits, normaliser, drawn, chosen, self._hparams.n_vocab, call.row)
+        device = self._memory.device == "cuda"
+        call.run(self._hparams.n_ctx if device else int(ends.max()) + 1)
+        return [(call, slot) for slot in slots]
+
+    def _logits(self, places: Sequence[Place]) -> Logits:
+        """The logits of these rows, float32 [R, n_vocab], copied to the host."""
+        whole = {call: call.logits() for call in dict.fromkeys(call for call, _ in places)}
+        if len(whole) == 1 and [row for _, row in places] == list(range(len(places))):
+            return next(iter(whole.values()))[: len(places)]
+        none = np.empty((0, self._hparams.n_vocab), np.float32)
+        return np.concatenate([none, *(whole[call][[row]] for call, row in places)])
+
+    def _selected(self, places: Sequence[Place], draws: list[Draw]) -> Selected:
+        """What the device selected of these rows; their logits stay there."""
+        found = {call: call.selected() for call in dict.fromkeys(call for call, _ in places)}
+        logits, best, normaliser, drawn = (
+            np.array([found[call][port.name][row] for call, row in places])
+            for port in (*best_of(self._hparams), NORMALISER, DRAWN)
+        )
+        n_vocab = self._hparams.n_vocab
+
+        def fetch(number: int) -> Logits:
+            call, row = places[number]
+            return call.row(row)
+
+        return Selected(best, logits, normaliser, drawn, draws, n_vocab, fetch)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch
         width = length * pitch // self._hparams.n_ctx
-        for name in self.buffers.cache:
+        for name in self.buffers.cache if length else ():
             places = self._at(name, target, 0), pitch, self._at(name, source, 0), pitch
             self._memory.copy(*places, width, self._hparams.n_head)
+        self._ends[target] = length
 
     def read(self, slot: int, start: int, end: int) -> KeysValues:
         h = self._hparams
@@ -302,3 +251,4 @@ class CudaSlots:
                 width = values[0].nbytes
                 target = self._at(port.name, slot, start), self.buffers.pitch
                 self._memory.copy(*target, values.ctypes.data, width, width, self._hparams.n_head)
+        self._ends[slot] = start + kv.shape[-2]

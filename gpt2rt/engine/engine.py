@@ -1,7 +1,6 @@
-"""Prefill and decode steps for a batch of token sequences, each in a slot.
+"""Steps over a batch of token sequences, each in a slot: any mixture of prompts and new tokens.
 
-Running sequences always fill the slots 0, 1, ..., so a decode step is one call over contiguous
-buffers of keys and values.
+Running sequences always fill the slots 0, 1, ..., so that a device can replay a decode step.
 """
 
 from __future__ import annotations
@@ -9,33 +8,59 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
-from gpt2rt.engine.prefixes import PrefixCache
-from gpt2rt.engine.slots import Logits, Slots
+import numpy as np
+
+from gpt2rt.engine.prefixes import ALWAYS_READ, BLOCK, PrefixCache
+from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw, Selected
+
+# Tokens of prompts in a step: enough that each costs about as little as it can, and few enough that
+# texts in progress wait for a fraction of a second at most.
+BUDGET = 256
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A running sequence.
 
-    `slot` is its place in the engine, `length` the number of its positions there; of these the
-    first `cached` were copied from an earlier prompt rather than computed.
+    `slot` is its place in the engine, `prompt` the tokens it starts with, `length` the number of
+    its positions in the slot; of these the first `cached` were copied from an earlier prompt rather
+    than computed. `shares`: whether its prompt is looked up in the prefix cache, and stored there.
     """
 
     slot: int
+    prompt: tuple[int, ...]
     length: int = 0
     cached: int = 0
+    shares: bool = True
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """The tokens of the prompt that are still to be read."""
+        return self.prompt[self.length :]
+
+    def part(self, tokens: Seq[int], wanted: int = 1) -> Part:
+        """The part of a step that appends `tokens`, with logits after the last `wanted` of them."""
+        return Part(self.slot, self.length, tokens, wanted)
+
+    def piece(self, most: int) -> Part:
+        """The part that reads the prompt on, with logits after its last token."""
+        tokens = self.unread[:most]
+        return self.part(tokens, int(self.length + len(tokens) == len(self.prompt)))
 
 
 class Engine:
     """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    Logits that a method returns are float32 and valid until the next call of any method.
+    `budget` is the most tokens of prompts in a step.
     """
 
-    def __init__(self, slots: Slots, prefixes: PrefixCache | None = None) -> None:
+    def __init__(
+        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int = BUDGET
+    ) -> None:
         self._slots = slots
         self._prefixes = prefixes
+        self._budget = budget
         self._running: list[Sequence] = []
 
     @property
@@ -48,32 +73,21 @@ class Engine:
         """How many more sequences can be started."""
         return self._slots.count - len(self._running)
 
-    def start(self, tokens: Seq[int]) -> tuple[Sequence, Logits]:
-        """Prefill a new sequence; returns it and the logits [n_vocab] after its last token."""
+    def start(self, prompt: Seq[int]) -> Sequence:
+        """Start a sequence, whose prompt is then to be read."""
         assert self.free, "no slot is free"
-        sequence = Sequence(len(self._running))
-        if self._prefixes is not None:
-            for kv in self._prefixes.find(tokens):
-                self._slots.write(sequence.slot, sequence.length, kv)
-                sequence.length += kv.shape[-2]
-        sequence.cached = sequence.length
-        logits = self._slots.extend(sequence.slot, sequence.length, tokens[sequence.length :])[0]
-        sequence.length = len(tokens)
+        sequence = Sequence(len(self._running), tuple(prompt))
         self._running.append(sequence)
-        if self._prefixes is not None:
-            self._prefixes.store(tokens, lambda a, b: self._slots.read(sequence.slot, a, b))
-        return sequence, logits
+        return sequence
 
-    def restart(self, sequence: Sequence, tokens: Seq[int]) -> Logits:
-        """Replace a running sequence by `tokens`; returns the logits [n_vocab] after the last."""
-        sequence.length = len(tokens)
-        logits: Logits = self._slots.extend(sequence.slot, 0, tokens)[0]
-        return logits
+    def restart(self, sequence: Sequence, prompt: Seq[int]) -> None:
+        """Replace the tokens of a running sequence by `prompt`, which is then to be read."""
+        sequence.prompt, sequence.length, sequence.shares = tuple(prompt), 0, False
 
     def fork(self, parent: Sequence) -> Sequence:
         """Start a sequence with the tokens of `parent`, by copying keys and values."""
         assert self.free, "no slot is free"
-        child = Sequence(len(self._running), parent.length, parent.length)
+        child = Sequence(len(self._running), parent.prompt, parent.length, parent.length)
         self._slots.copy(parent.slot, child.slot, parent.length)
         self._running.append(child)
         return child
@@ -83,28 +97,47 @@ class Engine:
         self._slots.copy(parent.slot, sequence.slot, parent.length)
         sequence.length = parent.length
 
-    def step(self, tokens: Seq[int], draws: Seq[Draw] = ()) -> Logits | Selected:
-        """Append a token to every running sequence, in the order of `running`.
+    def step(self, parts: Seq[Part], draws: Seq[Draw] = ()) -> Logits | Selected:
+        """Append the tokens of all parts, each of another running sequence.
 
-        Returns logits [len(tokens), n_vocab]. A device returns only its `Selected` rows; there the
-        next tokens are also drawn, by `draws`.
+        Returns the rows of the wanted tokens as `Slots.step` does, valid until the next step. A
+        prompt that has been read to its end is stored in the prefix cache.
         """
-        assert len(tokens) == len(self._running), "every running sequence takes part in a step"
-        lengths = [sequence.length for sequence in self._running]
-        logits = self._slots.advance(lengths, tokens, draws)
-        for sequence in self._running:
-            sequence.length += 1
-        return logits
+        rows = self._slots.step(parts, draws)
+        for part in parts:
+            sequence = self._running[part.slot]
+            sequence.length = part.end
+            if part.start < len(sequence.prompt) <= part.end:
+                self._store(sequence)
+        return rows
 
-    def read(self, sequence: Sequence, tokens: Seq[int]) -> Logits:
-        """Append `tokens` to one running sequence.
+    def pieces(self, sequences: Seq[Sequence]) -> list[Part]:
+        """The next tokens of the prompts, in this order, as many as the budget allows.
 
-        Returns the logits [len(tokens), n_vocab] after each of them.
+        A prompt waits for one before it that begins alike, to take its keys and values from the
+        prefix cache.
         """
-        rows = range(len(tokens))
-        logits = self._slots.extend(sequence.slot, sequence.length, tokens, rows)
-        sequence.length += len(tokens)
-        return logits
+        parts: list[Part] = []
+        beginnings: set[tuple[int, ...]] = set()
+        left = self._budget
+        for sequence in sequences:
+            if not left:
+                break
+            if sequence.length == 0 and not self._begin(sequence, beginnings):
+                continue
+            beginnings.add(self._beginning(sequence))
+            if sequence.unread:
+                parts.append(sequence.piece(left))
+                left -= len(parts[-1].tokens)
+        return parts
+
+    def read(self, sequences: Seq[Sequence]) -> list[Logits]:
+        """Read the prompts of `sequences`; returns the logits [n_vocab] after each of them."""
+        found: dict[int, Logits] = {}
+        while parts := self.pieces(sequences):
+            ended = [part.slot for part in parts if part.wanted]
+            found |= zip(ended, np.array(self.step(parts)), strict=True)
+        return [found[sequence.slot] for sequence in sequences]
 
     def rewind(self, sequence: Sequence, length: int) -> None:
         """Cut a running sequence to its first `length` positions."""
@@ -118,3 +151,30 @@ class Engine:
             self._slots.copy(last.slot, sequence.slot, last.length)
             self._running[sequence.slot] = last
             last.slot = sequence.slot
+        freed = len(self._running)
+        self._slots.copy(freed, freed, 0)  # it is empty now: no device attends to what it held
+
+    def _beginning(self, sequence: Sequence) -> tuple[int, ...]:
+        """The first block of the prompt, if it can come from the prefix cache."""
+        shared = self._prefixes is not None and sequence.shares
+        enough = len(sequence.prompt) >= BLOCK + ALWAYS_READ
+        return sequence.prompt[:BLOCK] if shared and enough else ()
+
+    def _begin(self, sequence: Sequence, beginnings: set[tuple[int, ...]]) -> bool:
+        """Copy what is cached of a new prompt; False: it waits for a prompt of `beginnings`."""
+        if self._prefixes is None or not sequence.shares:
+            return True
+        beginning = self._beginning(sequence)
+        if beginning and beginning in beginnings and not self._prefixes.knows(beginning):
+            return False
+        for kv in self._prefixes.find(sequence.prompt):
+            self._slots.write(sequence.slot, sequence.length, kv)
+            sequence.length += kv.shape[-2]
+        sequence.cached = sequence.length
+        return True
+
+    def _store(self, sequence: Sequence) -> None:
+        if self._prefixes is not None and sequence.shares:
+            self._prefixes.store(
+                sequence.prompt, lambda start, end: self._slots.read(sequence.slot, start, end)
+            )

@@ -12,7 +12,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, TOTAL, X, fused
 from gpt2rt.engine.kvcache import KVCache, share
 from gpt2rt.engine.session import run_failure
-from gpt2rt.engine.slots import KeysValues, Logits
+from gpt2rt.engine.slots import KeysValues, Logits, Part
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw
 
@@ -137,6 +137,25 @@ class FusedSlots:
         call.seqlens[:] = end - 1
         call.total[...] = end
         return call.run()
+
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
+        # Temporary, until the graph takes flat tokens: a call a part, or one decode step.
+        order = sorted(range(len(parts)), key=lambda number: parts[number].slot)
+        ordered = [parts[number] for number in order]
+        if [(p.slot, len(p.tokens), p.wanted) for p in ordered] == [
+            (slot, 1, 1) for slot in range(len(parts))
+        ]:
+            rows = self.advance([p.start for p in ordered], [p.tokens[0] for p in ordered], draws)
+            return rows if order == list(range(len(parts))) else rows[np.argsort(order)]
+        return np.concatenate([self._one(part) for part in parts])
+
+    def _one(self, part: Part) -> Logits:
+        count = len(part.tokens)
+        if count == part.wanted == 1:
+            return self.extend(part.slot, part.start, part.tokens).copy()
+        asked = min(count, max(2, part.wanted)) if part.wanted else 0
+        logits = self.extend(part.slot, part.start, part.tokens, range(count - asked, count))
+        return logits[asked - part.wanted :].copy()
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._cache.copy(source, target, length)

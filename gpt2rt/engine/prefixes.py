@@ -1,10 +1,8 @@
 """A cache of keys and values of prompts' prefixes, so that common prefixes are computed once.
 
 A prompt is split into blocks of a few tokens. A block is identified by its own tokens and the
-blocks before it, so it serves all prompts with the same beginning. Attention over several tokens
-gives the same bits wherever a prompt is split (there is a test), so texts are the same with and
-without the cache. A single token would use another kernel, so at least two tokens of a prompt are
-always computed.
+blocks before it, so it serves all prompts with the same beginning. A graph gives the same bits
+wherever a prompt is split (there is a test), so texts are the same with and without the cache.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ from dataclasses import dataclass
 from itertools import count
 from weakref import WeakSet
 
-import numpy as np
-from numpy.typing import NDArray
+from gpt2rt.engine.slots import KeysValues
 
 BLOCK = 32  # tokens
-ALWAYS_READ = 2  # tokens of a prompt that are always computed
+# Tokens of a prompt that are always computed: the last one, for its logits, and one before it,
+# since kernels for a single token may give other bits than those for several.
+ALWAYS_READ = 2
 
-KeysValues = NDArray[np.float32]  # [n_layer, 2, n_head, BLOCK, kv_width]
 _Key = tuple[int, tuple[int, ...]]
 
 
@@ -41,7 +39,7 @@ class PrefixStatistics:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
     number: int
-    kv: KeysValues
+    kv: KeysValues  # [n_layer, 2, n_head, BLOCK, width]
 
 
 _caches: WeakSet[PrefixCache] = WeakSet()
@@ -83,7 +81,7 @@ class PrefixCache:
             )
 
     def find(self, tokens: Sequence[int]) -> list[KeysValues]:
-        """The blocks at the start of `tokens`, each [n_layer, 2, n_head, BLOCK, kv_width]."""
+        """The blocks at the start of `tokens`, each [n_layer, 2, n_head, BLOCK, width]."""
         with self._lock:
             found = list(self._known(tokens[: max(0, len(tokens) - ALWAYS_READ)]))
             self._prompts += 1
@@ -92,6 +90,11 @@ class PrefixCache:
             for key, _ in reversed(found):
                 self._blocks.move_to_end(key)
         return [block.kv for _, block in found]
+
+    def knows(self, tokens: Sequence[int]) -> bool:
+        """Whether the first block of `tokens` is stored; it does not count as used."""
+        with self._lock:
+            return next(self._known(tokens), None) is not None
 
     def _known(self, tokens: Sequence[int]) -> Iterator[tuple[_Key, _Block]]:
         parent = 0

@@ -7,6 +7,7 @@ and its length. Any number of slots may share an ONNX Runtime session, which has
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,40 +16,41 @@ from numpy.typing import NDArray
 from gpt2rt.sampling.selection import Draw, Selected
 
 Logits = NDArray[np.float32]
-KeysValues = NDArray[np.floating[Any]]  # float32, on CUDA float16
+KeysValues = NDArray[np.floating[Any]]  # float32 or float16, as the graph has them
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The new tokens of one slot in a step, which follow its first `start` positions.
+
+    `wanted` is the number of tokens, the last ones, after which logits are returned.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    wanted: int = 1
+
+    @property
+    def end(self) -> int:
+        """The number of positions in the slot after the step."""
+        return self.start + len(self.tokens)
 
 
 class Slots(Protocol):
-    """Slots for `count` sequences, and the calls that extend them.
-
-    Logits that a method returns are valid until the next call.
-    """
+    """Slots for `count` sequences, and the step that extends them."""
 
     count: int
 
-    def extend(
-        self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
-    ) -> Logits:
-        """Append `tokens` to a slot with `length` positions.
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
+        """Append the tokens of all parts, each of which has another slot.
 
-        Returns logits float32 [R, n_vocab] after the tokens with the indices `rows` (None: the
-        last).
-        """
+        Returns logits float32 [R, n_vocab] after the wanted tokens, part after part; they are valid
+        until the next step. A device that gets `draws`, one for each row, also draws the next
+        tokens, and returns the rows as `Selected`.
 
-    def advance(
-        self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
-    ) -> Logits | Selected:
-        """Append one token to each of the slots 0, 1, ..., which have `lengths` positions.
-
-        Returns logits float32 [len(tokens), n_vocab]. A device returns only its `Selected` rows;
-        there the next tokens are also drawn, by `draws`.
-        """
-
-    def forward(self, tokens: NDArray[np.int32], length: int, rows: Sequence[int]) -> Logits:
-        """Append tokens int32 [B, S] to the slots 0 to B-1, which have `length` positions.
-
-        `length` must be 0 or B must be 1. Returns logits float32 [R, n_vocab] after the tokens with
-        the indices `rows` into B*S.
+        A slot without a part keeps its positions, except that of a full slot the last one may be
+        overwritten.
         """
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -57,7 +59,7 @@ class Slots(Protocol):
     def read(self, slot: int, start: int, end: int) -> KeysValues:
         """A copy of the keys and values of positions `start` to `end` (exclusive) of a slot.
 
-        [n_layer, 2, n_head, end - start, width], the width being that of the graph's cache.
+        [n_layer, 2, n_head, end - start, width], the width and dtype being those of the graph.
         """
 
     def write(self, slot: int, start: int, kv: KeysValues) -> None:

@@ -23,7 +23,8 @@ def best_texts(engine: Engine, first: Task, beams: Beams) -> list[Completion]:
     def edit(tokens: Seq[int], logits: Logits) -> Logits:
         return first.sampler.edited(logits, tokens)
 
-    sequence, logits = engine.start(first.prompt_tokens)
+    sequence = engine.start(first.prompt_tokens)
+    (logits,) = engine.read([sequence])
     prefill_ms = now() - began
     found = []
     for text in beam_search(engine, sequence, logits, beams, edit, endings.reason):

@@ -109,9 +109,8 @@ def beam_search(
         if _over(finished, children, beams, len(running[0].tokens) + 1):
             break
         running = _grown(engine, running, children)
-        by_sequence = {beam.sequence: beam for beam in running}
-        running = [by_sequence[sequence] for sequence in engine.running]
-        rows = np.asarray(engine.step([beam.tokens[-1] for beam in running]))
+        parts = [beam.sequence.part(beam.tokens[-1:]) for beam in running]
+        rows = np.asarray(engine.step(parts))
     if not finished:
         raise BadLogits("beam search found no text: the settings together rule out every token")
     return finished

@@ -17,7 +17,7 @@ class Timing:
 
     Attributes:
         load_ms: loading the model.
-        prefill_ms: reading the prompt of this sample.
+        prefill_ms: until the prompt of this sample was read, beside the steps of others.
         decode_ms: the steps of this sample after that.
     """
 

@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from itertools import islice
+
+import numpy as np
 
 from gpt2rt.engine.engine import Engine, Sequence
 from gpt2rt.engine.slots import Logits
@@ -22,7 +25,8 @@ HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context, 1/16 of it from the be
 class Scheduler:
     """Runs requests on an engine; whenever one ends, the next one takes its slot.
 
-    The text of a request does not depend on the others.
+    Each turn is one step of the model: it appends a token to every text in progress, and reads the
+    prompts of the others on. The text of a request does not depend on the others.
     """
 
     def __init__(
@@ -38,31 +42,29 @@ class Scheduler:
         self._begin = begin
         self._draft = draft
         self._drafting: tuple[Task, Draft, DraftLength] | None = None
-        self._tasks: dict[Sequence, Task] = {}
+        self._tasks: dict[Sequence, Task] = {}  # in the order in which their prompts came
+        # The tasks that wait until the prompt of a sequence has been read: its own first, then
+        # those with the same prompt, for which slots are kept free.
+        self._waiting: dict[Sequence, list[Task]] = {}
 
     def run(self, requests: Iterable[Prompted]) -> Iterator[Piece]:
         """The pieces of all samples, interleaved as they are generated."""
-        groups, waiting = same_prompt_groups(requests, self._engine.free), deque[Prompted]()
+        groups, left = same_prompt_groups(requests, self._engine.free), deque[Prompted]()
         while True:
-            while self._engine.free:
-                if not waiting:
-                    waiting.extend(next(groups, ()))
-                if not waiting:
+            while free := self._free():
+                if not left:
+                    left.extend(next(groups, ()))
+                if not left:
                     break
-                taken = [waiting.popleft() for _ in range(min(len(waiting), self._engine.free))]
-                yield from self._admit(taken)
-            if not self._engine.running:
+                yield from self._admit([left.popleft() for _ in range(min(len(left), free))])
+            if not self._tasks:
                 return
-            yield from self._slide()
-            running = self._engine.running
-            if len(running) == 1 and (proposed := self._proposed(running[0])):
-                yield from self._verify(running[0], proposed)
-            elif running:
-                tasks = [self._tasks[sequence] for sequence in running]
-                draws = [task.sampler.next_draw() for task in tasks]
-                rows = self._engine.step([task.tokens[-1] for task in tasks], draws)
-                for sequence, row in zip(running, rows, strict=True):
-                    yield self._drawn(sequence, row)
+            self._slide()
+            yield from self._turn()
+
+    def _free(self) -> int:
+        """How many slots are free, and not kept for a request that was admitted."""
+        return self._engine.free - sum(len(tasks) - 1 for tasks in self._waiting.values())
 
     def _admit(self, requests: list[Prompted]) -> Iterator[Piece]:
         """Start requests with the same prompt; invalid ones give a piece with the failure."""
@@ -73,33 +75,81 @@ class Scheduler:
             except Gpt2rtError as error:
                 yield Piece(prompted.request.sample, "", failure=error)
         if tasks:
-            yield from self._start(tasks)
+            sequence = self._engine.start(tasks[0].prompt_tokens)
+            self._tasks[sequence], self._waiting[sequence] = tasks[0], tasks
+            for task in tasks:
+                task.started = now()
 
-    def _start(self, tasks: list[Task]) -> Iterator[Piece]:
-        """Prefill once for tasks with the same prompt."""
-        began = now()
-        first, logits = self._engine.start(tasks[0].prompt_tokens)
-        sequences = [first, *(self._engine.fork(first) for _ in tasks[1:])]
-        prefill_ms = now() - began
-        for sequence, task in zip(sequences, tasks, strict=True):
-            self._tasks[sequence] = task
-            task.started, task.prefill_ms, task.cached = began, prefill_ms, sequence.cached
-        for sequence in sequences:
-            yield self._drawn(sequence, logits)
-
-    def _slide(self) -> Iterator[Piece]:
+    def _slide(self) -> None:
         """Restart sequences at the end of the context with the tokens that a slide keeps."""
-        for sequence in self._engine.running:
+        for sequence, task in list(self._tasks.items()):
             if sequence.length == self._n_ctx:
-                task = self._tasks[sequence]
-                logits = self._engine.restart(
-                    sequence, window_after_slide(task.all_tokens, self._n_ctx)
-                )
-                yield self._drawn(sequence, logits)
+                self._engine.restart(sequence, window_after_slide(task.all_tokens, self._n_ctx))
+                self._tasks[sequence] = self._tasks.pop(sequence)  # behind prompts being read
 
-    def _drawn(self, sequence: Sequence, logits: Logits | Row) -> Piece:
-        """Draw the next token of a sequence."""
-        return self._completed(sequence, self._draw(self._tasks[sequence], logits))
+    def _turn(self) -> Iterator[Piece]:
+        """One step: the next token, or proposals of the draft, of every text; pieces of prompts."""
+        engine, tasks = self._engine, self._tasks
+        proposals = {s: self._proposed(s) for s in tasks if not s.unread}
+        parts = [s.part([tasks[s].tokens[-1], *p], 1 + len(p)) for s, p in proposals.items()]
+        draws = [
+            tasks[sequence].sampler.next_draw(ahead)
+            for sequence, proposed in proposals.items()
+            for ahead in range(1 + len(proposed))
+        ]
+        prompts = engine.pieces([sequence for sequence in tasks if sequence.unread])
+        readers = [engine.running[part.slot] for part in prompts if part.wanted]
+        draws += [tasks[sequence].sampler.next_draw() for sequence in readers]
+        rows = iter(engine.step([*parts, *prompts], draws))
+        for sequence, proposed in proposals.items():
+            yield from self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
+        for sequence, row in zip(readers, rows, strict=True):
+            yield from self._opened(sequence, np.asarray(row))
+
+    def _proposed(self, sequence: Sequence) -> list[int]:
+        """Tokens that the draft proposes for a sequence that runs alone; [] if it does not pay."""
+        if self._draft is None or len(self._tasks) > 1:
+            return []
+        task = self._tasks[sequence]
+        if self._drafting is None or self._drafting[0] is not task:
+            draft = self._draft()
+            self._drafting = (task, draft, DraftLength(draft.cost))
+        _, draft, length = self._drafting
+        room = self._n_ctx - sequence.length - 1
+        most = room if task.left is None else min(room, task.left - 1)
+        count = length.choose(most) if most > 0 else 0
+        return draft.propose(task.all_tokens, count, task.sampler) if count else []
+
+    def _verify(
+        self, sequence: Sequence, proposed: list[int], rows: list[Logits | Row]
+    ) -> Iterator[Piece]:
+        """Draw after the last token, and then as long as draws and proposals agree."""
+        task, agreed = self._tasks[sequence], 0
+        for row, proposal in zip(rows, [*proposed, None], strict=True):
+            piece = self._draw(task, row)
+            if piece.token != proposal or proposal is None:
+                break
+            agreed += 1
+            if task.reason is not None:
+                break
+            yield piece
+        if proposed:
+            assert self._drafting is not None
+            self._drafting[2].record(len(proposed), agreed)
+            task.drafted += len(proposed)
+            task.accepted += agreed
+            self._engine.rewind(sequence, sequence.length - len(proposed) + agreed)
+        yield self._completed(sequence, piece)
+
+    def _opened(self, sequence: Sequence, logits: Logits) -> Iterator[Piece]:
+        """Draw the next token of all tasks whose prompt has been read."""
+        waiting = self._waiting.pop(sequence, [])  # none after a slide
+        sequences = [sequence, *(self._engine.fork(sequence) for _ in waiting[1:])]
+        for opened, task in zip(sequences, waiting, strict=False):
+            self._tasks[opened] = task
+            task.prefill_ms, task.cached = now() - task.started, opened.cached
+        for opened in sequences:
+            yield self._completed(opened, self._draw(self._tasks[opened], logits))
 
     @staticmethod
     def _draw(task: Task, logits: Logits | Row) -> Piece:
@@ -117,40 +167,6 @@ class Scheduler:
         self._engine.finish(sequence)
         del self._tasks[sequence]
         return piece if piece.failure else replace(piece, completion=task.completion())
-
-    def _proposed(self, sequence: Sequence) -> list[int]:
-        """Tokens that the draft proposes; [] without a draft or if proposing does not pay."""
-        task = self._tasks[sequence]
-        if self._draft is None:
-            return []
-        if self._drafting is None or self._drafting[0] is not task:
-            draft = self._draft()
-            self._drafting = (task, draft, DraftLength(draft.cost))
-        _, draft, length = self._drafting
-        room = self._n_ctx - sequence.length - 1
-        most = room if task.left is None else min(room, task.left - 1)
-        count = length.choose(most) if most > 0 else 0
-        return draft.propose(task.all_tokens, count, task.sampler) if count else []
-
-    def _verify(self, sequence: Sequence, proposed: list[int]) -> Iterator[Piece]:
-        """Read proposed tokens in one step, and draw as long as draws and proposals agree."""
-        task = self._tasks[sequence]
-        before, agreed = sequence.length, 0
-        rows = self._engine.read(sequence, [task.tokens[-1], *proposed])
-        for row, proposal in zip(rows, [*proposed, None], strict=True):
-            piece = self._draw(task, row)
-            if piece.token != proposal or proposal is None:
-                break
-            agreed += 1
-            if task.reason is not None:
-                break
-            yield piece
-        assert self._drafting is not None
-        self._drafting[2].record(len(proposed), agreed)
-        task.drafted += len(proposed)
-        task.accepted += agreed
-        self._engine.rewind(sequence, before + min(agreed + 1, len(rows)))
-        yield self._completed(sequence, piece)
 
 
 def same_prompt_groups(requests: Iterable[Prompted], most: int) -> Iterator[list[Prompted]]:

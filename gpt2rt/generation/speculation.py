@@ -20,7 +20,7 @@ from typing import Literal, Protocol, runtime_checkable
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import TOKENIZER_FILES
 from gpt2rt.bundles.manifest import WEIGHTS
-from gpt2rt.engine.slots import Slots
+from gpt2rt.engine.slots import Part, Slots
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.sampling.sampling import Sampler
 
@@ -105,15 +105,16 @@ class SmallerModel:
         if count < 1:
             return []
         known = self._common(tokens)
-        logits = self._slots.extend(0, known, tokens[known:])
-        self._read[known:] = tokens[known:]
-        proposed = [sampler.guess(logits[0], 0)]
-        while (ahead := len(proposed)) < count:
-            draws = [sampler.next_draw(ahead)]
-            rows = self._slots.advance([len(self._read)], proposed[-1:], draws)
-            self._read.append(proposed[-1])
+        part = Part(0, known, tokens[known:])
+        proposed: list[int] = []
+        while True:
+            ahead = len(proposed)
+            rows = self._slots.step([part], [sampler.next_draw(ahead)])
+            self._read[part.start :] = part.tokens
             proposed.append(sampler.guess(rows[0], ahead))
-        return proposed
+            if len(proposed) == count:
+                return proposed
+            part = Part(0, part.end, proposed[-1:])
 
     def _common(self, tokens: Seq[int]) -> int:
         """The number of tokens in the slot that are still correct.

@@ -1,7 +1,7 @@
 """Scores of tokens: log-probabilities, ranks and the likeliest alternatives.
 
-A passage is a sequence of tokens that fits the context. Its logits are reduced here, and exist for
-at most `ROWS` positions at a time: 25 MB for GPT-2's 50,257 tokens.
+A passage is a sequence of tokens that fits the context. Its logits are reduced here, and take at
+most `LOGITS` bytes at a time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_whole
-from gpt2rt.engine.slots import Logits, Slots
+from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
-from gpt2rt.scoring.batching import STEP, batches, groups_of_tokens
 
-ROWS = 128  # positions whose logits exist at a time; more would not be faster
-BATCH_SIZE = ROWS // STEP  # most passages in a batch, by default
+TOKENS = 256  # most tokens in a step; more would not be faster
+LOGITS = 64 << 20  # most bytes of logits: 333 rows of GPT-2's 50,257 tokens
+BATCH_SIZE = 16  # most passages in a step, by default
 
 Columns = tuple[
     NDArray[np.float32],
@@ -49,6 +49,17 @@ class Passage:
                 f"a passage of {len(self.tokens)} tokens cannot be scored from position "
                 f"{self.first}: choose one from 1 to {len(self.tokens) - 1}"
             )
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The tokens that the model reads."""
+        return self.tokens[:-1]
+
+    def part(self, slot: int, start: int, size: int) -> Part:
+        """The part of a step that reads up to `size` inputs from `start` on."""
+        tokens = self.inputs[start : start + size]
+        scored = start + len(tokens) - (self.first - 1)
+        return Part(slot, start, tokens, min(len(tokens), max(0, scored)))
 
     def check(self, hparams: HParams) -> None:
         """Raises `PromptTooLong`, or `InvalidSetting` for a token outside the vocabulary."""
@@ -127,9 +138,8 @@ def score_tokens(
     `new_slots` makes the slots that are needed. `top` is the number of alternatives, `group` int64
     [n] are tokens whose summed probability is returned; `threads` share the work on the logits.
 
-    Passages of at most `ROWS` inputs are padded to a multiple of `STEP` and batched with others of
-    that length; longer ones are read alone, `ROWS` positions at a time. So the bits of a score
-    depend only on the passage's own length. Raises `InvalidSetting`, `PromptTooLong`, `BadLogits`.
+    Up to `batch_size` passages are read side by side. One that is longer than a step may be is read
+    alone, in pieces. Raises `InvalidSetting`, `PromptTooLong`, `BadLogits`.
     """
     check(hparams, top, batch_size)
     return _score_tokens(new_slots, hparams, passages, top, batch_size, threads, group)
@@ -144,21 +154,32 @@ def _score_tokens(
     threads: int,
     group: NDArray[np.int64] | None,
 ) -> Iterator[TokenScores]:
-    slots = new_slots(1)
-    most = min(batch_size, ROWS // STEP)
+    slots, size = new_slots(1), step_size(hparams)
     with ThreadPoolExecutor(threads) as pool:
-        for taken in groups_of_tokens(
-            _checked(passages, hparams), lambda passage: len(passage.tokens)
-        ):
-            lengths = [len(passage.tokens) - 1 for passage in taken]
-            scores: dict[int, TokenScores] = {}
-            for numbers, width in batches(lengths, hparams.n_ctx, ROWS, most):
-                chosen = [taken[number] for number in numbers]
-                if len(chosen) > slots.count:
-                    slots = new_slots(len(chosen))
-                found = _score(slots, chosen, width, top, partial(_shared, pool, threads, group))
-                scores |= zip(numbers, found, strict=True)
-            yield from (scores[number] for number in range(len(taken)))
+        reduce = partial(_shared, pool, threads, group)
+        for batch in _batches(_checked(passages, hparams), size, batch_size):
+            if len(batch) > slots.count:
+                slots = new_slots(len(batch))
+            yield from _score(slots, batch, size, top, reduce)
+
+
+def step_size(hparams: HParams) -> int:
+    """The most tokens in a step, so that their logits are at most `LOGITS` bytes."""
+    return max(1, min(TOKENS, LOGITS // (hparams.n_vocab * np.dtype(np.float32).itemsize)))
+
+
+def _batches(passages: Iterable[Passage], size: int, most: int) -> Iterator[list[Passage]]:
+    """Consecutive passages, at most `most`, of `size` inputs in all; a longer one is alone."""
+    batch: list[Passage] = []
+    left = size
+    for passage in passages:
+        if batch and (len(passage.inputs) > left or len(batch) == most):
+            yield batch
+            batch, left = [], size
+        batch.append(passage)
+        left -= len(passage.inputs)
+    if batch:
+        yield batch
 
 
 def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]:
@@ -170,31 +191,22 @@ def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]
 def _score(
     slots: Slots,
     passages: list[Passage],
-    width: int,
+    size: int,
     top: int,
     reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
 ) -> Iterator[TokenScores]:
-    """The scores of a batch, whose inputs are padded to `width`; only a single one may be longer
-    than `ROWS`.
-    """
-    inputs = np.zeros((len(passages), width), np.int32)
-    targets = np.zeros((len(passages), width), np.int32)
-    wanted = np.zeros((len(passages), width), bool)
-    for row, passage in enumerate(passages):
-        length = len(passage.tokens) - 1
-        inputs[row, :length] = passage.tokens[:-1]
-        targets[row, :length] = passage.tokens[1:]
-        wanted[row, passage.first - 1 : length] = True
-    parts: list[Columns] = []
-    for start in range(0, width, ROWS):
-        piece = np.s_[:, start : start + ROWS]
-        rows = np.flatnonzero(wanted[piece])
-        # A single row would use another kernel, whose sums have other bits.
-        asked = np.resize(rows, max(2, len(rows))) if len(rows) else np.zeros(1, int)
-        logits = slots.forward(inputs[piece], start, asked.tolist())[: len(rows)]
-        parts += reduce(logits, targets[piece].ravel()[rows], top)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    ends = np.cumsum(wanted.sum(axis=1))[:-1]
+    """The scores of a batch (see `_batches`), whose inputs are read `size` at a time."""
+    found: list[Columns] = []
+    for start in range(0, max(len(passage.inputs) for passage in passages), size):
+        parts = [passage.part(slot, start, size) for slot, passage in enumerate(passages)]
+        targets = [
+            token
+            for passage, part in zip(passages, parts, strict=True)
+            for token in passage.tokens[part.end - part.wanted + 1 : part.end + 1]
+        ]
+        found += reduce(np.asarray(slots.step(parts)), np.array(targets, np.int32), top)
+    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+    ends = np.cumsum([len(passage.tokens) - passage.first for passage in passages])[:-1]
     pieces = (np.split(column, ends) for column in columns)
     return (TokenScores(*columns) for columns in zip(*pieces, strict=True))
 

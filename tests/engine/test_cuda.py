@@ -23,8 +23,11 @@ from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import Threads, graph_of, open_session
 from gpt2rt.engine.session import interface_mismatch
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle
 from gpt2rt.generation.scheduler import Scheduler
+from gpt2rt.sampling.filters import chunk_sums, pick, softmax_weights
+from gpt2rt.sampling.selection import Draw, Selected
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
 
@@ -53,10 +56,10 @@ def test_logits_equal_oracle_whole_and_token_by_token(
 ) -> None:
     oracle = reference.logits(tiny_weights.read, TINY, TEXT)
     noise = 2 * NOISE[precision]  # activations are float16, too
-    whole = slots(session, 1).extend(0, 0, TEXT, range(len(TEXT)))
+    whole = slots(session, 1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(whole, oracle, atol=noise)
     one = slots(session, 1)
-    steps = [np.array(one.advance([at], [token])[0]) for at, token in enumerate(TEXT)]
+    steps = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(TEXT)]
     np.testing.assert_allclose(steps, oracle, atol=noise)
 
 
@@ -65,33 +68,73 @@ def test_ragged_rows_equal_those_alone(session: ort.InferenceSession) -> None:
     alone = [slots(session, 1) for _ in range(3)]
     lengths = [5, 1, 17]
     for row, length in enumerate(lengths):
-        together.extend(row, 0, TEXT[row : row + length])
-        alone[row].extend(0, 0, TEXT[row : row + length])
-    batch = np.asarray(together.advance(lengths, [7, 8, 9]))
-    for row, token in enumerate((7, 8, 9)):
-        single = np.asarray(alone[row].advance([lengths[row]], [token]))
+        together.step([Part(row, 0, TEXT[row : row + length])])
+        alone[row].step([Part(0, 0, TEXT[row : row + length])])
+    parts = [Part(row, lengths[row], [7 + row]) for row in range(3)]
+    batch = np.asarray(together.step(parts))
+    for row, part in enumerate(parts):
+        single = np.asarray(alone[row].step([replace(part, slot=0)]))
         np.testing.assert_allclose(batch[row], single[0], atol=5e-3)
 
 
 def test_copies_reads_and_writes_carry_a_past_over(session: ort.InferenceSession) -> None:
     three = slots(session, 3)
-    three.extend(0, 0, TEXT[:9])
+    three.step([Part(0, 0, TEXT[:9])])
     three.copy(0, 1, 9)
     kept = three.read(0, 2, 9)
     assert kept.shape == (TINY.n_layer, 2, TINY.n_head, 7, TINY.kv_width)
-    three.extend(2, 0, TEXT[:2])
+    three.step([Part(2, 0, TEXT[:2])])
     three.write(2, 2, kept)
-    rows = np.asarray(three.advance([9, 9, 9], [TEXT[9]] * 3))
+    rows = np.asarray(three.step([Part(slot, 9, [TEXT[9]]) for slot in range(3)]))
     np.testing.assert_array_equal(rows[0], rows[1])
     np.testing.assert_array_equal(rows[0], rows[2])
 
 
-def test_passages_side_by_side_equal_those_alone(session: ort.InferenceSession) -> None:
-    tokens = np.array([TEXT[:12], TEXT[12:24]], np.int32)
-    both = slots(session, 2).forward(tokens, 0, range(24))
-    for row in range(2):
-        alone = slots(session, 1).forward(tokens[[row]], 0, range(12))
-        np.testing.assert_allclose(both[12 * row : 12 * row + 12], alone, atol=5e-3)
+MIXED = [
+    Part(0, 9, [7]),
+    Part(1, 0, TEXT[:12], 12),
+    Part(2, 0, TEXT[12:17], 2),
+    Part(3, 4, TEXT[20:23], 0),
+    Part(4, 20, [8]),
+    Part(5, 5, TEXT[:3], 2),
+]
+
+
+def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
+    session: ort.InferenceSession,
+) -> None:
+    """Whatever the order of the parts; slots that take no part, or not yet, keep their tokens."""
+    for order in (range(6), (4, 2, 5, 1, 3, 0), (1, 4), (4,)):
+        mixed, parts = slots(session, 7), [MIXED[number] for number in order]
+        mixed.step([Part(slot, 0, TEXT[slot : slot + 30], 0) for slot in range(7)])
+        rows = np.asarray(mixed.step(parts))
+        more = [Part(slot, 30 if slot in (3, 6) else 25, [9]) for slot in range(7)]
+        firsts = np.cumsum([0, *(part.wanted for part in parts)])
+        assert len(rows) == firsts[-1]
+        after = np.asarray(mixed.step([part for part in more if part.slot == 6]))
+        for part, first in zip(parts, firsts, strict=False):
+            alone = slots(session, 1)
+            alone.step([Part(0, 0, TEXT[part.slot : part.slot + 30], 0)])
+            single = np.asarray(alone.step([replace(part, slot=0)]))
+            np.testing.assert_allclose(rows[first : first + part.wanted], single, atol=5e-3)
+        alone = slots(session, 1)
+        alone.step([Part(0, 0, TEXT[6:36], 0)])
+        kept = np.asarray(alone.step([Part(0, 30, [9])]))
+        np.testing.assert_allclose(after, kept, atol=5e-3)
+
+
+def test_rows_of_any_part_are_drawn_from_by_its_own_draw(wide: CudaSlots) -> None:
+    wide.step([Part(slot, 0, [3, 5, slot], 0) for slot in range(8)])
+    parts = [Part(6, 3, [1]), Part(0, 0, [4, 5], 2), Part(2, 3, [9]), Part(3, 2, [8, 8])]
+    draws = [Draw(1 + number / 4, 0.1 + number / 5) for number in range(5)]
+    logits = np.asarray(wide.step(parts))
+    found = wide.step(parts, draws)
+    assert isinstance(found, Selected)
+    for row, plain, draw in zip(found, logits, draws, strict=True):
+        assert row.draw == draw
+        np.testing.assert_array_equal(np.asarray(row), plain)
+        weights = softmax_weights(plain, 1 / draw.inverse_temperature)
+        assert row.drawn == pick(weights, chunk_sums(weights), draw.uniform)
 
 
 def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) -> None:
@@ -99,15 +142,15 @@ def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) 
     device = Device(session, TINY, MEMORY())
     first, second = device.slots(3), device.slots(3)
     assert first.buffers is not second.buffers
-    logits = first.extend(0, 0, TEXT[:5])
-    step = np.array(first.advance([5], [7])[0])
+    logits = np.asarray(first.step([Part(0, 0, TEXT[:5])]))
+    step = np.array(first.step([Part(0, 5, [7])])[0])
     kept = first.buffers
     del first
     assert device.slots(1).buffers is not kept
     again = device.slots(4)
     assert again.buffers is kept
-    np.testing.assert_array_equal(again.extend(0, 0, TEXT[:5]), logits)
-    np.testing.assert_array_equal(np.array(again.advance([5], [7])[0]), step)
+    np.testing.assert_array_equal(again.step([Part(0, 0, TEXT[:5])]), logits)
+    np.testing.assert_array_equal(np.array(again.step([Part(0, 5, [7])])[0]), step)
 
 
 def test_threads_do_not_disturb_each_other(session: ort.InferenceSession) -> None:
@@ -116,9 +159,9 @@ def test_threads_do_not_disturb_each_other(session: ort.InferenceSession) -> Non
 
     def text(start: int) -> list[int]:
         slots = device.slots(2)
-        tokens = [int(slots.extend(0, 0, TEXT[start : start + 5])[0].argmax())]
+        tokens = [int(np.argmax(slots.step([Part(0, 0, TEXT[start : start + 5])])[0]))]
         for length in range(5, 25):
-            tokens.append(int(slots.advance([length], tokens[-1:])[0].ids[0]))
+            tokens.append(int(np.argmax(slots.step([Part(0, length, tokens[-1:])])[0])))
         return tokens
 
     alone = [text(start) for start in range(8)]
@@ -163,7 +206,7 @@ def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
     session = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
     oracle = reference.logits(weights.read, TINY, TEXT)
     assert oracle.max() < -100
-    found = slots(session, 1).extend(0, 0, TEXT, range(len(TEXT)))
+    found = slots(session, 1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(found, oracle, atol=0.03)
 
     model = onnx.load(graph_of(bundle, "cuda"))
@@ -201,23 +244,25 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
                 ("many words here", replace(params, top_k=5), 4),
                 ("x y", replace(params, repetition_penalty=1.3), 12),
                 ("one two three", replace(params, temperature=0.0), 7),
+                ("the last of them", replace(params, top_p=0.5), 9),
             ]
         )
     ]
 
-    def run(count: int) -> dict[int, tuple[int, ...]]:
-        engine = Engine(slots(session, count))
+    def run(count: int, budget: int = 256) -> dict[int, tuple[int, ...]]:
+        engine = Engine(slots(session, count), budget=budget)
         scheduler = Scheduler(engine, TINY.n_ctx, model.tasks.begin)
         pieces = scheduler.run(model.tasks.read(requests))
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(4)
-    assert together == run(1) == run(2)
-    assert {sample: len(tokens) for sample, tokens in together.items()} == {0: 9, 1: 4, 2: 12, 3: 7}
+    assert together == run(1) == run(2) == run(3, budget=5)
+    lengths = {sample: len(tokens) for sample, tokens in together.items()}
+    assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
 
 
 def test_a_graph_that_fails_is_an_error_of_ours(session: ort.InferenceSession) -> None:
     if PROVIDER == "cuda":
         pytest.skip("a device does not look whether a token is in the vocabulary")
     with pytest.raises(BadBundle, match="cannot run the graph"):
-        slots(session, 1).extend(0, 0, [TINY.n_vocab + 1])
+        slots(session, 1).step([Part(0, 0, [TINY.n_vocab + 1])])

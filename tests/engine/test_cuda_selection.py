@@ -13,6 +13,7 @@ from cuda_device import MEMORY, PROVIDER
 from gpt2rt import HParams, SamplingParams
 from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.providers import Threads, graph_of, open_session
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
 from gpt2rt.sampling.filters import candidates, chunk_sums, pick, softmax_weights
 from gpt2rt.sampling.sampling import NUMBERS, choose
@@ -35,9 +36,10 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> CudaSlots:
 
 def rows(wide: CudaSlots, draws: list[Draw]) -> Selected:
     count = len(draws)
-    for slot in range(count):
-        wide.extend(slot, 0, [slot + 1, 2 * slot + 5])
-    return wide.advance([2] * count, list(range(10, 10 + count)), draws)
+    wide.step([Part(slot, 0, [slot + 1, 2 * slot + 5]) for slot in range(count)])
+    found = wide.step([Part(slot, 2, [10 + slot]) for slot in range(count)], draws)
+    assert isinstance(found, Selected)
+    return found
 
 
 def test_the_likeliest_come_first_and_the_mass_is_the_sum(wide: CudaSlots) -> None:

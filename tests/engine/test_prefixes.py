@@ -11,6 +11,7 @@ from gpt2rt import GPT2, HParams, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.prefixes import ALWAYS_READ, BLOCK, PrefixCache
+from gpt2rt.engine.slots import Part
 from gpt2rt.engine.standard import StandardSlots
 from gpt2rt.errors import InvalidSetting
 
@@ -93,10 +94,11 @@ def test_logits_are_bit_equal_with_and_without(
         prompt = [*base[:shared], *rest][: LONG.n_ctx]
         rows = []
         for engine in (cached, plain):
-            sequence, logits = engine.start(prompt)
-            rows.append(logits.copy())
+            sequence = engine.start(prompt)
+            (logits,) = engine.read([sequence])
+            rows.append(logits)
             more = len(prompt) < LONG.n_ctx
-            rows.append(np.array(engine.step([5])) if more else logits.copy())
+            rows.append(np.array(engine.step([sequence.part([5])])) if more else logits)
             engine.finish(sequence)
         np.testing.assert_array_equal(rows[0], rows[2])
         np.testing.assert_array_equal(rows[1], rows[3])
@@ -128,10 +130,10 @@ def test_keys_and_values_go_out_and_in_again(bundle: Bundle) -> None:
     model = GPT2(bundle)
     tokens = np.random.default_rng(1).integers(0, LONG.n_vocab, 20).tolist()
     two = model.new_slots(2)
-    two.extend(0, 0, tokens)
+    two.step([Part(0, 0, tokens)])
     two.write(1, 0, two.read(0, 0, 12))
     two.write(1, 12, two.read(0, 12, 20))
-    rows = two.advance([20, 20], [7, 7])
+    rows = two.step([Part(0, 20, [7]), Part(1, 20, [7])])
     np.testing.assert_array_equal(rows[0], rows[1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gpt2rt.bundles.manifest import GRAPH
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import forks, providers
 from gpt2rt.engine.fused import PIECE, FusedSlots
-from gpt2rt.engine.slots import Slots
+from gpt2rt.engine.slots import Part, Slots
 from models import NOISE, TINY, LargerWeights, make_bundle
 
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
@@ -34,22 +35,22 @@ def slots(model: GPT2, count: int) -> Slots:
 
 
 def test_whole_context_equals_oracle(tiny: GPT2, oracle: NDArray[np.float64]) -> None:
-    logits = slots(tiny, 1).extend(0, 0, TEXT, range(len(TEXT)))
+    logits = slots(tiny, 1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(logits, oracle, atol=NOISE[tiny.bundle.manifest.precision])
 
 
 @pytest.mark.parametrize("split", range(1, TINY.n_ctx))
 def test_cached_equals_uncached_at_every_split(tiny_models: dict[str, GPT2], split: int) -> None:
-    whole = slots(tiny_models["fp32"], 1).extend(0, 0, TEXT, range(len(TEXT)))
+    whole = slots(tiny_models["fp32"], 1).step([Part(0, 0, TEXT, len(TEXT))])
     two = slots(tiny_models["fp32"], 1)
-    head = two.extend(0, 0, TEXT[:split], range(split)).copy()
-    tail = two.extend(0, split, TEXT[split:], range(len(TEXT) - split))
+    head = np.array(two.step([Part(0, 0, TEXT[:split], split)]))
+    tail = np.asarray(two.step([Part(0, split, TEXT[split:], len(TEXT) - split)]))
     np.testing.assert_allclose(np.concatenate([head, tail]), whole, atol=1e-5)
 
 
 def test_token_by_token_equals_oracle(tiny: GPT2, oracle: NDArray[np.float64]) -> None:
     one = slots(tiny, 1)
-    rows = [np.array(one.advance([at], [token])[0]) for at, token in enumerate(TEXT)]
+    rows = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(TEXT)]
     np.testing.assert_allclose(rows, oracle, atol=NOISE[tiny.bundle.manifest.precision])
 
 
@@ -69,9 +70,9 @@ def test_any_head_width_equals_oracle(tmp_path: Path, hparams: HParams, precisio
     model = GPT2(make_bundle(tmp_path / "bundle", weights, precision))
     text = np.random.default_rng(2).integers(0, hparams.n_vocab, hparams.n_ctx).tolist()
     oracle = reference.logits(weights.read, hparams, text)
-    logits = slots(model, 1).extend(0, 0, text, range(len(text)))
+    logits = slots(model, 1).step([Part(0, 0, text, len(text))])
     one = slots(model, 1)
-    stepwise = [np.array(one.advance([at], [token])[0]) for at, token in enumerate(text)]
+    stepwise = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(text)]
     share = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.3, "int4": 1.5}  # about 1.6 times what was seen
     noise = share[precision] * oracle.std()
     np.testing.assert_allclose(logits, oracle, atol=noise)
@@ -79,11 +80,10 @@ def test_any_head_width_equals_oracle(tmp_path: Path, hparams: HParams, precisio
 
 
 def test_rows_choose_among_the_same_logits(tiny: GPT2) -> None:
-    every = slots(tiny, 1).extend(0, 0, TEXT[:20], range(20))
-    some = slots(tiny, 1).extend(0, 0, TEXT[:20], [3, 11, 19])
-    last = slots(tiny, 1).extend(0, 0, TEXT[:20])
-    np.testing.assert_array_equal(some, every[[3, 11, 19]])
-    np.testing.assert_array_equal(last, every[[19]])
+    every = np.asarray(slots(tiny, 1).step([Part(0, 0, TEXT[:20], 20)]))
+    for wanted in (0, 1, 2, 11):
+        some = slots(tiny, 1).step([Part(0, 0, TEXT[:20], wanted)])
+        np.testing.assert_array_equal(some, every[20 - wanted :])
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
@@ -94,23 +94,24 @@ def test_a_row_is_bit_equal_whatever_its_batch_mates(tiny: GPT2, count: int) -> 
     for row, length in enumerate(lengths):
         prompt = TEXT[row : row + length]
         np.testing.assert_array_equal(
-            together.extend(row, 0, prompt), alone[row].extend(0, 0, prompt)
+            together.step([Part(row, 0, prompt)]), alone[row].step([Part(0, 0, prompt)])
         )
     for step in range(6):
         tokens = [TEXT[(3 * row + step) % len(TEXT)] for row in range(count)]
-        batch = together.advance([length + step for length in lengths], tokens)
-        for row in range(count):
-            single = alone[row].advance([lengths[row] + step], [tokens[row]])
+        parts = [Part(row, lengths[row] + step, [tokens[row]]) for row in range(count)]
+        batch = np.asarray(together.step(parts))
+        for row, part in enumerate(parts):
+            single = np.asarray(alone[row].step([replace(part, slot=0)]))
             np.testing.assert_array_equal(batch[row], single[0])
 
 
 def test_copy_makes_an_independent_twin(tiny: GPT2) -> None:
     two = slots(tiny, 2)
-    two.extend(0, 0, TEXT[:9])
+    two.step([Part(0, 0, TEXT[:9])])
     two.copy(0, 1, 9)
-    rows = np.array(two.advance([9, 9], [TEXT[9], TEXT[9]]))
+    rows = np.array(two.step([Part(slot, 9, [TEXT[9]]) for slot in (0, 1)]))
     np.testing.assert_array_equal(rows[0], rows[1])
-    other = np.array(two.advance([10, 10], [1, 2]))
+    other = np.array(two.step([Part(0, 10, [1]), Part(1, 10, [2])]))
     assert not np.array_equal(other[0], other[1])
 
 

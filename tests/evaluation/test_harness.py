@@ -13,6 +13,7 @@ import pytest
 
 from command_line import Command
 from gpt2rt import GPT2, Stopping
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.sampling.params import SamplingParams
 from models import SHARED, TINY, LargerWeights
@@ -41,7 +42,7 @@ class TestHarness:
     def logprobs(model: GPT2, tokens: list[int]) -> np.ndarray[Any, Any]:
         """[n] -> natural log-probabilities [n, n_vocab] after each token, in float64."""
         slots = model.new_slots(1)
-        logits = slots.extend(0, 0, tokens, range(len(tokens))).astype(np.float64)
+        logits = np.asarray(slots.step([Part(0, 0, tokens, len(tokens))]), np.float64)
         logits -= logits.max(axis=-1, keepdims=True)
         whole: np.ndarray[Any, Any] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return whole

@@ -30,6 +30,7 @@ from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli.export import quietly
 from gpt2rt.engine.providers import Threads, open_session
 from gpt2rt.engine.runtime import SLOTS
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import (
     BadCheckpoint,
     BundleExists,
@@ -101,8 +102,8 @@ def test_graphs_equal_tensorflow(
     stepwise = parity.cached(slots, TEXT, range(1, len(TEXT)))
     np.testing.assert_allclose(stepwise, tensorflow_logits[1:], atol=2e-5)
     for split in range(1, len(TEXT), 5):
-        slots.extend(0, 0, TEXT[:split])
-        rest = slots.extend(0, split, TEXT[split:], range(len(TEXT) - split))
+        slots.step([Part(0, 0, TEXT[:split])])
+        rest = slots.step([Part(0, split, TEXT[split:], len(TEXT) - split)])
         np.testing.assert_allclose(rest, tensorflow_logits[split:], atol=2e-5)
 
 

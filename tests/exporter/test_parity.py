@@ -31,7 +31,7 @@ from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, PARITY, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.runtime import SLOTS
-from gpt2rt.engine.slots import Logits
+from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadText
 from gpt2rt.sampling.selection import Draw
 from gpt2rt.text.tokenizer import Tokenizer
@@ -148,10 +148,9 @@ def test_a_cache_that_forgets_fails_though_the_text_in_one_piece_is_right(
     tiny_bundles: dict[str, Bundle], tiny_weights: LargerWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Forgetful(FusedSlots):
-        def advance(
-            self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
-        ) -> Logits:
-            return super().advance([0] * len(lengths), tokens)
+        def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
+            new = [p if len(p.tokens) > 1 else replace(p, start=0) for p in parts]
+            return super().step(new, draws)
 
     monkeypatch.setitem(SLOTS, "fused", Forgetful)
     failures = measured(tiny_bundles["int8"], tiny_weights).failures()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt2rt import GPT2, Beams, HParams, SamplingParams, Stopping
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.beams import log_softmax
 from models import LargerWeights, make_bundle
@@ -15,8 +16,7 @@ SMALL = HParams(n_vocab=257, n_ctx=16, n_embd=32, n_head=4, n_layer=2)
 
 def log_probability(model: GPT2, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> float:
     fed = [*prompt, *tokens[:-1]]
-    rows = range(len(prompt) - 1, len(fed))
-    logits = model.new_slots(1).extend(0, 0, fed, rows)
+    logits = np.asarray(model.new_slots(1).step([Part(0, 0, fed, len(tokens))]))
     return float(sum(log_softmax(row)[t] for row, t in zip(logits, tokens, strict=True)))
 
 
@@ -41,11 +41,11 @@ def test_with_a_beam_for_every_token_the_search_is_exhaustive(small: GPT2, penal
     found = small.beam_search("a", beams, stopping=Stopping(2))
     prompt = found[0].prompt_tokens
     slots = small.new_slots(1)
-    first = log_softmax(slots.extend(0, 0, prompt)[0])
+    first = log_softmax(np.asarray(slots.step([Part(0, 0, prompt)]))[0])
     scores: dict[tuple[int, ...], float] = {(end,): float(first[end])}
     for token in range(SMALL.n_vocab):
         if token != end:
-            second = log_softmax(slots.extend(0, len(prompt), [token])[0])
+            second = log_softmax(np.asarray(slots.step([Part(0, len(prompt), [token])]))[0])
             totals = first[token] + second
             scores |= {(token, t): float(totals[t]) for t in range(SMALL.n_vocab)}
     best = sorted(scores, key=lambda tokens: -beams.score(scores[tokens], len(tokens)))

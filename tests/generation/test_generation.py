@@ -11,6 +11,7 @@ import pytest
 
 from any_settings import any_settings, check_settings, finished
 from gpt2rt import GPT2, Beams, Completion, Request, SamplingParams, Stopping
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting, PromptTooLong
 from gpt2rt.generation.beams import log_softmax
 from gpt2rt.generation.prompted import Prompted
@@ -126,9 +127,8 @@ def test_logprobs_are_the_models_own(tiny_models: dict[str, GPT2]) -> None:
     )
     (completion,) = finished(model, [request])
     fed = [*completion.prompt_tokens, *completion.tokens]
-    rows = range(len(completion.prompt_tokens) - 1, len(fed) - 1)
-    logits = model.new_slots(1).extend(0, 0, fed, rows)
-    wanted = [log_softmax(row)[t] for row, t in zip(logits, completion.tokens, strict=True)]
+    rows = np.asarray(model.new_slots(1).step([Part(0, 0, fed, len(completion.tokens) + 1)]))[:-1]
+    wanted = [log_softmax(row)[t] for row, t in zip(rows, completion.tokens, strict=True)]
     assert completion.logprobs == pytest.approx(wanted, abs=1e-4)
     pieces = [p for p in model.run([request]) if p.token is not None]
     assert tuple(p.logprob for p in pieces) == completion.logprobs
@@ -150,13 +150,13 @@ def test_sliding_goes_on_as_if_the_window_were_the_prompt(tiny_models: dict[str,
         slots = model.new_slots(1)
         window = window_after_slide(text[:seen], n_ctx)
         assert (len(window), window[0], window[-1]) == (n_ctx // 2, text[0], text[seen - 1])
-        logits, at = slots.extend(0, 0, window), len(window)
+        logits, at = np.asarray(slots.step([Part(0, 0, window)])), len(window)
         while seen < len(text):
             assert text[seen] == int(np.argmax(logits[0]))
             seen += 1
             if at == n_ctx:
                 break
-            logits = np.asarray(slots.advance([at], [text[seen - 1]]))
+            logits = np.asarray(slots.step([Part(0, at, [text[seen - 1]])]))
             at += 1
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong
 
 PROMPTS = ["a", "the cat sat on the mat", "x", "the cat sat on the mat", "né 👋", None, "zz top"]
@@ -26,11 +27,11 @@ def test_greedy_takes_the_best_token_of_a_plain_forward(tiny: GPT2) -> None:
     )
     slots = tiny.new_slots(1)
     length, fed = 0, list(completion.prompt_tokens)
-    logits = slots.extend(0, 0, fed)
+    logits = np.asarray(slots.step([Part(0, 0, fed)]))
     length = len(fed)
     for token in completion.tokens:
         assert token == int(np.argmax(logits[0]))
-        logits = np.asarray(slots.advance([length], [token]))
+        logits = np.asarray(slots.step([Part(0, length, [token])]))
         length += 1
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine.engine import Engine
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import Scheduler
@@ -138,7 +139,7 @@ def test_sampling_with_a_draft_follows_the_models_distribution(
     prompt = tuple(model.tokenizer.encode("the cat"))
     first = model.generate("the cat", SamplingParams(temperature=0), Stopping(1)).tokens[0]
     slots = model.new_slots(1)
-    logits = slots.extend(0, 0, [*prompt, first])[0].astype(np.float64)
+    logits = np.asarray(slots.step([Part(0, 0, [*prompt, first])]), np.float64)[0]
     shares = np.exp(logits - logits.max())
     shares[[*prompt, first]] = 0  # by the ban on repeating anything
     shares /= shares.sum()

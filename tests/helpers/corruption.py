@@ -33,6 +33,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import SHAPE as NUMBERS
 from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.bundles.packing import pack, unpack
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt_export import model_tokenizer, pipeline
@@ -343,7 +344,7 @@ def outputs(directory: Path) -> tuple[object, ...]:
     """What a bundle computes: tokens of a text and the greedy continuation, bit for bit."""
     model = GPT2.load(directory, threads=1)
     drawn = model.generate("a b", SamplingParams(temperature=0), Stopping(4, end_of_text=False))
-    scores = model.new_slots(1).extend(0, 0, [1, 2, 3])
+    scores = np.asarray(model.new_slots(1).step([Part(0, 0, [1, 2, 3])]))
     return drawn.prompt_tokens, drawn.tokens, drawn.text, scores.tobytes()
 
 

@@ -16,6 +16,7 @@ import regex
 from constraint_cases import draw, random_regex, whole_schema
 from gpt2rt import GPT2, Tokenizer
 from gpt2rt.bundles import catalog
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting, MissingExtra
 from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.grammar import TIGHT, Grammar
@@ -91,7 +92,7 @@ def test_a_greedy_text_of_a_model_satisfies_a_schema(tiny: GPT2) -> None:
     schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     matcher = Grammar(Constraint(json_schema=schema), tiny.tokenizer).begin()
     slots = tiny.new_slots(1)
-    logits = slots.extend(0, 0, [tiny.tokenizer.end_of_text])[0]
+    logits = np.asarray(slots.step([Part(0, 0, [tiny.tokenizer.end_of_text])]))[0]
     tokens: list[int] = []
     while not matcher.complete:
         token = int(np.argmax(matcher.mask(logits, 40 - len(tokens))))
@@ -99,7 +100,7 @@ def test_a_greedy_text_of_a_model_satisfies_a_schema(tiny: GPT2) -> None:
         if token == tiny.tokenizer.end_of_text:
             break
         tokens.append(token)
-        logits = slots.advance([len(tokens)], [token])[0]
+        logits = np.asarray(slots.step([Part(0, len(tokens), [token])]))[0]
     assert len(tokens) <= 40
     jsonschema.validate(json.loads(tiny.tokenizer.decode(tokens)), schema)
 

@@ -13,7 +13,9 @@ import reference
 from gpt2rt import GPT2
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine.fused import FusedSlots
+from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
+from gpt2rt.sampling.selection import Draw
 from gpt2rt.scoring import scoring
 from gpt2rt.scoring.scoring import Passage, windows
 from models import NOISE, TINY, LargerWeights
@@ -62,12 +64,12 @@ def test_a_passage_is_bit_equal_whatever_its_batch_mates(
             np.testing.assert_array_equal(getattr(scores, field), getattr(alone, field))
 
 
-@pytest.mark.parametrize("rows", [8, 13, 16])
+@pytest.mark.parametrize("size", [8, 13, 16])
 def test_pieces_of_a_passage_add_up(
-    tiny: GPT2, tiny_weights: LargerWeights, monkeypatch: pytest.MonkeyPatch, rows: int
+    tiny: GPT2, tiny_weights: LargerWeights, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """A passage longer than `ROWS` is read in several calls, each with the past of the last."""
-    monkeypatch.setattr(scoring, "ROWS", rows)
+    """A passage longer than a step is read in several, each after the tokens of the last."""
+    monkeypatch.setattr(scoring, "TOKENS", size)
     passages = [Passage(TEXT[: TINY.n_ctx + 1], first) for first in (1, 9, 17, TINY.n_ctx)]
     oracle = oracle_scores(tiny_weights, passages[0].tokens)
     noise = NOISE[tiny.bundle.manifest.precision]
@@ -75,24 +77,25 @@ def test_pieces_of_a_passage_add_up(
         np.testing.assert_allclose(scores.logprobs, oracle[passage.first - 1 :], atol=noise)
 
 
-def test_logits_are_never_held_for_more_rows_than_stated(
-    tiny: GPT2, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rows", [1, 5, 16, 40])
+def test_a_step_has_no_more_rows_and_tokens_than_stated(
+    tiny: GPT2, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(scoring, "ROWS", 16)
-    held: list[int] = []
-    real = FusedSlots.forward
+    monkeypatch.setattr(scoring, "LOGITS", rows * tiny.hparams.n_vocab * 4 + 1)
+    monkeypatch.setattr(scoring, "TOKENS", 30)
+    steps: list[list[Part]] = []
+    real = FusedSlots.step
 
-    def forward(
-        self: FusedSlots, tokens: NDArray[np.int32], length: int, rows: Sequence[int]
-    ) -> NDArray[np.float32]:
-        logits = real(self, tokens, length, rows)
-        held.append((logits if logits.base is None else logits.base).nbytes)
-        return logits
+    def step(self: FusedSlots, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
+        steps.append(list(parts))
+        return real(self, parts, draws)
 
-    monkeypatch.setattr(FusedSlots, "forward", forward)
+    monkeypatch.setattr(FusedSlots, "step", step)
     passages = [Passage(TEXT[i : i + length]) for i, length in enumerate(LENGTHS)]
-    assert len(list(tiny.score_tokens(passages))) == len(passages)
-    assert max(held) == 16 * tiny.hparams.n_vocab * 4
+    assert len(list(tiny.score_tokens(passages, batch_size=6))) == len(passages)
+    assert max(sum(len(part.tokens) for part in parts) for parts in steps) == min(rows, 30)
+    assert 1 <= max(len(parts) for parts in steps) <= 6
+    assert sum(part.wanted for parts in steps for part in parts) == sum(LENGTHS) - len(LENGTHS)
 
 
 def test_any_number_of_passages_is_read_only_a_little_ahead(tiny: GPT2) -> None:
@@ -114,8 +117,8 @@ def test_logits_that_are_no_numbers_are_an_error(
 ) -> None:
     monkeypatch.setattr(
         FusedSlots,
-        "forward",
-        lambda self, x, n, rows: np.full((len(rows), 300), np.nan, np.float32),
+        "step",
+        lambda self, parts: np.full((2, 300), np.nan, np.float32),
     )
     with pytest.raises(BadLogits, match="not finite"):
         next(tiny.score_tokens([Passage((1, 2, 3))]))

@@ -71,10 +71,11 @@ def recorded(model: GPT2, request: Request) -> list[int]:
     """
     engine = model.engine(1)
     text = list(model.prompt_tokens(request.prompt))
-    sequence, logits = engine.start(text)
+    sequence = engine.start(text)
+    (logits,) = engine.read([sequence])
     for _ in range(LENGTH):
         text.append(int(np.argmax(logits)))
-        logits = engine.read(sequence, [text[-1], 0])[0]
+        logits = np.asarray(engine.step([sequence.part([text[-1], 0], 2)]))[0]
         engine.rewind(sequence, len(text))
     return text
 

@@ -68,7 +68,7 @@ def prefixes(bundle: Bundle) -> None:
             own = rng.integers(0, model.hparams.n_vocab, OWN).tolist()
             engine = model.engine(1)
             began = time.perf_counter()
-            engine.start([*shared, *own])
+            engine.read([engine.start([*shared, *own])])
             times.append((time.perf_counter() - began) * 1e3)
     one, other = statistics.median(first), statistics.median(second)
     print(

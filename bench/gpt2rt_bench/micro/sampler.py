@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt import GPT2, SamplingParams
+from gpt2rt.engine.slots import Part
 from gpt2rt.sampling.history import Edits
 from gpt2rt.sampling.sampling import Sampler
+from gpt2rt.sampling.selection import Draw
 
 PENALISED = SamplingParams(repetition_penalty=1.2, frequency_penalty=0.3, presence_penalty=0.2)
 MIXES = {
@@ -63,9 +65,9 @@ def main() -> None:
 def decode_step(model: GPT2, batch: int) -> Callable[[], object]:
     slots = model.new_slots(batch)
     tokens = np.random.default_rng(1).integers(0, model.hparams.n_vocab, 64).tolist()
-    for slot in range(batch):
-        slots.extend(slot, 0, tokens)
-    return lambda: slots.advance([64] * batch, [5] * batch)
+    slots.step([Part(slot, 0, tokens) for slot in range(batch)])
+    parts = [Part(slot, len(tokens), [5]) for slot in range(batch)]
+    return lambda: slots.step(parts, [Draw()] * batch)
 
 
 def interleaved(

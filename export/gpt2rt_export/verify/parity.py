@@ -25,7 +25,7 @@ from gpt2rt.engine.cuda_memory import HostMemory
 from gpt2rt.engine.hidden import hidden_states
 from gpt2rt.engine.providers import Threads, open_session
 from gpt2rt.engine.runtime import SLOTS
-from gpt2rt.engine.slots import Slots
+from gpt2rt.engine.slots import Part, Slots
 from gpt2rt.text.tokenizers import read_tokenizer
 from gpt2rt_export.progress import NoProgress, Progress
 from gpt2rt_export.sources import Checkpoint
@@ -174,9 +174,9 @@ def _cuda(
     session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
     slots = Device(session, wanted.hparams, HostMemory()).slots(1)
     half = -(-len(tokens) // 2)
-    found = [slots.extend(0, 0, tokens[:half], range(half))]
+    found = [np.asarray(slots.step([Part(0, 0, tokens[:half], half)]))]
     for at in range(half, len(tokens)):
-        found.append(np.array(slots.advance([at], [tokens[at]])[0])[None])
+        found.append(np.asarray(slots.step([Part(0, at, [tokens[at]])])))
     positions = range(len(tokens))
     rows = _rows(wanted, np.concatenate(found), positions, [0] * len(tokens), advance)
     return agreement_of(rows)
@@ -191,7 +191,7 @@ def spans(count: int) -> list[int]:
 
 
 def uncached(slots: Slots, tokens: Sequence[int]) -> Logits:  # [S] -> [S,V]
-    return slots.extend(0, 0, tokens, range(len(tokens)))
+    return np.array(slots.step([Part(0, 0, tokens, len(tokens))]))
 
 
 def cached(
@@ -204,8 +204,8 @@ def cached(
     held, rows = 0, []
     for at in positions:
         if at > held:
-            slots.extend(0, held, tokens[held:at])
-        rows.append(np.array(slots.advance([at], [tokens[at]])))
+            slots.step([Part(0, held, tokens[held:at])])
+        rows.append(np.array(slots.step([Part(0, at, [tokens[at]])])))
         held = at + 1
         advance(1)
     return np.concatenate(rows)

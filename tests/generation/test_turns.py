@@ -1,0 +1,170 @@
+"""The turns of the scheduler: prompts are read side by side, within a budget, beside new tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from any_settings import finished
+from gpt2rt import GPT2, Completion, Piece, Request, SamplingParams, Stopping
+from gpt2rt.engine.engine import BUDGET, Engine
+from gpt2rt.engine.prefixes import PrefixCache
+from gpt2rt.engine.slots import Logits, Part, Slots
+from gpt2rt.generation.scheduler import Scheduler
+from gpt2rt.sampling.selection import Draw
+from models import TINY
+
+GREEDY = SamplingParams(temperature=0)
+LENGTHS = st.lists(st.integers(1, TINY.n_ctx), min_size=1, max_size=9)
+
+
+class Watched:
+    """Slots that write down the parts of every step."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots, self.count = slots, slots.count
+        self.copy, self.read, self.write = slots.copy, slots.read, slots.write
+        self.steps: list[list[Part]] = []
+
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
+        self.steps.append(list(parts))
+        assert len({part.slot for part in parts}) == len(parts)
+        assert len(draws) == sum(part.wanted for part in parts)
+        return np.asarray(self._slots.step(parts, draws))
+
+
+def prompt(number: int, length: int) -> list[int]:
+    return np.random.default_rng(number).integers(0, TINY.n_vocab, length).tolist()  # type: ignore[no-any-return]
+
+
+def requests_of(lengths: Sequence[int], overflow: str = "stop") -> list[Request]:
+    stopping = Stopping(8, end_of_text=False, overflow=overflow)  # type: ignore[arg-type]
+    return [
+        Request(prompt(n, length), GREEDY, stopping, sample=n, logprobs=True)
+        for n, length in enumerate(lengths)
+    ]
+
+
+def run(
+    model: GPT2,
+    requests: Iterable[Request],
+    count: int,
+    budget: int = BUDGET,
+    prefixes: PrefixCache | None = None,
+) -> tuple[list[list[Part]], Iterator[Piece]]:
+    """The parts of the steps, which become more as the pieces are taken."""
+    slots = Watched(model.new_slots(count))
+    engine = Engine(slots, prefixes, budget)
+    return slots.steps, Scheduler(engine, TINY.n_ctx, model.tasks.begin).run(
+        model.tasks.read(requests)
+    )
+
+
+def completions(pieces: Iterator[Piece]) -> list[Completion]:
+    done = [piece.completion for piece in pieces if piece.completion]
+    return sorted(done, key=lambda completion: completion.sample)
+
+
+@pytest.mark.slow
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 60), st.sampled_from(["stop", "slide"]))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_text_is_the_same_alone_and_with_any_mates_and_budget(
+    tiny_models: dict[str, GPT2], lengths: list[int], count: int, budget: int, overflow: str
+) -> None:
+    model, requests = tiny_models["fp32"], requests_of(lengths, overflow)
+    together = completions(run(model, requests, count, budget)[1])
+    for request, found in zip(requests, together, strict=True):
+        (alone,) = finished(model, [request])
+        assert (found.tokens, found.finish_reason) == (alone.tokens, alone.finish_reason)
+        assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+@pytest.mark.slow
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 60))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_turn_is_bounded_and_first_come_is_first_read(
+    tiny_models: dict[str, GPT2], lengths: list[int], count: int, budget: int
+) -> None:
+    steps, pieces = run(tiny_models["fp32"], requests_of(lengths), count, budget)
+    first = [piece.sample for piece in pieces if piece.token is not None]
+    assert list(dict.fromkeys(first)) == sorted(set(first))
+    for parts in steps:
+        assert sum(len(part.tokens) for part in parts if len(part.tokens) > 1) <= budget
+        assert sum(len(part.tokens) for part in parts) <= budget + count
+        assert len(parts) <= count
+        assert all(part.wanted for part in parts[:-1])  # only the last prompt is cut
+    assert max(map(len, steps)) == min(count, len(lengths)) or budget < sum(lengths)
+
+
+def test_ragged_prompts_keep_all_slots_busy(tiny_models: dict[str, GPT2]) -> None:
+    lengths = [5, 30, 1, 12, 40, 3, 22, 9, 17, 2, 38, 6]
+    steps, pieces = run(tiny_models["fp32"], requests_of(lengths), 4)
+    assert len(completions(pieces)) == len(lengths)
+    assert [len(parts) for parts in steps].count(4) >= len(steps) - 8
+    assert len(steps) == 8 * len(lengths) // 4
+    assert [len(part.tokens) for part in steps[0]] == lengths[:4]
+
+
+def test_samples_of_one_prompt_read_it_once(tiny_models: dict[str, GPT2]) -> None:
+    """While others with the same prompt wait, their slots are kept for them."""
+    model, tokens = tiny_models["fp32"], prompt(1, 30)
+    stopping = Stopping(5, end_of_text=False)
+    same = [Request(tokens, SamplingParams(seed=n), stopping, sample=n) for n in range(3)]
+    other = Request(prompt(2, 20), GREEDY, stopping, sample=3)
+    steps, pieces = run(model, [*same, other], 4)
+    found = completions(pieces)
+    assert [[len(part.tokens) for part in parts] for parts in steps[:2]] == [[30, 20], [1] * 4]
+    assert [c.cached_tokens for c in found] == [0, 30, 30, 0]
+    for request, completion in zip([*same, other], found, strict=True):
+        assert completion.tokens == finished(model, [request])[0].tokens
+        assert completion.timing.prefill_ms > 0
+
+
+def test_prompts_that_begin_alike_read_the_beginning_once(tiny_models: dict[str, GPT2]) -> None:
+    shared = prompt(1, 33)
+    stopping = Stopping(3, end_of_text=False)
+    requests = [Request([*shared, n], GREEDY, stopping, sample=n) for n in range(3)]
+    alien = Request(prompt(9, 40), GREEDY, stopping, sample=3)
+    cache = PrefixCache(1 << 20)
+    steps, pieces = run(tiny_models["fp32"], [*requests, alien], 4, prefixes=cache)
+    found = completions(pieces)
+    assert [c.cached_tokens for c in found] == [0, 32, 32, 0]
+    assert sorted(len(part.tokens) for part in steps[0]) == [34, 40]
+    for request, completion in zip([*requests, alien], found, strict=True):
+        assert completion.tokens == finished(tiny_models["fp32"], [request])[0].tokens
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 5])
+def test_nothing_is_lost_when_a_run_is_closed_while_prompts_are_read(
+    tiny_models: dict[str, GPT2], taken: int
+) -> None:
+    """The prefix cache has no half prompts; requests that were not admitted are still there."""
+    model, cache = tiny_models["fp32"], PrefixCache(1 << 20)
+    requests = requests_of([40, 40, 36, 40, 40, 40])
+    source = iter(requests)
+    steps, pieces = run(model, source, 2, 7, cache)
+    assert len(list(islice(pieces, taken))) == taken
+    assert not taken or any(not part.wanted for part in steps[-1])
+    del pieces
+    assert len(list(source)) >= 3
+    again = completions(run(model, requests, 2, prefixes=cache)[1])
+    for request, completion in zip(requests, again, strict=True):
+        assert completion.tokens == finished(model, [request])[0].tokens
+
+
+def test_a_prompt_that_fails_leaves_its_mates_alone(
+    tiny_models: dict[str, GPT2],
+) -> None:
+    requests = requests_of([20, 20, 20, 20])
+    requests[1] = Request([1] * (TINY.n_ctx + 1), GREEDY, sample=1)
+    nothing = SamplingParams(logit_bias=dict.fromkeys(range(TINY.n_vocab), -np.inf))
+    requests[2] = Request(prompt(2, 20), nothing, sample=2)
+    pieces = list(run(tiny_models["fp32"], requests, 3, 9)[1])
+    failed = [piece.sample for piece in pieces if piece.failure]
+    assert failed == [1, 2]
+    assert [c.sample for c in completions(iter(pieces))] == [0, 3]
