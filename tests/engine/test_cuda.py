@@ -26,8 +26,6 @@ from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle
 from gpt2rt.generation.scheduler import Scheduler
-from gpt2rt.sampling.filters import chunk_sums, pick, softmax_weights
-from gpt2rt.sampling.selection import Draw, Selected
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
 
@@ -121,20 +119,6 @@ def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
         alone.step([Part(0, 0, TEXT[6:36], 0)])
         kept = np.asarray(alone.step([Part(0, 30, [9])]))
         np.testing.assert_allclose(after, kept, atol=5e-3)
-
-
-def test_rows_of_any_part_are_drawn_from_by_its_own_draw(wide: CudaSlots) -> None:
-    wide.step([Part(slot, 0, [3, 5, slot], 0) for slot in range(8)])
-    parts = [Part(6, 3, [1]), Part(0, 0, [4, 5], 2), Part(2, 3, [9]), Part(3, 2, [8, 8])]
-    draws = [Draw(1 + number / 4, 0.1 + number / 5) for number in range(5)]
-    logits = np.asarray(wide.step(parts))
-    found = wide.step(parts, draws)
-    assert isinstance(found, Selected)
-    for row, plain, draw in zip(found, logits, draws, strict=True):
-        assert row.draw == draw
-        np.testing.assert_array_equal(np.asarray(row), plain)
-        weights = softmax_weights(plain, 1 / draw.inverse_temperature)
-        assert row.drawn == pick(weights, chunk_sums(weights), draw.uniform)
 
 
 def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) -> None:

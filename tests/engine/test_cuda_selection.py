@@ -160,3 +160,17 @@ def test_what_the_selection_cannot_tell_comes_from_the_whole_row() -> None:
     broken = replace(row, normaliser=float("nan"), fetch=lambda: np.full(700, np.nan, np.float32))
     with pytest.raises(BadLogits):
         choose(broken, SamplingParams(), [0.5] * NUMBERS)
+
+
+def test_rows_of_any_part_are_drawn_from_by_its_own_draw(wide: CudaSlots) -> None:
+    wide.step([Part(slot, 0, [3, 5, slot], 0) for slot in range(8)])
+    parts = [Part(6, 3, [1]), Part(0, 0, [4, 5], 2), Part(2, 3, [9]), Part(3, 2, [8, 8])]
+    draws = [Draw(1 + number / 4, 0.1 + number / 5) for number in range(5)]
+    logits = np.asarray(wide.step(parts))
+    found = wide.step(parts, draws)
+    assert isinstance(found, Selected)
+    for row, plain, draw in zip(found, logits, draws, strict=True):
+        assert row.draw == draw
+        np.testing.assert_array_equal(np.asarray(row), plain)
+        weights = softmax_weights(plain, 1 / draw.inverse_temperature)
+        assert row.drawn == pick(weights, chunk_sums(weights), draw.uniform)
