@@ -7,6 +7,7 @@ and its length. Any number of slots may share an ONNX Runtime session, which has
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,40 +16,33 @@ from numpy.typing import NDArray
 from gpt2rt.sampling.selection import Draw, Selected
 
 Logits = NDArray[np.float32]
-KeysValues = NDArray[np.floating[Any]]  # float32, on CUDA float16
+KeysValues = NDArray[np.floating[Any]]  # float16 or float32
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """New tokens of one slot in a step, which follow its first `start` positions.
+
+    `wanted`: after how many of the last tokens logits are returned (0, 1, ... len(tokens)).
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    wanted: int = 1
 
 
 class Slots(Protocol):
-    """Slots for `count` sequences, and the calls that extend them.
-
-    Logits that a method returns are valid until the next call.
-    """
+    """Slots for `count` sequences, and the step that extends them."""
 
     count: int
 
-    def extend(
-        self, slot: int, length: int, tokens: Sequence[int], rows: Sequence[int] | None = None
-    ) -> Logits:
-        """Append `tokens` to a slot with `length` positions.
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
+        """Append the tokens of all parts, each of another slot.
 
-        Returns logits float32 [R, n_vocab] after the tokens with the indices `rows` (None: the
-        last).
-        """
-
-    def advance(
-        self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
-    ) -> Logits | Selected:
-        """Append one token to each of the slots 0, 1, ..., which have `lengths` positions.
-
-        Returns logits float32 [len(tokens), n_vocab]. A device returns only its `Selected` rows;
-        there the next tokens are also drawn, by `draws`.
-        """
-
-    def forward(self, tokens: NDArray[np.int32], length: int, rows: Sequence[int]) -> Logits:
-        """Append tokens int32 [B, S] to the slots 0 to B-1, which have `length` positions.
-
-        `length` must be 0 or B must be 1. Returns logits float32 [R, n_vocab] after the tokens with
-        the indices `rows` into B*S.
+        Returns logits float32 [R, n_vocab], valid until the next call: the wanted rows, part after
+        part. A device that draws returns `Selected` when every part is one token of the slots 0, 1,
+        ...; `draws` are for these rows.
         """
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -14,6 +14,7 @@ from gpt2rt import HParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import record
 from gpt2rt.bundles.manifest import MANIFEST, Manifest
+from gpt2rt.bundles.precision import KV_TYPES, PRECISIONS
 from gpt2rt_export.onnx_graph import targets
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint
 from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary, write_vocabulary
@@ -64,15 +65,20 @@ def skeleton(hparams: HParams) -> onnx.ModelProto:
 
 
 def make_bundle(
-    directory: Path, checkpoint: Checkpoint, precision: str, origin: str = "test"
+    directory: Path,
+    checkpoint: Checkpoint,
+    precision: str,
+    origin: str = "test",
+    kv: str | None = None,
 ) -> Bundle:
     """A fused bundle, written without TensorFlow."""
     hparams = checkpoint.hparams
     directory.mkdir(parents=True)
     write_vocabulary(directory, *synthetic_vocabulary(hparams.n_vocab))
-    models, weights = targets.fused(skeleton(hparams), hparams, precision)
+    kind = KV_TYPES[kv or PRECISIONS[precision].kv]
+    models, weights = targets.fused(skeleton(hparams), hparams, precision, kind)
     targets.write(models, weights, checkpoint, directory)
     files = {path.name: record(path) for path in sorted(directory.iterdir())}
-    manifest = Manifest("tiny", precision, "fused", hparams, "synthetic", origin, {}, files)
+    manifest = Manifest("tiny", precision, "fused", kind, hparams, "synthetic", origin, {}, files)
     (directory / MANIFEST).write_text(manifest.to_json())
     return Bundle.open(directory)

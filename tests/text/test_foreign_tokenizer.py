@@ -354,7 +354,7 @@ def bundle_of(tokenizer: Path, folder: Path, hparams: HParams) -> Bundle:
     targets.write(models, weights, LargerWeights(hparams, seed=3), folder)
     write_foreign(tokenizer, hparams.n_vocab, folder)
     files = {path.name: record(path) for path in sorted(folder.iterdir())}
-    manifest = Manifest("tiny", "fp32", "fused", hparams, "directory", "test", {}, files)
+    manifest = Manifest("tiny", "fp32", "fused", "float32", hparams, "directory", "test", {}, files)
     (folder / MANIFEST).write_text(manifest.to_json())
     return Bundle.open(folder)
 
