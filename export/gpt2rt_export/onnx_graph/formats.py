@@ -58,7 +58,8 @@ def half_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
 
 def quantised(b: Body, x: str) -> tuple[str, str]:  # [M,K] -> uint8 [M,K], scales [M,1]
     """Every row in whole numbers from -127 to 127, plus 128, and its scale."""
-    largest = b.op("ReduceMax", [b.op("Abs", [x]), b.constant([-1])], keepdims=1)
+    # Axis 1, not -1, with which ONNX Runtime 1.31 reduces no rows to a wrong shape.
+    largest = b.op("ReduceMax", [b.op("Abs", [x]), b.constant([1])], keepdims=1)
     most = b.constant(127, np.float32)
     scale = b.op("Div", [largest, most])
     inverse = b.op("Div", [most, b.op("Max", [largest, b.constant(LEAST, np.float32)])])
@@ -72,7 +73,10 @@ def int8_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
     turned = b.op("Transpose", [w], perm=[1, 0])
     sums = b.op("MatMulInteger", [rows, turned, b.constant(ZERO_POINT, np.uint8)])
     wide = b.op("Cast", [sums], to=TensorProto.FLOAT)
-    return b.op("Mul", [wide, b.op("Mul", [row_scale, scale])])
+    # A product of a column and a row. Were it a Mul, ONNX Runtime 1.31 would fuse it with the sums
+    # and the bias, and scale the bias, too.
+    scales = b.op("MatMul", [row_scale, b.op("Unsqueeze", [scale, b.constant([0])])])
+    return b.op("Mul", [wide, scales])
 
 
 def int4_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
