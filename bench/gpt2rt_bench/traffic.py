@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
 
-FOLDED = ("Cast", "Mul")  # ops on weights alone, computed once when the graph is loaded
+FOLDED = ("Cast", "Mul", "Unsqueeze")  # ops on weights alone, computed once when the graph is loaded
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
@@ -50,7 +50,10 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
         weights = [name for name in node.input if name in sizes]
         if node.op_type in FOLDED and weights == list(node.input):
             (out,) = node.output
-            shape = np.broadcast_shapes(*(shapes[name] for name in weights))
+            if node.op_type == "Unsqueeze":  # of a scale for each row
+                shape = (*shapes[weights[0]], 1)
+            else:
+                shape = np.broadcast_shapes(*(shapes[name] for name in weights))
             width = sizes[weights[0]] // math.prod(shapes[weights[0]])
             if node.op_type == "Cast":
                 width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize

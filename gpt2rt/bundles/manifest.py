@@ -98,7 +98,7 @@ def read_manifest(path: Path) -> Manifest:
     version = body.pop("version", None)
     if version != VERSION:
         newer = type(version) is int and version > VERSION
-        remedy = "upgrade gpt2rt" if newer else "export it again"
+        remedy = "upgrade gpt2rt or export again" if newer else "export it again"
         raise BadBundle(
             f"{path}: bundle format {version!r:.50}, this gpt2rt reads {VERSION}; {remedy}"
         )

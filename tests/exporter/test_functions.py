@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 import reference
 from gpt2rt_export.onnx_graph.attention_function import INPUTS
 from gpt2rt_export.onnx_graph.body import DOMAIN
-from gpt2rt_export.onnx_graph.formats import FORMATS, INT4, INT8, Format
+from gpt2rt_export.onnx_graph.formats import EVERY_FORMAT, INT4, INT8, Format
 from gpt2rt_export.onnx_graph.functions import FUNCTIONS, called
 from gpt2rt_export.onnx_graph.fuse import model_of
 
@@ -100,7 +100,7 @@ def assert_close(form: Format, found: Array, wanted: Floats) -> None:
     np.testing.assert_allclose(found, wanted, atol=share * np.abs(wanted).max(), rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", EVERY_FORMAT, ids=lambda form: form.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_products_are_those_of_the_stored_weights(form: Format, shape: tuple[int, int, int]) -> None:
     m, k, n = shape
@@ -125,7 +125,7 @@ def test_products_are_those_of_the_stored_weights(form: Format, shape: tuple[int
     np.testing.assert_allclose(found, wanted, atol=CLOSE * np.abs(wanted).max(), rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", EVERY_FORMAT, ids=lambda form: form.name)
 def test_a_row_depends_on_no_other_and_zeros_stay_zeros(form: Format) -> None:
     k, n = 96, 24
     x = np.random.default_rng(2).standard_normal((4, k)).astype(np.float32)

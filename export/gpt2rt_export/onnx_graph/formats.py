@@ -100,20 +100,20 @@ FLOAT = Format("Float", ("",), lambda w: (w,), float_product)
 HALF = Format("Half", ("/fp16",), lambda w: (half(w),), half_product)
 INT8 = Format("Int8", ("/int8", "/scale"), int8_rows, int8_product)
 INT4 = Format("Int4", ("/int4", "/scale", "/zero"), int4_blocks, int4_product, sized=True)
-FORMATS = (FLOAT, HALF, INT8, INT4)
+EVERY_FORMAT = (FLOAT, HALF, INT8, INT4)
 
 
 @dataclass(frozen=True, slots=True)
-class Formats:
+class Storage:
     """The formats of a precision: of the linear layers, and of the embedding and the lm_head."""
 
     linear: Format
     embedding: Format
 
 
-PRECISIONS = {
-    "fp32": Formats(FLOAT, FLOAT),
-    "fp16": Formats(HALF, HALF),
-    "int8": Formats(INT8, INT8),
-    "int4": Formats(INT4, INT8),
+STORAGE = {
+    "fp32": Storage(FLOAT, FLOAT),
+    "fp16": Storage(HALF, HALF),
+    "int8": Storage(INT8, INT8),
+    "int4": Storage(INT4, INT8),
 }

@@ -13,7 +13,7 @@ import onnx
 
 from gpt2rt_export.onnx_graph.attention_function import attention
 from gpt2rt_export.onnx_graph.body import DOMAIN, Body, function
-from gpt2rt_export.onnx_graph.formats import FORMATS, Format
+from gpt2rt_export.onnx_graph.formats import EVERY_FORMAT, Format
 
 
 def norm() -> onnx.FunctionProto:
@@ -71,7 +71,7 @@ def _product(
 PRODUCTS = (norm_linear, norm_linear_gelu, linear_add, norm_head)
 FUNCTIONS = {
     made.name: made
-    for made in (norm(), attention(), *(make(form) for make in PRODUCTS for form in FORMATS))
+    for made in (norm(), attention(), *(make(form) for make in PRODUCTS for form in EVERY_FORMAT))
 }
 
 

@@ -10,7 +10,7 @@ import onnx
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, WEIGHTS
 from gpt2rt_export.onnx_graph.cuda import CUDA, fuse_cuda
-from gpt2rt_export.onnx_graph.formats import PRECISIONS
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
 from gpt2rt_export.onnx_graph.hidden import hidden
 from gpt2rt_export.onnx_graph.weights import Weight, attach
@@ -24,7 +24,7 @@ def fused(
 
     `kv` is the dtype of keys and values on a CPU.
     """
-    model, weights = fuse(standard, hparams, PRECISIONS[precision], kv)
+    model, weights = fuse(standard, hparams, STORAGE[precision], kv)
     models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
     if precision in CUDA:
         models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)
