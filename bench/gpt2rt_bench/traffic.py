@@ -12,7 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
 
-FOLDED = ("Cast", "Mul", "Unsqueeze")  # ops on weights alone, computed once when the graph is loaded
+FOLDED = (
+    "Cast",
+    "Mul",
+    "Unsqueeze",
+)  # ops on weights alone, computed once when the graph is loaded
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
@@ -20,8 +24,8 @@ LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 class Traffic:
     """The bytes that a decode step reads.
 
-    `weights`: once a step; `row`: for each sequence; `kv`: for each position that a sequence attends
-    to.
+    `weights`: once a step; `row`: for each sequence; `kv`: for each position that a sequence
+    attends to.
     """
 
     weights: int

@@ -38,8 +38,8 @@ class Port:
 
 Pair = tuple[Port, Port]  # the keys and the values of a layer
 
-# The fused graph's. A token sees the positions of its own slot up to its own, those of the same call
-# included; the tokens of a slot come in the order of their positions.
+# The fused graph's. A token sees the positions of its own slot up to its own, those of the same
+# call included; the tokens of a slot come in the order of their positions.
 TOKENS = Port("tokens", "int32", ("T",))
 SLOTS = Port("slots", "int32", ("T",))
 POSITIONS = Port("positions", "int32", ("T",))

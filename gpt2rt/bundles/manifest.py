@@ -38,9 +38,10 @@ LONGEST_NOTE = 1000  # characters
 class Manifest:
     """The content of `manifest.json`.
 
-    `kv` is the dtype of keys and values on a CPU; `tokenizer` is `checkpoint`, `directory` or `synthetic`; `origin` says where the weights came
-    from; `tools` maps the libraries that made the bundle to their versions; `notes` say how the
-    checkpoint was read: arrays left out, zeros for missing biases, further tokens that end a text.
+    `kv` is the dtype of keys and values on a CPU; `tokenizer` is `checkpoint`, `directory` or
+    `synthetic`; `origin` says where the weights came from; `tools` maps the libraries that made the
+    bundle to their versions; `notes` say how the checkpoint was read: arrays left out, zeros for
+    missing biases, further tokens that end a text.
     """
 
     model: str

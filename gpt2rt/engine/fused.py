@@ -154,10 +154,12 @@ class FusedSlots:
 
 
 def _flat(parts: Sequence[Part]) -> tuple[Numbers, Numbers, Numbers, NDArray[np.bool_]]:
-    """The tokens of all parts, and for each its slot, its position and whether logits are wanted."""
+    """The tokens of all parts: for each its slot, its position, and whether logits are wanted."""
     lengths = [len(part.tokens) for part in parts]
     tokens = np.concatenate([np.asarray(part.tokens, np.int32) for part in parts])
     slots = np.repeat(np.array([part.slot for part in parts], np.int32), lengths)
-    positions = [np.arange(p.start, p.start + n, dtype=np.int32) for p, n in zip(parts, lengths)]
-    wanted = [np.arange(n, 0, -1) <= p.wanted for p, n in zip(parts, lengths)]
+    positions, wanted = [], []
+    for part, length in zip(parts, lengths, strict=True):
+        positions.append(np.arange(part.start, part.start + length, dtype=np.int32))
+        wanted.append(np.arange(length, 0, -1) <= part.wanted)
     return tokens, slots, np.concatenate(positions), np.concatenate(wanted)

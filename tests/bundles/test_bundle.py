@@ -141,7 +141,8 @@ def test_json_that_is_no_manifest_is_refused(bundle: Bundle, content: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("version", "remedy"), [(3, "upgrade gpt2rt or export"), *((old, "export it again") for old in (1, "2", None))]
+    ("version", "remedy"),
+    [(3, "upgrade gpt2rt or export"), *((old, "export it again") for old in (1, "2", None))],
 )
 def test_another_format_version_is_refused(bundle: Bundle, version: object, remedy: str) -> None:
     write_body(bundle, {**body_of(bundle), "version": version})

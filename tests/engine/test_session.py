@@ -16,7 +16,6 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
 from gpt2rt.bundles.precision import KV_TYPES, PRECISIONS
 from gpt2rt.engine import forks, fused, providers
-from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.slots import Part, Slots
 from models import NOISE, TINY, LargerWeights, assert_same, make_bundle
 
@@ -128,7 +127,9 @@ def test_a_row_is_the_same_whatever_its_batch_mates(tiny: GPT2, count: int) -> N
         parts = []
         for slot in order.tolist():
             new = int(rng.choice([1, 1, 3, 7]))
-            parts.append(Part(slot, lengths[slot], TEXT[slot : slot + new], int(rng.integers(new + 1))))
+            parts.append(
+                Part(slot, lengths[slot], TEXT[slot : slot + new], int(rng.integers(new + 1)))
+            )
             lengths[slot] += new
         found = together.step(parts)
         single = [alone[p.slot].step([Part(0, p.start, p.tokens, p.wanted)]) for p in parts]

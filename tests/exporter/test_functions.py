@@ -1,6 +1,6 @@
 """The functions of the fused graph, each run by itself and held against NumPy in float64.
 
-They are the specification of the kernels, so where a session has those, the same laws hold for them.
+They are the specification of the kernels: the same laws hold for those.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def assert_close(form: Format, found: Array, wanted: Floats) -> None:
 
 @pytest.mark.parametrize("form", EVERY_FORMAT, ids=lambda form: form.name)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products_are_those_of_the_stored_weights(form: Format, shape: tuple[int, int, int]) -> None:
+def test_products_are_those_of_the_stored_weights(
+    form: Format, shape: tuple[int, int, int]
+) -> None:
     m, k, n = shape
     rng = np.random.default_rng(1)
     x, residual = (rng.standard_normal((m, width)).astype(np.float32) for width in (k, n))

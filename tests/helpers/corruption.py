@@ -181,7 +181,9 @@ def read(place: Path, work: Path) -> Read:
     work.mkdir()
     files = model_tokenizer.tokenizer_of(None, checkpoint)
     model_tokenizer.write(files, checkpoint.hparams.n_vocab, work)
-    model, weights = fuse(skeleton(checkpoint.hparams), checkpoint.hparams, STORAGE["fp32"], "float32")
+    model, weights = fuse(
+        skeleton(checkpoint.hparams), checkpoint.hparams, STORAGE["fp32"], "float32"
+    )
     values: dict[str, bytes] = {}
 
     class Recorded:

@@ -57,7 +57,7 @@ def kernels_loaded() -> bool:
     return False
 
 
-def assert_same(found: NDArray[Any], wanted: NDArray[Any], precision: str) -> None:
+def assert_same(found: Any, wanted: Any, precision: str) -> None:
     """Logits of the same tokens: equal with the kernels, else nearly."""
     atol = 0 if kernels_loaded() else SAME[precision]
     np.testing.assert_allclose(found, wanted, atol=atol, rtol=0)

@@ -350,7 +350,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def bundle_of(tokenizer: Path, folder: Path, hparams: HParams) -> Bundle:
     """A small model's bundle with the tokenizer of a directory."""
     folder.mkdir()
-    models, weights = targets.fused(skeleton(hparams), hparams, "fp32")
+    models, weights = targets.fused(skeleton(hparams), hparams, "fp32", "float32")
     targets.write(models, weights, LargerWeights(hparams, seed=3), folder)
     write_foreign(tokenizer, hparams.n_vocab, folder)
     files = {path.name: record(path) for path in sorted(folder.iterdir())}

@@ -279,7 +279,9 @@ def _models(bundles: list[Bundle | Damaged]) -> Finding:
 def _slots(bundles: list[Bundle | Damaged]) -> Finding:
     """The memory that each text of a batch needs at full length."""
     whole = [bundle for bundle in bundles if isinstance(bundle, Bundle)]
-    costs = (f"{b.name} {slot_bytes(b.manifest.hparams, b.manifest.kv) / 1e6:.0f} MB" for b in whole)
+    costs = (
+        f"{b.name} {slot_bytes(b.manifest.hparams, b.manifest.kv) / 1e6:.0f} MB" for b in whole
+    )
     return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '38 MB for 117M'}")
 
 

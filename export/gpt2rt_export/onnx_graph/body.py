@@ -47,7 +47,9 @@ class Body:
         self.nodes.append(node)
         return names[0]
 
-    def split(self, kind: str, inputs: Sequence[str], count: int, **attributes: object) -> list[str]:
+    def split(
+        self, kind: str, inputs: Sequence[str], count: int, **attributes: object
+    ) -> list[str]:
         """Append a node with `count` outputs; returns their names."""
         self.op(kind, inputs, count, **attributes)
         return list(self.nodes[-1].output)

@@ -63,9 +63,7 @@ def _product(
 ) -> onnx.FunctionProto:
     before = ["x", "gain", "shift"] if normed else ["x"]
     attributes = [*(["epsilon"] if normed else []), *(["K", "N"] if form.sized else [])]
-    return function(
-        f"{name}{form.name}", [*before, *form.inputs, *after], ["y"], body, attributes
-    )
+    return function(f"{name}{form.name}", [*before, *form.inputs, *after], ["y"], body, attributes)
 
 
 PRODUCTS = (norm_linear, norm_linear_gelu, linear_add, norm_head)
