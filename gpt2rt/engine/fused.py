@@ -86,7 +86,9 @@ class FusedSlots:
         kv = kv_type(session)
         self._graph = fused(hparams, kv)
         self._cache = KVCache(hparams, count, hparams.n_ctx, kv)
-        self._most = MOST_TOKENS if kernels else max(1, MOST_WITHOUT_KERNELS // count)
+        self._most = MOST_TOKENS
+        if not kernels:
+            self._most = max(1, min(MOST_TOKENS, MOST_WITHOUT_KERNELS // count))
         self._logits = np.empty((0, hparams.n_vocab), np.float32)
         self._bindings: dict[tuple[int, int], Binding] = {}
 

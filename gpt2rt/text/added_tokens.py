@@ -17,7 +17,7 @@ SPACE_START, SPACE_END = regex.compile(r"\s*"), regex.compile(r"\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TextPart:
     """A part of a text, which begins at character `start`: an added token, or text without any.
 
     `token` is the id of the added token, None for text.
@@ -37,14 +37,14 @@ class Pass:
         self._pattern = re.compile("|".join(map(re.escape, texts)))
         self.control = all(token.special for token in tokens)
 
-    def cut(self, part: Part, special: bool) -> Iterable[Part]:
+    def cut(self, part: TextPart, special: bool) -> Iterable[TextPart]:
         """Split `part` into added tokens and the text between them.
 
         Control tokens are found only if `special`.
         """
         return (part,) if self.control and not special else self._cut(part, special)
 
-    def _cut(self, part: Part, special: bool) -> Iterator[Part]:
+    def _cut(self, part: TextPart, special: bool) -> Iterator[TextPart]:
         text, done = part.text, 0
         for found in self._pattern.finditer(text):
             token = self._tokens[found[0]]
@@ -59,12 +59,12 @@ class Pass:
             if start >= end:
                 continue  # the token before it took the white space
             if done < start:
-                yield Part(text[done:start], part.start + done, None)
+                yield TextPart(text[done:start], part.start + done, None)
             first = max(start, done)
-            yield Part(text[first:end], part.start + first, token.id)
+            yield TextPart(text[first:end], part.start + first, token.id)
             done = end
         if done < len(text):
-            yield Part(text[done:], part.start + done, None)
+            yield TextPart(text[done:], part.start + done, None)
 
 
 def passes(tokens: Sequence[SpecialToken]) -> tuple[Pass, ...]:

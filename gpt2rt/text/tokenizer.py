@@ -18,7 +18,7 @@ import regex
 
 from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS
 from gpt2rt.errors import BadText, InvalidSetting
-from gpt2rt.text.added_tokens import Part, passes
+from gpt2rt.text.added_tokens import TextPart, passes
 from gpt2rt.text.byte_symbols import LATIN_1, SYMBOLS
 from gpt2rt.text.merges import merge
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens, WithSpecialTokens, read_special
@@ -127,7 +127,7 @@ class Tokenizer(WithSpecialTokens):
             spans += [(part.start, end)] if part.token is not None else self._spans(part, found)
         return Encoding(tuple(tokens), tuple(spans))
 
-    def _part_tokens(self, part: Part) -> list[int]:
+    def _part_tokens(self, part: TextPart) -> list[int]:
         if part.token is not None:
             return [part.token]
         tokens = self._pieces_tokens(f" {part.text}" if self._prefixed(part) else part.text)
@@ -144,10 +144,10 @@ class Tokenizer(WithSpecialTokens):
     def _pieces_tokens(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._tokens.__getitem__, PIECE.findall(text))))
 
-    def _prefixed(self, part: Part) -> bool:
+    def _prefixed(self, part: TextPart) -> bool:
         return self._special.prefix_space and not part.text.startswith(" ")
 
-    def _spans(self, part: Part, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    def _spans(self, part: TextPart, tokens: Sequence[int]) -> list[tuple[int, int]]:
         """The span of each of the `tokens` of a part without added tokens."""
         extra = int(self._prefixed(part))
         place = [part.start] * extra  # for each byte its character
@@ -159,10 +159,10 @@ class Tokenizer(WithSpecialTokens):
             found[0] = (part.start, part.start)
         return found
 
-    def _parts(self, text: str, special: bool) -> list[Part]:
+    def _parts(self, text: str, special: bool) -> list[TextPart]:
         """The text split at added tokens. Raises `BadText` for a lone surrogate."""
         check_text(text)
-        parts = [Part(text, 0, None)] if text else []
+        parts = [TextPart(text, 0, None)] if text else []
         for known in self._passes:
             cut = (known.cut(part, special) if part.token is None else (part,) for part in parts)
             parts = list(chain.from_iterable(cut))

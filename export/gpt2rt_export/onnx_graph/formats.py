@@ -104,7 +104,7 @@ EVERY_FORMAT = (FLOAT, HALF, INT8, INT4)
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class WeightFormats:
     """The formats of a precision: of the linear layers, and of the embedding and the lm_head."""
 
     linear: Format
@@ -112,8 +112,8 @@ class Storage:
 
 
 STORAGE = {
-    "fp32": Storage(FLOAT, FLOAT),
-    "fp16": Storage(HALF, HALF),
-    "int8": Storage(INT8, INT8),
-    "int4": Storage(INT4, INT8),
+    "fp32": WeightFormats(FLOAT, FLOAT),
+    "fp16": WeightFormats(HALF, HALF),
+    "int8": WeightFormats(INT8, INT8),
+    "int4": WeightFormats(INT4, INT8),
 }

@@ -31,7 +31,7 @@ from gpt2rt.bundles.interface import (
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt_export.onnx_graph.body import DOMAIN, opsets
 from gpt2rt_export.onnx_graph.builder import Builder
-from gpt2rt_export.onnx_graph.formats import FLOAT, HALF, Format, Storage
+from gpt2rt_export.onnx_graph.formats import FLOAT, HALF, Format, WeightFormats
 from gpt2rt_export.onnx_graph.functions import called
 from gpt2rt_export.onnx_graph.weights import Weight
 
@@ -46,7 +46,7 @@ def cut(scope: str) -> str:
 
 
 def fuse(
-    standard: onnx.ModelProto, hparams: HParams, storage: Storage, kv: str
+    standard: onnx.ModelProto, hparams: HParams, formats: WeightFormats, kv: str
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The fused graph, still without weights, and the weights that it needs.
 
@@ -54,11 +54,11 @@ def fuse(
     dtype `kv`. Raises `Gpt2rtError` where the standard graph lacks a named cut.
     """
     builder, interface = Builder(hparams), fused(hparams, kv)
-    embed(builder, storage.embedding)
+    embed(builder, formats.embedding)
     x = cut("embed")
     for i in range(hparams.n_layer):
-        x = block(builder, x, i, storage.linear, interface)
-    norm_head(builder, x, storage.embedding)
+        x = block(builder, x, i, formats.linear, interface)
+    norm_head(builder, x, formats.embedding)
     return assemble(builder, standard, interface), list(builder.weights.values())
 
 
