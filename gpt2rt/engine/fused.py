@@ -142,7 +142,8 @@ class FusedSlots:
     ) -> Logits:
         if rows is None:
             return self.step([Part(slot, length, tokens)])
-        return self.step([Part(slot, length, tokens, len(tokens))])[list(rows)]
+        logits = self.step([Part(slot, length, tokens, len(tokens))])
+        return logits if rows == range(len(tokens)) else logits[list(rows)]
 
     def advance(
         self, lengths: Sequence[int], tokens: Sequence[int], draws: Sequence[Draw] = ()
