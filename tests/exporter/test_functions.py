@@ -111,7 +111,7 @@ def test_products_are_those_of_the_stored_weights(
     gain, shift, bias = (rng.standard_normal(width).astype(np.float32) for width in (k, k, n))
     weights, w, sizes = tensors_of(form, k, n)
     normed = {"x": x, "gain": gain, "shift": shift, **weights}
-    rows = reference.norm(x.astype(np.float64), gain, shift, EPSILON)
+    rows = reference.norm(*(a.astype(np.float64) for a in (x, gain, shift)), EPSILON)
     linear = product(form, rows, w) + bias
     for name, feeds, wanted in (
         ("NormLinear", {**normed, "bias": bias}, linear),
@@ -152,7 +152,7 @@ def test_norm_is_a_layer_norm() -> None:
     rng = np.random.default_rng(3)
     x, gain, shift = (rng.standard_normal(s).astype(np.float32) for s in ((5, 24), 24, 24))
     (found,) = call("Norm", {"x": x, "gain": gain, "shift": shift}, epsilon=EPSILON)
-    wanted = reference.norm(x.astype(np.float64), gain, shift, EPSILON)
+    wanted = reference.norm(*(a.astype(np.float64) for a in (x, gain, shift)), EPSILON)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -201,7 +201,7 @@ def test_attention_sees_its_own_slot_up_to_its_own_position(
     slots = np.concatenate([np.full(n, slot, np.int32) for slot, _, n in parts])
     positions = np.concatenate([np.arange(at, at + n, dtype=np.int32) for _, at, n in parts])
     qkv = rng.standard_normal((len(slots), 3 * H * W)).astype(np.float32)
-    past = tuple(rng.standard_normal((S, H, C, W)).astype(kv) for _ in range(2))
+    past: list[Array] = [rng.standard_normal((S, H, C, W)).astype(kv) for _ in range(2)]
     wanted = attention(qkv, slots, positions, (past[0], past[1]))
     feeds = dict(zip(FUNCTIONS["Attention"].input, (qkv, slots, positions, *past), strict=True))
     mixed, keys, values = call("Attention", feeds, scale=SCALE)

@@ -7,6 +7,7 @@ version where one is registered; else it puts the nodes in the function's place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ class Body:
         outputs: int | str = 1,
         domain: str = "",
         refs: Sequence[str] = (),
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         """Append a node; returns the name of its (first) output.
 
@@ -47,9 +48,7 @@ class Body:
         self.nodes.append(node)
         return names[0]
 
-    def split(
-        self, kind: str, inputs: Sequence[str], count: int, **attributes: object
-    ) -> list[str]:
+    def split(self, kind: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
         """Append a node with `count` outputs; returns their names."""
         self.op(kind, inputs, count, **attributes)
         return list(self.nodes[-1].output)
