@@ -94,6 +94,11 @@ def tensors_of(form: Format, k: int, n: int) -> tuple[dict[str, Array], Floats, 
     return dict(zip(form.inputs, made, strict=True)), widened(form, made, k), sizes
 
 
+def normed_rows(x: Array, gain: Array, shift: Array) -> Floats:
+    wide, g, b = (np.asarray(values, np.float64) for values in (x, gain, shift))
+    return reference.norm(wide, g, b, EPSILON)
+
+
 def assert_close(form: Format, found: Array, wanted: Floats) -> None:
     assert found.dtype == np.float32
     share = STEP if form in (INT8, INT4) else CLOSE
@@ -111,7 +116,7 @@ def test_products_are_those_of_the_stored_weights(
     gain, shift, bias = (rng.standard_normal(width).astype(np.float32) for width in (k, k, n))
     weights, w, sizes = tensors_of(form, k, n)
     normed = {"x": x, "gain": gain, "shift": shift, **weights}
-    rows = reference.norm(*(a.astype(np.float64) for a in (x, gain, shift)), EPSILON)
+    rows = normed_rows(x, gain, shift)
     linear = product(form, rows, w) + bias
     for name, feeds, wanted in (
         ("NormLinear", {**normed, "bias": bias}, linear),
@@ -152,7 +157,7 @@ def test_norm_is_a_layer_norm() -> None:
     rng = np.random.default_rng(3)
     x, gain, shift = (rng.standard_normal(s).astype(np.float32) for s in ((5, 24), 24, 24))
     (found,) = call("Norm", {"x": x, "gain": gain, "shift": shift}, epsilon=EPSILON)
-    wanted = reference.norm(*(a.astype(np.float64) for a in (x, gain, shift)), EPSILON)
+    wanted = normed_rows(x, gain, shift)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
