@@ -10,10 +10,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
-from gpt2rt.engine.runtime import row_by_row
+from gpt2rt.bundles.manifest import GRAPH
 
-FOLDED = ("Cast", "Mul")  # ops on weights alone, computed once when the graph is loaded
+FOLDED = (
+    "Cast",
+    "Mul",
+    "Unsqueeze",
+)  # ops on weights alone, computed once when the graph is loaded
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
@@ -21,19 +24,17 @@ LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 class Traffic:
     """The bytes that a decode step reads.
 
-    `weights`: once a step or, if `again`, once for each sequence of the batch; `row`: for each
-    sequence; `kv`: for each position that a sequence attends to.
+    `weights`: once a step; `row`: for each sequence; `kv`: for each position that a sequence
+    attends to.
     """
 
     weights: int
     row: int
     kv: int
-    again: bool = False
 
     def step(self, batch: int, past: float) -> float:
         """Bytes of a step of `batch` sequences that attend to `past` positions each."""
-        weights = self.weights * batch if self.again else self.weights
-        return weights + batch * (self.row + self.kv * past)
+        return self.weights + batch * (self.row + self.kv * past)
 
 
 def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
@@ -53,7 +54,10 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
         weights = [name for name in node.input if name in sizes]
         if node.op_type in FOLDED and weights == list(node.input):
             (out,) = node.output
-            shape = np.broadcast_shapes(*(shapes[name] for name in weights))
+            if node.op_type == "Unsqueeze":  # of a scale for each row
+                shape = (*shapes[weights[0]], 1)
+            else:
+                shape = np.broadcast_shapes(*(shapes[name] for name in weights))
             width = sizes[weights[0]] // math.prod(shapes[weights[0]])
             if node.op_type == "Cast":
                 width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize
@@ -65,8 +69,7 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
         else:
             whole.update(weights)
     rows = sum(sizes[name] // count for name, count in looked_up if name not in whole)
-    again = graph != CUDA_GRAPH and row_by_row(bundle)
-    return Traffic(sum(sizes[name] for name in whole), rows, _kv(bundle, found), again)
+    return Traffic(sum(sizes[name] for name in whole), rows, _kv(bundle, found))
 
 
 def size(tensor: TensorProto) -> int:

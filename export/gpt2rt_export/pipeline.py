@@ -128,7 +128,7 @@ def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progres
         models = {GRAPH: model}
     else:
         progress.stage("Fuse")
-        models, weights = targets.fused(converted, hparams, recipe.precision)
+        models, weights = targets.fused(converted, hparams, recipe.precision, recipe.kv_type)
     total = sum(4 * math.prod(shape) for shape in hparams.variables().values())
     advance = progress.stage(f"Write {recipe.precision} weights", total)
     targets.write(models, weights, checkpoint, work, advance)
@@ -157,6 +157,7 @@ def _manifest(
         model=recipe.model,
         precision=recipe.precision,
         graph=recipe.graph,
+        kv=recipe.kv_type,
         hparams=checkpoint.hparams,
         tokenizer=tokenizer,
         origin=origin_of(checkpoint.identity, recipe.source),

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.manifest import MANIFEST, bundle_name, is_name
 from gpt2rt.bundles.paths import local
-from gpt2rt.bundles.precision import PRECISIONS
+from gpt2rt.bundles.precision import KV_TYPES, PRECISIONS
 from gpt2rt.errors import BadCheckpoint, BadTokenizer, BundleExists, InvalidSetting
 
 GRAPHS = ("fused", "standard")
@@ -19,6 +19,7 @@ class Recipe:
     """The settings of an export.
 
     `model`: a canonical name of the catalogue, or any other name for a `checkpoint` of its own.
+    `kv`: the type of keys and values on a CPU, fp16 or fp32; None: the precision's own.
     `checkpoint`: a directory or file in any format of `sources`; None: the one in the home
     directory, downloaded if it is not there. `random_seed`: random weights in place of a
     checkpoint. `tokenizer`: a directory with the tokenizer's files, OpenAI's or Hugging Face's.
@@ -34,6 +35,7 @@ class Recipe:
     model: str
     precision: str = "fp32"
     graph: str = "fused"
+    kv: str | None = None
     checkpoint: Path | None = None
     tokenizer: Path | None = None
     random_seed: int | None = None
@@ -47,6 +49,7 @@ class Recipe:
         for what, value, choices in (
             ("precision", self.precision, tuple(PRECISIONS)),
             ("graph", self.graph, GRAPHS),
+            ("kv", self.kv or "fp16", tuple(KV_TYPES)),
         ):
             if value not in choices:
                 raise InvalidSetting(f"{what} is {' or '.join(choices)}, not {value}")
@@ -58,12 +61,19 @@ class Recipe:
             raise InvalidSetting(
                 f"the standard graph is plain float32: use it without --{self.precision}"
             )
+        if self.graph == "standard" and self.kv == "fp16":
+            raise InvalidSetting("the standard graph is plain float32: use it without --kv fp16")
         if self.random_seed is not None and self.checkpoint is not None:
             raise InvalidSetting("random weights and a checkpoint exclude each other")
         if self.parity_text is not None and not self.verify:
             raise InvalidSetting("a text for parity and no verification exclude each other")
         if self.random_seed is not None and not 0 <= self.random_seed < 1 << 64:
             raise InvalidSetting(f"seed must be 0 to 2**64 - 1, not {self.random_seed}")
+
+    @property
+    def kv_type(self) -> str:
+        """The dtype of keys and values on a CPU."""
+        return KV_TYPES[self.kv or PRECISIONS[self.precision].kv]
 
     @property
     def namesake(self) -> catalog.Release | None:

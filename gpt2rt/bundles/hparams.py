@@ -65,11 +65,11 @@ class HParams:
 
     @property
     def kv_width(self) -> int:
-        """Width of a head in the KV cache: `head_width` rounded up to a multiple of 8.
+        """Width of a head in the KV cache: `head_width` rounded up to a multiple of 16.
 
-        ONNX Runtime's attention needs that; the fused graph pads with zeros.
+        The kernels add up 16 numbers side by side; the fused graph pads with zeros.
         """
-        return -(-self.head_width // 8) * 8
+        return -(-self.head_width // 16) * 16
 
     @property
     def inner_width(self) -> int:

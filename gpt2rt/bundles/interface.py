@@ -3,9 +3,10 @@
 The exporter declares its graphs by these tables; the runtime binds its arrays by them and checks
 every graph that it opens.
 
-Letters are sizes that differ from call to call: B sequences of S new tokens each, R rows whose
-logits are wanted, a cache of C positions (fused), or P past positions and T = P + S in all
-(standard).
+Letters are sizes that differ from call to call. Fused: T new tokens in all, each with a slot and a
+position, R rows whose logits are wanted, S slots of C positions. CUDA: B sequences of S new tokens
+each, R rows, a cache of C positions. Standard: B sequences of S new tokens each, P past positions
+and T = P + S in all.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ class Port:
 
 Pair = tuple[Port, Port]  # the keys and the values of a layer
 
+# The fused graph's. A token sees the positions of its own slot up to its own, those of the same
+# call included; the tokens of a slot come in the order of their positions.
+TOKENS = Port("tokens", "int32", ("T",))
+SLOTS = Port("slots", "int32", ("T",))
+POSITIONS = Port("positions", "int32", ("T",))
+
 X = Port("X", "int32", ("B", "S"))
 POSITION = Port("position", "int32", ("B", "S"))
-# The rows whose logits are wanted, as indices into B*S.
+# The rows whose logits are wanted, as indices into the T (or B*S) new tokens.
 ROWS = Port("rows", "int32", ("R",))
 # For each sequence: its length including the new tokens, minus one.
 SEQLENS = Port("seqlens_k", "int32", ("B",))
@@ -90,9 +97,9 @@ def best(hparams: HParams) -> Pair:
     return Port("best_logits", "float32", shape), Port("best", "int64", shape)
 
 
-def _pairs(when: str, hparams: HParams, dtype: str) -> tuple[Pair, ...]:
+def _pairs(when: str, hparams: HParams, dtype: str, slots: str) -> tuple[Pair, ...]:
     """The keys and values of each layer; past and present may be bound to the same buffers."""
-    shape = ("B", hparams.n_head, "C", hparams.kv_width)
+    shape = (slots, hparams.n_head, "C", hparams.kv_width)
     layers = range(hparams.n_layer)
     return tuple(
         (Port(f"{when}_key.{i}", dtype, shape), Port(f"{when}_value.{i}", dtype, shape))
@@ -101,13 +108,13 @@ def _pairs(when: str, hparams: HParams, dtype: str) -> tuple[Pair, ...]:
 
 
 @lru_cache(maxsize=KNOWN)
-def fused(hparams: HParams) -> Interface:
-    """The interface of the fused graph for CPUs, which appends keys and values in place."""
+def fused(hparams: HParams, kv: str) -> Interface:
+    """The interface of the fused graph for CPUs, which appends keys and values of dtype `kv`."""
     return Interface(
-        (X, POSITION, ROWS, SEQLENS, TOTAL),
+        (TOKENS, SLOTS, POSITIONS, ROWS),
         (logits(hparams),),
-        _pairs("past", hparams, "float32"),
-        _pairs("present", hparams, "float32"),
+        _pairs("past", hparams, kv, "S"),
+        _pairs("present", hparams, kv, "S"),
     )
 
 
@@ -117,8 +124,8 @@ def cuda(hparams: HParams) -> Interface:
     return Interface(
         (X, POSITION, ROWS, SEQLENS, TOTAL, INVERSE_TEMPERATURE, UNIFORM),
         (logits(hparams), *best(hparams), NORMALISER, DRAWN),
-        _pairs("past", hparams, "float16"),
-        _pairs("present", hparams, "float16"),
+        _pairs("past", hparams, "float16", "B"),
+        _pairs("present", hparams, "float16", "B"),
     )
 
 
@@ -140,17 +147,26 @@ def standard(hparams: HParams) -> Interface:
     return Interface((X, past(hparams)), (every, present(hparams)))
 
 
-INTERFACES: dict[str, Callable[[HParams], Interface]] = {
+INTERFACES: dict[str, Callable[[HParams, str], Interface]] = {
     "fused": fused,
-    "standard": standard,
-    "cuda": cuda,
+    "standard": lambda hparams, kv: standard(hparams),
+    "cuda": lambda hparams, kv: cuda(hparams),
 }
 
 
 def hidden(hparams: HParams, graph: str) -> tuple[Port, ...]:
-    """The outputs of the embedding graph: `hidden.0` (the embeddings) to `hidden.n_layer` (after
-    ln_f). M is the number of all tokens.
+    """The hidden states that the embedding graph beside a `graph` returns.
+
+    `hidden.0` are the embeddings, `hidden.n_layer` what ln_f makes of the wanted rows.
     """
-    tokens: tuple[Size, ...] = ("M",) if graph == "fused" else ("B", "S")
+    tokens: tuple[Size, ...] = ("T",) if graph == "fused" else ("B", "S")
     shape = (*tokens, hparams.n_embd)
     return tuple(Port(f"hidden.{i}", "float32", shape) for i in range(hparams.n_layer + 1))
+
+
+def embedding(hparams: HParams, graph: str, kv: str) -> Interface:
+    """The interface of the embedding graph beside a `graph`: the same with hidden states in place
+    of logits. The one beside a standard graph returns no past.
+    """
+    whole = INTERFACES[graph](hparams, kv)
+    return Interface(whole.arguments, hidden(hparams, graph), whole.past, whole.present)

@@ -12,10 +12,11 @@ from typing import Any
 from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.bundles.files import FileRecord, read_small
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.precision import KV_TYPES
 from gpt2rt.errors import BadBundle, BadCheckpoint, reason
 
 FORMAT = "gpt2rt"
-VERSION = 1
+VERSION = 2
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -37,14 +38,16 @@ LONGEST_NOTE = 1000  # characters
 class Manifest:
     """The content of `manifest.json`.
 
-    `tokenizer` is `checkpoint`, `directory` or `synthetic`; `origin` says where the weights came
-    from; `tools` maps the libraries that made the bundle to their versions; `notes` say how the
-    checkpoint was read: arrays left out, zeros for missing biases, further tokens that end a text.
+    `kv` is the dtype of keys and values on a CPU; `tokenizer` is `checkpoint`, `directory` or
+    `synthetic`; `origin` says where the weights came from; `tools` maps the libraries that made the
+    bundle to their versions; `notes` say how the checkpoint was read: arrays left out, zeros for
+    missing biases, further tokens that end a text.
     """
 
     model: str
     precision: str
     graph: str
+    kv: str
     hparams: HParams
     tokenizer: str
     origin: str
@@ -62,10 +65,7 @@ class Manifest:
         return json.dumps({**self._body(), "digest": self.digest}, indent=2) + "\n"
 
     def _body(self) -> dict[str, Any]:
-        body = asdict(self)
-        if not self.notes:  # older bundles have no notes, and their digests must stay valid
-            del body["notes"]
-        return {"format": FORMAT, "version": VERSION, **body}
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -98,9 +98,10 @@ def read_manifest(path: Path) -> Manifest:
         raise BadBundle(f"{path}: not the manifest of a gpt2rt bundle")
     version = body.pop("version", None)
     if version != VERSION:
+        newer = type(version) is int and version > VERSION
+        remedy = "upgrade gpt2rt or export again" if newer else "export it again"
         raise BadBundle(
-            f"{path}: bundle format {version!r:.50}, this gpt2rt reads {VERSION}; "
-            "upgrade gpt2rt or export again"
+            f"{path}: bundle format {version!r:.50}, this gpt2rt reads {VERSION}; {remedy}"
         )
     digest = body.pop("digest", None)
     try:
@@ -114,7 +115,6 @@ def read_manifest(path: Path) -> Manifest:
 
 def _parse(body: dict[str, Any], path: Path) -> Manifest:
     del body["format"]
-    body.setdefault("notes", [])
     expected = {field.name for field in fields(Manifest)}
     if set(body) != expected:
         odd = ", ".join(sorted(expected ^ set(body)))
@@ -141,6 +141,8 @@ def _fields_of_wrong_type(
     named = ("model", "precision", "graph")
     wrong = [name for name in named if not (_is_text(body[name]) and is_name(body[name]))]
     wrong += [name for name in ("tokenizer", "origin") if not _is_text(body[name])]
+    if body["kv"] not in KV_TYPES.values():
+        wrong.append("kv")
     tools, notes = body["tools"], body["notes"]
     if type(tools) is not dict or not all(map(_is_text, (*tools, *tools.values()))):
         wrong.append("tools")

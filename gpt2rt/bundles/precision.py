@@ -10,24 +10,26 @@ class Precision:
     """How a bundle stores its weights.
 
     `bytes` is the most that a weight takes on average, including scales and what stays in float32.
-    `rowwise`: the CPU kernel for one row sums in another order than the kernel for several, so each
-    row of a step has to be a call of its own to give the same bits in any batch. `cuda`: whether
+    `kv` is the type of keys and values on a CPU unless an export chooses another. `cuda`: whether
     there is a graph for CUDA.
     """
 
     name: str
     bytes: float
-    rowwise: bool = False
+    kv: str = "fp16"
     cuda: bool = False
 
+
+# The types that keys and values can have, and NumPy's names of them.
+KV_TYPES = {"fp16": "float16", "fp32": "float32"}
 
 # In order of preference, for a model's name without a precision.
 PRECISIONS = {
     precision.name: precision
     for precision in (
         Precision("int8", 1.3),
-        Precision("fp32", 4.0),
+        Precision("fp32", 4.0, kv="fp32"),
         Precision("fp16", 2.2, cuda=True),
-        Precision("int4", 0.95, rowwise=True, cuda=True),
+        Precision("int4", 0.95, cuda=True),
     )
 }

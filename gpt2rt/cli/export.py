@@ -68,6 +68,13 @@ def export(
     graph: Annotated[
         str, typer.Option(help="fused: fast, for gpt2rt. standard: plain ONNX, float32.")
     ] = "fused",
+    kv: Annotated[
+        str | None,
+        typer.Option(
+            help="Keys and values on a CPU: fp16, or fp32 (twice the memory).",
+            show_default="fp32 with --fp32, else fp16",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier bundle.")] = False,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="The model's shape with random values.")
@@ -127,6 +134,7 @@ def export(
         model=name,
         precision=chosen[0] if chosen else "fp32",
         graph=graph,
+        kv=kv,
         checkpoint=own or checkpoint,
         tokenizer=tokenizer,
         random_seed=(seed or 0) if random_weights else None,

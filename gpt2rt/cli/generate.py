@@ -39,7 +39,7 @@ def generate(
     model: options.Model = None,
     nsamples: options.Samples = 1,
     batch_size: Annotated[
-        int, typer.Option(help="Texts made side by side; of 117M each takes up to 75 MB.")
+        int, typer.Option(help="Texts made side by side; of 117M each takes up to 38 MB.")
     ] = BATCH_SIZE,
     truncate: Annotated[
         Literal["left", "right"] | None,

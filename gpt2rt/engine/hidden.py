@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, TOTAL, X, hidden, past
-from gpt2rt.engine.session import run
+from gpt2rt.bundles.interface import POSITIONS, ROWS, SLOTS, TOKENS, X, fused, hidden, past
+from gpt2rt.engine.session import kv_type, run
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+Values = dict[str, NDArray[Any]]
 
 
 def hidden_states(
@@ -26,18 +28,28 @@ def hidden_states(
 
     Layer 0 is the embeddings, n_layer the output of ln_f. Raises `BadBundle`.
     """
-    batch, length = tokens.shape
-    none = past(hparams)
-    values: dict[str, NDArray[Any]] = {
-        X.name: tokens,
-        POSITION.name: np.tile(np.arange(length, dtype=np.int32), (batch, 1)),
-        ROWS.name: np.arange(batch * length, dtype=np.int32),
-        SEQLENS.name: np.full(batch, length - 1, np.int32),
-        TOTAL.name: np.array(length, np.int32),
-        none.name: np.zeros(none.sized({"B": batch, "P": 0}), none.dtype),
-    }
+    flat = TOKENS.name in {value.name for value in session.get_inputs()}
+    values = _flat(session, hparams, tokens) if flat else _standard(hparams, tokens)
     feeds = {value.name: values[value.name] for value in session.get_inputs()}
-    outputs = hidden(hparams, "fused")
+    outputs = hidden(hparams, "fused" if flat else "standard")
     found = run(session, [outputs[layer].name for layer in layers], feeds)
-    shape = (batch, length, hparams.n_embd)
+    shape = (*tokens.shape, hparams.n_embd)
     return [np.asarray(states, np.float32).reshape(shape) for states in found]
+
+
+def _flat(session: ort.InferenceSession, hparams: HParams, tokens: NDArray[np.int32]) -> Values:
+    """The inputs of the graph beside a fused one: a slot for each text, with nothing in it."""
+    batch, length = tokens.shape
+    kv = kv_type(session)
+    none = np.zeros((batch, hparams.n_head, length, hparams.kv_width), kv)
+    return {
+        TOKENS.name: tokens.reshape(-1),
+        SLOTS.name: np.repeat(np.arange(batch, dtype=np.int32), length),
+        POSITIONS.name: np.tile(np.arange(length, dtype=np.int32), batch),
+        ROWS.name: np.arange(batch * length, dtype=np.int32),
+    } | {port.name: none for pair in fused(hparams, kv).past for port in pair}
+
+
+def _standard(hparams: HParams, tokens: NDArray[np.int32]) -> Values:
+    none = past(hparams)
+    return {X.name: tokens, none.name: np.zeros(none.sized({"B": len(tokens), "P": 0}), none.dtype)}

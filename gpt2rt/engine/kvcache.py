@@ -1,7 +1,7 @@
 """The keys and values of all slots, in buffers that ONNX Runtime uses as past and as present.
 
-Every layer has a buffer of keys and one of values, float32 [slots, n_head, capacity, kv_width].
-Consecutive slots are a contiguous view, so a batch is formed without copying.
+Every layer has a buffer of keys and one of values, [slots, n_head, capacity, kv_width], of float16
+or float32. Memory is taken only where something is written.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def share(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros, float32, that take memory only where something is written. Raises `Gpt2rtError`.
+def lazy_zeros(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Zeros that take memory only where something is written. Raises `Gpt2rtError`.
 
     NumPy asks for huge pages; then the first position in each head would fill 2 MB with zeros, and
     a first prefill of 64 tokens takes four times as long (bench/HISTORY.md).
     """
-    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
         if hasattr(mmap, "MAP_PRIVATE"):
             memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -46,20 +46,21 @@ def lazy_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
         ) from None
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float32).reshape(shape)
+    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 class KVCache:
-    """Keys and values of `slots` sequences of up to `capacity` positions each."""
+    """Keys and values, of dtype `kv`, of `slots` sequences of up to `capacity` positions each.
 
-    def __init__(self, hparams: HParams, slots: int, capacity: int) -> None:
+    `layers` are ONNX Runtime's views of the keys and values of every layer.
+    """
+
+    def __init__(self, hparams: HParams, slots: int, capacity: int, kv: str) -> None:
         shape = (slots, hparams.n_head, capacity, hparams.kv_width)
-        self._layers = [(lazy_zeros(shape), lazy_zeros(shape)) for _ in range(hparams.n_layer)]
-
-    def views(self, first: int, count: int) -> list[tuple[ort.OrtValue, ort.OrtValue]]:
-        """Views of the keys and values of `count` slots from `first` on, a pair for each layer."""
-        rows = slice(first, first + count)
-        return [(share(keys[rows]), share(values[rows])) for keys, values in self._layers]
+        self._layers = [
+            (lazy_zeros(shape, kv), lazy_zeros(shape, kv)) for _ in range(hparams.n_layer)
+        ]
+        self.layers = [(share(keys), share(values)) for keys, values in self._layers]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` to slot `target`."""
@@ -67,16 +68,16 @@ class KVCache:
             for buffer in buffers:
                 buffer[target, :, :length] = buffer[source, :, :length]
 
-    def read(self, slot: int, start: int, end: int) -> NDArray[np.float32]:
+    def read(self, slot: int, start: int, end: int) -> NDArray[Any]:
         """A copy of the positions `start` to `end` (exclusive) of a slot.
 
-        float32 [n_layer, 2, n_head, end - start, kv_width].
+        [n_layer, 2, n_head, end - start, kv_width].
         """
         return np.stack(
             [np.stack([buffer[slot, :, start:end] for buffer in pair]) for pair in self._layers]
         )
 
-    def write(self, slot: int, start: int, kv: NDArray[np.float32]) -> None:
+    def write(self, slot: int, start: int, kv: NDArray[Any]) -> None:
         """Write keys and values, shaped as from `read`, to a slot from position `start` on."""
         end = start + kv.shape[-2]
         for pair, layer in zip(self._layers, kv, strict=True):

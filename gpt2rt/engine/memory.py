@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.errors import InvalidSetting
 
@@ -12,9 +14,13 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def slot_bytes(hparams: HParams) -> int:
-    """Bytes of the float32 keys and values of a sequence of n_ctx tokens: 75 MB for 117M."""
-    return 2 * 4 * hparams.n_layer * hparams.n_head * hparams.n_ctx * hparams.kv_width
+def slot_bytes(hparams: HParams, kv: str) -> int:
+    """Bytes of the keys and values, of dtype `kv`, of a sequence of n_ctx tokens.
+
+    38 MB for 117M and float16.
+    """
+    width = hparams.n_head * hparams.kv_width * np.dtype(kv).itemsize
+    return 2 * hparams.n_layer * hparams.n_ctx * width
 
 
 def available() -> int | None:
@@ -32,9 +38,9 @@ def available() -> int | None:
     return min(found, default=None)
 
 
-def check(hparams: HParams, slots: int) -> None:
+def check(hparams: HParams, kv: str, slots: int) -> None:
     """Raises `InvalidSetting` if that many sequences of n_ctx tokens exceed the memory."""
-    room, each = available(), slot_bytes(hparams)
+    room, each = available(), slot_bytes(hparams, kv)
     if room is not None and slots * each > room:
         raise InvalidSetting(
             f"{slots:,} sequences side by side take up to {slots * each / 1e6:,.0f} MB of keys and "

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import EMBED
-from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import memory
-from gpt2rt.engine.fused import FusedSlots, RowwiseSlots
+from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.hidden import hidden_states
 from gpt2rt.engine.providers import (
     AUTO,
@@ -44,14 +43,7 @@ def slots_of(bundle: Bundle) -> SlotsOf:
     manifest = bundle.manifest
     if manifest.graph not in SLOTS:
         raise BadBundle(f"{bundle.directory}: unknown graph {manifest.graph!r}")
-    precision = PRECISIONS.get(manifest.precision)
-    rowwise = manifest.graph == "fused" and precision is not None and precision.rowwise
-    return RowwiseSlots if rowwise else SLOTS[manifest.graph]
-
-
-def row_by_row(bundle: Bundle) -> bool:
-    """Whether a decode step on a CPU is one call per sequence, each of which reads all weights."""
-    return slots_of(bundle) is not FusedSlots
+    return SLOTS[manifest.graph]
 
 
 class Runtime:
@@ -73,7 +65,7 @@ class Runtime:
         self.threads: int = session.get_session_options().intra_op_num_threads
         self.kernels = kernels_for(graph_of(bundle, self.provider), self.provider).instructions
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
-        if odd := interface_mismatch(session, self._hparams, kind):
+        if odd := interface_mismatch(session, self._hparams, kind, bundle.manifest.kv):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
         self._device = _device(session, self._hparams) if self.provider == CUDA else None
 
@@ -91,7 +83,7 @@ class Runtime:
     def check(self, count: int) -> None:
         """Raises `InvalidSetting` if the memory is too small for `count` sequences."""
         if self._device is None:
-            memory.check(self._hparams, count)
+            memory.check(self._hparams, self._bundle.manifest.kv, count)
 
     def slots(self, count: int) -> Slots:
         """Slots for `count` sequences, with keys and values of their own.
@@ -122,7 +114,9 @@ class Runtime:
             raise BadBundle(f"{bundle.directory}: made before bundles could embed; {bundle.remedy}")
         threads = Threads(self.session.get_session_options().intra_op_num_threads)
         session = open_session(place, threads, prepack=False)
-        if odd := hidden_interface_mismatch(session, self._hparams, bundle.manifest.graph):
+        if odd := hidden_interface_mismatch(
+            session, self._hparams, bundle.manifest.graph, bundle.manifest.kv
+        ):
             raise self._not_of_this_shape(place, odd)
         return session
 

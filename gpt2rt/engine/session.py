@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import INTERFACES, Port, hidden
+from gpt2rt.bundles.interface import INTERFACES, Port, embedding
 from gpt2rt.errors import BadBundle, Gpt2rtError
 
 if TYPE_CHECKING:
@@ -40,19 +40,28 @@ def run_failure(error: Exception) -> BadBundle:
     return BadBundle(f"ONNX Runtime cannot run the graph ({reason}); export the bundle again")
 
 
-def interface_mismatch(session: ort.InferenceSession, hparams: HParams, kind: str) -> str | None:
-    """An input or output that is not as in a graph of this `kind` and `hparams`; None: all are."""
-    graph = INTERFACES[kind](hparams)
+def interface_mismatch(
+    session: ort.InferenceSession, hparams: HParams, kind: str, kv: str
+) -> str | None:
+    """An input or output that is not as in a graph of this `kind`, `hparams` and `kv`; None: all
+    are."""
+    graph = INTERFACES[kind](hparams, kv)
     return _mismatch(session.get_inputs(), graph.inputs) or _mismatch(
         session.get_outputs(), graph.outputs
     )
 
 
 def hidden_interface_mismatch(
-    session: ort.InferenceSession, hparams: HParams, graph: str
+    session: ort.InferenceSession, hparams: HParams, graph: str, kv: str
 ) -> str | None:
     """As `interface_mismatch`, for the outputs of the embedding graph beside such a `graph`."""
-    return _mismatch(session.get_outputs(), hidden(hparams, graph))
+    return _mismatch(session.get_outputs(), embedding(hparams, graph, kv).outputs)
+
+
+def kv_type(session: ort.InferenceSession) -> str:
+    """The dtype of keys and values in a fused or CUDA graph."""
+    types = {node.type for node in session.get_inputs() if node.name.startswith("past_key.")}
+    return next((name for name, type in TYPES.items() if type in types), "float32")
 
 
 def _mismatch(found: Sequence[ort.NodeArg], wanted: Sequence[Port]) -> str | None:

@@ -183,7 +183,8 @@ def outside(graph: bytes, place: str) -> bytes:
 
 def test_the_graph_has_the_tensors_of_the_contract(tiny: GPT2) -> None:
     found = tiny.runtime.session
-    whole = {"X", "position", "rows", "seqlens_k", "total_sequence_length"}
+    whole = {"tokens", "slots", "positions", "rows"}
+    kv = {"float16": "tensor(float16)", "float32": "tensor(float)"}[tiny.bundle.manifest.kv]
     layers = range(TINY.n_layer)
     pasts, presents = (
         {f"{when}_{what}.{i}" for i in layers for what in ("key", "value")}
@@ -193,7 +194,8 @@ def test_the_graph_has_the_tensors_of_the_contract(tiny: GPT2) -> None:
     assert {value.name for value in found.get_outputs()} == {"logits"} | presents
     types = {value.name: value.type for value in (*found.get_inputs(), *found.get_outputs())}
     assert {name for name, type in types.items() if type == "tensor(int32)"} == whole
-    assert {type for name, type in types.items() if name not in whole} == {"tensor(float)"}
+    assert types["logits"] == "tensor(float)"
+    assert {types[name] for name in pasts | presents} == {kv}
 
 
 def test_the_contract_names_every_graph_that_runs_and_can_be_exported() -> None:

@@ -205,8 +205,12 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "no manifest": (lambda b: (b.directory / MANIFEST).unlink(), "no manifest.json, so no bundle"),
     "manifest cut": (lambda b: os.truncate(b.directory / MANIFEST, 99), "cannot be read as JSON"),
     "newer format": (
-        lambda b: damage_manifest(b, lambda body: body.update(version=2)),
-        "bundle format 2, this gpt2rt reads 1; upgrade gpt2rt",
+        lambda b: damage_manifest(b, lambda body: body.update(version=3)),
+        "bundle format 3, this gpt2rt reads 2; upgrade gpt2rt or export again",
+    ),
+    "older format": (
+        lambda b: damage_manifest(b, lambda body: body.update(version=1)),
+        "bundle format 1, this gpt2rt reads 2; export it again",
     ),
     "edited": (
         lambda b: damage_manifest(b, lambda body: body["hparams"].update(n_ctx=4096)),

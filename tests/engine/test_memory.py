@@ -13,15 +13,16 @@ from gpt2rt.errors import InvalidSetting
 GREEDY, SHORT = SamplingParams(temperature=0), Stopping(3)
 
 
-def test_a_sequence_of_117m_takes_75_megabytes() -> None:
-    assert memory.slot_bytes(HParams(50257, 1024, 768, 12, 12)) == 75_497_472
+@pytest.mark.parametrize(("kv", "size"), [("float16", 37_748_736), ("float32", 75_497_472)])
+def test_the_memory_of_a_sequence_of_117m(kv: str, size: int) -> None:
+    assert memory.slot_bytes(HParams(50257, 1024, 768, 12, 12), kv) == size
 
 
 def test_more_sequences_than_memory_holds_are_refused_before_any_work(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpt2 = GPT2.load(model, threads=1)
-    each = memory.slot_bytes(gpt2.hparams)
+    each = memory.slot_bytes(gpt2.hparams, gpt2.bundle.manifest.kv)
     monkeypatch.setattr(memory, "available", lambda: 3 * each)
     assert len(gpt2.generate_batch(["a"] * 9, GREEDY, SHORT, batch_size=3)) == 9
     with pytest.raises(InvalidSetting, match="at most 3"):

@@ -14,6 +14,7 @@ from gpt2rt.engine.prefixes import ALWAYS_READ, BLOCK, PrefixCache
 from gpt2rt.engine.slots import Part
 from gpt2rt.engine.standard import StandardSlots
 from gpt2rt.errors import InvalidSetting
+from models import LargerWeights, assert_same, make_bundle
 
 SIZE = 64  # bytes of a block in the tests without a model
 
@@ -66,8 +67,6 @@ LONG = HParams(n_vocab=300, n_ctx=4 * BLOCK, n_embd=32, n_head=4, n_layer=2)
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    from models import LargerWeights, make_bundle
-
     place = tmp_path_factory.mktemp("prefixes") / request.param
     return make_bundle(place, LargerWeights(LONG, seed=5, factor=12.0), request.param)
 
@@ -133,8 +132,8 @@ def test_keys_and_values_go_out_and_in_again(bundle: Bundle) -> None:
     two.step([Part(0, 0, tokens)])
     two.write(1, 0, two.read(0, 0, 12))
     two.write(1, 12, two.read(0, 12, 20))
-    rows = two.step([Part(0, 20, [7]), Part(1, 20, [7])])
-    np.testing.assert_array_equal(rows[0], rows[1])
+    rows = two.step([Part(slot, 20, [7]) for slot in (0, 1)])
+    assert_same(rows[0], rows[1], bundle.manifest.precision)
 
 
 def test_the_standard_graph_has_them_too() -> None:

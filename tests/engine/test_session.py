@@ -1,14 +1,12 @@
-"""The fused graph in ONNX Runtime: equal to the oracle for any split of the tokens into calls."""
+"""The fused graph in ONNX Runtime: equal to the oracle for any split of the tokens into steps."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -16,11 +14,10 @@ import reference
 from gpt2rt import GPT2, HParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
-from gpt2rt.bundles.precision import PRECISIONS
-from gpt2rt.engine import forks, providers
-from gpt2rt.engine.fused import PIECE, FusedSlots
+from gpt2rt.bundles.precision import KV_TYPES, PRECISIONS
+from gpt2rt.engine import forks, fused, providers
 from gpt2rt.engine.slots import Part, Slots
-from models import NOISE, TINY, LargerWeights, make_bundle
+from models import NOISE, TINY, LargerWeights, assert_same, make_bundle
 
 TEXT = np.random.default_rng(0).integers(0, TINY.n_vocab, TINY.n_ctx).tolist()
 
@@ -34,24 +31,54 @@ def slots(model: GPT2, count: int) -> Slots:
     return model.new_slots(count)
 
 
+def whole(slots: Slots, tokens: list[int], slot: int = 0) -> NDArray[np.float32]:
+    """The logits after every token of a text."""
+    return np.array(slots.step([Part(slot, 0, tokens, len(tokens))]))
+
+
+def stepwise(slots: Slots, tokens: list[int]) -> NDArray[np.float32]:
+    """The same, token by token."""
+    rows = [np.array(slots.step([Part(0, at, [token])])) for at, token in enumerate(tokens)]
+    return np.concatenate(rows)
+
+
 def test_whole_context_equals_oracle(tiny: GPT2, oracle: NDArray[np.float64]) -> None:
-    logits = slots(tiny, 1).step([Part(0, 0, TEXT, len(TEXT))])
+    logits = whole(slots(tiny, 1), TEXT)
     np.testing.assert_allclose(logits, oracle, atol=NOISE[tiny.bundle.manifest.precision])
 
 
 @pytest.mark.parametrize("split", range(1, TINY.n_ctx))
 def test_cached_equals_uncached_at_every_split(tiny_models: dict[str, GPT2], split: int) -> None:
-    whole = slots(tiny_models["fp32"], 1).step([Part(0, 0, TEXT, len(TEXT))])
     two = slots(tiny_models["fp32"], 1)
-    head = np.array(two.step([Part(0, 0, TEXT[:split], split)]))
-    tail = np.asarray(two.step([Part(0, split, TEXT[split:], len(TEXT) - split)]))
-    np.testing.assert_allclose(np.concatenate([head, tail]), whole, atol=1e-5)
+    head = whole(two, TEXT[:split])
+    tail = two.step([Part(0, split, TEXT[split:], len(TEXT) - split)])
+    wanted = whole(slots(tiny_models["fp32"], 1), TEXT)
+    assert_same(np.concatenate([head, tail]), wanted, "fp32")
 
 
-def test_token_by_token_equals_oracle(tiny: GPT2, oracle: NDArray[np.float64]) -> None:
-    one = slots(tiny, 1)
-    rows = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(TEXT)]
-    np.testing.assert_allclose(rows, oracle, atol=NOISE[tiny.bundle.manifest.precision])
+def test_token_by_token_equals_whole(tiny: GPT2, oracle: NDArray[np.float64]) -> None:
+    found = stepwise(slots(tiny, 1), TEXT)
+    precision = tiny.bundle.manifest.precision
+    np.testing.assert_allclose(found, oracle, atol=NOISE[precision])
+    assert_same(found, whole(slots(tiny, 1), TEXT), precision)
+
+
+@pytest.mark.parametrize("kv", KV_TYPES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_keys_and_values_of_either_type_equal_the_oracle(
+    precision: str,
+    kv: str,
+    tiny_weights: LargerWeights,
+    oracle: NDArray[np.float64],
+    tmp_path: Path,
+) -> None:
+    made = make_bundle(tmp_path / "bundle", tiny_weights, precision, kv=kv)
+    model = GPT2.load(made.directory, threads=1)
+    assert made.manifest.kv == KV_TYPES[kv]
+    noise = NOISE["fp16" if (precision, kv) == ("fp32", "fp16") else precision]
+    np.testing.assert_allclose(whole(slots(model, 1), TEXT), oracle, atol=noise)
+    np.testing.assert_allclose(stepwise(slots(model, 1), TEXT), oracle, atol=noise)
+    assert slots(model, 2).read(1, 0, 3).dtype == KV_TYPES[kv]
 
 
 SHAPES = [
@@ -65,97 +92,78 @@ SHAPES = [
 @pytest.mark.parametrize("hparams", SHAPES, ids=lambda shape: f"head width {shape.head_width}")
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 def test_any_head_width_equals_oracle(tmp_path: Path, hparams: HParams, precision: str) -> None:
-    """ONNX Runtime's attention takes multiples of 8; the others are padded with zeros."""
+    """Heads are padded with zeros to a multiple of 16."""
     weights = LargerWeights(hparams, seed=3, factor=4.0)
     model = GPT2(make_bundle(tmp_path / "bundle", weights, precision))
     text = np.random.default_rng(2).integers(0, hparams.n_vocab, hparams.n_ctx).tolist()
     oracle = reference.logits(weights.read, hparams, text)
-    logits = slots(model, 1).step([Part(0, 0, text, len(text))])
-    one = slots(model, 1)
-    stepwise = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(text)]
     share = {"fp32": 1e-5, "fp16": 5e-3, "int8": 0.3, "int4": 1.5}  # about 1.6 times what was seen
     noise = share[precision] * oracle.std()
-    np.testing.assert_allclose(logits, oracle, atol=noise)
-    np.testing.assert_allclose(stepwise, oracle, atol=noise)
+    np.testing.assert_allclose(whole(slots(model, 1), text), oracle, atol=noise)
+    np.testing.assert_allclose(stepwise(slots(model, 1), text), oracle, atol=noise)
 
 
-def test_rows_choose_among_the_same_logits(tiny: GPT2) -> None:
-    every = np.asarray(slots(tiny, 1).step([Part(0, 0, TEXT[:20], 20)]))
-    for wanted in (0, 1, 2, 11):
-        some = slots(tiny, 1).step([Part(0, 0, TEXT[:20], wanted)])
-        np.testing.assert_array_equal(some, every[20 - wanted :])
+def test_wanted_rows_are_the_last_of_each_part(tiny: GPT2) -> None:
+    precision = tiny.bundle.manifest.precision
+    every = whole(slots(tiny, 1), TEXT[:20])
+    other = whole(slots(tiny, 1), TEXT[20:29])
+    both = slots(tiny, 3)
+    found = both.step([Part(2, 0, TEXT[:20], 3), Part(0, 0, TEXT[20:29], 0)])
+    assert_same(found, every[17:], precision)
+    found = slots(tiny, 2).step([Part(1, 0, TEXT[:20]), Part(0, 0, TEXT[20:29], 9)])
+    assert_same(found, np.concatenate([every[19:], other]), precision)
+    assert np.shape(slots(tiny, 1).step([Part(0, 0, TEXT[:5], 0)])) == (0, TINY.n_vocab)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
-def test_a_row_is_bit_equal_whatever_its_batch_mates(tiny: GPT2, count: int) -> None:
-    """Sequences of different lengths in a batch give the same bits as each alone."""
-    lengths = [1 + (7 * row) % 31 for row in range(count)]
+def test_a_row_is_the_same_whatever_its_batch_mates(tiny: GPT2, count: int) -> None:
+    """Prompts, single tokens and drafts of different lengths in a step, beside each alone."""
+    precision = tiny.bundle.manifest.precision
     together, alone = slots(tiny, count), [slots(tiny, 1) for _ in range(count)]
-    for row, length in enumerate(lengths):
-        prompt = TEXT[row : row + length]
-        np.testing.assert_array_equal(
-            together.step([Part(row, 0, prompt)]), alone[row].step([Part(0, 0, prompt)])
-        )
-    for step in range(6):
-        tokens = [TEXT[(3 * row + step) % len(TEXT)] for row in range(count)]
-        parts = [Part(row, lengths[row] + step, [tokens[row]]) for row in range(count)]
-        batch = np.asarray(together.step(parts))
-        for row, part in enumerate(parts):
-            single = np.asarray(alone[row].step([replace(part, slot=0)]))
-            np.testing.assert_array_equal(batch[row], single[0])
+    lengths = [0] * count
+    rng = np.random.default_rng(count)
+    for _ in range(6):
+        order = rng.permutation(count)[: rng.integers(1, count + 1)]
+        parts = []
+        for slot in order.tolist():
+            new = int(rng.choice([1, 1, 3, 7]))
+            parts.append(
+                Part(slot, lengths[slot], TEXT[slot : slot + new], int(rng.integers(new + 1)))
+            )
+            lengths[slot] += new
+        found = together.step(parts)
+        single = [alone[p.slot].step([Part(0, p.start, p.tokens, p.wanted)]) for p in parts]
+        assert_same(found, np.concatenate(single), precision)
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_a_step_in_several_calls_gives_the_same(
+    tiny: GPT2, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [Part(1, 0, TEXT[:10], 4), Part(0, 0, TEXT[10:12], 0), Part(2, 0, TEXT[12:20], 8)]
+    wanted = np.array(slots(tiny, 3).step(parts))
+    monkeypatch.setattr(fused, "MOST_WITHOUT_KERNELS", 3 * most)
+    monkeypatch.setattr(fused, "MOST_TOKENS", most)
+    assert_same(slots(tiny, 3).step(parts), wanted, tiny.bundle.manifest.precision)
 
 
 def test_copy_makes_an_independent_twin(tiny: GPT2) -> None:
     two = slots(tiny, 2)
     two.step([Part(0, 0, TEXT[:9])])
     two.copy(0, 1, 9)
-    rows = np.array(two.step([Part(slot, 9, [TEXT[9]]) for slot in (0, 1)]))
-    np.testing.assert_array_equal(rows[0], rows[1])
-    other = np.array(two.step([Part(0, 10, [1]), Part(1, 10, [2])]))
+    rows = two.step([Part(slot, 9, TEXT[9:10]) for slot in (0, 1)])
+    assert_same(rows[0], rows[1], tiny.bundle.manifest.precision)
+    other = two.step([Part(0, 10, [1]), Part(1, 10, [2])])
     assert not np.array_equal(other[0], other[1])
 
 
-def test_int8_survives_a_row_of_zeros_and_outliers() -> None:
-    """Rows are quantised separately: a huge value in one does not affect the others."""
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((4, 32)).astype(np.float32)
-    x[1] = 0
-    x[2, 5] = 3000
-    w = rng.standard_normal((32, 8)).astype(np.float32)
-    y = int8_product(x, w)
-    assert np.isfinite(y).all()
-    np.testing.assert_array_equal(y[1], 0)
-    np.testing.assert_allclose(y[[0, 3]], (x @ w)[[0, 3]], atol=0.5)
-    np.testing.assert_array_equal(y[[0]], int8_product(x[[0]], w))
-
-
-def int8_product(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
-    """x @ w by the nodes that the int8 precision emits, run in ONNX Runtime."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    from gpt2rt_export.onnx_graph import quantize
-    from gpt2rt_export.onnx_graph.builder import Builder
-    from gpt2rt_export.onnx_graph.fuse import IR_VERSION, OPSET
-    from gpt2rt_export.onnx_graph.rounding import int8_columns
-
-    b = Builder(TINY)
-    b.constant("zero_points", np.full((len(x), 1), quantize.ZERO_POINT, np.uint8))
-    q, scale = int8_columns(w)
-    names = (b.constant("q", q), b.constant("scale", scale))
-    quantize.int8_product(b, "x", "scope", len(w), names, "y")
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        b.nodes,
-        "product",
-        [value("x", TensorProto.FLOAT, x.shape)],
-        [value("y", TensorProto.FLOAT, None)],
-        initializer=list(b.constants.values()),
-    )
-    assert all(numpy_helper.to_array(tensor) is not None for tensor in b.constants.values())
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(["y"], {"x": x})[0], np.float32)
+def test_what_is_read_from_a_slot_can_be_written_to_another(tiny: GPT2) -> None:
+    two = slots(tiny, 2)
+    two.step([Part(0, 0, TEXT[:9])])
+    two.write(1, 0, two.read(0, 0, 9))
+    np.testing.assert_array_equal(two.read(0, 0, 9), two.read(1, 0, 9))
+    rows = two.step([Part(slot, 9, TEXT[9:10]) for slot in (0, 1)])
+    assert_same(rows[0], rows[1], tiny.bundle.manifest.precision)
 
 
 @pytest.mark.parametrize(
@@ -182,40 +190,3 @@ def test_attention_is_chosen_by_the_processor_unless_the_user_does(
     monkeypatch.setattr(forks, "ForkAwareSession", session)
     providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
     assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """For more positions than are read in one call, in fp32."""
-    shape = HParams(n_vocab=300, n_ctx=520, n_embd=128, n_head=2, n_layer=2)
-    place = tmp_path_factory.mktemp("long") / "bundle"
-    return make_bundle(place, LargerWeights(shape, seed=2), "fp32")
-
-
-@pytest.mark.parametrize("plain", ["0", "1"])
-def test_a_prompt_read_in_pieces_gives_the_same_bits(
-    plain: str, long: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(providers.NO_FLASH, plain)
-    shape = long.manifest.hparams
-    session = providers.open_session(long.directory / GRAPH, providers.Threads(1))
-    text = np.random.default_rng(4).integers(0, shape.n_vocab, shape.n_ctx).tolist()
-    for length in (PIECE, PIECE + 1, PIECE + 2, 2 * PIECE, 2 * PIECE + 1, shape.n_ctx):
-        pieces = FusedSlots(session, shape, 1).extend(0, 0, text[:length])
-        whole = FusedSlots(session, shape, 1).extend(0, 0, text[:length], [length - 1])
-        np.testing.assert_array_equal(pieces, whole)
-
-
-def test_plain_attention_gives_the_same_bits_wherever_a_text_is_cut(
-    long: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Flash attention does not, where a piece leaves one row for its last block of 128."""
-    monkeypatch.setenv(providers.NO_FLASH, "1")
-    shape = long.manifest.hparams
-    session = providers.open_session(long.directory / GRAPH, providers.Threads(1))
-    text = np.random.default_rng(4).integers(0, shape.n_vocab, shape.n_ctx).tolist()
-    whole = FusedSlots(session, shape, 1).extend(0, 0, text)[0].copy()
-    for cut in (2, 129, 255, 256, 257, 391, 511, 518):
-        pieces = FusedSlots(session, shape, 1)
-        pieces.extend(0, 0, text[:cut])
-        np.testing.assert_array_equal(pieces.extend(0, cut, text[cut:])[0], whole)

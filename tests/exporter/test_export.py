@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.interface import embedding
 from gpt2rt.bundles.manifest import EMBED, GRAPH, MANIFEST, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli.export import quietly
@@ -42,8 +44,8 @@ from gpt2rt_export import pipeline
 from gpt2rt_export.fetch.lock import lock_of
 from gpt2rt_export.onnx_graph import graph
 from gpt2rt_export.onnx_graph.convert import convert
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
-from gpt2rt_export.onnx_graph.quantize import ARITHMETICS
 from gpt2rt_export.onnx_graph.standard import standard
 from gpt2rt_export.onnx_graph.weights import attach
 from gpt2rt_export.recipe import Recipe
@@ -71,7 +73,7 @@ def write(directory: Path, kind: str, converted: onnx.ModelProto, weights: Large
     model, wanted = (
         standard(converted, TINY)
         if kind == "standard"
-        else fuse(converted, TINY, ARITHMETICS["fp32"])
+        else fuse(converted, TINY, STORAGE["fp32"], "float32")
     )
     attach([model], wanted, weights, directory / WEIGHTS)
     onnx.save(model, directory / GRAPH)
@@ -128,15 +130,29 @@ def test_tensorflow_graph_with_past_equals_without(
 def test_fused_graph_is_small_and_keeps_no_trace_of_the_combined_past(
     converted: onnx.ModelProto,
 ) -> None:
-    model, _ = fuse(converted, TINY, ARITHMETICS["fp32"])
-    kinds = [node.op_type for node in model.graph.node]
-    assert kinds.count("GroupQueryAttention") == TINY.n_layer
-    assert kinds.count("LayerNormalization") == 2 * TINY.n_layer + 1
-    assert kinds.count("FastGelu") == TINY.n_layer
-    assert kinds.count("MatMul") == 4 * TINY.n_layer
-    assert not {"Softmax", "Tanh", "Transpose", "Split"} & set(kinds)
-    assert len(kinds) < 18 * TINY.n_layer + 20 < len(converted.graph.node)
+    model, _ = fuse(converted, TINY, STORAGE["fp32"], "float32")
+    kinds = Counter(node.op_type for node in model.graph.node)
+    called = {
+        "NormLinearFloat",
+        "Attention",
+        "NormLinearGeluFloat",
+        "LinearAddFloat",
+        "NormHeadFloat",
+    }
+    assert {made.name for made in model.functions} == called
+    for kind, count in (("Attention", 1), ("NormLinearGeluFloat", 1), ("LinearAddFloat", 2)):
+        assert kinds[kind] == count * TINY.n_layer
+    assert set(kinds) - called == {"Gather", "Add"}, "the rows of embeddings, and the wanted ones"
+    assert sum(kinds.values()) == 5 * TINY.n_layer + 6
     assert "past" not in [value.name for value in model.graph.input]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_embedding_is_stored_once(precision: str, converted: onnx.ModelProto) -> None:
+    """It is multiplied by as lm_head as it is looked up."""
+    _, weights = fuse(converted, TINY, STORAGE[precision], "float16")
+    (wte,) = (weight for weight in weights if weight.source == "model/wte")
+    assert wte.make(np.ones((TINY.n_vocab, TINY.n_embd), np.float32))[0].shape[0] == TINY.n_vocab
 
 
 def test_fusion_needs_every_named_cut(converted: onnx.ModelProto) -> None:
@@ -146,7 +162,7 @@ def test_fusion_needs_every_named_cut(converted: onnx.ModelProto) -> None:
         if "h1/gelu/out:0" in node.output:
             node.output[0] = "renamed"
     with pytest.raises(Exception, match="h1/gelu/out:0"):
-        fuse(broken, TINY, ARITHMETICS["fp32"])
+        fuse(broken, TINY, STORAGE["fp32"], "float32")
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +262,7 @@ def test_demo_hidden_states_equal_tensorflow(demo: dict[str, Bundle], kind: str)
 
 
 def test_the_embedding_graph_is_a_part_of_the_whole(demo: dict[str, Bundle]) -> None:
-    """No logits, no cache, and no weight that the bundle's own graph does not read."""
+    """No logits, and no weight that the bundle's own graph does not read."""
     for bundle in demo.values():
         whole, part = (
             onnx.load(bundle.directory / name, load_external_data=False) for name in (GRAPH, EMBED)
@@ -256,11 +272,10 @@ def test_the_embedding_graph_is_a_part_of_the_whole(demo: dict[str, Bundle]) -> 
             for model in (whole, part)
         )
         assert own.items() <= external.items()
-        n_layer = bundle.manifest.hparams.n_layer
-        outputs = [value.name for value in part.graph.output]
-        assert outputs == [f"hidden.{layer}" for layer in range(n_layer + 1)]
-        assert not any("past_" in value.name for value in part.graph.input)
-        assert not any("lm_head" in node.name for node in part.graph.node)
+        m = bundle.manifest
+        ports = embedding(m.hparams, m.graph, m.kv).outputs
+        assert [value.name for value in part.graph.output] == [port.name for port in ports]
+        assert not any("logits" in node.output for node in part.graph.node)
     onnx.checker.check_model(str(demo["standard"].directory / EMBED), full_check=True)
 
 

@@ -38,8 +38,8 @@ from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt_export import pipeline
 from gpt2rt_export.onnx_graph import graph
 from gpt2rt_export.onnx_graph.convert import convert
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
-from gpt2rt_export.onnx_graph.quantize import ARITHMETICS
 from gpt2rt_export.onnx_graph.standard import standard
 from gpt2rt_export.onnx_graph.weights import attach
 from gpt2rt_export.recipe import Recipe
@@ -109,7 +109,7 @@ def test_every_variant_equals_the_oracle(hparams: HParams, tmp_path: Path) -> No
     converted = convert(hparams)
     for kind, (model, wanted) in {
         "standard": standard(converted, hparams),
-        "fused": fuse(converted, hparams, ARITHMETICS["fp32"]),
+        "fused": fuse(converted, hparams, STORAGE["fp32"], "float32"),
     }.items():
         (tmp_path / kind).mkdir()
         attach([model], wanted, checkpoint, tmp_path / kind / WEIGHTS)

@@ -21,8 +21,8 @@ from checkpoints import save_openai
 from gpt2rt import HParams
 from gpt2rt.bundles import catalog
 from gpt2rt.errors import BadCheckpoint
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
-from gpt2rt_export.onnx_graph.quantize import ARITHMETICS
 from gpt2rt_export.onnx_graph.weights import attach
 from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint, openai
 from models import SHARED, LargerWeights, skeleton
@@ -332,8 +332,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: 
     spoilt["model/h1/mlp/c_proj/w"][0, 0, 0] = np.inf
     spoilt["model/ln_f/b"][3] = -np.inf
     checkpoint = OpenAICheckpoint(save(tmp_path / "model", spoilt))
-    for precision in ARITHMETICS.values():
-        model, weights = fuse(skeleton(SHAPE), SHAPE, precision)
+    for storage in STORAGE.values():
+        model, weights = fuse(skeleton(SHAPE), SHAPE, storage, "float16")
         with pytest.raises(BadCheckpoint) as caught, np.errstate(invalid="ignore"):
             attach([model], weights, checkpoint, tmp_path / "weights.bin")
         names = "model/h1/mlp/c_proj/w, model/ln_f/b, model/wte"
@@ -343,14 +343,15 @@ def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: 
 def test_a_checkpoint_attaches_whole(published: Path, tmp_path: Path) -> None:
     """Every variable is asked for, and the bytes that progress is told of are those of all."""
     told: list[int] = []
-    model, weights = fuse(skeleton(SHAPE), SHAPE, ARITHMETICS["fp32"])
+    model, weights = fuse(skeleton(SHAPE), SHAPE, STORAGE["fp32"], "float32")
     path = tmp_path / "weights.bin"
     attach([model], weights, OpenAICheckpoint(published), path, told.append)
     assert {weight.source for weight in weights} == set(SHAPE.variables())
     onnx.save(model, tmp_path / "model.onnx")
     data = path.read_bytes()
-    for name in ("model/wte", "model/h1/mlp/c_proj/w", "model/ln_f/b"):
-        assert VALUES[name].tobytes() in data
+    assert VALUES["model/wte"].tobytes() in data
+    assert VALUES["model/h1/mlp/c_proj/w"][0].T.tobytes() in data, "stored by the output"
+    assert VALUES["model/ln_f/b"].tobytes() in data
     assert sum(told) == sum(value.nbytes for value in VALUES.values())
 
 

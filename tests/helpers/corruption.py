@@ -37,9 +37,9 @@ from gpt2rt.engine.slots import Part
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt_export import model_tokenizer, pipeline
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
 from gpt2rt_export.onnx_graph.genai import tokenizer_files
-from gpt2rt_export.onnx_graph.quantize import ARITHMETICS
 from gpt2rt_export.onnx_graph.weights import attach
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.sources import open_checkpoint
@@ -182,7 +182,9 @@ def read(place: Path, work: Path) -> Read:
     work.mkdir()
     files = model_tokenizer.tokenizer_of(None, checkpoint)
     model_tokenizer.write(files, checkpoint.hparams.n_vocab, work)
-    model, weights = fuse(skeleton(checkpoint.hparams), checkpoint.hparams, ARITHMETICS["fp32"])
+    model, weights = fuse(
+        skeleton(checkpoint.hparams), checkpoint.hparams, STORAGE["fp32"], "float32"
+    )
     values: dict[str, bytes] = {}
 
     class Recorded:

@@ -350,11 +350,11 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def bundle_of(tokenizer: Path, folder: Path, hparams: HParams) -> Bundle:
     """A small model's bundle with the tokenizer of a directory."""
     folder.mkdir()
-    models, weights = targets.fused(skeleton(hparams), hparams, "fp32")
+    models, weights = targets.fused(skeleton(hparams), hparams, "fp32", "float32")
     targets.write(models, weights, LargerWeights(hparams, seed=3), folder)
     write_foreign(tokenizer, hparams.n_vocab, folder)
     files = {path.name: record(path) for path in sorted(folder.iterdir())}
-    manifest = Manifest("tiny", "fp32", "fused", hparams, "directory", "test", {}, files)
+    manifest = Manifest("tiny", "fp32", "fused", "float32", hparams, "directory", "test", {}, files)
     (folder / MANIFEST).write_text(manifest.to_json())
     return Bundle.open(folder)
 

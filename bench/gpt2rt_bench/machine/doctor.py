@@ -287,9 +287,11 @@ def _models(bundles: list[Bundle | Damaged]) -> Finding:
 
 def _slots(bundles: list[Bundle | Damaged]) -> Finding:
     """The memory that each text of a batch needs at full length."""
-    shapes = {b.manifest.model: b.manifest.hparams for b in bundles if isinstance(b, Bundle)}
-    costs = (f"{model} {slot_bytes(shape) / 1e6:.0f} MB" for model, shape in shapes.items())
-    return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '75 MB for 117M'}")
+    whole = [bundle for bundle in bundles if isinstance(bundle, Bundle)]
+    costs = (
+        f"{b.name} {slot_bytes(b.manifest.hparams, b.manifest.kv) / 1e6:.0f} MB" for b in whole
+    )
+    return Finding("a text of a batch", "good", f"up to {', '.join(costs) or '38 MB for 117M'}")
 
 
 def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:

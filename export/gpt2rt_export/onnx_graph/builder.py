@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import SEQLENS, TOTAL, fused
+from gpt2rt_export.onnx_graph.formats import Format
 from gpt2rt_export.onnx_graph.weights import Array, Weight, pad_heads
-
-MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own ops
 
 
 class Builder:
@@ -22,7 +21,6 @@ class Builder:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[tuple[str, ...], Weight] = {}
         self.constants: dict[str, onnx.TensorProto] = {}
-        self.zero_points = "zero_points"  # [M] times 128, for arithmetics that quantise rows
 
     def op(
         self,
@@ -55,20 +53,11 @@ class Builder:
         """Require a gain or a bias in float32; returns its name."""
         return self.weight(Weight(f"model/{name}", (f"model/{name}",), lambda b: (b,)))[0]
 
-    def attention(self, qkv: str, output: str, layer: int) -> str:
-        """Append the attention of a layer, over its past: packed q, k, v [B,S,3D] -> [B,S,D]."""
-        ports = fused(self.hparams)
-        past, present = ([p.name for p in pair[layer]] for pair in (ports.past, ports.present))
-        return self.op(
-            "GroupQueryAttention",
-            [qkv, "", "", *past, SEQLENS.name, TOTAL.name],
-            [output, *present],
-            domain=MICROSOFT,
-            num_heads=self.hparams.n_head,
-            kv_num_heads=self.hparams.n_head,
-            do_rotary=0,
-            scale=self.hparams.attention_scale(layer),
-        )
+    def matrix(self, name: str, form: Format) -> tuple[str, ...]:
+        """Require a matrix of the checkpoint in a format; returns its initializers' names."""
+        source = f"model/{name}"
+        names = tuple(f"{source}{part}" for part in form.parts)
+        return self.weight(Weight(source, names, lambda w: form.make(rows_of(w))))
 
     def shape(self, scope: str) -> tuple[int, int]:
         """[K,N] of a linear layer's weights, with the heads padded."""
@@ -79,3 +68,8 @@ class Builder:
         if scope.endswith("/attn/c_proj"):
             k = width
         return k, n
+
+
+def rows_of(w: Array) -> Array:
+    """A matrix as it is stored, [N,K]: OpenAI's [1,K,N] transposed, an embedding as it is."""
+    return np.ascontiguousarray(w[0].T) if w.ndim == 3 else w

@@ -2,8 +2,8 @@
 
 It also samples the next token, so that a step's 50,257 logits stay on the device. Parts are
 replaced at the same named cuts as in `fuse.py`, and the weight file is shared. Activations stay
-[B,S,D]: without the flat rows that int8 wants there is nothing to reshape, and every node runs on
-the device, as a CUDA graph needs. Attention here takes float16 only, so there is no float32.
+[B,S,D], so that there is nothing to reshape, and every node runs on the device, as a CUDA graph
+needs. Attention here takes float16 only, so there is no float32.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from gpt2rt.bundles.interface import (
     NORMALISER,
     POSITION,
     ROWS,
+    SEQLENS,
     SHORTLIST,
+    TOTAL,
     UNIFORM,
     X,
     best,
     cuda,
     logits,
 )
-from gpt2rt_export.onnx_graph.builder import MICROSOFT, Builder
+from gpt2rt_export.onnx_graph.body import MICROSOFT
+from gpt2rt_export.onnx_graph.builder import Builder
+from gpt2rt_export.onnx_graph.formats import HALF, INT4, INT8
 from gpt2rt_export.onnx_graph.fuse import assemble, cut
-from gpt2rt_export.onnx_graph.quantize import int4_product, int8_wte, matrix
-from gpt2rt_export.onnx_graph.rounding import half
+from gpt2rt_export.onnx_graph.rounding import BLOCK, half
 from gpt2rt_export.onnx_graph.weights import Weight
 
-HALF = TensorProto.FLOAT16
 CHUNK = 256  # tokens whose weights are summed first when one is drawn
 
 
@@ -44,7 +46,7 @@ class HalfArithmetic:
     """How a precision multiplies float16; each emits nodes and returns the name of its result."""
 
     tokens: Callable[[Builder], str]  # -> rows of wte for X [B,S,D]
-    product: Callable[[Builder, str, str, str], str]  # x [B,S,K], scope, out -> [B,S,N], no bias
+    product: Callable[[Builder, str, str, str], str]  # x [...,K], scope, out -> [...,N], no bias
     head: Callable[[Builder, str, str, str], str]  # x [R,D], plus [R,1], out -> their sum [R,V]
 
 
@@ -96,7 +98,7 @@ def block(
     h = f"h{i}"
     product = arithmetic.product(b, normed, f"{h}/attn/c_attn", f"{h}/qkv")
     qkv = b.op("Add", [product, vector(b, f"{h}/attn/c_attn/b")], f"{h}/qkv/sum")
-    mixed = b.attention(qkv, f"{h}/mixed", i)
+    mixed = attend(b, qkv, f"{h}/mixed", i)
     if i == b.hparams.n_layer - 1:  # from here on only rows with wanted logits
         mixed, x = (
             rows(b, mixed, b.hparams.n_head * b.hparams.kv_width),
@@ -111,6 +113,21 @@ def block(
     return add_and_norm(b, x, change, bias, gains(b, "ln_1", i + 1), f"{h}/mlp")
 
 
+def attend(b: Builder, qkv: str, out: str, i: int) -> str:  # [B,S,3HW] -> [B,S,HW]
+    ports = cuda(b.hparams)
+    past, present = ([p.name for p in pair[i]] for pair in (ports.past, ports.present))
+    return b.op(
+        "GroupQueryAttention",
+        [qkv, "", "", *past, SEQLENS.name, TOTAL.name],
+        [out, *present],
+        domain=MICROSOFT,
+        num_heads=b.hparams.n_head,
+        kv_num_heads=b.hparams.n_head,
+        do_rotary=0,
+        scale=b.hparams.attention_scale(i),
+    )
+
+
 def rows(b: Builder, x: str, width: int) -> str:  # [B,S,W] -> [R,W]
     shape = b.constant(f"flat_{width}", np.array([-1, width], np.int64))
     flat = b.op("Reshape", [x, shape], f"{x}/flat")
@@ -123,7 +140,7 @@ def activate(b: Builder, x: str, h: str) -> str:
     if b.hparams.activation == "gelu_new":
         return b.op("FastGelu", [x, bias], f"{h}/active", domain=MICROSOFT)
     b.op("Cast", [b.op("Add", [x, bias], f"{x}/sum")], cut(f"{h}/mlp/c_fc"), to=TensorProto.FLOAT)
-    return b.op("Cast", [cut(f"{h}/gelu")], f"{h}/active", to=HALF)
+    return b.op("Cast", [cut(f"{h}/gelu")], f"{h}/active", to=TensorProto.FLOAT16)
 
 
 def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> float32 [R,V]
@@ -151,9 +168,8 @@ def fp16_tokens(b: Builder) -> str:
 
 
 def fp16_product(b: Builder, x: str, scope: str, out: str) -> str:
-    name = f"model/{scope}/w"
-    (w,) = b.weight(Weight(name, (f"{name}/fp16",), lambda w: (half(matrix(w)),)))
-    return b.op("MatMul", [x, w], out)
+    inputs = [x, *b.matrix(f"{scope}/w", HALF)]
+    return b.op("FusedMatMul", inputs, out, domain=MICROSOFT, transB=1)
 
 
 def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
@@ -161,30 +177,42 @@ def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
 
 
 def wide_wte(b: Builder, name: str, out: str) -> str:
-    """int8 columns and their scales -> float16 [D,V], computed once, when the graph is loaded."""
-    q, scale = int8_wte(b, name)
+    """int8 rows and their scales -> float16 [V,D], computed once, when the graph is loaded."""
+    q, scale = b.matrix(name, INT8)
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
-    return b.op("Cast", [b.op("Mul", [wide, scale], f"{out}/product")], out, to=HALF)
+    axis = b.constant("column", np.array([1], np.int64))
+    scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
+    product = b.op("Mul", [wide, scales], f"{out}/product")
+    return b.op("Cast", [product], out, to=TensorProto.FLOAT16)
 
 
 def int4_tokens(b: Builder) -> str:
-    columns = b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/columns", axis=1)
-    return b.op("Transpose", [columns], "embed/tokens", perm=[1, 2, 0])
+    return b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/tokens", axis=0)
 
 
-def int4_half_product(b: Builder, x: str, scope: str, out: str) -> str:
-    return int4_product(b, x, scope, out, to=HALF)
+def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
+    k, n = b.shape(scope)
+    return b.op(
+        "MatMulNBits",
+        [x, *b.matrix(f"{scope}/w", INT4)],
+        out,
+        domain=MICROSOFT,
+        K=k,
+        N=n,
+        bits=4,
+        block_size=BLOCK,
+    )
 
 
 def int4_head(b: Builder, x: str, plus: str, out: str) -> str:
     tied = b.hparams.tied
     w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
-    return b.op("Gemm", [x, w, plus], out)
+    return b.op("Gemm", [x, w, plus], out, transB=1)
 
 
 CUDA = {
     "fp16": HalfArithmetic(fp16_tokens, fp16_product, fp16_head),
-    "int4": HalfArithmetic(int4_tokens, int4_half_product, int4_head),
+    "int4": HalfArithmetic(int4_tokens, int4_product, int4_head),
 }
 
 

@@ -1,12 +1,11 @@
-"""Makes the fused graph of the standard one, by ONNX Runtime's own ops for its named parts.
+"""Makes the fused graph of the standard one, by ops of our own for its named parts.
 
 No pattern is matched. A fused node is emitted with a named cut of `graph.py` as its output, and a
 walk back from the new outputs keeps the nodes that they need; the rest of the converted graph, the
-combined `past` included, is left out. The precisions differ in three products with big weights,
-which the given `Arithmetic` emits (see `quantize.py`).
+combined `past` included, is left out. The precisions differ in the formats of their weights, which
+the names of the ops end with. What an op computes is a function of the model (`functions.py`).
 
-Inside, activations are flat: [M,D] with M = B*S, the rows of a batch one after another, so that a
-row's computation does not depend on the others. Only attention has [B,S,...].
+All is flat: x [T,D] has a row for each new token of any sequence. Only attention looks at others.
 """
 
 from __future__ import annotations
@@ -20,22 +19,24 @@ from onnx import TensorProto, helper
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
-    POSITION,
+    POSITIONS,
     ROWS,
+    SLOTS,
+    TOKENS,
     Interface,
     Port,
-    X,
     fused,
     logits,
 )
 from gpt2rt.errors import Gpt2rtError
-from gpt2rt_export.onnx_graph.builder import MICROSOFT, Builder
-from gpt2rt_export.onnx_graph.quantize import ZERO_POINT, Arithmetic
+from gpt2rt_export.onnx_graph.body import DOMAIN, opsets
+from gpt2rt_export.onnx_graph.builder import Builder
+from gpt2rt_export.onnx_graph.formats import FLOAT, HALF, Format, WeightFormats
+from gpt2rt_export.onnx_graph.functions import called
 from gpt2rt_export.onnx_graph.weights import Weight
 
 Values = list[onnx.ValueInfoProto]
 
-OPSET = 21  # the first whose QuantizeLinear takes blocks; what tf2onnx wrote means the same in it
 IR_VERSION = 10  # the newest that ONNX Runtime 1.20 reads
 
 
@@ -45,95 +46,102 @@ def cut(scope: str) -> str:
 
 
 def fuse(
-    standard: onnx.ModelProto, hparams: HParams, arithmetic: Arithmetic
+    standard: onnx.ModelProto, hparams: HParams, formats: WeightFormats, kv: str
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The fused graph, still without weights, and the weights that it needs.
 
-    Its inputs and outputs are those of `gpt2rt.bundles.interface.fused`. Raises `Gpt2rtError`
-    where the standard graph lacks a named cut.
+    Its inputs and outputs are those of `gpt2rt.bundles.interface.fused`; keys and values have the
+    dtype `kv`. Raises `Gpt2rtError` where the standard graph lacks a named cut.
     """
-    builder = Builder(hparams)
-    embed(builder, arithmetic)
+    builder, interface = Builder(hparams), fused(hparams, kv)
+    embed(builder, formats.embedding)
     x = cut("embed")
     for i in range(hparams.n_layer):
-        block(builder, x, i, arithmetic)
-        x = cut(f"h{i}/mlp")
-    head(builder, x, arithmetic)
-    return assemble(builder, standard, fused(hparams)), list(builder.weights.values())
+        x = block(builder, x, i, formats.linear, interface)
+    norm_head(builder, x, formats.embedding)
+    return assemble(builder, standard, interface), list(builder.weights.values())
 
 
-def embed(b: Builder, arithmetic: Arithmetic) -> None:  # [B,S] -> [M,D]
-    shape = b.op("Shape", [X.name], "shape")
-    packed = b.constant(
-        "qkv_width", np.array([3 * b.hparams.n_head * b.hparams.kv_width], np.int64)
-    )
-    b.op("Concat", [shape, packed], "qkv_shape", axis=0)
-    flat = b.constant("flat", np.array([-1], np.int64))
-    tokens = arithmetic.tokens(b, b.op("Reshape", [X.name, flat], "embed/X"))
-    wpe = b.vector("wpe")
-    zero_points(b, X.name, "zero_points")
-    position = b.op("Reshape", [POSITION.name, flat], "embed/position")
-    places = b.op("Gather", [wpe, position], "embed/places", axis=0)
+def embed(b: Builder, form: Format) -> None:  # [T] -> [T,D]
+    w, *scale = b.matrix("wte", form)
+    tokens = b.op("Gather", [w, TOKENS.name], "embed/tokens", axis=0)
+    if form is not FLOAT:
+        tokens = b.op("Cast", [tokens], "embed/wide", to=TensorProto.FLOAT)
+    if form not in (FLOAT, HALF):
+        axis = b.constant("column", np.array([1], np.int64))
+        scales = b.op("Gather", [*scale, TOKENS.name], "embed/scale", axis=0)
+        scales = b.op("Unsqueeze", [scales, axis], "embed/scales")
+        tokens = b.op("Mul", [tokens, scales], "embed/scaled")
+    places = b.op("Gather", [b.vector("wpe"), POSITIONS.name], "embed/places", axis=0)
     b.op("Add", [tokens, places], cut("embed"))
 
 
-def zero_points(b: Builder, rows: str, name: str) -> None:
-    """Use as many zero points [M,1] as `rows` has numbers from here on; unused ones are pruned."""
-    column = b.op(
-        "Reshape", [rows, b.constant("column", np.array([-1, 1], np.int64))], f"{name}/of"
-    )
-    value = helper.make_tensor("value", TensorProto.UINT8, [1], [ZERO_POINT])
-    shape = b.op("Shape", [column], f"{name}/shape")
-    b.zero_points = b.op("ConstantOfShape", [shape], name, value=value)
-
-
-def norm(b: Builder, x: str, scope: str) -> str:  # [M,D] -> [M,D]
-    inputs = [x, b.vector(f"{scope}/g"), b.vector(f"{scope}/b")]
-    return b.op("LayerNormalization", inputs, cut(scope), axis=-1, epsilon=b.hparams.epsilon)
-
-
-def linear(b: Builder, x: str, scope: str, arithmetic: Arithmetic) -> str:  # [M,K] -> [M,N]
-    return arithmetic.product(b, x, scope, cut(scope), b.vector(f"{scope}/b"))
-
-
-def attend(b: Builder, qkv: str, i: int) -> str:  # [M,3D] -> [M,D]
-    scope = f"h{i}/attend"
-    packed = b.op("Reshape", [qkv, "qkv_shape"], f"{scope}/qkv")
-    mixed = b.attention(packed, f"{scope}/mixed", i)
-    width = b.hparams.n_head * b.hparams.kv_width
-    shape = b.constant("merged_shape", np.array([-1, width], np.int64))
-    return b.op("Reshape", [mixed, shape], cut(scope))
-
-
-def block(b: Builder, x: str, i: int, arithmetic: Arithmetic) -> None:
+def block(b: Builder, x: str, i: int, form: Format, interface: Interface) -> str:  # [T,D] -> [T,D]
     h = f"h{i}"
-    mixed = attend(b, linear(b, norm(b, x, f"{h}/ln_1"), f"{h}/attn/c_attn", arithmetic), i)
+    qkv = linear(b, "NormLinear", form, x, f"{h}/attn/c_attn", cut(f"{h}/attn/c_attn"), f"{h}/ln_1")
+    mixed = attend(b, qkv, i, interface)
     if i == b.hparams.n_layer - 1:
         # After the last attention rows are independent: only those with wanted logits go on.
         mixed = b.op("Gather", [mixed, ROWS.name], f"{h}/attend/rows", axis=0)
-        zero_points(b, ROWS.name, "rows/zero_points")
-        rows = b.op("Gather", [x, ROWS.name], f"{h}/rows", axis=0)
-        change = linear(b, mixed, f"{h}/attn/c_proj", arithmetic)
-        b.op("Add", [rows, change], cut(f"{h}/attn"))
-    else:
-        linear(b, mixed, f"{h}/attn/c_proj", arithmetic)
-    activate(b, norm(b, cut(f"{h}/attn"), f"{h}/ln_2"), h, arithmetic)
-    linear(b, cut(f"{h}/gelu"), f"{h}/mlp/c_proj", arithmetic)
+        x = b.op("Gather", [x, ROWS.name], f"{h}/rows", axis=0)
+    x = linear(b, "LinearAdd", form, mixed, f"{h}/attn/c_proj", cut(f"{h}/attn"), residual=x)
+    inner = activate(b, x, h, form)
+    return linear(b, "LinearAdd", form, inner, f"{h}/mlp/c_proj", cut(f"{h}/mlp"), residual=x)
 
 
-def activate(b: Builder, x: str, h: str, arithmetic: Arithmetic) -> None:  # [M,D] -> [M,4D]
-    """The MLP's first half: OpenAI's GELU as one op with bias; for other activations the converted
-    graph's own nodes, which work on rows as on [B,S,...]."""
-    if b.hparams.activation != "gelu_new":
-        linear(b, x, f"{h}/mlp/c_fc", arithmetic)
-        return
-    product = arithmetic.product(b, x, f"{h}/mlp/c_fc", f"{h}/mlp/c_fc/product")
-    bias = b.vector(f"{h}/mlp/c_fc/b")
-    b.op("FastGelu", [product, bias], cut(f"{h}/gelu"), domain=MICROSOFT)
+def linear(
+    b: Builder,
+    kind: str,
+    form: Format,
+    x: str,
+    scope: str,
+    out: str,
+    norm: str = "",
+    residual: str = "",
+) -> str:  # [M,K] -> [M,N]
+    """A linear layer, after the layer norm `norm` or before the sum with `residual`."""
+    inputs = [x, *gains(b, norm), *b.matrix(f"{scope}/w", form), b.vector(f"{scope}/b")]
+    attributes: dict[str, object] = {"epsilon": b.hparams.epsilon} if norm else {}
+    if form.sized:
+        attributes["K"], attributes["N"] = b.shape(scope)
+    inputs += [residual] if residual else []
+    return b.op(f"{kind}{form.name}", inputs, out, domain=DOMAIN, **attributes)
 
 
-def head(b: Builder, x: str, arithmetic: Arithmetic) -> None:  # [R,D] -> [R,V]
-    arithmetic.head(b, norm(b, x, "ln_f"), logits(b.hparams).name)
+def gains(b: Builder, norm: str) -> list[str]:
+    return [b.vector(f"{norm}/g"), b.vector(f"{norm}/b")] if norm else []
+
+
+def attend(b: Builder, qkv: str, i: int, interface: Interface) -> str:  # [T,3HW] -> [T,HW]
+    past, present = ([p.name for p in pair[i]] for pair in (interface.past, interface.present))
+    return b.op(
+        "Attention",
+        [qkv, SLOTS.name, POSITIONS.name, *past],
+        [cut(f"h{i}/attend"), *present],
+        domain=DOMAIN,
+        scale=b.hparams.attention_scale(i),
+    )
+
+
+def activate(b: Builder, x: str, h: str, form: Format) -> str:  # [M,D] -> [M,4D]
+    """The MLP's first half; activations other than OpenAI's GELU are the converted graph's own
+    nodes, which work on rows as on [B,S,...]."""
+    scope, norm, out = f"{h}/mlp/c_fc", f"{h}/ln_2", cut(f"{h}/gelu")
+    if b.hparams.activation == "gelu_new":
+        return linear(b, "NormLinearGelu", form, x, scope, out, norm)
+    linear(b, "NormLinear", form, x, scope, cut(scope), norm)
+    return out
+
+
+def norm_head(b: Builder, x: str, form: Format) -> str:  # [R,D] -> [R,V]
+    inputs = [x, *gains(b, "ln_f"), *b.matrix(b.hparams.head_variable, form)]
+    return b.op(
+        f"NormHead{form.name}",
+        inputs,
+        logits(b.hparams).name,
+        domain=DOMAIN,
+        epsilon=b.hparams.epsilon,
+    )
 
 
 def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
@@ -151,12 +159,18 @@ def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onn
     read = {name for node in nodes for name in node.input}
     constants = [value for name, value in kept.items() if name in read]
     graph = helper.make_graph(nodes, "gpt2", inputs, outputs, initializer=constants)
-    opsets = [
-        helper.make_opsetid("", OPSET),
-        helper.make_opsetid(MICROSOFT, 1),
-    ]
+    return model_of(graph)
+
+
+def model_of(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """A graph as a model, with the functions that it calls."""
+    functions = called(graph.node)
     return helper.make_model(
-        graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="gpt2rt"
+        graph,
+        functions=functions,
+        opset_imports=opsets(functions=bool(functions)),
+        ir_version=IR_VERSION,
+        producer_name="gpt2rt",
     )
 
 

@@ -10,18 +10,21 @@ import onnx
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, WEIGHTS
 from gpt2rt_export.onnx_graph.cuda import CUDA, fuse_cuda
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
 from gpt2rt_export.onnx_graph.hidden import hidden
-from gpt2rt_export.onnx_graph.quantize import ARITHMETICS
 from gpt2rt_export.onnx_graph.weights import Weight, attach
 from gpt2rt_export.sources import Checkpoint
 
 
 def fused(
-    standard: onnx.ModelProto, hparams: HParams, precision: str
+    standard: onnx.ModelProto, hparams: HParams, precision: str, kv: str
 ) -> tuple[dict[str, onnx.ModelProto], list[Weight]]:
-    """File name -> graph, still without weights, and the weights that they need together."""
-    model, weights = fuse(standard, hparams, ARITHMETICS[precision])
+    """File name -> graph, still without weights, and the weights that they need together.
+
+    `kv` is the dtype of keys and values on a CPU.
+    """
+    model, weights = fuse(standard, hparams, STORAGE[precision], kv)
     models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
     if precision in CUDA:
         models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)

@@ -145,10 +145,11 @@ def measure(
     rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
     agreement, noise, positions = None, None, spans(len(tokens))
     if positions:
+        whole = whole[positions]  # a copy: the next step overwrites the logits
         advance = progress.stage("Verify: logits with a cache", len(positions))
         stepwise = cached(slots, tokens, positions, advance)
         agreement = agreement_of(_rows(wanted, stepwise, positions, [0] * len(positions)))
-        noise = Noise.of(whole[positions], stepwise)
+        noise = Noise.of(whole, stepwise)
     del slots, whole
     return ParityReport(
         text=sample.source,
