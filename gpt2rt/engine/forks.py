@@ -52,11 +52,21 @@ class Calls:
 
 
 class ForkAwareSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore]
-    """An `InferenceSession` that raises `InvalidSetting` in a child that lacks its threads."""
+    """An `InferenceSession` that raises `InvalidSetting` in a child that lacks its threads.
+
+    `kernels` is the instruction set of the kernels that compute its graph's functions; empty if
+    ONNX Runtime's own do.
+    """
 
     def __init__(
-        self, path: os.PathLike[Any], options: ort.SessionOptions, **settings: Any
+        self,
+        path: os.PathLike[Any],
+        options: ort.SessionOptions,
+        *,
+        kernels: str = "",
+        **settings: Any,
     ) -> None:
+        self.kernels = kernels
         with _calls.call():
             super().__init__(path, options, **settings)
         self._threads = options.intra_op_num_threads

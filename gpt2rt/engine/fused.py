@@ -19,6 +19,8 @@ from gpt2rt.sampling.selection import Draw
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+    from gpt2rt.engine.forks import ForkAwareSession
+
 MOST_TOKENS = 512  # of a call; more are read in several, which take less memory and no more time
 # Without kernels attention has a score for each new token and every position of every slot.
 MOST_WITHOUT_KERNELS = 2048
@@ -73,21 +75,16 @@ class Binding:
 
 
 class FusedSlots:
-    """Slots (see `gpt2rt.engine.slots`) of the fused graph over one `KVCache`.
+    """Slots (see `gpt2rt.engine.slots`) of the fused graph over one `KVCache`."""
 
-    `kernels`: whether the session has the kernels of the graph's ops.
-    """
-
-    def __init__(
-        self, session: ort.InferenceSession, hparams: HParams, count: int, kernels: bool = False
-    ) -> None:
+    def __init__(self, session: ForkAwareSession, hparams: HParams, count: int) -> None:
         self.count = count
         self._session = session
         kv = kv_type(session)
         self._graph = fused(hparams, kv)
         self._cache = KVCache(hparams, count, hparams.n_ctx, kv)
         self._most = MOST_TOKENS
-        if not kernels:
+        if not session.kernels:
             self._most = max(1, min(MOST_TOKENS, MOST_WITHOUT_KERNELS // count))
         self._logits = np.empty((0, hparams.n_vocab), np.float32)
         self._bindings: dict[tuple[int, int], Binding] = {}

@@ -9,37 +9,26 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt.bundles.paths import native
 from gpt2rt.checks import whole
-from gpt2rt.engine.hugepages import on_huge_pages
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
 from gpt2rt.kernels.library import Kernels, has_kernels, kernels
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+    from gpt2rt.engine.forks import ForkAwareSession
+
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}  # ONNX Runtime's names
 MOST_THREADS = 1024
-
-# ONNX Runtime reads this variable when it opens a session. With AVX-512 its plain attention takes
-# half as long as its flash attention and, unlike it, gives the same bits wherever a text is split
-# (bench/HISTORY.md).
-NO_FLASH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
-_opening = Lock()
-
-# For more than a few rows SkipLayerNormalization on CPU is slower than Add and LayerNormalization.
-DISABLED_OPTIMISERS = ("SkipLayerNormFusion",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,34 +74,6 @@ def _quota() -> int:
         return max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return 1 << 16
-
-
-@cache
-def has_avx512() -> bool:
-    """Whether the processor has AVX-512 (False if that is not known)."""
-    if os.name == "nt":
-        return bool(ctypes.windll.kernel32.IsProcessorFeaturePresent(41))  # type: ignore[attr-defined,unused-ignore]
-    try:
-        return " avx512f " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-@contextmanager
-def _attention_for(provider: str) -> Iterator[None]:
-    """A context in which ONNX Runtime opens a session with the faster attention.
-
-    It sets `NO_FLASH`, unless the user has set it. A lock protects the environment.
-    """
-    with _opening:
-        chosen = provider != CPU or NO_FLASH in os.environ or not has_avx512()
-        if not chosen:
-            os.environ[NO_FLASH] = "1"
-        try:
-            yield
-        finally:
-            if not chosen:
-                del os.environ[NO_FLASH]
 
 
 def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
@@ -236,6 +197,8 @@ def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
         "session.force_spinning_stop": True,
         "session.disable_prepacking": not prepack,
         "session.record_ep_graph_assignment_info": True,
+        # Without VNNI sums of two products would not fit 16 bits in the faster of its products.
+        "session.x64quantprecision": True,
     }.items():
         options.add_session_config_entry(name, "1" if on else "0")
     return options
@@ -248,7 +211,7 @@ def kernels_for(graph: Path, provider: str) -> Kernels:
 
 def open_session(
     graph: Path, threads: Threads, provider: str = CPU, *, prepack: bool = True
-) -> ort.InferenceSession:
+) -> ForkAwareSession:
     """Open a graph file in an ONNX Runtime session on `cpu` or `cuda`.
 
     With `prepack` the session has its own copy of the weights in the kernels' layout, which makes
@@ -261,25 +224,21 @@ def open_session(
 
     from gpt2rt.engine.forks import ForkAwareSession
 
-    library = kernels_for(graph, provider).path
-    prepack = prepack and library is None
-    options = _session_options(threads, prepack)
-    if library is not None:
-        options.register_custom_ops_library(native(library))
-    disabled = list(DISABLED_OPTIMISERS) if provider == CPU else []
+    own = kernels_for(graph, provider)
+    options = _session_options(threads, prepack and own.path is None)
+    if own.path is not None:
+        options.register_custom_ops_library(native(own.path))
     chosen: list[object] = [PROVIDERS[CPU]]
     if provider == CUDA:
         chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1"}))
     try:
-        pages = on_huge_pages() if provider == CPU and prepack else nullcontext()
-        with _attention_for(provider), pages:
-            session = ForkAwareSession(
-                _NativePath(graph),
-                options,
-                providers=chosen,
-                disabled_optimizers=disabled,
-                enable_fallback=0,  # otherwise it prints a message and runs on the CPU
-            )
+        session = ForkAwareSession(
+            _NativePath(graph),
+            options,
+            kernels=own.instructions,
+            providers=chosen,
+            enable_fallback=0,  # otherwise it prints a message and runs on the CPU
+        )
     except Exception as error:  # ONNX Runtime's errors have no common base
         reason = " ".join(str(error).split())[:300]
         if provider == CUDA:

@@ -20,7 +20,6 @@ from gpt2rt.engine.providers import (
     CUDA,
     Threads,
     graph_of,
-    kernels_for,
     open_session,
     provider_for,
 )
@@ -33,8 +32,9 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.forks import ForkAwareSession
 
-SlotsOf = Callable[["ort.InferenceSession", HParams, int], Slots]
+SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
 SLOTS: dict[str, SlotsOf] = {"fused": FusedSlots, "standard": StandardSlots}
 
 
@@ -63,7 +63,7 @@ class Runtime:
         self._session: ort.InferenceSession | None = session
         self._hidden: ort.InferenceSession | None = None
         self.threads: int = session.get_session_options().intra_op_num_threads
-        self.kernels = kernels_for(graph_of(bundle, self.provider), self.provider).instructions
+        self.kernels: str = session.kernels
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
         if odd := interface_mismatch(session, self._hparams, kind, bundle.manifest.kv):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
@@ -127,7 +127,7 @@ class Runtime:
         )
 
 
-def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ort.InferenceSession, str]:
+def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ForkAwareSession, str]:
     """Open the graph: its session and provider, which for `auto` is the CPU if CUDA fails."""
     provider = provider_for(bundle, wanted)
     try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +10,8 @@ from numpy.typing import NDArray
 
 import reference
 from gpt2rt import GPT2, HParams
-from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import GRAPH
 from gpt2rt.bundles.precision import KV_TYPES, PRECISIONS
-from gpt2rt.engine import forks, fused, providers
+from gpt2rt.engine import fused
 from gpt2rt.engine.slots import Part, Slots
 from models import NOISE, TINY, LargerWeights, assert_same, make_bundle
 
@@ -164,29 +160,3 @@ def test_what_is_read_from_a_slot_can_be_written_to_another(tiny: GPT2) -> None:
     np.testing.assert_array_equal(two.read(0, 0, 9), two.read(1, 0, 9))
     rows = two.step([Part(slot, 9, TEXT[9:10]) for slot in (0, 1)])
     assert_same(rows[0], rows[1], tiny.bundle.manifest.precision)
-
-
-@pytest.mark.parametrize(
-    ("avx512", "before", "meanwhile"),
-    [(True, None, "1"), (False, None, None), (True, "0", "0")],
-)
-def test_attention_is_chosen_by_the_processor_unless_the_user_does(
-    avx512: bool,
-    before: str | None,
-    meanwhile: str | None,
-    tiny_bundles: dict[str, Bundle],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(providers, "has_avx512", lambda: avx512)
-    monkeypatch.delenv(providers.NO_FLASH, raising=False)
-    if before is not None:
-        monkeypatch.setenv(providers.NO_FLASH, before)
-    seen, opened = [], forks.ForkAwareSession
-
-    def session(*arguments: Any, **options: Any) -> object:
-        seen.append(os.environ.get(providers.NO_FLASH))
-        return opened(*arguments, **options)
-
-    monkeypatch.setattr(forks, "ForkAwareSession", session)
-    providers.open_session(tiny_bundles["fp32"].directory / GRAPH, providers.Threads(1))
-    assert (seen, os.environ.get(providers.NO_FLASH)) == ([meanwhile], before)

@@ -1,11 +1,13 @@
 """The functions of the fused graph, each run by itself and held against NumPy in float64.
 
-They are the specification of the kernels: the same laws hold for those.
+They are the specification of the kernels: the same laws hold for both.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import reference
+from gpt2rt.kernels.library import kernels
 from gpt2rt_export.onnx_graph.attention_function import INPUTS
 from gpt2rt_export.onnx_graph.body import DOMAIN
 from gpt2rt_export.onnx_graph.formats import EVERY_FORMAT, INT4, INT8, Format
@@ -31,6 +34,17 @@ SHAPES = [(1, 32, 16), (5, 64, 48), (3, 72, 20), (7, 100, 33), (2, 7, 5)]  # M, 
 # falls on the other side.
 CLOSE = 3e-6
 STEP = 3e-2
+
+
+library: Path | None = None  # of the kernels, if they are to compute the functions
+
+
+@pytest.fixture(params=["bodies", "kernels"], autouse=True)
+def _computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "kernels":
+        if kernels().path is None:
+            pytest.skip(f"no kernels: {kernels().problem}")
+        monkeypatch.setattr(sys.modules[__name__], "library", kernels().path)
 
 
 def call(name: str, feeds: Mapping[str, Array], **attributes: object) -> list[Array]:
@@ -54,7 +68,11 @@ def call(name: str, feeds: Mapping[str, Array], **attributes: object) -> list[Ar
     ]
     model = model_of(helper.make_graph([node], name, inputs, outputs, weights))
     onnx.checker.check_model(model)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    content, provider = model.SerializeToString(), ["CPUExecutionProvider"]
+    session = ort.InferenceSession(content, options, providers=provider)
     return list(session.run(None, {x: v for x, v in feeds.items() if x in COMPUTED}))
 
 
@@ -65,7 +83,7 @@ def widened(form: Format, tensors: tuple[Array, ...], k: int) -> Floats:
     """[N,K] as the tensors say, restated from the layout of ONNX Runtime's documentation."""
     w, *rest = (tensor.astype(np.float64) for tensor in tensors)
     if form is INT8:
-        return np.asarray(w * rest[0][:, None])
+        return np.asarray((w - 128) * rest[0][:, None])
     if form is INT4:
         packed, _, zeros = tensors
         steps = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)

@@ -35,7 +35,7 @@ from gpt2rt_export.onnx_graph.body import MICROSOFT
 from gpt2rt_export.onnx_graph.builder import Builder
 from gpt2rt_export.onnx_graph.formats import HALF, INT4, INT8
 from gpt2rt_export.onnx_graph.fuse import assemble, cut
-from gpt2rt_export.onnx_graph.rounding import BLOCK, half
+from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half
 from gpt2rt_export.onnx_graph.weights import Weight
 
 CHUNK = 256  # tokens whose weights are summed first when one is drawn
@@ -182,7 +182,8 @@ def wide_wte(b: Builder, name: str, out: str) -> str:
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     axis = b.constant("column", np.array([1], np.int64))
     scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
-    product = b.op("Mul", [wide, scales], f"{out}/product")
+    zero = b.constant("zero_point", np.array(ZERO_POINT, np.float32))
+    product = b.op("Mul", [b.op("Sub", [wide, zero], f"{out}/steps"), scales], f"{out}/product")
     return b.op("Cast", [product], out, to=TensorProto.FLOAT16)
 
 

@@ -18,12 +18,11 @@ import numpy as np
 from onnx import TensorProto
 
 from gpt2rt_export.onnx_graph.body import MICROSOFT, Body
-from gpt2rt_export.onnx_graph.rounding import BLOCK, half, int4_blocks, int8_rows
+from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half, int4_blocks, int8_rows
 from gpt2rt_export.onnx_graph.weights import Array
 
 # The least number that a row of activations is divided by: a row of zeros stays zeros.
 LEAST = 1e-30
-ZERO_POINT = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,9 @@ def quantised(b: Body, x: str) -> tuple[str, str]:  # [M,K] -> uint8 [M,K], scal
     # Axis 1, not -1, with which ONNX Runtime 1.31 reduces no rows to a wrong shape.
     largest = b.op("ReduceMax", [b.op("Abs", [x]), b.constant([1])], keepdims=1)
     most = b.constant(127, np.float32)
-    scale = b.op("Div", [largest, most])
+    # Zero times a row is zero, or NaN if a value is not finite: the whole row then is NaN.
+    finite = b.op("ReduceSum", [b.op("Mul", [x, b.constant(0, np.float32)]), b.constant([1])])
+    scale = b.op("Add", [b.op("Div", [largest, most]), finite])
     inverse = b.op("Div", [most, b.op("Max", [largest, b.constant(LEAST, np.float32)])])
     one, zero = b.constant(1, np.float32), b.constant(ZERO_POINT, np.uint8)
     return b.op("QuantizeLinear", [b.op("Mul", [x, inverse]), one, zero]), scale
@@ -71,7 +72,8 @@ def int8_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
     w, scale = weights
     rows, row_scale = quantised(b, x)
     turned = b.op("Transpose", [w], perm=[1, 0])
-    sums = b.op("MatMulInteger", [rows, turned, b.constant(ZERO_POINT, np.uint8)])
+    zero = b.constant(ZERO_POINT, np.uint8)
+    sums = b.op("MatMulInteger", [rows, turned, zero, zero])
     wide = b.op("Cast", [sums], to=TensorProto.FLOAT)
     # A product of a column and a row. Were it a Mul, ONNX Runtime 1.31 would fuse it with the sums
     # and the bias, and scale the bias, too.

@@ -33,6 +33,7 @@ from gpt2rt_export.onnx_graph.body import DOMAIN, opsets
 from gpt2rt_export.onnx_graph.builder import Builder
 from gpt2rt_export.onnx_graph.formats import FLOAT, HALF, Format, WeightFormats
 from gpt2rt_export.onnx_graph.functions import called
+from gpt2rt_export.onnx_graph.rounding import ZERO_POINT
 from gpt2rt_export.onnx_graph.weights import Weight
 
 Values = list[onnx.ValueInfoProto]
@@ -71,7 +72,8 @@ def embed(b: Builder, form: Format) -> None:  # [T] -> [T,D]
         axis = b.constant("column", np.array([1], np.int64))
         scales = b.op("Gather", [*scale, TOKENS.name], "embed/scale", axis=0)
         scales = b.op("Unsqueeze", [scales, axis], "embed/scales")
-        tokens = b.op("Mul", [tokens, scales], "embed/scaled")
+        zero = b.constant("zero_point", np.array(ZERO_POINT, np.float32))
+        tokens = b.op("Mul", [b.op("Sub", [tokens, zero], "embed/steps"), scales], "embed/scaled")
     places = b.op("Gather", [b.vector("wpe"), POSITIONS.name], "embed/places", axis=0)
     b.op("Add", [tokens, places], cut("embed"))
 

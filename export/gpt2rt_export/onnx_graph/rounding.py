@@ -9,11 +9,18 @@ from gpt2rt_export.onnx_graph.weights import Array
 BLOCK = 32  # int4 weights that share a scale
 
 
-def int8_rows(w: Array) -> tuple[Array, Array]:  # [N,K] -> int8 [N,K], float32 [N]
-    """Symmetric 8-bit weights, -127 to 127, with a scale for each row."""
+ZERO_POINT = 128  # of 8-bit numbers
+
+
+def int8_rows(w: Array) -> tuple[Array, Array]:  # [N,K] -> uint8 [N,K], float32 [N]
+    """Symmetric 8-bit weights, -127 to 127 plus `ZERO_POINT`, with a scale for each row.
+
+    They are stored without a sign since x86 multiplies unsigned by signed bytes.
+    """
     magnitude = np.abs(w).max(axis=1)
     scale = np.maximum(magnitude / np.float32(127), np.finfo(np.float32).tiny)
-    return np.rint(w / scale[:, None]).astype(np.int8), scale.astype(np.float32)
+    steps = np.rint(w / scale[:, None]) + ZERO_POINT
+    return steps.astype(np.uint8), scale.astype(np.float32)
 
 
 def int4_blocks(w: Array) -> tuple[Array, Array, Array]:

@@ -36,7 +36,7 @@ static void norm(const float *x, const float *gain, const float *shift, size_t k
     })
 }
 
-#define LEAST 1e-30f /* rows whose values are smaller count as zeros */
+#define LEAST 1e-30f /* that a row is divided by: a row of zeros stays zeros */
 
 /* The scale of a row, the largest magnitude over 127: NaN if a value is not finite. */
 static float row_scale(const float *x, size_t k, float *inverse) {
@@ -47,7 +47,7 @@ static float row_scale(const float *x, size_t k, float *inverse) {
         finite = fma16(values, splat(0), finite);
     })
     const float largest = largest16(most);
-    *inverse = largest > LEAST ? 127.0f / largest : 0;
+    *inverse = 127.0f / (largest > LEAST ? largest : LEAST);
     return largest / 127.0f + sum16(finite);
 }
 
