@@ -14,6 +14,7 @@ import pytest
 from gpt2rt.kernels import build
 
 DRIVER = Path(__file__).parent / "driver.c"
+EMULATION = Path(__file__).parent / "amx_emulation.h"
 SKIPPED = 77
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ARM = build.Target("", "linux", "aarch64", "aarch64-linux-musl")
@@ -31,6 +32,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
+def test_the_kernels_for_amx_on_tiles_in_plain_c(tmp_path: Path) -> None:
+    compiler = build.system_compiler()
+    if compiler is None or HERE.machine != "x86_64":
+        pytest.skip("no compiler for x86-64")
+    build.compile_program(
+        compiler, tmp_path / "driver", DRIVER, ("-O1", "-include", str(EMULATION))
+    )
+    run(tmp_path / "driver", "amx", 60)
+
+
 @pytest.fixture(scope="module")
 def arm_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The driver for aarch64, where that can be compiled and run."""
@@ -42,11 +54,13 @@ def arm_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(*command: object) -> None:
+def run(*command: object) -> str:
+    """What the driver says: a hash of everything that it computed."""
     ended = subprocess.run([*map(str, command)], capture_output=True, text=True)
     if ended.returncode == SKIPPED:
         pytest.skip("this processor does not run it")
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
 
 
 @pytest.mark.slow
@@ -57,5 +71,8 @@ def test_the_kernels_of_this_machine(instructions: str, program: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ARM.instruction_sets)
-def test_the_kernels_of_aarch64(instructions: str, arm_program: Path) -> None:
-    run("qemu-aarch64", "-cpu", "max", arm_program, instructions)
+def test_the_kernels_of_aarch64_give_the_bits_of_this_machine(
+    instructions: str, arm_program: Path, program: Path
+) -> None:
+    there = run("qemu-aarch64", "-cpu", "max", arm_program, instructions)
+    assert there == run(program, "scalar")

@@ -7,7 +7,7 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
 #define X86 1
-extern const Kernels gpt2rt_kernels_avx2, gpt2rt_kernels_avx512;
+extern const Kernels gpt2rt_kernels_avx2, gpt2rt_kernels_avx512, gpt2rt_kernels_amx;
 
 static uint64_t enabled_states(void) { /* what the system saves when it switches threads */
     uint32_t low, high;
@@ -38,6 +38,22 @@ static int has_avx512(void) {
     const Registers r = cpuid(7, 0);
     return bits(r.b, f | dq | bw | vl) && bits(r.c, vnni) && bits((uint32_t)enabled_states(), 0xE6);
 }
+
+#if defined(AMX_EMULATED)
+static int has_amx(void) { return has_avx512(); }
+#elif defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+/* A process has to ask the system for the tiles' registers. */
+static int has_amx(void) {
+    const uint32_t tile = 1u << 24, int8 = 1u << 25;
+    const long ask = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM */
+    return has_avx512() && bits(cpuid(7, 0).d, tile | int8) &&
+           bits((uint32_t)enabled_states(), 3u << 17) && !syscall(SYS_arch_prctl, ask, tile_data);
+}
+#else
+static int has_amx(void) { return 0; }
+#endif
 #elif defined(__aarch64__)
 #define ARM 1
 extern const Kernels gpt2rt_kernels_neon;
@@ -61,6 +77,7 @@ static const Kernels *usable(size_t number) {
     const Kernels *found[4];
     size_t count = 0;
 #if X86
+    if (has_amx()) found[count++] = &gpt2rt_kernels_amx;
     if (has_avx512()) found[count++] = &gpt2rt_kernels_avx512;
     if (has_avx2()) found[count++] = &gpt2rt_kernels_avx2;
 #elif ARM

@@ -13,7 +13,7 @@
 /* The kernels in use: the best that this processor runs, or those that GPT2RT_KERNELS names. */
 const Kernels *gpt2rt_kernels(void);
 
-/* Their name: scalar, avx2, avx512 or neon. */
+/* Their name: scalar, avx2, avx512, amx or neon. */
 EXPORTED const char *gpt2rt_instruction_set(void);
 
 /* Use the kernels of this name from now on; 0 if this processor does not run them. */

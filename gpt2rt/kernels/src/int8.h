@@ -242,9 +242,74 @@ INLINE void panel_tile(const int8_t *x, size_t stride, const int32_t *row_sum, c
     }
 }
 
+#if defined(__AMX_INT8__) || defined(AMX_EMULATED)
+#define AMX 1
+#define TILE_ROWS 16 /* of a tile of 16 by 64 bytes */
+
+/* Eight tiles: 0 to 3 are sums, 4 and 5 rows of x, 6 and 7 columns of the panel. */
+static void configure_tiles(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } all = {.palette = 1};
+    for (int i = 0; i < 8; i++) all.bytes[i] = 64, all.rows[i] = TILE_ROWS;
+    _tile_loadconfig(&all);
+}
+
+/* 16 rows, or 32 if `two`, times 32 columns of the panel: rows are the left operand as they lie. */
+INLINE void amx_tile(const int8_t *x, size_t stride, const char *panel, int32_t *sums,
+                     const int two) {
+    const size_t wide = COLUMNS * sizeof(int32_t);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (size_t at = 0; at < stride; at += 64, panel += 16 * wide) {
+        _tile_loadd(4, x + at, stride);
+        _tile_loadd(6, panel, wide);
+        _tile_loadd(7, panel + 64, wide);
+        _tile_dpbsud(0, 4, 6);
+        _tile_dpbsud(1, 4, 7);
+        if (two) {
+            _tile_loadd(5, x + TILE_ROWS * stride + at, stride);
+            _tile_dpbsud(2, 5, 6);
+            _tile_dpbsud(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums, wide);
+    _tile_stored(1, sums + 16, wide);
+    if (two) {
+        _tile_stored(2, sums + TILE_ROWS * COLUMNS, wide);
+        _tile_stored(3, sums + TILE_ROWS * COLUMNS + 16, wide);
+    }
+}
+
+/* The sums of all rows that fill tiles of 16; returns how many those are. */
+static size_t amx_sums(const Product *p, size_t m0, size_t rows, const char *panel, int32_t *sums) {
+    const size_t whole = rows / TILE_ROWS * TILE_ROWS;
+    for (size_t m = 0; m < whole; m += 2 * TILE_ROWS) {
+        const int8_t *x = (const int8_t *)p->rows + (m0 + m) * p->stride;
+        int32_t *out = sums + m * COLUMNS;
+        for (size_t n = 0; n < COLUMNS; n += 32)
+            if (whole - m > TILE_ROWS)
+                amx_tile(x, p->stride, panel + 4 * n, out + n, 1);
+            else
+                amx_tile(x, p->stride, panel + 4 * n, out + n, 0);
+    }
+    for (size_t m = 0; m < whole; m++)
+        for (size_t n = 0; n < COLUMNS; n++) sums[m * COLUMNS + n] -= 128 * p->row_sum[m0 + m];
+    return whole;
+}
+#endif
+
 static void int8_panel_sums(const Product *p, size_t m0, size_t rows, const char *panel,
                             int32_t *sums) {
-    for (size_t m = 0; m < rows; m += 6) {
+    size_t m = 0;
+#if AMX
+    m = amx_sums(p, m0, rows, panel, sums);
+#endif
+    for (; m < rows; m += 6) {
         const int8_t *x = (const int8_t *)p->rows + (m0 + m) * p->stride;
         const int32_t *row_sum = p->row_sum + m0 + m;
         int32_t *out = sums + m * COLUMNS;

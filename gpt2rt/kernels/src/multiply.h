@@ -5,7 +5,11 @@
 #include "kernels.h"
 #include "lanes.h"
 
-#define ROWS 24 /* rows whose sums are made before they are finished */
+#if AMX
+#define ROWS 32 /* rows whose sums are made before they are finished */
+#else
+#define ROWS 24
+#endif
 
 /* OpenAI's GELU, 0.5 v (1 + tanh(u)), as v / (1 + exp(-2u)). */
 INLINE f32x16 gelu(f32x16 v) {
@@ -80,6 +84,10 @@ static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, si
 }
 
 static void multiply(const Product *p, size_t m0, size_t m1, size_t n0, size_t n1, void *panel) {
+#if AMX
+    const int tiles = p->format == INT8 && m1 - m0 >= PANEL_ROWS;
+    if (tiles) configure_tiles();
+#endif
     for (size_t n = n0; n < n1; n += COLUMNS) {
         const size_t columns = n1 - n < COLUMNS ? n1 - n : COLUMNS;
 #if defined(__AVX512VNNI__)
@@ -87,4 +95,7 @@ static void multiply(const Product *p, size_t m0, size_t m1, size_t n0, size_t n
 #endif
         multiply_block(p, m0, m1, n, columns, panel);
     }
+#if AMX
+    if (tiles) _tile_release();
+#endif
 }
