@@ -15,6 +15,7 @@ from gpt2rt.bundles.manifest import GRAPH
 FOLDED = (
     "Cast",
     "Mul",
+    "Sub",
     "Unsqueeze",
 )  # ops on weights alone, computed once when the graph is loaded
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
