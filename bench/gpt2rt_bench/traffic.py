@@ -5,19 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
 
-FOLDED = (
-    "Cast",
-    "Mul",
-    "Sub",
-    "Unsqueeze",
-)  # ops on weights alone, computed once when the graph is loaded
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
@@ -45,7 +38,9 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
     are looked up (all rows where another op reads them). Weights that the graph casts or scales
     count in the type after that, since ONNX Runtime does it once, when it loads them.
     """
-    found = onnx.load(str(bundle.directory / graph), load_external_data=False).graph
+    model = onnx.load(str(bundle.directory / graph), load_external_data=False)
+    found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {value.name: value.type.tensor_type for value in found.value_info}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in found.initializer}
     sizes = {tensor.name: size(tensor) for tensor in found.initializer}
     whole: set[str] = set()
@@ -53,16 +48,16 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
     for node in found.node:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         weights = [name for name in node.input if name in sizes]
-        if node.op_type in FOLDED and weights == list(node.input):
+        if weights == list(node.input):
             (out,) = node.output
-            if node.op_type == "Unsqueeze":  # of a scale for each row
-                shape = (*shapes[weights[0]], 1)
-            else:
-                shape = np.broadcast_shapes(*(shapes[name] for name in weights))
-            width = sizes[weights[0]] // math.prod(shapes[weights[0]])
-            if node.op_type == "Cast":
-                width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize
-            shapes[out], sizes[out] = shape, math.prod(shape) * width
+            shapes[out] = tuple(axis.dim_value for axis in known[out].shape.dim)
+            width = helper.tensor_dtype_to_np_dtype(known[out].elem_type).itemsize
+            sizes[out] = math.prod(shapes[out]) * width
+        elif node.op_type == "EmbedInt8":
+            scale, places = weights[1:]
+            vocabulary = shapes[scale][0]
+            looked_up += [(name, vocabulary) for name in weights[:2]]
+            looked_up.append((places, shapes[places][0]))
         elif node.op_type in LOOKUPS and node.input[0] in sizes:
             axis = attributes.get("gather_axis", attributes.get("axis", 0))
             looked_up.append((node.input[0], shapes[node.input[0]][axis]))

@@ -83,7 +83,9 @@ def widened(form: Format, tensors: tuple[Array, ...], k: int) -> Floats:
     """[N,K] as the tensors say, restated from the layout of ONNX Runtime's documentation."""
     w, *rest = (tensor.astype(np.float64) for tensor in tensors)
     if form is INT8:
-        return np.asarray((w - 128) * rest[0][:, None])
+        n = len(rest[0])
+        rows = w.transpose(0, 2, 1, 3).reshape(16 * len(w), -1)[:n, :k]
+        return np.asarray((rows - 128) * rest[0][:, None])
     if form is INT4:
         packed, _, zeros = tensors
         steps = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)

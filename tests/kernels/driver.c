@@ -85,7 +85,10 @@ static void fail(const char *what, const char *version, size_t m, size_t k, size
 static double weight(const Product *p, size_t n, size_t k) {
     const size_t blocks = (p->k + BLOCK - 1) / BLOCK, block = k / BLOCK;
     switch (p->format) {
-    case INT8: return (((const uint8_t *)p->w)[n * p->k + k] - 128) * (double)p->scale[n];
+    case INT8: {
+        const size_t group = n / 16 * round_up(p->k, QUANTA) / 4 + k / 4;
+        return (((const uint8_t *)p->w)[(group * 16 + n % 16) * 4 + k % 4] - 128) * (double)p->scale[n];
+    }
     case INT4: {
         const uint8_t byte = ((const uint8_t *)p->w)[(n * blocks + block) * 16 + k % BLOCK / 2];
         const uint8_t zero = p->zero[n * ((blocks + 1) / 2) + block / 2];
@@ -140,15 +143,14 @@ static void multiply(const char *name, Product *p, float *y) {
     p->row_scale = fresh(p->m * sizeof(float));
     p->row_sum = fresh(p->m * sizeof(int32_t));
     p->normed = fresh(p->m * p->k * sizeof(float));
-    void *panel = fresh(kernels->panel_bytes(p));
     kernels->prepare(p, 0, p->m);
     for (size_t m = 0; m < p->m;) {
         const size_t m1 = m + 1 + below(p->m - m);
         for (size_t n = 0; n < p->n; n += COLUMNS)
-            kernels->multiply(p, m, m1, n, n + COLUMNS < p->n ? n + COLUMNS : p->n, panel);
+            kernels->multiply(p, m, m1, n, n + COLUMNS < p->n ? n + COLUMNS : p->n);
         m = m1;
     }
-    free(panel), free(p->normed), free(p->row_sum), free(p->row_scale), free(p->rows);
+    free(p->normed), free(p->row_sum), free(p->row_scale), free(p->rows);
 }
 
 static void try_product(enum format format, const char *const *versions) {
@@ -159,7 +161,7 @@ static void try_product(enum format format, const char *const *versions) {
     float *residual = normals(m * n, 1, 0);
     uint16_t *block_scale = halves(n * blocks, 0.01f);
     uint8_t *zero = bytes(n * ((blocks + 1) / 2), 0);
-    void *w = format == INT8 ? (void *)bytes(n * k, 1)
+    void *w = format == INT8 ? (void *)bytes(round_up(n, 16) * round_up(k, QUANTA), 1)
               : format == INT4 ? (void *)bytes(n * blocks * 16, 0)
               : format == HALF ? (void *)halves(n * k, 0.1f) : (void *)normals(n * k, 0.1f, 0);
     if (!below(5)) memset(x + below(m) * k, 0, k * sizeof *x);

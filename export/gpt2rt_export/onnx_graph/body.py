@@ -63,6 +63,12 @@ class Body:
         self.nodes[-1].attribute.append(_reference("value_float", name))
         return result
 
+    def size(self, name: str) -> str:
+        """Append a constant int64 [1] with the value of the function's attribute `name`."""
+        number = self.op("Constant", [])
+        self.nodes[-1].attribute.append(_reference("value_int", name))
+        return self.op("Unsqueeze", [number, self.constant([0])])
+
     def _names(self, outputs: int | str) -> list[str]:
         if isinstance(outputs, str):
             return [outputs]

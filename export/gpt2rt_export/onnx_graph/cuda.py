@@ -179,11 +179,16 @@ def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
 def wide_wte(b: Builder, name: str, out: str) -> str:
     """int8 rows and their scales -> float16 [V,D], computed once, when the graph is loaded."""
     q, scale = b.matrix(name, INT8)
+    rows = b.op("Transpose", [q], f"{out}/rows", perm=[0, 2, 1, 3])  # [V/16,16,D/4,4]
+    rows = b.op("Flatten", [rows], f"{out}/groups", axis=2)  # [16 V/16,D], padded
+    ends = np.array(b.hparams.variables()[f"model/{name}"], np.int64)
+    slices = [b.constant(f"{out}/start", np.zeros(2, np.int64)), b.constant(f"{out}/end", ends)]
+    q = b.op("Slice", [rows, *slices], f"{out}/steps")
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     axis = b.constant("column", np.array([1], np.int64))
     scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
     zero = b.constant("zero_point", np.array(ZERO_POINT, np.float32))
-    product = b.op("Mul", [b.op("Sub", [wide, zero], f"{out}/steps"), scales], f"{out}/product")
+    product = b.op("Mul", [b.op("Sub", [wide, zero], f"{out}/centred"), scales], f"{out}/product")
     return b.op("Cast", [product], out, to=TensorProto.FLOAT16)
 
 

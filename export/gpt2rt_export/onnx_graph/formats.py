@@ -1,7 +1,7 @@
 """The table of weight formats: how a matrix is stored, and the product of float32 rows with it.
 
-A matrix is stored [N,K], the weights of an output side by side, so that one copy of `wte` is read
-by the row as embedding and multiplied by as lm_head.
+A matrix is stored [N,K], the weights of an output side by side (for Int8 in groups of 16 outputs),
+so that one copy of `wte` is read by the row as embedding and multiplied by as lm_head.
 
 Int8 is W8A8: whole numbers with a scale for every row of activations (made at run time) and for
 every output. Sums are of whole numbers, hence exact in any order. Int4 is W4A8: a scale and a zero
@@ -18,7 +18,7 @@ import numpy as np
 from onnx import TensorProto
 
 from gpt2rt_export.onnx_graph.body import MICROSOFT, Body
-from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half, int4_blocks, int8_rows
+from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half, int4_blocks, int8_groups
 from gpt2rt_export.onnx_graph.weights import Array
 
 # The least number that a row of activations is divided by: a row of zeros stays zeros.
@@ -72,7 +72,9 @@ def quantised(b: Body, x: str) -> tuple[str, str]:  # [M,K] -> uint8 [M,K], scal
 def int8_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
     w, scale = weights
     rows, row_scale = quantised(b, x)
-    turned = b.op("Transpose", [w], perm=[1, 0])
+    turned = b.op("Flatten", [b.op("Transpose", [w], perm=[1, 3, 0, 2])], axis=2)  # [K,N], padded
+    sizes = b.op("Concat", [b.size("K"), b.size("N")], axis=0)
+    turned = b.op("Slice", [turned, b.constant([0, 0]), sizes])
     zero = b.constant(ZERO_POINT, np.uint8)
     sums = b.op("MatMulInteger", [rows, turned, zero, zero])
     wide = b.op("Cast", [sums], to=TensorProto.FLOAT)
@@ -101,7 +103,7 @@ def int4_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
 
 FLOAT = Format("Float", ("",), lambda w: (w,), float_product)
 HALF = Format("Half", ("/fp16",), lambda w: (half(w),), half_product)
-INT8 = Format("Int8", ("/int8", "/scale"), int8_rows, int8_product, integer=True)
+INT8 = Format("Int8", ("/int8", "/scale"), int8_groups, int8_product, sized=True, integer=True)
 INT4 = Format(
     "Int4", ("/int4", "/scale", "/zero"), int4_blocks, int4_product, sized=True, integer=True
 )

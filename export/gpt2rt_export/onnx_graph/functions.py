@@ -9,11 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import onnx
+from onnx import TensorProto
 
 from gpt2rt_export.onnx_graph.attention_function import attention
 from gpt2rt_export.onnx_graph.body import DOMAIN, Body, function
 from gpt2rt_export.onnx_graph.formats import EVERY_FORMAT, Format
+from gpt2rt_export.onnx_graph.rounding import GROUP, ZERO_POINT
+
+
+def embed() -> onnx.FunctionProto:
+    """Rows of an Int8 matrix plus rows of the positions: tokens and positions [T] -> [T,D]."""
+    b = Body()
+    group = b.op("Gather", ["w", b.op("Div", ["tokens", b.constant(GROUP, np.int32)])], axis=0)
+    group = b.op("Transpose", [group], perm=[0, 2, 1, 3])  # [T,16,D/4,4]
+    place = b.op("Mod", ["tokens", b.constant(GROUP, np.int32)])
+    place = b.op("Unsqueeze", [b.op("Cast", [place], to=TensorProto.INT64), b.constant([1])])
+    row = b.op("Flatten", [b.op("GatherND", [group, place], batch_dims=1)], axis=1)
+    ends = b.op("Shape", ["places"], start=1)
+    row = b.op("Slice", [row, b.constant([0]), ends, b.constant([1])])
+    wide = b.op("Cast", [row], to=TensorProto.FLOAT)
+    steps = b.op("Sub", [wide, b.constant(ZERO_POINT, np.float32)])
+    scale = b.op("Unsqueeze", [b.op("Gather", ["scale", "tokens"], axis=0), b.constant([1])])
+    places = b.op("Gather", ["places", "positions"], axis=0)
+    b.op("Add", [b.op("Mul", [steps, scale]), places], "y")
+    return function("EmbedInt8", ["tokens", "positions", "w", "scale", "places"], ["y"], b)
 
 
 def norm() -> onnx.FunctionProto:
@@ -69,7 +90,12 @@ def _product(
 PRODUCTS = (norm_linear, norm_linear_gelu, linear_add, norm_head)
 FUNCTIONS = {
     made.name: made
-    for made in (norm(), attention(), *(make(form) for make in PRODUCTS for form in EVERY_FORMAT))
+    for made in (
+        embed(),
+        norm(),
+        attention(),
+        *(make(form) for make in PRODUCTS for form in EVERY_FORMAT),
+    )
 }
 
 

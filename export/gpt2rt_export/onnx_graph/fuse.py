@@ -31,9 +31,8 @@ from gpt2rt.bundles.interface import (
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt_export.onnx_graph.body import DOMAIN, opsets
 from gpt2rt_export.onnx_graph.builder import Builder
-from gpt2rt_export.onnx_graph.formats import FLOAT, HALF, Format, WeightFormats
+from gpt2rt_export.onnx_graph.formats import HALF, INT8, Format, WeightFormats
 from gpt2rt_export.onnx_graph.functions import called
-from gpt2rt_export.onnx_graph.rounding import ZERO_POINT
 from gpt2rt_export.onnx_graph.weights import Weight
 
 Values = list[onnx.ValueInfoProto]
@@ -64,17 +63,16 @@ def fuse(
 
 
 def embed(b: Builder, form: Format) -> None:  # [T] -> [T,D]
-    w, *scale = b.matrix("wte", form)
+    places = b.vector("wpe")
+    if form is INT8:
+        inputs = [TOKENS.name, POSITIONS.name, *b.matrix("wte", form), places]
+        b.op("EmbedInt8", inputs, cut("embed"), domain=DOMAIN)
+        return
+    (w,) = b.matrix("wte", form)
     tokens = b.op("Gather", [w, TOKENS.name], "embed/tokens", axis=0)
-    if form is not FLOAT:
+    if form is HALF:
         tokens = b.op("Cast", [tokens], "embed/wide", to=TensorProto.FLOAT)
-    if form not in (FLOAT, HALF):
-        axis = b.constant("column", np.array([1], np.int64))
-        scales = b.op("Gather", [*scale, TOKENS.name], "embed/scale", axis=0)
-        scales = b.op("Unsqueeze", [scales, axis], "embed/scales")
-        zero = b.constant("zero_point", np.array(ZERO_POINT, np.float32))
-        tokens = b.op("Mul", [b.op("Sub", [tokens, zero], "embed/steps"), scales], "embed/scaled")
-    places = b.op("Gather", [b.vector("wpe"), POSITIONS.name], "embed/places", axis=0)
+    places = b.op("Gather", [places, POSITIONS.name], "embed/places", axis=0)
     b.op("Add", [tokens, places], cut("embed"))
 
 

@@ -23,6 +23,23 @@ def int8_rows(w: Array) -> tuple[Array, Array]:  # [N,K] -> uint8 [N,K], float32
     return steps.astype(np.uint8), scale.astype(np.float32)
 
 
+GROUP, QUAD, PADDED = 16, 4, 64  # of `int8_groups`
+
+
+def int8_groups(w: Array) -> tuple[Array, Array]:
+    """8-bit weights as kernels read them: [N,K] -> uint8 [N/16,K/4,16,4], float32 [N].
+
+    A group has 16 rows: the first four weights of each, then the next four. N is padded to a
+    multiple of 16 and K of 64, with `ZERO_POINT`, which stands for zero.
+    """
+    q, scale = int8_rows(w)
+    n, k = q.shape
+    padding = ((0, -n % GROUP), (0, -k % PADDED))
+    padded = np.pad(q, padding, constant_values=ZERO_POINT)
+    groups = padded.reshape(-1, GROUP, padded.shape[1] // QUAD, QUAD)
+    return np.ascontiguousarray(groups.transpose(0, 2, 1, 3)), scale
+
+
 def int4_blocks(w: Array) -> tuple[Array, Array, Array]:
     """4-bit weights with a scale and a zero point for every `BLOCK` of a row.
 

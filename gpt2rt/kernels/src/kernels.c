@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "embed.h"
 #include "multiply.h"
 #include "rows.h"
 
@@ -17,7 +18,7 @@ const Kernels NAMED(gpt2rt_kernels_, ISA) = {
     .row_bytes = row_bytes,
     .prepare = prepare,
     .multiply = multiply,
-    .panel_bytes = panel_bytes,
+    .embed = embed,
     .remember = remember,
     .attend = attend,
     .scratch_floats = scratch_floats,

@@ -11,7 +11,8 @@ enum format { INT8, INT4, HALF, FLOAT, FORMATS };
 #define BLOCK 32  /* int4 weights that share a scale and a zero point */
 #define COLUMNS 64 /* columns that are multiplied together */
 
-/* y = x W^T, with what is around it: x [m,k] float, W [n,k] in a format, y [m,n] float. */
+/* y = x W^T, with what is around it: x [m,k] float, W [n,k] in a format, y [m,n] float. For INT8 W
+ * lies as int8.h says, else by the row. */
 typedef struct {
     enum format format;
     size_t m, k, n;
@@ -45,6 +46,15 @@ typedef struct {
     float *mixed;            /* [t, heads, width] */
 } Attention;
 
+/* y [t,width] = row tokens[i] of an INT8 matrix, plus row positions[i] of `places`. */
+typedef struct {
+    size_t t, width;
+    const int32_t *tokens, *positions; /* [t] */
+    const uint8_t *w;
+    const float *scale, *places;
+    float *y;
+} Embedding;
+
 typedef struct {
     const char *name;
     /* A layer norm of a row of k values (Ba, Kiros and Hinton 2016), with the biased variance. */
@@ -54,10 +64,11 @@ typedef struct {
     size_t (*row_bytes)(enum format format, size_t k);
     /* Make the rows `first` to `last` (exclusive) of p->rows. */
     void (*prepare)(const Product *p, size_t first, size_t last);
-    /* Compute y for the rows m0 to m1 and the columns n0 to n1 (exclusive); `panel` has room for
-     * `panel_bytes(p)`. */
-    void (*multiply)(const Product *p, size_t m0, size_t m1, size_t n0, size_t n1, void *panel);
-    size_t (*panel_bytes)(const Product *p);
+    /* Compute y for the rows m0 to m1 and the columns n0 to n1 (exclusive), n0 being a multiple of
+     * COLUMNS. */
+    void (*multiply)(const Product *p, size_t m0, size_t m1, size_t n0, size_t n1);
+    /* Make the rows `first` to `last` of an embedding. */
+    void (*embed)(const Embedding *e, size_t first, size_t last);
     /* Write keys and values of the tokens `first` to `last`. */
     void (*remember)(const Attention *a, size_t first, size_t last);
     /* Compute `mixed` of a head for `count` tokens from `first` on, which follow each other in one

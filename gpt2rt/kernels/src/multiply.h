@@ -50,28 +50,13 @@ static void finish(const Product *p, size_t m0, size_t rows, size_t n0, size_t c
         }
 }
 
-static size_t panel_bytes(const Product *p) {
-#if PANELS
-    if (p->format == INT8 && p->m >= PANEL_ROWS) return PANEL_BYTES(p);
-#endif
-    (void)p;
-    return 0;
-}
-
-static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, size_t columns,
-                           const void *panel) {
-    (void)panel;
+static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, size_t columns) {
     int32_t whole[ROWS * COLUMNS];
     float sums[ROWS * COLUMNS];
     for (size_t m = m0; m < m1; m += ROWS) {
         const size_t rows = m1 - m < ROWS ? m1 - m : ROWS;
         if (p->format == INT8) {
-#if PANELS
-            if (m1 - m0 >= PANEL_ROWS)
-                int8_panel_sums(p, m, rows, panel, whole);
-            else
-#endif
-                int8_sums(p, m, rows, n0, columns, whole);
+            int8_sums(p, m, rows, n0, columns, whole);
             finish(p, m, rows, n0, columns, whole);
         } else {
             if (p->format == INT4)
@@ -83,18 +68,13 @@ static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, si
     }
 }
 
-static void multiply(const Product *p, size_t m0, size_t m1, size_t n0, size_t n1, void *panel) {
+static void multiply(const Product *p, size_t m0, size_t m1, size_t n0, size_t n1) {
 #if AMX
-    const int tiles = p->format == INT8 && m1 - m0 >= PANEL_ROWS;
+    const int tiles = p->format == INT8 && m1 - m0 >= TILE_ROWS;
     if (tiles) configure_tiles();
 #endif
-    for (size_t n = n0; n < n1; n += COLUMNS) {
-        const size_t columns = n1 - n < COLUMNS ? n1 - n : COLUMNS;
-#if PANELS
-        if (p->format == INT8 && m1 - m0 >= PANEL_ROWS) int8_pack(p, n, columns, panel);
-#endif
-        multiply_block(p, m0, m1, n, columns, panel);
-    }
+    for (size_t n = n0; n < n1; n += COLUMNS)
+        multiply_block(p, m0, m1, n, n1 - n < COLUMNS ? n1 - n : COLUMNS);
 #if AMX
     if (tiles) _tile_release();
 #endif

@@ -13,12 +13,12 @@
 
 #define DOMAIN_NAME "gpt2rt"
 #define MOST_INPUTS 8
-#define TASK_BYTES 32768 /* weights that a task multiplies by at least */
+#define GROUP_COLUMNS 16 /* of INT8 weights, side by side */
 #define TASK_ROWS 240    /* most rows of a task: what they read stays in the L2 cache */
 
 const OrtAnyFunction *ort_api;
 
-enum kind { NORM, PRODUCT, ATTENTION };
+enum kind { NORM, PRODUCT, ATTENTION, EMBED };
 
 /* An op: what stands around its product, or the type of its keys and values. */
 typedef struct {
@@ -63,7 +63,7 @@ static size_t weight_inputs(enum format format) { return format == INT8 ? 2 : fo
 static size_t ORT_CALL count_inputs(const OrtOp *self) {
     const Op *op = (const Op *)self;
     if (op->kind == NORM) return 3;
-    if (op->kind == ATTENTION) return 5;
+    if (op->kind == ATTENTION || op->kind == EMBED) return 5;
     return 1 + 2 * (size_t)op->norm + weight_inputs(op->format) + (size_t)op->bias +
            (size_t)op->residual;
 }
@@ -73,6 +73,7 @@ static int ORT_CALL type_of_input(const OrtOp *self, size_t index) {
         [INT8] = {ORT_UINT8, ORT_FLOAT}, [INT4] = {ORT_UINT8, ORT_FLOAT16, ORT_UINT8},
         [HALF] = {ORT_FLOAT16}, [FLOAT] = {ORT_FLOAT}};
     const Op *op = (const Op *)self;
+    if (op->kind == EMBED) return index < 2 ? ORT_INT32 : index == 2 ? ORT_UINT8 : ORT_FLOAT;
     if (op->kind == NORM || index == 0) return ORT_FLOAT;
     if (op->kind == ATTENTION) return index < 3 ? ORT_INT32 : op->half ? ORT_FLOAT16 : ORT_FLOAT;
     const size_t first = 1 + 2 * (size_t)op->norm;
@@ -106,7 +107,8 @@ static OrtStatus *ORT_CALL create(const OrtOp *self, const OrtAnyFunction *api, 
     if (!made) return wrong(op, "no memory");
     *made = (Instance){op, 0};
     const char *name = op->kind == ATTENTION ? "scale" : "epsilon";
-    OrtStatus *status = op->kind == PRODUCT && !op->norm ? NULL : ort_attribute(info, name, &made->number);
+    const int needs = op->kind == NORM || op->kind == ATTENTION || op->norm;
+    OrtStatus *status = needs ? ort_attribute(info, name, &made->number) : NULL;
     if (status)
         free(made);
     else
@@ -178,8 +180,6 @@ typedef struct {
     size_t rows, row_tasks;       /* rows a task of `multiply` */
     size_t columns, column_tasks; /* columns a task */
     size_t prepared;              /* rows a task of `prepare` */
-    size_t panel;                 /* bytes */
-    volatile int failed;
 } Multiplication;
 
 static void ORT_CALL prepare_task(void *data, size_t task) {
@@ -189,16 +189,11 @@ static void ORT_CALL prepare_task(void *data, size_t task) {
 }
 
 static void ORT_CALL multiply_task(void *data, size_t task) {
-    Multiplication *job = data;
+    const Multiplication *job = data;
     const Product *p = &job->product;
     const size_t m0 = task % job->row_tasks * job->rows, n0 = task / job->row_tasks * job->columns;
     const size_t m1 = m0 + job->rows, n1 = n0 + job->columns;
-    void *panel = job->panel ? malloc(job->panel) : NULL;
-    if (job->panel && !panel)
-        job->failed = 1;
-    else
-        job->kernels->multiply(p, m0, m1 < p->m ? m1 : p->m, n0, n1 < p->n ? n1 : p->n, panel);
-    free(panel);
+    job->kernels->multiply(p, m0, m1 < p->m ? m1 : p->m, n0, n1 < p->n ? n1 : p->n);
 }
 
 /* Rows that a product reads, made beforehand; the memory is `*scratch`. */
@@ -223,6 +218,16 @@ static OrtStatus *prepare_rows(const Op *op, OrtContext *context, Multiplication
     return ort_parallel(context, prepare_task, (p->m + 7) / 8, 0, job);
 }
 
+/* Weights in groups of 16 columns and their scales. */
+static OrtStatus *check_groups(const Op *op, const Tensor *w, int64_t k) {
+    CHECK(w[1].rank == 1, "not one scale for each column");
+    const int64_t groups = (w[1].sizes[0] + GROUP_COLUMNS - 1) / GROUP_COLUMNS;
+    CHECK(has_sizes(w, 4, groups, (int64_t)round_up((size_t)k, QUANTA) / 4, GROUP_COLUMNS) &&
+              w->sizes[3] == 4,
+          "weights do not have the width of x, or not a scale for each column");
+    return NULL;
+}
+
 static OrtStatus *check_weights(const Op *op, const Tensor *w, Product *p) {
     const int64_t k = (int64_t)p->k, blocks = (k + BLOCK - 1) / BLOCK, n = w->sizes[0];
     if (op->format == INT4) {
@@ -231,15 +236,16 @@ static OrtStatus *check_weights(const Op *op, const Tensor *w, Product *p) {
         CHECK(has_sizes(&w[2], 2, n, (blocks + 1) / 2, 0), "zero points do not fit the weights");
         p->block_scale = w[1].data;
         p->zero = w[2].data;
+        p->n = (size_t)n;
+    } else if (op->format == INT8) {
+        TRY(check_groups(op, w, k));
+        p->scale = w[1].data;
+        p->n = (size_t)w[1].sizes[0];
     } else {
         CHECK(has_sizes(&w[0], 2, n, k, 0), "weights do not have the width of x");
-        if (op->format == INT8) {
-            CHECK(has_sizes(&w[1], 1, n, 0, 0), "scales do not fit the weights");
-            p->scale = w[1].data;
-        }
+        p->n = (size_t)n;
     }
     p->w = w->data;
-    p->n = (size_t)n;
     return NULL;
 }
 
@@ -282,16 +288,14 @@ static OrtStatus *compute_product(const Instance *instance, OrtContext *context,
     if (!p->m || !p->n) return NULL;
     OrtStatus *status = prepare_rows(op, context, &job, &scratch);
     if (!status) {
-        job.panel = job.kernels->panel_bytes(p);
         job.row_tasks = (p->m + TASK_ROWS - 1) / TASK_ROWS;
-        job.rows = round_up((p->m + job.row_tasks - 1) / job.row_tasks, 12);
+        job.rows = round_up((p->m + job.row_tasks - 1) / job.row_tasks, 24);
         job.row_tasks = (p->m + job.rows - 1) / job.rows;
         job.columns = COLUMNS;
         job.column_tasks = (p->n + COLUMNS - 1) / COLUMNS;
         status = ort_parallel(context, multiply_task, job.row_tasks * job.column_tasks, 0, &job);
     }
     free(scratch);
-    if (!status && job.failed) status = wrong(op, "no memory for a panel");
     return status;
 }
 
@@ -397,6 +401,30 @@ static OrtStatus *compute_attention(const Instance *instance, OrtContext *contex
     return status;
 }
 
+/* ---- the embedding */
+
+static OrtStatus *compute_embedding(const Instance *instance, OrtContext *context,
+                                    const Tensor *in) {
+    const Op *op = instance->op;
+    const int64_t t = in[0].sizes[0], width = in[4].sizes[1];
+    CHECK(has_sizes(&in[0], 1, t, 0, 0) && has_sizes(&in[1], 1, t, 0, 0),
+          "not one position for each token");
+    CHECK(in[4].rank == 2 && width > 0, "positions have to be [positions, width]");
+    TRY(check_groups(op, &in[2], width));
+    Embedding e = {(size_t)t, (size_t)width, in[0].data, in[1].data, in[2].data, in[3].data,
+                   in[4].data, NULL};
+    for (size_t i = 0; i < e.t; i++) {
+        CHECK(e.tokens[i] >= 0 && e.tokens[i] < in[3].sizes[0], "a token beyond the vocabulary");
+        CHECK(e.positions[i] >= 0 && e.positions[i] < in[4].sizes[0], "a position beyond the last");
+    }
+    const int64_t sizes[2] = {t, width};
+    void *y;
+    TRY(make_output(context, 0, sizes, 2, &y));
+    e.y = y;
+    gpt2rt_kernels()->embed(&e, 0, e.t);
+    return NULL;
+}
+
 /* ---- the table */
 
 static OrtStatus *ORT_CALL compute(void *made, OrtContext *context) {
@@ -408,6 +436,7 @@ static OrtStatus *ORT_CALL compute(void *made, OrtContext *context) {
     switch (instance->op->kind) {
     case NORM: return compute_norm(instance, context, in);
     case ATTENTION: return compute_attention(instance, context, in);
+    case EMBED: return compute_embedding(instance, context, in);
     default: return compute_product(instance, context, in);
     }
 }
@@ -430,6 +459,7 @@ static OrtStatus *ORT_CALL compute(void *made, OrtContext *context) {
 
 static const Op ops[] = {
     {INTERFACE, "Norm", NORM, FLOAT, 0, 0, 0, 0, 0},
+    {INTERFACE, "EmbedInt8", EMBED, INT8, 0, 0, 0, 0, 0},
     {INTERFACE, "Attention", ATTENTION, FLOAT, 0, 0, 0, 0, 0},
     {INTERFACE, "Attention", ATTENTION, FLOAT, 0, 0, 0, 0, 1},
     PRODUCTS("Int8", INT8),
