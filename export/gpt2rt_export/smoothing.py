@@ -47,7 +47,7 @@ def smoothed(checkpoint: Checkpoint) -> Checkpoint:
     for norm, matrix, x, values in normed(checkpoint):
         rows = graph.norm(x, norm, values, hparams)[0].numpy()
         factor = balance(rows, values[f"{matrix}/w"][0].numpy())
-        factors |= {f"model/{norm}/{part}": 1 / factor for part in "gb"}
+        factors |= {f"model/{norm}/{part}": np.reciprocal(factor) for part in "gb"}
         factors[f"model/{matrix}/w"] = factor[:, None]
     return SmoothedCheckpoint(checkpoint, factors)
 
