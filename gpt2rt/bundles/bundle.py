@@ -124,10 +124,7 @@ class Bundle:
         """
         for name in self.manifest.files if names is None else names:
             path, wanted = self.directory / name, self.manifest.files[name]
-            if again:
-                found = files.sha256(path, wanted.bytes)
-            else:
-                found = remembered.sha256(path, wanted)
+            found = files.sha256(path, wanted.bytes) if again else remembered.sha256(path, wanted)
             if found != wanted.sha256:
                 raise BadBundle(
                     f"{path}: sha256 {found[:12]}…, not the {wanted.sha256[:12]}… of the manifest; "

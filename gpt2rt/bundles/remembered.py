@@ -1,8 +1,8 @@
 """The sha256 of large files, remembered from one process to the next while a file stays as it is.
 
-`checked.json` in the home directory has a `Look` at each file and the sha256 that it had. Whatever is
-wrong with these notes, the file is hashed. They guard against accidents, as the manifest does beside
-the weights. Who can write them can hide damage to a file, but cannot change what is in it.
+`checked.json` in the home directory has a `Look` at each file and the sha256 that it had. Whatever
+is wrong with these notes, the file is hashed. They guard against accidents, as the manifest does
+beside the weights. Who can write them can hide damage to a file, but cannot change what is in it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _read(place: Path) -> dict[str, object]:
 
 
 def _note(place: Path, name: str, note: list[object]) -> None:
-    """Put a note in the last place. Of two processes at once one's may be lost. Raises `OSError`."""
+    """Put a note in the last place; another process may overwrite it at once. Raises `OSError`."""
     notes = _read(place)
     notes.pop(name, None)
     kept = dict([*notes.items(), (name, note)][-MOST_FILES:])

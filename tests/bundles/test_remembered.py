@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,11 +36,11 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.fixture
-def old(bundle: Bundle, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bundle]:
+def old(bundle: Bundle, home: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A bundle that was written long before it is checked: the clock is ahead by a minute."""
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() + 60_000_000_000)
-    yield bundle
+    return bundle
 
 
 def look(bundle: Bundle) -> None:
