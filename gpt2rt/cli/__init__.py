@@ -1,5 +1,6 @@
 """The command `gpt2rt`: thin functions over the library, one file a command."""
 
+import gc
 import os
 import sys
 
@@ -9,12 +10,15 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 def main() -> None:
     """Run the command line. Exit codes: 0, 1 for an error, 2 for misuse, 130 for Ctrl-C."""
     try:
+        gc.disable()  # `run` enables it, when all is imported
         _import_numpy()
         from gpt2rt.cli.app import run  # takes a while, in which Ctrl-C is quiet, too
 
         run()
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.enable()
 
 
 def _import_numpy() -> None:

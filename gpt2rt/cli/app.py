@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -91,7 +92,9 @@ def run() -> None:
     arguments, debug = _take_debug(sys.argv[1:])
     try:
         try:
-            code = _app_for(arguments)(args=arguments, prog_name="gpt2rt", standalone_mode=False)
+            command = _app_for(arguments)
+            _collect_garbage()
+            code = command(args=arguments, prog_name="gpt2rt", standalone_mode=False)
         finally:
             sys.stdout.flush()  # later an error could not be told in a line
         sys.exit(code)  # of `typer.Exit`; else None
@@ -133,6 +136,13 @@ def _open_streams() -> None:
         if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors=errors)
     guard_streams()
+
+
+def _collect_garbage() -> None:
+    """Enable the garbage collector, which leaves out what is imported: it stays, and is a lot."""
+    if not gc.get_freeze_count():  # once a process
+        gc.freeze()
+    gc.enable()
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -21,6 +21,12 @@ from gpt2rt.errors import BadBundle
 LONG_AGO = 1_000_000_000  # seconds since 1970
 
 
+@pytest.fixture(autouse=True)
+def _large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' small weights count as large."""
+    monkeypatch.setattr(remembered, "LEAST", 0)
+
+
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are hashed from now on."""
@@ -59,6 +65,16 @@ def test_a_file_that_stays_is_hashed_once(old: Bundle, hashed: list[Path]) -> No
     for _ in range(3):
         look(old)
     assert hashed == [old.directory / WEIGHTS]
+
+
+def test_a_small_file_is_hashed_each_time(
+    old: Bundle, home: Path, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "LEAST", old.manifest.files[WEIGHTS].bytes + 1)
+    for _ in range(2):
+        look(old)
+    assert len(hashed) == 2
+    assert not home.exists()
 
 
 def test_loading_hashes_the_weights_once_and_the_rest_each_time(
@@ -200,6 +216,7 @@ def test_two_processes_at_once_leave_whole_notes(
     code = (
         "import sys, time; now = time.time_ns; time.time_ns = lambda: now() + 60_000_000_000\n"
         "from pathlib import Path; from gpt2rt.bundles.bundle import Bundle\n"
+        "from gpt2rt.bundles import remembered; remembered.LEAST = 0\n"
         "for _ in range(30):\n"
         "    for place in sys.argv[1:]:\n"
         "        Bundle.open(Path(place)).check(['weights.bin'], again=False)"
