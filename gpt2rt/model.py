@@ -66,6 +66,8 @@ class GPT2(Scorer):
     ) -> None:
         """Load `bundle`, after comparing its files with the manifest.
 
+        Weights that did not change since they were last compared are not read for that.
+
         `provider` is `cpu`, `cuda`, or `auto`: CUDA if it is available and the bundle has a graph
         for it. The attribute `provider` says which one it is.
 
@@ -82,7 +84,7 @@ class GPT2(Scorer):
         self.make_draft = draft_maker(bundle, draft)
         bundle.check(name for name in bundle.manifest.files if name != WEIGHTS)
         with ThreadPoolExecutor(2) as aside:  # ONNX Runtime and hashing release the GIL
-            weights = aside.submit(bundle.check, [WEIGHTS])
+            weights = aside.submit(bundle.check, [WEIGHTS], again=False)
             tokenizer = aside.submit(read_tokenizer, bundle.directory)
             self.runtime = Runtime(bundle, threads, provider)
             self.tokenizer = tokenizer.result()

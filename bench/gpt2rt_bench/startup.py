@@ -77,7 +77,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds until each program has printed its first token, a list over `rounds` rounds.
 
-    A round before them, not counted, fills the page cache. Raises `SubjectFailed`.
+    A round before them, not counted, fills the page cache; in it gpt2rt hashes the weights, which
+    it does once. Raises `SubjectFailed`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 1):

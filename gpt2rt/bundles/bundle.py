@@ -29,6 +29,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from gpt2rt.bundles import files, remembered
 from gpt2rt.bundles.catalog import (
     ENCODER,
     SPECIAL_TOKENS,
@@ -37,7 +38,7 @@ from gpt2rt.bundles.catalog import (
     names,
 )
 from gpt2rt.bundles.external_data import locations
-from gpt2rt.bundles.files import file_size, is_broken_link, read_small, sha256
+from gpt2rt.bundles.files import file_size, is_broken_link, read_small
 from gpt2rt.bundles.manifest import (
     GRAPHS,
     LARGEST_GRAPH,
@@ -112,15 +113,18 @@ class Bundle:
         """The size of all files but the manifest."""
         return sum(record.bytes for record in self.manifest.files.values())
 
-    def check(self, names: Iterable[str] | None = None) -> None:
+    def check(self, names: Iterable[str] | None = None, *, again: bool = True) -> None:
         """Compare the sha256 of the files `names` (None: of all) with the manifest.
+
+        Unless `again`, a file is not hashed if it was before and did not change since
+        (`gpt2rt.bundles.remembered`).
 
         Raises `BadBundle` for a file that differs, and for a graph that reads weights from a file
         outside the bundle.
         """
         for name in self.manifest.files if names is None else names:
             path, wanted = self.directory / name, self.manifest.files[name]
-            found = sha256(path, wanted.bytes)
+            found = files.sha256(path, wanted.bytes) if again else remembered.sha256(path, wanted)
             if found != wanted.sha256:
                 raise BadBundle(
                     f"{path}: sha256 {found[:12]}…, not the {wanted.sha256[:12]}… of the manifest; "

@@ -166,7 +166,7 @@ def release(name: str) -> Release | None:
 
 
 def home() -> Path:
-    """The directory of checkpoints and bundles: `$GPT2RT_HOME`, else the user's cache directory."""
+    """The directory of all that is kept: `$GPT2RT_HOME`, else the user's cache directory."""
     chosen = os.environ.get("GPT2RT_HOME")
     return Path(os.path.expanduser(chosen or platformdirs.user_cache_dir("gpt2rt")))
 

@@ -23,20 +23,21 @@ HOLDS = {
     SPARSE: {1: TENSOR, 2: TENSOR},
     TENSOR: {13: ENTRY},
 }
+LOCATION = b"location"  # the key of an entry that names a file
 
 
 def locations(model: bytes, kind: int = MODEL) -> Iterator[bytes]:
     """The `location` of every external tensor in a serialised ONNX model.
 
-    Raises `ValueError` if it is not a protobuf message, `RecursionError` if graphs are nested too
-    deeply.
+    Parts without that word, which are most, are not looked into. Raises `ValueError` if it is not a
+    protobuf message, `RecursionError` if graphs are nested too deeply.
     """
     if kind == ENTRY:
         found = list(fields(model))  # protobuf takes the last of repeated fields; here all count
-        if (1, b"location") in found:
+        if (1, LOCATION) in found:
             yield from (value for number, value in found if number == 2 and type(value) is bytes)
         return
     holds = HOLDS[kind]
     for number, value in fields(model):
-        if number in holds and type(value) is bytes:
+        if number in holds and type(value) is bytes and LOCATION in value:
             yield from locations(value, holds[number])

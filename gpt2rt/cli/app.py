@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from importlib import import_module
 
 import typer
 
 from gpt2rt import __version__
-from gpt2rt.cli.bench import bench
-from gpt2rt.cli.doctor import doctor
-from gpt2rt.cli.download import download
-from gpt2rt.cli.embed import embed
-from gpt2rt.cli.eval import evaluate
-from gpt2rt.cli.export import export
-from gpt2rt.cli.generate import generate
-from gpt2rt.cli.interactive import interactive
-from gpt2rt.cli.lm_eval import lm_eval
-from gpt2rt.cli.models import models
-from gpt2rt.cli.pack import pack, unpack
-from gpt2rt.cli.score import score
 from gpt2rt.cli.terminal import guard_streams
 from gpt2rt.cli.usage import UsageError, in_a_line
-from gpt2rt.cli.verify import verify
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 
-app = typer.Typer(
-    name="gpt2rt",
-    help="GPT-2 on ONNX Runtime: export OpenAI's checkpoints, generate and score text.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (
-    generate,
-    interactive,
-    score,
-    embed,
-    download,
-    export,
-    verify,
-    pack,
-    unpack,
-    bench,
-    doctor,
-):
-    app.command()(command)
-app.add_typer(models)
-app.command("eval")(evaluate)
-app.command(
-    "lm-eval",
-    context_settings={
+# Command -> its module in this room, and its name there. To import them all takes longer than to
+# open a model.
+COMMANDS = {
+    "generate": ("generate", "generate"),
+    "interactive": ("interactive", "interactive"),
+    "score": ("score", "score"),
+    "embed": ("embed", "embed"),
+    "download": ("download", "download"),
+    "export": ("export", "export"),
+    "verify": ("verify", "verify"),
+    "pack": ("pack", "pack"),
+    "unpack": ("pack", "unpack"),
+    "bench": ("bench", "bench"),
+    "doctor": ("doctor", "doctor"),
+    "eval": ("eval", "evaluate"),
+    "lm-eval": ("lm_eval", "lm_eval"),
+    "models": ("models", "models"),
+}
+SETTINGS = {
+    "lm-eval": {
         "allow_extra_args": True,
         "ignore_unknown_options": True,
         "allow_interspersed_args": False,
-    },
-)(lm_eval)
+    }
+}
+
+
+def app(wanted: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command `gpt2rt` with the commands `wanted`."""
+    found = typer.Typer(
+        name="gpt2rt",
+        help="GPT-2 on ONNX Runtime: export OpenAI's checkpoints, generate and score text.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    found.callback()(root)
+    for name in wanted:
+        module, inner = COMMANDS[name]
+        command = getattr(import_module(f"gpt2rt.cli.{module}"), inner)
+        if isinstance(command, typer.Typer):
+            found.add_typer(command, name=name)
+        else:
+            found.command(name, context_settings=SETTINGS.get(name))(command)
+    return found
+
+
+def _app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The command with what `arguments` call for: one command, or all where none comes first."""
+    return app(arguments[:1]) if arguments and arguments[0] in COMMANDS else app()
 
 
 def _version(wanted: bool) -> None:
@@ -66,7 +75,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     debug: bool = typer.Option(
         False, "--debug", help="Show a traceback with an error; accepted anywhere."
@@ -84,7 +92,9 @@ def run() -> None:
     arguments, debug = _take_debug(sys.argv[1:])
     try:
         try:
-            code = app(args=arguments, prog_name="gpt2rt", standalone_mode=False)
+            command = _app_for(arguments)
+            _collect_garbage()
+            code = command(args=arguments, prog_name="gpt2rt", standalone_mode=False)
         finally:
             sys.stdout.flush()  # later an error could not be told in a line
         sys.exit(code)  # of `typer.Exit`; else None
@@ -126,6 +136,13 @@ def _open_streams() -> None:
         if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors=errors)
     guard_streams()
+
+
+def _collect_garbage() -> None:
+    """Enable the garbage collector, which leaves out what is imported: it stays, and is a lot."""
+    if not gc.get_freeze_count():  # once a process
+        gc.freeze()
+    gc.enable()
 
 
 def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -13,7 +13,7 @@ from gpt2rt.text.byte_symbols import ALPHABET
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL = re.compile(r"<\|.*\|>")  # special tokens, which no merge makes
-MERGE_LINES = re.compile(r"(?:[^ \n]+ [^ \n]+(?:\n|$))*")  # lines of two symbols
+MERGE_LINES = re.compile(r"(?:[^ \n]++ [^ \n]++(?:\n|$))*+")  # lines of two symbols
 REMEDY = f"copy {ENCODER} and {MERGES} from the model as published"
 
 
@@ -51,7 +51,7 @@ def _wrong_in(encoder: object, others: frozenset[int] | None) -> str | None:
     if not set(map(type, encoder.values())) <= {int}:
         symbol, value = next((s, i) for s, i in encoder.items() if type(i) is not int)
         return f"the id of {symbol!a:.40} is {value!r:.40}, not a whole number"
-    ids = sorted([*encoder.values(), *((others or frozenset()) - set(encoder.values()))])
+    ids = sorted([*encoder.values(), *(others.difference(encoder.values()) if others else ())])
     if others is not None and (ids[:1] < [0] or len(set(ids)) < len(ids)):
         return "an id is negative or there twice"
     if others is None and ids != list(range(len(ids))):
@@ -73,11 +73,12 @@ def read_ranks(path: Path, encoder: Mapping[str, int]) -> dict[str, int]:
         raise BadTokenizer(f"{path}: line 1 is {version!a:.40}, not a `#version`; {REMEDY}")
     text = "\n".join(merges)  # checks of the whole text are several times as fast
     made = set(text.replace(" ", "").split("\n")) if merges else set()
-    symbols = set(text.replace("\n", " ").split(" ")) if merges else set()
-    known = encoder.keys()
-    if not (MERGE_LINES.fullmatch(text) and known >= made and known >= symbols):
+    symbols = text.replace("\n", " ").split(" ") if merges else []
+    known = all(map(encoder.__contains__, symbols))
+    odd = made.symmetric_difference(encoder)  # what no merge makes, or `encoder` does not have
+    if not (known and MERGE_LINES.fullmatch(text) and odd <= encoder.keys()):
         raise BadTokenizer(f"{path}: {_wrong_in_merges(merges, encoder)}; {REMEDY}")
-    orphans = [s for s in known - made if len(s) > 1 and not SPECIAL.fullmatch(s)]
+    orphans = [s for s in odd if len(s) > 1 and not SPECIAL.fullmatch(s)]
     if orphans:
         first = min(orphans, key=encoder.__getitem__)
         raise BadTokenizer(

@@ -22,10 +22,7 @@ from command_line import (
     start,
 )
 from gpt2rt import __version__
-from gpt2rt.cli.app import app
-
-COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
-
+from gpt2rt.cli.app import COMMANDS
 
 # ---- the process
 
@@ -70,6 +67,24 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_a_command_imports_no_other_and_leaves_the_process_as_it_was() -> None:
+    code = """
+import gc, os, sys
+from gpt2rt.cli import main
+before = dict(os.environ)
+sys.argv = ["gpt2rt", "pack", "--help"]
+try:
+    main()
+except SystemExit:
+    assert gc.isenabled() and dict(os.environ) == before
+    print(*sorted(name for name in sys.modules if name.startswith("gpt2rt.cli.")), file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = {name.removeprefix("gpt2rt.cli.") for name in ended.stderr.split()}
+    modules = {module for module, _ in COMMANDS.values()}
+    assert imported & modules == {"pack"}
 
 
 @pytest.mark.slow
