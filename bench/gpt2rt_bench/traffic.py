@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
 
-FOLDED = (
-    "Cast",
-    "Mul",
-    "Unsqueeze",
-)  # ops on weights alone, computed once when the graph is loaded
+# Ops on weights alone, computed once when the graph is loaded.
+FOLDED = ("Cast", "Mul", "Sub", "Transpose", "Unsqueeze")
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
@@ -37,14 +35,18 @@ class Traffic:
         return self.weights + batch * (self.row + self.kv * past)
 
 
-def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
+def traffic(bundle: Bundle, graph: str = GRAPH, kernels: bool = True) -> Traffic:
     """What a decode step of the bundle reads in `graph`, the file that it runs.
+
+    Kernels read weights as they are stored. Without `kernels` the bodies of the graph's functions
+    count.
 
     Counted are weights and scales, lm_head, keys and values, and the rows of the embeddings that
     are looked up (all rows where another op reads them). Weights that the graph casts or scales
     count in the type after that, since ONNX Runtime does it once, when it loads them.
     """
-    found = onnx.load(str(bundle.directory / graph), load_external_data=False).graph
+    model = onnx.load(str(bundle.directory / graph), load_external_data=False)
+    found = (model if kernels else inline_local_functions(model)).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in found.initializer}
     sizes = {tensor.name: size(tensor) for tensor in found.initializer}
     whole: set[str] = set()
@@ -56,6 +58,8 @@ def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
             (out,) = node.output
             if node.op_type == "Unsqueeze":  # of a scale for each row
                 shape = (*shapes[weights[0]], 1)
+            elif node.op_type == "Transpose":
+                shape = shapes[weights[0]][::-1]
             else:
                 shape = np.broadcast_shapes(*(shapes[name] for name in weights))
             width = sizes[weights[0]] // math.prod(shapes[weights[0]])

@@ -43,7 +43,9 @@ class FusedSlots:
         self._logits = np.empty((0, hparams.n_vocab), np.float32)
         self._inputs: dict[str, Numbers] = {}  # bound, as the keys and values are
         self._binding = session.io_binding()
-        for past, present, values in zip(graph.past, graph.present, self._cache.layers, strict=True):
+        for past, present, values in zip(
+            graph.past, graph.present, self._cache.layers, strict=True
+        ):
             for before, after, value in zip(past, present, values, strict=True):
                 self._binding.bind_ortvalue_input(before.name, value)
                 self._binding.bind_ortvalue_output(after.name, value)

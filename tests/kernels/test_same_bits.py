@@ -38,7 +38,9 @@ def results(model: GPT2) -> list[bytes]:
     first = slots.step([Part(0, 0, TEXT[:CUT], CUT), Part(1, 0, TEXT[:1])])
     logits = [np.array(first).tobytes()]
     for at in range(CUT, TINY.n_ctx):
-        step = slots.step([Part(0, at, TEXT[at : at + 1]), Part(1, 2 * (at - CUT) + 1, TEXT[:2], 2)])
+        step = slots.step(
+            [Part(0, at, TEXT[at : at + 1]), Part(1, 2 * (at - CUT) + 1, TEXT[:2], 2)]
+        )
         logits.append(np.array(step).tobytes())
     text = model.generate("the cat", PARAMS, Stopping(30, end_of_text=False)).text
     return [*logits, text.encode()]
