@@ -28,11 +28,13 @@ from gpt2rt_export.fetch.lock import lock_of
 from gpt2rt_export.generation_config import write_defaults
 from gpt2rt_export.onnx_graph import targets
 from gpt2rt_export.onnx_graph.convert import convert
+from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.genai import write_genai
 from gpt2rt_export.onnx_graph.standard import standard
 from gpt2rt_export.origin import origin_of
 from gpt2rt_export.progress import NoProgress, Progress
 from gpt2rt_export.recipe import Recipe
+from gpt2rt_export.smoothing import smoothed
 from gpt2rt_export.sources import (
     Checkpoint,
     RandomCheckpoint,
@@ -119,7 +121,7 @@ def _downloaded(release: catalog.Release, progress: Progress) -> Path:
 
 
 def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progress) -> None:
-    """Write the graphs and their weights: trace, convert, fuse, attach."""
+    """Write the graphs and their weights: trace, convert, fuse, smooth, attach."""
     hparams = checkpoint.hparams
     progress.stage("Trace in TensorFlow and convert to ONNX")
     converted = convert(hparams)
@@ -129,6 +131,9 @@ def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progres
     else:
         progress.stage("Fuse")
         models, weights = targets.fused(converted, hparams, recipe.precision, recipe.kv_type)
+        if STORAGE[recipe.precision].linear.integer:
+            progress.stage("Smooth the channels")
+            checkpoint = smoothed(checkpoint)
     total = sum(4 * math.prod(shape) for shape in hparams.variables().values())
     advance = progress.stage(f"Write {recipe.precision} weights", total)
     targets.write(models, weights, checkpoint, work, advance)

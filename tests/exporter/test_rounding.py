@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half, int4_blocks, int8_rows
+from integers import widened
 
 Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 SHAPES = [(5, 7), (33, 64), (20, 768)]
 
 
@@ -27,17 +27,6 @@ def test_int8_rows_round_to_the_nearest_step(shape: tuple[int, int]) -> None:
     magnitudes = np.abs(q).max(axis=1)
     assert (magnitudes[np.arange(len(w)) != 1] == 127).all(), "each row uses the whole range"
     assert magnitudes[1] == 0
-
-
-def widened(q: Bytes, scale: Floats, zero: Bytes, k: int) -> Floats:
-    """What `MatMulNBits` is documented to make of its weights: [N,K]."""
-    steps = halves(q) - halves(zero)[:, : q.shape[1], None]
-    return np.asarray((steps * scale[..., None].astype(np.float32)).reshape(len(q), -1)[:, :k])
-
-
-def halves(values: Bytes) -> Floats:
-    pairs = np.stack([values & 15, values >> 4], axis=-1).astype(np.float32)
-    return pairs.reshape(*values.shape[:-1], -1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -135,6 +135,7 @@ static void multiply(const char *name, Product *p, float *y) {
     if (!gpt2rt_use(name)) exit(2);
     const Kernels *kernels = gpt2rt_kernels();
     p->y = y;
+    p->stride = kernels->row_bytes(p->format, p->k);
     p->rows = fresh(p->m * p->stride);
     p->row_scale = fresh(p->m * sizeof(float));
     p->row_sum = fresh(p->m * sizeof(int32_t));
@@ -163,8 +164,7 @@ static void try_product(enum format format, const char *const *versions) {
               : format == HALF ? (void *)halves(n * k, 0.1f) : (void *)normals(n * k, 0.1f, 0);
     if (!below(5)) memset(x + below(m) * k, 0, k * sizeof *x);
     Product p = {.format = format, .m = m, .k = k, .n = n, .x = x, .epsilon = 1e-5f, .w = w,
-                 .scale = scale, .block_scale = block_scale, .zero = zero,
-                 .stride = row_stride(format, k)};
+                 .scale = scale, .block_scale = block_scale, .zero = zero};
     if (below(2)) p.gain = gain, p.shift = shift;
     if (below(2)) p.bias = bias;
     if (below(2)) p.residual = residual;

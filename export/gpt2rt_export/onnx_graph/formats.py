@@ -31,7 +31,7 @@ class Format:
 
     `parts`: the names of its tensors, each behind that of the checkpoint's variable; `make` makes
     them of float32 [N,K]; `product` emits the nodes of x [M,K] times the tensors, [M,N]. With
-    `sized` the product reads the attributes `K` and `N`.
+    `sized` the product reads the attributes `K` and `N`; with `integer` it rounds the rows of x.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Format:
     make: Callable[[Array], tuple[Array, ...]]
     product: Callable[[Body, str, tuple[str, ...]], str]
     sized: bool = False
+    integer: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -100,8 +101,10 @@ def int4_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
 
 FLOAT = Format("Float", ("",), lambda w: (w,), float_product)
 HALF = Format("Half", ("/fp16",), lambda w: (half(w),), half_product)
-INT8 = Format("Int8", ("/int8", "/scale"), int8_rows, int8_product)
-INT4 = Format("Int4", ("/int4", "/scale", "/zero"), int4_blocks, int4_product, sized=True)
+INT8 = Format("Int8", ("/int8", "/scale"), int8_rows, int8_product, integer=True)
+INT4 = Format(
+    "Int4", ("/int4", "/scale", "/zero"), int4_blocks, int4_product, sized=True, integer=True
+)
 EVERY_FORMAT = (FLOAT, HALF, INT8, INT4)
 
 

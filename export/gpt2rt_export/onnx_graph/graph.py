@@ -102,18 +102,33 @@ def residual(x: tf.Tensor, change: tf.Tensor, scope: str) -> tf.Tensor:
         return tf.add(x, change, name="out")
 
 
+def attention(
+    x: tf.Tensor, past: tf.Tensor, layer: int, weights: Weights, hparams: HParams
+) -> tuple[tf.Tensor, tf.Tensor]:  # [B,S,D], [B,2,H,P,W] -> [B,S,D], [B,2,H,P+S,W]
+    """The first half of a block, its sum with the residual included."""
+    scope = f"h{layer}"
+    qkv = linear(norm(x, f"{scope}/ln_1", weights, hparams), f"{scope}/attn/c_attn", weights)
+    mixed, present = attend(qkv, past, hparams, layer)
+    return residual(x, linear(mixed, f"{scope}/attn/c_proj", weights), f"{scope}/attn"), present
+
+
+def mlp(
+    x: tf.Tensor, layer: int, weights: Weights, hparams: HParams
+) -> tf.Tensor:  # [B,S,D] -> [B,S,D]
+    """The second half of a block, its sum with the residual included."""
+    scope = f"h{layer}"
+    hidden = linear(norm(x, f"{scope}/ln_2", weights, hparams), f"{scope}/mlp/c_fc", weights)
+    hidden = activation(hidden, f"{scope}/gelu", hparams)
+    hidden = linear(hidden, f"{scope}/mlp/c_proj", weights)
+    return residual(x, hidden, f"{scope}/mlp")
+
+
 def block(
     x: tf.Tensor, past: tf.Tensor, layer: int, weights: Weights, hparams: HParams
 ) -> tuple[tf.Tensor, tf.Tensor]:  # [B,S,D], [B,2,H,P,W] -> [B,S,D], [B,2,H,P+S,W]
     """One pre-norm transformer block."""
-    scope = f"h{layer}"
-    qkv = linear(norm(x, f"{scope}/ln_1", weights, hparams), f"{scope}/attn/c_attn", weights)
-    mixed, present = attend(qkv, past, hparams, layer)
-    x = residual(x, linear(mixed, f"{scope}/attn/c_proj", weights), f"{scope}/attn")
-    hidden = linear(norm(x, f"{scope}/ln_2", weights, hparams), f"{scope}/mlp/c_fc", weights)
-    hidden = activation(hidden, f"{scope}/gelu", hparams)
-    hidden = linear(hidden, f"{scope}/mlp/c_proj", weights)
-    return residual(x, hidden, f"{scope}/mlp"), present
+    x, present = attention(x, past, layer, weights, hparams)
+    return mlp(x, layer, weights, hparams), present
 
 
 def embed(X: tf.Tensor, n_past: tf.Tensor, weights: Weights) -> tf.Tensor:  # [B,S] -> [B,S,D]

@@ -12,6 +12,7 @@ from gpt2rt_export.sources.npz import NpzCheckpoint
 from gpt2rt_export.sources.openai import OpenAICheckpoint
 from gpt2rt_export.sources.random_weights import RandomCheckpoint
 from gpt2rt_export.sources.trimmed import trimmed
+from gpt2rt_export.sources.wrapped import WrappedCheckpoint
 
 __all__ = [
     "Array",
@@ -21,6 +22,7 @@ __all__ = [
     "NpzCheckpoint",
     "OpenAICheckpoint",
     "RandomCheckpoint",
+    "WrappedCheckpoint",
     "open_checkpoint",
     "trimmed",
 ]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt_export.sources.checkpoint import EMBEDDING, HEAD, Array, Checkpoint
+from gpt2rt_export.sources.wrapped import WrappedCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
-class TrimmedCheckpoint:
+class TrimmedCheckpoint(WrappedCheckpoint):
     """`whole` with only the first `n_vocab` rows of its token embedding and lm_head.
 
     Trainers pad a vocabulary for speed; a row without a token must never be drawn.
     """
 
-    whole: Checkpoint
     n_vocab: int
 
     @property
@@ -25,30 +24,10 @@ class TrimmedCheckpoint:
         return replace(self.whole.hparams, n_vocab=self.n_vocab)
 
     @property
-    def origin(self) -> str:
-        return self.whole.origin
-
-    @property
-    def tokenizer(self) -> Path | None:
-        return self.whole.tokenizer
-
-    @property
-    def files(self) -> Sequence[Path]:
-        return self.whole.files
-
-    @property
-    def unused(self) -> Sequence[str]:
-        return self.whole.unused
-
-    @property
     def notes(self) -> Sequence[str]:
         rows = self.whole.hparams.n_vocab
         more = f"Leave out {rows - self.n_vocab:,} of the {rows:,} rows of the token embedding: "
         return [*self.whole.notes, f"{more}the tokenizer ends before them"]
-
-    @property
-    def identity(self) -> str:
-        return self.whole.identity
 
     def read(self, name: str) -> Array:
         values = self.whole.read(name)

@@ -46,19 +46,26 @@ def read(
     `Tensors.hidden`.
     """
     hparams = checkpoint.hparams
-
-    def weights(*prefixes: str) -> dict[str, tf.Tensor]:
-        starts = tuple(f"model/{prefix}" for prefix in prefixes)
-        names = (name for name in hparams.variables() if name.startswith(starts))
-        return {n.removeprefix("model/"): tf.constant(checkpoint.read(n)) for n in names}
-
-    x = graph.embed(tf.constant([tokens], tf.int32), tf.constant(0), weights("wte", "wpe"))
+    x = embed(checkpoint, tokens)
     on_layer(0, x[0].numpy())
     past = graph.empty_past(hparams, 1)[:, 0]
     for i in range(hparams.n_layer):
-        x, _ = graph.block(x, past, i, weights(f"h{i}/"), hparams)
+        x, _ = graph.block(x, past, i, weights(checkpoint, f"h{i}/"), hparams)
         if i + 1 < hparams.n_layer:
             on_layer(i + 1, x[0].numpy())
-    last = weights("ln_f/", hparams.head_variable)
+    last = weights(checkpoint, "ln_f/", hparams.head_variable)
     on_layer(hparams.n_layer, graph.norm(x, "ln_f", last, hparams)[0].numpy())
     return Reference(hparams, x[0].numpy(), last)
+
+
+def embed(checkpoint: Checkpoint, tokens: Sequence[int]) -> tf.Tensor:  # -> [1,S,D]
+    """The input of the first block."""
+    tables = weights(checkpoint, "wte", "wpe")
+    return graph.embed(tf.constant([tokens], tf.int32), tf.constant(0), tables)
+
+
+def weights(checkpoint: Checkpoint, *prefixes: str) -> dict[str, tf.Tensor]:
+    """The variables whose names, without `model/`, begin with one of `prefixes`."""
+    starts = tuple(f"model/{prefix}" for prefix in prefixes)
+    names = (name for name in checkpoint.hparams.variables() if name.startswith(starts))
+    return {n.removeprefix("model/"): tf.constant(checkpoint.read(n)) for n in names}

@@ -1,4 +1,5 @@
 /* Chooses the kernels for this processor. */
+#define _GNU_SOURCE /* syscall */
 #include "cpu.h"
 
 #include <stdlib.h>

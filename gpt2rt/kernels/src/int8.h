@@ -2,6 +2,7 @@
  * the order. */
 #include "kernels.h"
 #include "lanes.h"
+#include "rows.h"
 
 #define PANEL_ROWS 12 /* from this many rows on, columns are packed side by side first */
 
@@ -56,16 +57,14 @@ INLINE void int8_tile(const int8_t *x, size_t stride, const int32_t *row_sum, co
             sums[m * COLUMNS + n] = all[m * N + n] - 128 * row_sum[m];
 }
 #define TILE(M, N) int8_tile(x, stride, row_sum, w, k, sums, M, N)
+#define PANELS 1
 
 #elif defined(__AVX2__)
 
-/* |x| times w with the sign of x: both within 127, so that two products fit 16 bits. */
-INLINE __m256i four_products(__m256i x, __m256i w) {
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+/* Two products of 16 bits each, added: rows are 16 bits wide already, weights are widened. */
+INLINE __m256i dot_add(__m256i sums, __m256i w, __m256i x) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(w, x));
 }
-
-INLINE __m256i signed_bytes(__m256i w) { return _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80)); }
 
 INLINE int32_t sum8(__m256i a) {
     __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -73,33 +72,40 @@ INLINE int32_t sum8(__m256i a) {
     return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xB1)));
 }
 
-INLINE void int8_tile(const int8_t *x, size_t stride, const uint8_t *w, size_t k, int32_t *sums,
-                      const int M, const int N) {
-    __m256i acc[4][8];
-    UNROLL for (int m = 0; m < M; m++)
-        UNROLL for (int n = 0; n < N; n++) acc[m][n] = _mm256_setzero_si256();
-    size_t at = 0;
-    for (; at + 32 <= k; at += 32)
-        UNROLL for (int n = 0; n < N; n++) {
-            __m256i column = signed_bytes(_mm256_loadu_si256((const __m256i *)(w + n * k + at)));
-            UNROLL for (int m = 0; m < M; m++) {
-                __m256i row = _mm256_loadu_si256((const __m256i *)(x + m * stride + at));
-                acc[m][n] = _mm256_add_epi32(acc[m][n], four_products(row, column));
-            }
-        }
-    UNROLL for (int n = 0; n < N && at < k; n++) {
-        uint8_t rest[32] = {0};
-        memcpy(rest, w + n * k + at, k - at);
-        __m256i column = signed_bytes(_mm256_loadu_si256((const __m256i *)rest));
+/* Add the products of M rows with 32 values of a column. */
+INLINE void add_products(__m256i *acc, const Integer *x, size_t stride, const uint8_t *w,
+                         const int M) {
+    UNROLL for (int half = 0; half < 2; half++) {
+        const __m256i column =
+            _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(w + 16 * half)));
         UNROLL for (int m = 0; m < M; m++) {
-            __m256i row = _mm256_loadu_si256((const __m256i *)(x + m * stride + at));
-            acc[m][n] = _mm256_add_epi32(acc[m][n], four_products(row, column));
+            const Integer *row = x + m * stride + 16 * half;
+            acc[2 * m + half] =
+                dot_add(acc[2 * m + half], column, _mm256_loadu_si256((const __m256i *)row));
         }
     }
-    UNROLL for (int m = 0; m < M; m++)
-        UNROLL for (int n = 0; n < N; n++) sums[m * COLUMNS + n] = sum8(acc[m][n]);
 }
-#define TILE(M, N) int8_tile(x, stride, w, k, sums, M, N)
+
+/* M rows times N columns, read one after another. */
+INLINE void int8_tile(const Integer *x, size_t stride, const int32_t *row_sum, const uint8_t *w,
+                      size_t k, int32_t *sums, const int M, const int N) {
+    for (int n = 0; n < N; n++, w += k) {
+        __m256i acc[2 * 4];
+        UNROLL for (int i = 0; i < 2 * M; i++) acc[i] = _mm256_setzero_si256();
+        size_t at = 0;
+        for (; at + 32 <= k; at += 32) add_products(acc, x + at, stride, w + at, M);
+        if (at < k) {
+            uint8_t rest[32] = {0};
+            memcpy(rest, w + at, k - at);
+            add_products(acc, x + at, stride, rest, M);
+        }
+        UNROLL for (int m = 0; m < M; m++)
+            sums[m * COLUMNS + n] =
+                sum8(_mm256_add_epi32(acc[2 * m], acc[2 * m + 1])) - 128 * row_sum[m];
+    }
+}
+#define TILE(M, N) int8_tile(x, stride, row_sum, w, k, sums, M, N)
+#define PANELS 1
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 
@@ -149,6 +155,8 @@ static void int8_tile(const int8_t *x, size_t stride, const uint8_t *w, size_t k
 /* The shapes of tiles, rows by columns: as many sums as there are registers for. */
 #if defined(__AVX512VNNI__)
 #define TILES(SHAPE) SHAPE(8, 2) SHAPE(4, 4) SHAPE(2, 8) SHAPE(1, 16)
+#elif defined(__AVX2__)
+#define TILES(SHAPE) SHAPE(4, 16) SHAPE(2, 16) SHAPE(1, 16)
 #else
 #define TILES(SHAPE) SHAPE(2, 4) SHAPE(1, 8)
 #endif
@@ -156,12 +164,12 @@ static void int8_tile(const int8_t *x, size_t stride, const uint8_t *w, size_t k
 /* sums [rows, COLUMNS] of `columns` columns from n0 on, weights as they lie. */
 static void int8_sums(const Product *p, size_t m0, size_t rows, size_t n0, size_t columns,
                       int32_t *all) {
-    const size_t k = p->k, stride = p->stride;
+    const size_t k = p->k, stride = p->stride / sizeof(Integer);
     const int32_t *row_sum = p->row_sum + m0;
     size_t m = 0;
 #define SHAPE(M, N) \
     for (; m + M <= rows; m += M, row_sum += M) { \
-        const int8_t *x = (const int8_t *)p->rows + (m0 + m) * stride; \
+        const Integer *x = (const Integer *)(const void *)p->rows + (m0 + m) * stride; \
         const uint8_t *w = (const uint8_t *)p->w + n0 * k; \
         int32_t *sums = all + m * COLUMNS, *end = sums + columns; \
         for (; sums + N <= end; sums += N, w += N * k) TILE(M, N); \
@@ -323,4 +331,91 @@ static void int8_panel_sums(const Product *p, size_t m0, size_t rows, const char
         }
     }
 }
+
+#define PANEL_BYTES(p) ((p)->stride * COLUMNS)
+
+#elif defined(__AVX2__)
+
+/* 8 columns of 8 pairs of bytes -> 8 pairs of 8 columns. */
+INLINE void transpose(__m128i r[8]) {
+    __m128i t[8];
+    UNROLL for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+    }
+    UNROLL for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm_unpacklo_epi32(t[i], t[i + 2]);
+        r[i + 1] = _mm_unpackhi_epi32(t[i], t[i + 2]);
+        r[i + 2] = _mm_unpacklo_epi32(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm_unpackhi_epi32(t[i + 1], t[i + 3]);
+    }
+    UNROLL for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm_unpacklo_epi64(r[i], r[i + 4]);
+        t[2 * i + 1] = _mm_unpackhi_epi64(r[i], r[i + 4]);
+    }
+    UNROLL for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+
+/* The panel of columns [n0, n0 + columns): for every 16 columns [padded k / 2][16] pairs of 16
+ * bits. */
+static void int8_pack(const Product *p, size_t n0, size_t columns, char *panel) {
+    const size_t k = p->k, padded = round_up(k, QUANTA);
+    for (size_t c = 0; c < COLUMNS; c += 8)
+        for (size_t at = 0; at < padded; at += 16) {
+            __m128i r[8];
+            for (size_t i = 0; i < 8; i++) {
+                uint8_t rest[16] = {0};
+                const uint8_t *w = (const uint8_t *)p->w + (n0 + c + i) * k + at;
+                if (c + i >= columns || at >= k)
+                    w = rest;
+                else if (k - at < 16)
+                    w = memcpy(rest, w, k - at);
+                r[i] = _mm_loadu_si128((const __m128i *)w);
+            }
+            transpose(r);
+            char *group = panel + (c / 16 * padded / 2 * 16 + c % 16) * 4;
+            for (size_t i = 0; i < 8; i++)
+                _mm256_storeu_si256((__m256i *)(group + (at / 2 + i) * 16 * 4),
+                                    _mm256_cvtepu8_epi16(r[i]));
+        }
+}
+
+#define PANEL_TILE 4 /* rows */
+
+/* M rows times 16 columns. */
+INLINE void panel_tile(const Integer *x, size_t stride, const int32_t *row_sum, const char *panel,
+                       int32_t *sums, const int M) {
+    __m256i acc[12];
+    UNROLL for (int i = 0; i < 2 * M; i++) acc[i] = _mm256_setzero_si256();
+    for (size_t at = 0; at < stride; at += 2, panel += 64) {
+        const __m256i low = _mm256_loadu_si256((const __m256i *)panel);
+        const __m256i high = _mm256_loadu_si256((const __m256i *)(panel + 32));
+        UNROLL for (int m = 0; m < M; m++) {
+            int32_t two;
+            memcpy(&two, x + m * stride + at, 4);
+            const __m256i row = _mm256_set1_epi32(two);
+            acc[2 * m] = dot_add(acc[2 * m], low, row);
+            acc[2 * m + 1] = dot_add(acc[2 * m + 1], high, row);
+        }
+    }
+    UNROLL for (int i = 0; i < 2 * M; i++)
+        _mm256_storeu_si256((__m256i *)(sums + i / 2 * COLUMNS + i % 2 * 8),
+                            _mm256_sub_epi32(acc[i], _mm256_set1_epi32(128 * row_sum[i / 2])));
+}
+
+static void int8_panel_sums(const Product *p, size_t m0, size_t rows, const char *panel,
+                            int32_t *sums) {
+    const size_t stride = p->stride / sizeof(Integer);
+    for (size_t n = 0; n < COLUMNS; n += 16, panel += stride / 2 * 64) {
+        size_t m = 0;
+#define SHAPE(M) \
+    for (; m + M <= rows; m += M) \
+        panel_tile((const Integer *)(const void *)p->rows + (m0 + m) * stride, stride, \
+                   p->row_sum + m0 + m, panel, sums + m * COLUMNS + n, M);
+        SHAPE(PANEL_TILE)
+        SHAPE(1)
+#undef SHAPE
+    }
+}
+#define PANEL_BYTES(p) ((p)->stride * COLUMNS)
 #endif

@@ -14,6 +14,7 @@ const Kernels NAMED(gpt2rt_kernels_, ISA);
 const Kernels NAMED(gpt2rt_kernels_, ISA) = {
     .name = NAME_OF(ISA),
     .norm = norm,
+    .row_bytes = row_bytes,
     .prepare = prepare,
     .multiply = multiply,
     .panel_bytes = panel_bytes,

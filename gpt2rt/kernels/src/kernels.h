@@ -50,6 +50,8 @@ typedef struct {
     /* A layer norm of a row of k values (Ba, Kiros and Hinton 2016), with the biased variance. */
     void (*norm)(const float *x, const float *gain, const float *shift, size_t k, float epsilon,
                  float *y);
+    /* The bytes of a row as the product reads it. */
+    size_t (*row_bytes)(enum format format, size_t k);
     /* Make the rows `first` to `last` (exclusive) of p->rows. */
     void (*prepare)(const Product *p, size_t first, size_t last);
     /* Compute y for the rows m0 to m1 and the columns n0 to n1 (exclusive); `panel` has room for
@@ -67,14 +69,6 @@ typedef struct {
 #define QUERIES 4 /* most tokens of a call of `attend` */
 
 static inline size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-
-/* The bytes of a prepared row: integers, for INT4 with the sums of its blocks as floats behind
- * them, or floats. */
-static inline size_t row_stride(enum format format, size_t k) {
-    if (format != INT8 && format != INT4) return round_up(k, 16) * sizeof(float);
-    const size_t sums = format == INT4 ? round_up((k + BLOCK - 1) / BLOCK, 16) * sizeof(float) : 0;
-    return round_up(k, QUANTA) + sums;
-}
 
 const Kernels *gpt2rt_kernels(void);
 

@@ -51,8 +51,8 @@ static void finish(const Product *p, size_t m0, size_t rows, size_t n0, size_t c
 }
 
 static size_t panel_bytes(const Product *p) {
-#if defined(__AVX512VNNI__)
-    if (p->format == INT8 && p->m >= PANEL_ROWS) return p->stride * COLUMNS;
+#if PANELS
+    if (p->format == INT8 && p->m >= PANEL_ROWS) return PANEL_BYTES(p);
 #endif
     (void)p;
     return 0;
@@ -66,7 +66,7 @@ static void multiply_block(const Product *p, size_t m0, size_t m1, size_t n0, si
     for (size_t m = m0; m < m1; m += ROWS) {
         const size_t rows = m1 - m < ROWS ? m1 - m : ROWS;
         if (p->format == INT8) {
-#if defined(__AVX512VNNI__)
+#if PANELS
             if (m1 - m0 >= PANEL_ROWS)
                 int8_panel_sums(p, m, rows, panel, whole);
             else
@@ -90,7 +90,7 @@ static void multiply(const Product *p, size_t m0, size_t m1, size_t n0, size_t n
 #endif
     for (size_t n = n0; n < n1; n += COLUMNS) {
         const size_t columns = n1 - n < COLUMNS ? n1 - n : COLUMNS;
-#if defined(__AVX512VNNI__)
+#if PANELS
         if (p->format == INT8 && m1 - m0 >= PANEL_ROWS) int8_pack(p, n, columns, panel);
 #endif
         multiply_block(p, m0, m1, n, columns, panel);

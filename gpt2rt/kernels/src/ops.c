@@ -205,6 +205,7 @@ static void ORT_CALL multiply_task(void *data, size_t task) {
 static OrtStatus *prepare_rows(const Op *op, OrtContext *context, Multiplication *job,
                                void **scratch) {
     Product *p = &job->product;
+    p->stride = job->kernels->row_bytes(p->format, p->k);
     const int whole = p->format == INT8 || p->format == INT4;
     const size_t rows = round_up(p->m * p->stride, 64), numbers = round_up(p->m * 4, 64);
     const size_t normed = whole && p->gain ? p->m * p->k * sizeof(float) : 0;
@@ -247,8 +248,7 @@ static OrtStatus *read_product(const Instance *instance, const Tensor *in, Produ
     CHECK(in[0].rank == 2 && in[0].sizes[1] > 0, "x has to be [rows, k]");
     const int64_t m = in[0].sizes[0], k = in[0].sizes[1];
     *p = (Product){.format = op->format, .m = (size_t)m, .k = (size_t)k, .x = in[0].data,
-                   .epsilon = instance->number, .gelu = op->gelu,
-                   .stride = row_stride(op->format, (size_t)k)};
+                   .epsilon = instance->number, .gelu = op->gelu};
     const Tensor *next = in + 1;
     if (op->norm) {
         CHECK(has_sizes(&next[0], 1, k, 0, 0) && has_sizes(&next[1], 1, k, 0, 0),

@@ -1,6 +1,16 @@
 /* Rows of a product: normed, then quantised. */
+#ifndef GPT2RT_ROWS_H
+#define GPT2RT_ROWS_H
+
 #include "kernels.h"
 #include "lanes.h"
+
+/* How a row's integers are stored for INT8: in 16 bits where the processor multiplies those. */
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+typedef int16_t Integer;
+#else
+typedef int8_t Integer;
+#endif
 
 /* Call `body` with i and `n` for every 16 values of k, n being 16 but for the last ones. */
 #define EVERY16(k, body) \
@@ -58,7 +68,8 @@ INLINE size_t int4_place(size_t k) { return k / 64 * 64 + k % 2 * 32 + k % 64 / 
 /* Put 64 integers where the product reads them; for int4 also the sums of their two blocks. */
 static void place(const Product *p, int8_t *row, size_t start, const int8_t *units) {
     if (p->format == INT8) {
-        memcpy(row + start, units, QUANTA);
+        Integer *into = (Integer *)(void *)row + start;
+        for (size_t i = 0; i < QUANTA; i++) into[i] = units[i];
         return;
     }
     float *sums = (float *)(void *)(row + round_up(p->k, QUANTA)) + start / BLOCK;
@@ -76,7 +87,7 @@ static void quantise(const Product *p, const float *x, size_t row) {
     float inverse;
     int32_t total = 0;
     p->row_scale[row] = row_scale(x, k, &inverse);
-    memset(q + whole, 0, p->stride - whole);
+    if (p->format == INT4) memset(q + whole, 0, p->stride - whole);
     for (size_t start = 0; start < whole; start += QUANTA) {
         for (size_t i = start; i < start + QUANTA; i += LANES) {
             const size_t n = i >= k ? 0 : k - i < LANES ? k - i : LANES;
@@ -103,3 +114,16 @@ static void prepare(const Product *p, size_t first, size_t last) {
         }
     }
 }
+
+/* The bytes of a prepared row: integers, for INT4 with the sums of its blocks as floats behind
+ * them, or floats. */
+static size_t row_bytes(enum format format, size_t k) {
+    const size_t blocks = (k + BLOCK - 1) / BLOCK;
+    switch (format) {
+    case INT8: return round_up(k, QUANTA) * sizeof(Integer);
+    case INT4: return round_up(k, QUANTA) + round_up(blocks, LANES) * sizeof(float);
+    default: return round_up(k, LANES) * sizeof(float);
+    }
+}
+
+#endif
