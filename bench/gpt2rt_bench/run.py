@@ -117,8 +117,10 @@ def run(
         if configuration not in plan.providers:
             return None  # what another library reads is not known
         bundle = plan.bundles[configuration.model]
-        graph = engine_providers.graph_of(bundle, plan.providers[configuration])
-        return traffic(bundle, graph.name)
+        provider = plan.providers[configuration]
+        graph = engine_providers.graph_of(bundle, provider)
+        own = engine_providers.kernels_for(graph, provider).path is not None
+        return traffic(bundle, graph.name, kernels=own)
 
     results = latency.measure(
         plan.cases,

@@ -55,11 +55,9 @@ def _logits(report: dict[str, Any]) -> Table:
     allowed = f"{gate['perplexity']:.1%}" if known else "unknown text"
     beyond = [f"{max(text['excess'], 0):.3%}", *[""] * (len(named) - 1)]
     table.add_row("its change beyond chance", *beyond, allowed)
-    if noise := report.get("noise"):
-        table.add_row("cached and uncached, apart by", "", "{:.2g}".format(noise["largest"]))
-        table.add_row("best two tokens closer than that", "", "{:.2%}".format(noise["near_ties"]))
-        equal = "yes" if noise["greedy_equal"] else "no"
-        table.add_row("elsewhere the same greedy token", "", equal)
+    if apart := report.get("apart"):
+        largest, limit = (f"{apart[name]:.2g}" for name in ("largest", "allowed"))
+        table.add_row("cached and uncached, apart by", "", largest, *[""] * (len(named) - 2), limit)
     return table
 
 

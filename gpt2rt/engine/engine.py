@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2rt.engine.prefixes import ALWAYS_READ, BLOCK, PrefixCache
+from gpt2rt.engine.prefixes import BLOCK, PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw, Selected
 
@@ -157,8 +157,7 @@ class Engine:
     def _beginning(self, sequence: Sequence) -> tuple[int, ...]:
         """The first block of the prompt, if it can come from the prefix cache."""
         shared = self._prefixes is not None and sequence.shares
-        enough = len(sequence.prompt) >= BLOCK + ALWAYS_READ
-        return sequence.prompt[:BLOCK] if shared and enough else ()
+        return sequence.prompt[:BLOCK] if shared and len(sequence.prompt) > BLOCK else ()
 
     def _begin(self, sequence: Sequence, beginnings: set[tuple[int, ...]]) -> bool:
         """Copy what is cached of a new prompt; False: it waits for a prompt of `beginnings`."""

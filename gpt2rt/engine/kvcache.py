@@ -30,8 +30,8 @@ def share(array: NDArray[Any]) -> ort.OrtValue:
 def lazy_zeros(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """Zeros that take memory only where something is written. Raises `Gpt2rtError`.
 
-    NumPy asks for huge pages; then the first position in each head would fill 2 MB with zeros, and
-    a first prefill of 64 tokens takes four times as long (bench/HISTORY.md).
+    NumPy asks for huge pages; then the first position of a slot would fill all of it with zeros,
+    and a first prefill take several times as long (bench/HISTORY.md).
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:

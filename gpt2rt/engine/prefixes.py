@@ -1,8 +1,8 @@
 """A cache of keys and values of prompts' prefixes, so that common prefixes are computed once.
 
 A prompt is split into blocks of a few tokens. A block is identified by its own tokens and the
-blocks before it, so it serves all prompts with the same beginning. A graph gives the same bits
-wherever a prompt is split (there is a test), so texts are the same with and without the cache.
+blocks before it, so it serves all prompts with the same beginning. The kernels give the same bits
+wherever a prompt is split, so texts are the same with and without the cache.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from weakref import WeakSet
 from gpt2rt.engine.slots import KeysValues
 
 BLOCK = 32  # tokens
-# Tokens of a prompt that are always computed: the last one, for its logits, and one before it,
-# since kernels for a single token may give other bits than those for several.
-ALWAYS_READ = 2
 
 _Key = tuple[int, tuple[int, ...]]
 
@@ -81,9 +78,12 @@ class PrefixCache:
             )
 
     def find(self, tokens: Sequence[int]) -> list[KeysValues]:
-        """The blocks at the start of `tokens`, each [n_layer, 2, n_head, BLOCK, width]."""
+        """The blocks at the start of `tokens`, each [n_layer, 2, n_head, BLOCK, width].
+
+        The last token is in none of them: it has to be read for its logits.
+        """
         with self._lock:
-            found = list(self._known(tokens[: max(0, len(tokens) - ALWAYS_READ)]))
+            found = list(self._known(tokens[:-1]))
             self._prompts += 1
             self._tokens += len(tokens)
             self._found += len(found) * BLOCK

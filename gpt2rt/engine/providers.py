@@ -197,8 +197,6 @@ def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
         "session.force_spinning_stop": True,
         "session.disable_prepacking": not prepack,
         "session.record_ep_graph_assignment_info": True,
-        # Without VNNI sums of two products would not fit 16 bits in the faster of its products.
-        "session.x64quantprecision": True,
     }.items():
         options.add_session_config_entry(name, "1" if on else "0")
     return options
@@ -214,9 +212,9 @@ def open_session(
 ) -> ForkAwareSession:
     """Open a graph file in an ONNX Runtime session on `cpu` or `cuda`.
 
-    With `prepack` the session has its own copy of the weights in the kernels' layout, which makes
-    decode steps fast. Without it, it opens at once and reads the weights from the mapped file,
-    which is as fast for calls of many tokens. Kernels always read the mapped file.
+    Kernels of gpt2rt read the weights where the file is mapped. Without them, `prepack` gives the
+    session its own copy of the weights, which makes decode steps fast; without that it opens at
+    once, and is as fast for calls of many tokens.
 
     Raises `BadBundle`, or `ProviderMissing` if ONNX Runtime cannot run the graph on the provider.
     """

@@ -47,11 +47,16 @@ def test_a_share_of_the_bandwidth_is_bytes_over_time_over_bandwidth() -> None:
     assert row.utilisation == pytest.approx(1e6 / 4e-3 / 2e9)
 
 
-def test_fp16_cannot_help_a_processor() -> None:
-    machine: Any = SimpleNamespace(has=lambda *names: True)
+def test_fp16_helps_a_processor_with_kernels_only() -> None:
+    with_kernels, without = (
+        SimpleNamespace(has=lambda *names: True, kernels=name) for name in ("avx2", "")
+    )
+    machine: Any = without
     assert "fp16" in (limitation("fp16", "cpu", machine) or "")
     assert limitation("fp16", "cuda", machine) is None
     assert limitation("int8", "cpu", machine) is None
+    machine = with_kernels
+    assert limitation("fp16", "cpu", machine) is None
 
 
 @pytest.fixture

@@ -44,12 +44,12 @@ def test_whole_context_equals_oracle(tiny: GPT2, oracle: NDArray[np.float64]) ->
 
 
 @pytest.mark.parametrize("split", range(1, TINY.n_ctx))
-def test_cached_equals_uncached_at_every_split(tiny_models: dict[str, GPT2], split: int) -> None:
-    two = slots(tiny_models["fp32"], 1)
+def test_cached_equals_uncached_at_every_split(tiny: GPT2, split: int) -> None:
+    two = slots(tiny, 1)
     head = whole(two, TEXT[:split])
     tail = two.step([Part(0, split, TEXT[split:], len(TEXT) - split)])
-    wanted = whole(slots(tiny_models["fp32"], 1), TEXT)
-    assert_same(np.concatenate([head, tail]), wanted, "fp32")
+    wanted = whole(slots(tiny, 1), TEXT)
+    assert_same(np.concatenate([head, tail]), wanted, tiny.bundle.manifest.precision)
 
 
 def test_token_by_token_equals_whole(tiny: GPT2, oracle: NDArray[np.float64]) -> None:

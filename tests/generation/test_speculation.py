@@ -25,7 +25,7 @@ from gpt2rt.generation.speculation import (
     SmallerModel,
 )
 from gpt2rt.sampling.sampling import Sampler
-from models import TINY, LargerWeights, make_bundle
+from models import REPEATABLE, TINY, LargerWeights, make_bundle
 
 SAMPLER = Sampler(SamplingParams(), 0, 0)
 STOPPINGS = [
@@ -103,12 +103,17 @@ def drafted_by(bundle: Bundle, draft: Bundle) -> GPT2:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", REPEATABLE)
 @pytest.mark.parametrize("kind", ["lookup", "smaller", "itself"])
 @pytest.mark.parametrize("params", PARAMS, ids=str)
 def test_the_real_drafts_change_nothing(
-    tiny_bundles: dict[str, Bundle], larger: Bundle, kind: str, params: SamplingParams
+    tiny_bundles: dict[str, Bundle],
+    larger: Bundle,
+    kind: str,
+    params: SamplingParams,
+    precision: str,
 ) -> None:
-    mine = tiny_bundles["fp32"]
+    mine = tiny_bundles[precision]
     plain = GPT2(mine)
     drafts = {"smaller": larger, "itself": mine}
     model = drafted_by(mine, drafts[kind]) if kind in drafts else GPT2(mine, draft="lookup")

@@ -59,8 +59,13 @@ def kernels_loaded() -> bool:
     return kernels().path is not None
 
 
+# The precisions in which a text is the same however its tokens are computed.
+REPEATABLE = sorted(PRECISIONS) if kernels_loaded() else ["fp32"]
+
+
 def assert_same(found: Any, wanted: Any, precision: str) -> None:
-    """Logits of the same tokens: equal with the kernels, else nearly."""
+    """Logits, or logarithms of probabilities, of the same tokens: equal with the kernels, else
+    nearly."""
     atol = 0 if kernels_loaded() else SAME[precision]
     np.testing.assert_allclose(found, wanted, atol=atol, rtol=0)
 

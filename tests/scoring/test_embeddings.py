@@ -15,7 +15,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong
 from gpt2rt.scoring.embeddings import cosine
-from models import NOISE, TINY, LargerWeights
+from models import NOISE, REPEATABLE, TINY, LargerWeights
 
 TEXTS = ["the cat sat", "naïve 🦊 co-op\r\n ends ", "x", "a b", "many words " * 3, "y z"]
 LONG = "a long text of more tokens than the context of the model has room for, " * 2
@@ -45,7 +45,7 @@ def test_the_last_layer_is_the_default(tiny: GPT2) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", REPEATABLE)
 def test_a_text_is_bit_equal_whatever_its_batch_mates(
     tiny_bundles: dict[str, Bundle], precision: str, threads: int, batch_size: int
 ) -> None:

@@ -18,7 +18,7 @@ from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 from gpt2rt.sampling.selection import Draw
 from gpt2rt.scoring import scoring
 from gpt2rt.scoring.scoring import Passage, windows
-from models import NOISE, TINY, LargerWeights
+from models import NOISE, REPEATABLE, TINY, LargerWeights, assert_same
 
 TEXT = tuple(np.random.default_rng(5).integers(0, TINY.n_vocab, 200).tolist())
 
@@ -48,7 +48,7 @@ LENGTHS = [2, 3, 9, 10, 17, 2, 30, 49, 9, 5, 5, 48, 16, 2, 7, 33, 9, 10, 11, 12]
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", REPEATABLE)
 def test_a_passage_is_bit_equal_whatever_its_batch_mates(
     tiny_bundles: dict[str, Bundle], precision: str, threads: int, batch_size: int
 ) -> None:
@@ -69,12 +69,16 @@ def test_pieces_of_a_passage_add_up(
     tiny: GPT2, tiny_weights: LargerWeights, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A passage longer than a step is read in several, each after the tokens of the last."""
-    monkeypatch.setattr(scoring, "TOKENS", size)
     passages = [Passage(TEXT[: TINY.n_ctx + 1], first) for first in (1, 9, 17, TINY.n_ctx)]
+    (whole, *_) = tiny.score_tokens(passages)
+    monkeypatch.setattr(scoring, "TOKENS", size)
     oracle = oracle_scores(tiny_weights, passages[0].tokens)
-    noise = NOISE[tiny.bundle.manifest.precision]
+    precision = tiny.bundle.manifest.precision
     for passage, scores in zip(passages, tiny.score_tokens(passages), strict=True):
-        np.testing.assert_allclose(scores.logprobs, oracle[passage.first - 1 :], atol=noise)
+        np.testing.assert_allclose(
+            scores.logprobs, oracle[passage.first - 1 :], atol=NOISE[precision]
+        )
+        assert_same(scores.logprobs, whole.logprobs[passage.first - 1 :], precision)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 16, 40])

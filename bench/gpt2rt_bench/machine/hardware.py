@@ -20,7 +20,7 @@ from gpt2rt.kernels.library import kernels
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tensorflow-cpu", "tensorflow", "onnx")
 
-# Instruction sets that ONNX Runtime's kernels use -> names that systems have for them.
+# Instruction sets that kernels use -> names that systems have for them.
 INSTRUCTIONS = {
     "AVX2": ("avx2",),
     "FMA": ("fma",),
@@ -102,8 +102,8 @@ def limitation(precision: str, provider: str, machine: Machine) -> str | None:
     """Why a precision gains no speed on a machine, or less than on others; None: it gains it."""
     if provider != "cpu":
         return None
-    if precision == "fp16":
-        return "fp16 is no faster on a processor: the weights are widened to float32 once loaded"
+    if precision == "fp16" and not machine.kernels:
+        return "fp16 is no faster without gpt2rt's kernels: ONNX Runtime's read float32 weights"
     vnni = machine.has("AVX-VNNI", "AVX512-VNNI", "AMX-INT8", "NEON dot product")
     if precision in ("int8", "int4") and vnni is False:
         return (

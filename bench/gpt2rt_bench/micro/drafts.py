@@ -65,19 +65,9 @@ def drafted(model: GPT2, smaller: GPT2) -> None:
 
 
 def recorded(model: GPT2, request: Request) -> list[int]:
-    """The target's greedy tokens, computed by steps over two tokens each.
-
-    Random weights have many near ties, and the kernel for a single token rounds differently.
-    """
-    engine = model.engine(1)
-    text = list(model.prompt_tokens(request.prompt))
-    sequence = engine.start(text)
-    (logits,) = engine.read([sequence])
-    for _ in range(LENGTH):
-        text.append(int(np.argmax(logits)))
-        logits = np.asarray(engine.step([sequence.part([text[-1], 0], 2)]))[0]
-        engine.rewind(sequence, len(text))
-    return text
+    """The prompt and the target's greedy tokens."""
+    done = completed(model, request, None)
+    return [*done.prompt_tokens, *done.tokens]
 
 
 def looked_up(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Compares two sets of logits for one text: differences, divergence, loss and noise."""
+"""Compares two sets of logits for one text: differences, divergence and loss."""
 
 from __future__ import annotations
 
@@ -93,31 +93,6 @@ class Loss:
         if math.isfinite(self.guess):
             perplexities["guess"] = math.exp(self.guess)
         return {**perplexities, "change": self.change, "error": self.error, "excess": self.excess}
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """How far the bundle's own cached and uncached logits are apart.
-
-    `largest` is the largest difference; `near_ties` is the share of positions whose two most likely
-    tokens are no further apart than that; `greedy_equal` tells whether cached and uncached logits
-    have the same most likely token at all other positions.
-    """
-
-    largest: float
-    near_ties: float
-    greedy_equal: bool
-
-    @classmethod
-    def of(cls, whole: Logits, stepwise: Logits) -> Noise:  # [R,V], [R,V]
-        largest = float(np.abs(whole - stepwise).max())
-        if whole.shape[-1] == 1:
-            return cls(largest, 0.0, not math.isnan(largest))
-        second, best = np.partition(whole, -2, axis=-1)[:, -2:].T
-        # Written so that a NaN is no near tie, and unequal.
-        apart = ~(best - second <= largest)
-        same = np.argmax(whole, axis=-1) == np.argmax(stepwise, axis=-1)
-        return cls(largest, float(np.mean(~apart)), bool((same & ~np.isnan(best))[apart].all()))
 
 
 # ---- comparing logits

@@ -35,7 +35,6 @@ from gpt2rt_export.verify.agreement import (
     Float64,
     Logits,
     Loss,
-    Noise,
     agreement_of,
     guess_of,
     statistics,
@@ -56,7 +55,9 @@ CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
 class ParityReport:
     """All that was measured on the text that `text` names, and the limits for it.
 
-    `cached` and `noise` are None for a context of one token, `cuda` where there is no graph for it.
+    `cached` is None for a context of one token, `cuda` where there is no graph for it. `apart` is
+    the largest difference of the bundle's own cached and uncached logits, `exact` whether they have
+    to be equal: kernels compute the graph, and nothing beside them does arithmetic.
     `drift` is, for each layer (counted as in `Tensors.hidden`), the Euclidean length of the
     difference of hidden states relative to that of TensorFlow's, mean over positions. `added` is
     the same for what each layer adds to the states of the one before, which finds a wrong layer of
@@ -71,13 +72,19 @@ class ParityReport:
     loss: Loss
     drift: tuple[float, ...]
     added: tuple[float, ...]
-    noise: Noise | None
+    apart: float
+    exact: bool
     gate: Gate
 
     @property
     def agreements(self) -> dict[str, Agreement]:
         ways = {"uncached": self.uncached, "cached": self.cached, "cuda": self.cuda}
         return {name: agreement for name, agreement in ways.items() if agreement is not None}
+
+    @property
+    def apart_allowed(self) -> float:
+        """The limit of `apart`: as far as logits may be from TensorFlow's, or nothing."""
+        return 0.0 if self.exact else self.gate.largest * self.uncached.deviation
 
     def failures(self) -> list[str]:
         """A sentence for each figure beyond its limit; an empty list: the bundle passes."""
@@ -90,6 +97,7 @@ class ParityReport:
             found.append((f"{name} tempered divergence: {{}} nats", way.tempered, gate.tempered))
             found.append((f"{name} divergence: {{}} nats", way.kl, kl))
         found.append(("perplexity: {} off beyond chance", self.loss.excess, perplexity))
+        found.append(("cached and uncached logits: {} apart", self.apart, self.apart_allowed))
         worst = int(np.argmax(self.added))  # a NaN counts as the largest
         found.append((f"what layer {worst} adds: {{}} off", self.added[worst], gate.added))
         # Written so that a NaN fails.
@@ -101,7 +109,7 @@ class ParityReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `parity.json`."""
-        parts = {
+        return {
             "text": self.text,
             "known": self.loss.known,
             "tokens": self.tokens,
@@ -109,10 +117,9 @@ class ParityReport:
             "perplexity": self.loss.as_dict(),
             "drift": list(self.drift),
             "added": list(self.added),
+            "apart": {"largest": self.apart, "allowed": self.apart_allowed},
+            "gate": asdict(self.gate),
         }
-        if self.noise is not None:
-            parts["noise"] = asdict(self.noise)
-        return parts | {"gate": asdict(self.gate)}
 
 
 # ---- measuring
@@ -139,18 +146,20 @@ def measure(
     sample = sample or Sample.choose(None, None)
     tokens = sample.tokens(read_tokenizer(directory), hparams.n_ctx)
     wanted, drift, added = _layers(directory, checkpoint, tokens, progress)
-    slots = SLOTS[kind](open_session(directory / GRAPH, Threads(spinning=False)), hparams, 1)
+    session = open_session(directory / GRAPH, Threads(spinning=False))
+    exact = bool(session.kernels) and hparams.activation == "gelu_new"
+    slots = SLOTS[kind](session, hparams, 1)
     advance = progress.stage("Verify: logits", len(tokens))
     whole = uncached(slots, tokens)
     rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
-    agreement, noise, positions = None, None, spans(len(tokens))
+    agreement, apart, positions = None, 0.0, spans(len(tokens))
     if positions:
         whole = whole[positions]  # a copy: the next step overwrites the logits
         advance = progress.stage("Verify: logits with a cache", len(positions))
         stepwise = cached(slots, tokens, positions, advance)
         agreement = agreement_of(_rows(wanted, stepwise, positions, [0] * len(positions)))
-        noise = Noise.of(whole, stepwise)
-    del slots, whole
+        apart = float(np.abs(whole - stepwise).max())
+    del session, slots, whole
     return ParityReport(
         text=sample.source,
         tokens=len(tokens),
@@ -160,7 +169,8 @@ def measure(
         loss=Loss.of(rows[:-1, -2], rows[:-1, -1], guess_of(tokens[1:], hparams.n_vocab)),
         drift=drift,
         added=added,
-        noise=noise,
+        apart=apart,
+        exact=exact,
         gate=GATES[precision],
     )
 
