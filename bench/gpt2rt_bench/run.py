@@ -117,10 +117,10 @@ def run(
         if configuration not in plan.providers:
             return None  # what another library reads is not known
         bundle = plan.bundles[configuration.model]
-        provider = plan.providers[configuration]
-        graph = engine_providers.graph_of(bundle, provider)
-        own = engine_providers.kernels_for(graph, provider).path is not None
-        return traffic(bundle, graph.name, kernels=own)
+        graph = engine_providers.graph_of(bundle, plan.providers[configuration])
+        if engine_providers.has_kernels(graph) and not result.subject.ready.kernels:
+            return None  # nor is what the bodies of the functions read
+        return traffic(bundle, graph.name)
 
     results = latency.measure(
         plan.cases,

@@ -7,16 +7,10 @@ from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx.inliner import inline_local_functions
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import GRAPH
 
-<<<<<<< HEAD
-=======
-# Ops on weights alone, computed once when the graph is loaded.
-FOLDED = ("Cast", "Mul", "Sub", "Transpose", "Unsqueeze")
->>>>>>> needless
 LOOKUPS = ("Gather", "GatherBlockQuantized")  # read only the rows looked up
 
 
@@ -37,23 +31,17 @@ class Traffic:
         return self.weights + batch * (self.row + self.kv * past)
 
 
-def traffic(bundle: Bundle, graph: str = GRAPH, kernels: bool = True) -> Traffic:
+def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
     """What a decode step of the bundle reads in `graph`, the file that it runs.
 
-    Kernels read weights as they are stored. Without `kernels` the bodies of the graph's functions
-    count.
-
-    Counted are weights and scales, lm_head, keys and values, and the rows of the embeddings that
+    Kernels read weights as they are stored; what the bodies of the graph's functions read is another
+    matter. Counted are weights and scales, lm_head, keys and values, and the rows of the embeddings that
     are looked up (all rows where another op reads them). Weights that the graph casts or scales
     count in the type after that, since ONNX Runtime does it once, when it loads them.
     """
     model = onnx.load(str(bundle.directory / graph), load_external_data=False)
-<<<<<<< HEAD
     found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     known = {value.name: value.type.tensor_type for value in found.value_info}
-=======
-    found = (model if kernels else inline_local_functions(model)).graph
->>>>>>> needless
     shapes = {tensor.name: tuple(tensor.dims) for tensor in found.initializer}
     sizes = {tensor.name: size(tensor) for tensor in found.initializer}
     whole: set[str] = set()
@@ -63,7 +51,6 @@ def traffic(bundle: Bundle, graph: str = GRAPH, kernels: bool = True) -> Traffic
         weights = [name for name in node.input if name in sizes]
         if weights == list(node.input):
             (out,) = node.output
-<<<<<<< HEAD
             shapes[out] = tuple(axis.dim_value for axis in known[out].shape.dim)
             width = helper.tensor_dtype_to_np_dtype(known[out].elem_type).itemsize
             sizes[out] = math.prod(shapes[out]) * width
@@ -72,18 +59,6 @@ def traffic(bundle: Bundle, graph: str = GRAPH, kernels: bool = True) -> Traffic
             vocabulary = shapes[scale][0]
             looked_up += [(name, vocabulary) for name in weights[:2]]
             looked_up.append((places, shapes[places][0]))
-=======
-            if node.op_type == "Unsqueeze":  # of a scale for each row
-                shape = (*shapes[weights[0]], 1)
-            elif node.op_type == "Transpose":
-                shape = shapes[weights[0]][::-1]
-            else:
-                shape = np.broadcast_shapes(*(shapes[name] for name in weights))
-            width = sizes[weights[0]] // math.prod(shapes[weights[0]])
-            if node.op_type == "Cast":
-                width = helper.tensor_dtype_to_np_dtype(attributes["to"]).itemsize
-            shapes[out], sizes[out] = shape, math.prod(shape) * width
->>>>>>> needless
         elif node.op_type in LOOKUPS and node.input[0] in sizes:
             axis = attributes.get("gather_axis", attributes.get("axis", 0))
             looked_up.append((node.input[0], shapes[node.input[0]][axis]))

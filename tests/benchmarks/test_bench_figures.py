@@ -17,7 +17,6 @@ from case_results import result
 from gpt2rt import HParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH
-from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt_bench.cases import Configuration
 from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meter
@@ -81,20 +80,6 @@ def test_an_embedding_of_its_own_is_read_by_the_row(
     own = traffic(make_bundle(tmp_path / "own", LargerWeights(hparams, seed=1), precision))
     assert own.row == row + 4 * 32  # of wte, with its scale, and of wpe
     assert own.weights < 4 * (300 * 32 + 16 * 32 * 32 + 16 * 32 + 2 * 32) + CONSTANTS
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_without_kernels_float16_weights_are_read_wide(
-    precision: str, tiny_bundles: dict[str, Bundle]
-) -> None:
-    """As ONNX Runtime keeps them once it has loaded them; those of fewer bits stay small."""
-    stored, read = (traffic(tiny_bundles[precision], kernels=own) for own in (True, False))
-    if precision == "fp16":
-        assert read.weights == traffic(tiny_bundles["fp32"]).weights
-    elif precision != "int4":  # whose scales are float16
-        assert read.weights == stored.weights
-    assert read.kv == stored.kv
-    assert stored.weights <= read.weights < 2 * stored.weights
 
 
 def test_the_meter_reads_what_it_says() -> None:
