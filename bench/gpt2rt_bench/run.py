@@ -18,6 +18,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine import providers as engine_providers
 from gpt2rt.engine.providers import Threads
 from gpt2rt.errors import InvalidSetting
+from gpt2rt.kernels.library import has_kernels
 from gpt2rt_bench import cases, latency, worker
 from gpt2rt_bench.cases import Case, Configuration
 from gpt2rt_bench.latency import CaseResult
@@ -118,7 +119,7 @@ def run(
             return None  # what another library reads is not known
         bundle = plan.bundles[configuration.model]
         graph = engine_providers.graph_of(bundle, plan.providers[configuration])
-        if engine_providers.has_kernels(graph) and not result.subject.ready.kernels:
+        if has_kernels(graph) and not result.subject.ready.kernels:
             return None  # nor is what the bodies of the functions read
         return traffic(bundle, graph.name)
 

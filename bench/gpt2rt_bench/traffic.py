@@ -34,10 +34,11 @@ class Traffic:
 def traffic(bundle: Bundle, graph: str = GRAPH) -> Traffic:
     """What a decode step of the bundle reads in `graph`, the file that it runs.
 
-    Kernels read weights as they are stored; what the bodies of the graph's functions read is another
-    matter. Counted are weights and scales, lm_head, keys and values, and the rows of the embeddings that
-    are looked up (all rows where another op reads them). Weights that the graph casts or scales
-    count in the type after that, since ONNX Runtime does it once, when it loads them.
+    Kernels read weights as they are stored; what the bodies of the graph's functions read is
+    another matter. Counted are weights and scales, lm_head, keys and values, and the rows of the
+    embeddings that are looked up (all rows where another op reads them). Weights that the graph
+    casts or scales count in the type after that, since ONNX Runtime does it once, when it loads
+    them.
     """
     model = onnx.load(str(bundle.directory / graph), load_external_data=False)
     found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
