@@ -14,9 +14,10 @@ from gpt2rt.engine.prefixes import BLOCK, PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw, Selected
 
-# Tokens of prompts in a step: enough that each costs about as little as it can, and few enough that
-# texts in progress wait for a fraction of a second at most.
+# Tokens of prompts in a step: few enough that texts in progress wait for a tenth of a second or so,
+# and as many times that where no text waits, since a token then costs least.
 BUDGET = 256
+ALONE = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +53,8 @@ class Sequence:
 class Engine:
     """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    `budget` is the most tokens of prompts in a step.
+    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it;
+    where there are none, `ALONE` times as many are read.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Engine:
         """
         parts: list[Part] = []
         beginnings: set[tuple[int, ...]] = set()
-        left = self._budget
+        left = self._budget if len(sequences) < len(self._running) else ALONE * self._budget
         for sequence in sequences:
             if not left:
                 break

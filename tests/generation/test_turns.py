@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from any_settings import finished
 from gpt2rt import GPT2, Completion, Piece, Request, SamplingParams, Stopping
-from gpt2rt.engine.engine import BUDGET, Engine
+from gpt2rt.engine.engine import ALONE, BUDGET, Engine
 from gpt2rt.engine.prefixes import PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.generation.scheduler import Scheduler
@@ -105,8 +105,7 @@ def test_a_turn_is_bounded_and_first_come_is_first_read(
     first = [piece.sample for piece in pieces if piece.token is not None]
     assert list(dict.fromkeys(first)) == sorted(set(first))
     for parts in steps:
-        assert sum(len(part.tokens) for part in parts if len(part.tokens) > 1) <= budget
-        assert sum(len(part.tokens) for part in parts) <= budget + count
+        assert sum(len(part.tokens) for part in parts) <= max(ALONE * budget, budget + count)
         assert len(parts) <= count
         assert all(part.wanted for part in parts[:-1])  # only the last prompt is cut
     assert max(map(len, steps)) == min(count, len(lengths)) or budget < sum(lengths)
@@ -179,3 +178,11 @@ def test_a_prompt_that_fails_leaves_its_mates_alone(
     failed = [piece.sample for piece in pieces if piece.failure]
     assert failed == [1, 2]
     assert [c.sample for c in completions(iter(pieces))] == [0, 3]
+
+
+def test_a_prompt_beside_a_text_in_progress_is_read_in_smaller_pieces(
+    tiny_models: dict[str, GPT2],
+) -> None:
+    steps, _ = run(tiny_models["fp32"], requests_of([1, 40]), 2, 4)
+    assert [len(part.tokens) for part in steps[0]] == [1, 4 * ALONE - 1]
+    assert [len(part.tokens) for part in steps[1]] == [1, 4]
