@@ -183,6 +183,7 @@ def test_a_prompt_that_fails_leaves_its_mates_alone(
 def test_a_prompt_beside_a_text_in_progress_is_read_in_smaller_pieces(
     tiny_models: dict[str, GPT2],
 ) -> None:
-    steps, _ = run(tiny_models["fp32"], requests_of([1, 40]), 2, 4)
+    steps, pieces = run(tiny_models["fp32"], requests_of([1, 40]), 2, 4)
+    assert list(pieces)
     assert [len(part.tokens) for part in steps[0]] == [1, 4 * ALONE - 1]
     assert [len(part.tokens) for part in steps[1]] == [1, 4]
