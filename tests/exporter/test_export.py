@@ -152,7 +152,8 @@ def test_an_embedding_is_stored_once(precision: str, converted: onnx.ModelProto)
     """It is multiplied by as lm_head as it is looked up."""
     _, weights = fuse(converted, TINY, STORAGE[precision], "float16")
     (wte,) = (weight for weight in weights if weight.source == "model/wte")
-    assert wte.make(np.ones((TINY.n_vocab, TINY.n_embd), np.float32))[0].shape[0] == TINY.n_vocab
+    stored, *_ = wte.make(np.ones((TINY.n_vocab, TINY.n_embd), np.float32))
+    assert stored.size >= TINY.n_vocab * TINY.n_embd
 
 
 def test_fusion_needs_every_named_cut(converted: onnx.ModelProto) -> None:

@@ -13,10 +13,12 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 import httpx2 as httpx
 import socksio
@@ -93,10 +95,20 @@ def fetch(files: Sequence[Wanted], network: Network, progress: DownloadProgress)
     the error of them. Raises `OSError` where a partial cannot be written.
     """
     try:
-        fetched = asyncio.run(_fetch(files, network, progress))
+        fetched = _awaited(_fetch(files, network, progress))
     except ExceptionGroup as group:  # the error of the disk, once for each file
         raise group.exceptions[0] from None
     return [file for file, whole in zip(files, fetched, strict=True) if not whole]
+
+
+def _awaited(work: Coroutine[Any, Any, list[bool]]) -> list[bool]:
+    """The result of a coroutine; in a thread of its own where a loop runs, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def failure_of(files: Sequence[Wanted]) -> DownloadFailure:

@@ -135,13 +135,11 @@ def activate(b: Builder, x: str, h: str, form: Format) -> str:  # [M,D] -> [M,4D
 
 def norm_head(b: Builder, x: str, form: Format) -> str:  # [R,D] -> [R,V]
     inputs = [x, *gains(b, "ln_f"), *b.matrix(b.hparams.head_variable, form)]
-    return b.op(
-        f"NormHead{form.name}",
-        inputs,
-        logits(b.hparams).name,
-        domain=DOMAIN,
-        epsilon=b.hparams.epsilon,
-    )
+    attributes: dict[str, object] = {"epsilon": b.hparams.epsilon}
+    if form.sized:
+        attributes |= {"K": b.hparams.n_embd, "N": b.hparams.n_vocab}
+    kind, result = f"NormHead{form.name}", logits(b.hparams).name
+    return b.op(kind, inputs, result, domain=DOMAIN, **attributes)
 
 
 def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import shutil
 import threading
@@ -153,3 +154,13 @@ def test_the_sizes_of_the_releases_are_those_of_their_shapes() -> None:
     for release in catalog.RELEASES:
         shapes = release.hparams.variables().values()
         assert release.size(DATA) == sum(4 * math.prod(shape) for shape in shapes)
+
+
+def test_a_download_where_a_loop_runs_already_as_in_a_notebook(
+    server: FileServer, release: Release, place: Path
+) -> None:
+    async def cell() -> None:
+        download(release, place, network(server))
+
+    asyncio.run(cell())
+    assert whole(place, server)
