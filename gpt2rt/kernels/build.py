@@ -26,24 +26,25 @@ SOURCES = HERE / "src"
 MANIFOLD = "kernels.c"  # compiled once for every instruction set, the other files once
 LIBRARIES = {"linux": "libgpt2rt.so", "macos": "libgpt2rt.dylib", "windows": "libgpt2rt.dll"}
 
+PORTABLE = ("-DPORTABLE",)
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
 INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "scalar": (),
+        "scalar": PORTABLE,
         "avx2": AVX2,
         "avx512": AVX512,
         "amx": (*AVX512, "-mamx-tile", "-mamx-int8"),
     },
-    "aarch64": {"scalar": (), "neon": ("-march=armv8.2-a+dotprod+fp16",)},
+    "aarch64": {"scalar": PORTABLE, "neon": ("-march=armv8.2-a+dotprod+fp16",)},
 }
 # Zig's names of processors are its own.
 ZIG_FLAGS = {"-march=armv8.2-a+dotprod+fp16": "-mcpu=generic+v8_2a+dotprod+fullfp16"}
 
 # Every instruction set gives the same bits: no multiplication is contracted with an addition.
 COMPILE = (
-    *("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fPIC"),
-    *("-Wall", "-Wextra"),
+    *("-O3", "-std=c11", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno"),
+    *("-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra"),
 )
 LINK = {
     "linux": ("-s", "-Wl,-z,defs", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack", "-lm"),
@@ -115,7 +116,7 @@ class Target:
     @property
     def instruction_sets(self) -> dict[str, tuple[str, ...]]:
         """The names of the instruction sets that are compiled for, with the compiler's flags."""
-        return INSTRUCTION_SETS.get(self.machine, {"scalar": ()})
+        return INSTRUCTION_SETS.get(self.machine, {"scalar": PORTABLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,8 @@ class Compiler:
 def system_compiler() -> Compiler | None:
     """The system's compiler, if it knows every instruction set of this machine's kind."""
     target = Target.here()
+    if target.system == "windows":  # GCC does not align vectors on the stack there
+        return None
     least = ("-mmacosx-version-min=11.0",) if target.system == "macos" else ()
     chosen = os.environ.get("CC")
     for name in (chosen,) if chosen else ("cc", "gcc", "clang"):

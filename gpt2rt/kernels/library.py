@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,11 +46,22 @@ def kernels(folder: Path = HERE) -> Kernels:
     wanted = os.environ.get(VARIABLE, "")
     if wanted == OFF:
         return Kernels(problem=f"turned off by {VARIABLE}={OFF}", way_out=f"unset {VARIABLE}")
-    return _loaded(folder / Target.here().library, wanted)
+    path = folder / Target.here().library
+    loaded = _loaded(path)
+    if isinstance(loaded, Kernels):
+        return loaded
+    best, library = loaded
+    if not library.gpt2rt_use((wanted or best).encode()):
+        raise InvalidSetting(
+            f"{VARIABLE}={wanted!r}: there are no such kernels, or not for this processor; "
+            f"unset it for {best}, or set it to {OFF}"
+        )
+    return Kernels(path, wanted or best)
 
 
 @cache
-def _loaded(path: Path, wanted: str) -> Kernels:
+def _loaded(path: Path) -> Kernels | tuple[str, ctypes.CDLL]:
+    """The library and the best instruction set that it has for this processor, or the problem."""
     import onnxruntime as ort
 
     again = "install gpt2rt again"
@@ -57,20 +69,30 @@ def _loaded(path: Path, wanted: str) -> Kernels:
         remedy = f"{again} where there is a C compiler; `pip install -v` tells what is missing"
         return Kernels(problem="not compiled when gpt2rt was installed", way_out=remedy)
     try:
+        if not _whole(path):
+            raise OSError("a part of the file is missing")
         library = ctypes.CDLL(str(path))
-        library.gpt2rt_instruction_set.restype = ctypes.c_char_p
-        chosen = not wanted or library.gpt2rt_use(wanted.encode())
-        instructions = library.gpt2rt_instruction_set().decode()
+        library.gpt2rt_best.restype = ctypes.c_char_p
+        best = library.gpt2rt_best().decode()
         ort.SessionOptions().register_custom_ops_library(native(path))
     except Exception as error:  # ONNX Runtime's errors have no common base
         reason = path_text(" ".join(str(error).split())[:300])
         return Kernels(problem=f"{path.name} cannot be loaded: {reason}", way_out=again)
-    if not chosen:
-        raise InvalidSetting(
-            f"{VARIABLE}={wanted!r}: there are no such kernels, or not for this processor; "
-            f"unset it for {instructions}, or set it to {OFF}"
-        )
-    return Kernels(path, instructions)
+    return best, library
+
+
+def _whole(path: Path) -> bool:
+    """Whether an ELF file has all its bytes; to load a shorter one would end the process.
+
+    Its last part is the table of sections, whose place the header tells (System V ABI, chapter 4).
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+    if header[:4] != b"\x7fELF" or len(header) < 64:
+        return True  # whatever it is, the loader says what is wrong with it
+    (table,) = struct.unpack_from("<Q", header, 0x28)
+    size, count = struct.unpack_from("<HH", header, 0x3A)
+    return bool(path.stat().st_size >= table + size * count)
 
 
 def has_kernels(graph: Path) -> bool:

@@ -116,7 +116,7 @@ def test_a_library_that_is_not_ours_is_told(compiler: build.Compiler, tmp_path: 
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "other.c").write_text("int other;\n")
     build.compile_library(compiler, tmp_path / compiler.target.library, tmp_path / "src")
-    assert "gpt2rt_instruction_set" in (kernels(tmp_path).problem or "")
+    assert "gpt2rt_best" in (kernels(tmp_path).problem or "")
 
 
 def test_the_variable_names_an_instruction_set(stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,3 +142,24 @@ def test_what_is_installed_can_be_used() -> None:
     if build.system_compiler() is None and kernels().path is None:
         pytest.skip("gpt2rt was installed where there is no compiler")
     assert kernels().problem is None, "`make kernels` compiles them"
+
+
+@pytest.mark.parametrize("kept", [0, 64, 1000, 0.5, 0.99])
+def test_a_library_with_a_part_missing_is_told_and_not_loaded(kept: float, tmp_path: Path) -> None:
+    """To load it would end the process."""
+    if kernels().path is None:
+        pytest.skip(f"no kernels: {kernels().problem}")
+    whole = kernels().path.read_bytes()  # type: ignore[union-attr]
+    size = int(kept * len(whole)) if 0 < kept < 1 else int(kept)
+    (tmp_path / kernels().path.name).write_bytes(whole[:size])  # type: ignore[union-attr]
+    assert "cannot be loaded" in (kernels(tmp_path).problem or "")
+
+
+def test_the_set_in_use_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernels().path is None:
+        pytest.skip(f"no kernels: {kernels().problem}")
+    best = kernels().instructions
+    monkeypatch.setenv(VARIABLE, "scalar")
+    assert kernels().instructions == "scalar"
+    monkeypatch.delenv(VARIABLE)
+    assert kernels().instructions == best

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE /* syscall */
 #include "cpu.h"
 
-#include <stdlib.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -88,17 +88,14 @@ static const Kernels *usable(size_t number) {
     return number < count ? found[number] : NULL;
 }
 
-static const Kernels *volatile chosen;
+static _Atomic(const Kernels *) chosen;
 
 const Kernels *gpt2rt_kernels(void) {
-    if (!chosen) {
-        const char *wanted = getenv("GPT2RT_KERNELS");
-        if (!wanted || !gpt2rt_use(wanted)) chosen = usable(0);
-    }
-    return chosen;
+    const Kernels *kernels = chosen;
+    return kernels ? kernels : usable(0);
 }
 
-EXPORTED const char *gpt2rt_instruction_set(void) { return gpt2rt_kernels()->name; }
+EXPORTED const char *gpt2rt_best(void) { return usable(0)->name; }
 
 EXPORTED int gpt2rt_use(const char *name) {
     for (size_t i = 0; usable(i); i++)

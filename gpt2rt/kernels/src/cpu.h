@@ -10,11 +10,11 @@
 #define EXPORTED __attribute__((visibility("default")))
 #endif
 
-/* The kernels in use: the best that this processor runs, or those that GPT2RT_KERNELS names. */
+/* The kernels in use: the best that this processor runs, unless others were chosen. */
 const Kernels *gpt2rt_kernels(void);
 
-/* Their name: scalar, avx2, avx512, amx or neon. */
-EXPORTED const char *gpt2rt_instruction_set(void);
+/* The name of the best: scalar, avx2, avx512, amx or neon. */
+EXPORTED const char *gpt2rt_best(void);
 
 /* Use the kernels of this name from now on; 0 if this processor does not run them. */
 EXPORTED int gpt2rt_use(const char *name);

@@ -37,7 +37,7 @@ INLINE i32x16 unit_sums(Unit steps, Unit row) {
     return (i32x16){_mm256_madd_epi16(_mm256_maddubs_epi16(steps.low, row.low), ones),
                     _mm256_madd_epi16(_mm256_maddubs_epi16(steps.high, row.high), ones)};
 }
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__ARM_FEATURE_DOTPROD) && !defined(PORTABLE)
 typedef struct { int8x16_t v[4]; } Unit;
 INLINE Unit load_steps(const uint8_t *w) {
     Unit u;

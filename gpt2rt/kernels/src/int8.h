@@ -102,7 +102,7 @@ static void widened_sums(const Integer *x, size_t stride, const int32_t *row_sum
         wide_tile(x + m * stride, stride, row_sum + m, wide, sums + m * COLUMNS, 1, 1);
 }
 
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__ARM_FEATURE_DOTPROD) && !defined(PORTABLE)
 
 INT8_TILE {
     int32x4_t acc[16];
@@ -150,6 +150,7 @@ static void configure_tiles(void) {
         uint8_t rows[16];
     } all = {.palette = 1};
     for (int i = 0; i < 8; i++) all.bytes[i] = 64, all.rows[i] = TILE_ROWS;
+    __asm__ volatile("" : : "r"(&all) : "memory"); /* GCC 12 says that 8 bytes of it are read */
     _tile_loadconfig(&all);
 }
 

@@ -2,6 +2,7 @@
  *
  * Every operation here is exact or rounds once, as IEEE 754 says, so a result has the same bits
  * whichever of the four versions below is compiled. Sums over lanes are made in one order (`sum16`).
+ * That holds for threads that do not flush subnormal numbers to zero, as none does by default.
  */
 #ifndef GPT2RT_LANES_H
 #define GPT2RT_LANES_H
@@ -16,7 +17,9 @@
 /* Loops over an array that has to stay in registers. */
 #define UNROLL _Pragma("GCC unroll 16")
 
-#if defined(__AVX512F__)
+#if defined(PORTABLE) /* the version for any processor, below, whatever the compiler knows of this one */
+#define ANY_PROCESSOR
+#elif defined(__AVX512F__)
 
 #include <immintrin.h>
 typedef __m512 f32x16;
@@ -296,7 +299,11 @@ INLINE void sums_of(f32x16 *a, const int n, float *out) {
 }
 #undef FOUR
 
-#else /* any processor */
+#else
+#define ANY_PROCESSOR
+#endif
+
+#if defined(ANY_PROCESSOR)
 
 typedef struct { float v[LANES]; } f32x16;
 typedef struct { int32_t v[LANES]; } i32x16;

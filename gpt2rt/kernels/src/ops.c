@@ -14,6 +14,7 @@
 #define DOMAIN_NAME "gpt2rt"
 #define MOST_INPUTS 8
 #define GROUP_COLUMNS 16 /* of INT8 weights, side by side */
+#define MOST_K (1 << 17) /* 127 * 128 times this is below 2^31 */
 #define TASK_ROWS 240    /* most rows of a task: what they read stays in the L2 cache */
 
 const OrtAnyFunction *ort_api;
@@ -253,6 +254,7 @@ static OrtStatus *read_product(const Instance *instance, const Tensor *in, Produ
     const Op *op = instance->op;
     CHECK(in[0].rank == 2 && in[0].sizes[1] > 0, "x has to be [rows, k]");
     const int64_t m = in[0].sizes[0], k = in[0].sizes[1];
+    CHECK(k <= MOST_K, "x is too wide: sums would not fit 32 bits");
     *p = (Product){.format = op->format, .m = (size_t)m, .k = (size_t)k, .x = in[0].data,
                    .epsilon = instance->number, .gelu = op->gelu};
     const Tensor *next = in + 1;
@@ -341,13 +343,29 @@ static size_t group_tokens(const Attention *a, size_t *first) {
     return groups;
 }
 
+/* No position twice: tokens of a slot come in ascending order. */
+static OrtStatus *check_order(const Op *op, const Attention *a) {
+    int32_t *next = calloc(a->slots ? a->slots : 1, sizeof *next);
+    CHECK(next, "no memory");
+    int ascending = 1;
+    for (size_t token = 0; token < a->t; token++) {
+        int32_t *least = &next[a->slot[token]];
+        ascending &= a->position[token] >= *least;
+        *least = a->position[token] + 1;
+    }
+    free(next);
+    CHECK(ascending, "positions of a slot have to ascend");
+    return NULL;
+}
+
 static OrtStatus *read_attention(const Instance *instance, const Tensor *in, Attention *a) {
     const Op *op = instance->op;
     const int64_t *kv = in[3].sizes, t = in[0].sizes[0];
     CHECK(in[3].rank == 4 && in[4].rank == 4 && !memcmp(kv, in[4].sizes, sizeof in[4].sizes),
           "past keys and values have to be [slots, heads, positions, width], both of one shape");
     CHECK(kv[3] > 0 && kv[3] % 16 == 0, "the width of a head has to be a multiple of 16");
-    CHECK(kv[1] > 0 && has_sizes(&in[0], 2, t, 3 * kv[1] * kv[3], 0),
+    CHECK(kv[1] > 0 && kv[1] <= MOST_K && kv[3] <= MOST_K, "too many heads, or too wide ones");
+    CHECK(has_sizes(&in[0], 2, t, 3 * kv[1] * kv[3], 0),
           "queries, keys and values do not have the width of the past ones");
     CHECK(has_sizes(&in[1], 1, t, 0, 0) && has_sizes(&in[2], 1, t, 0, 0),
           "not one slot and one position for each token");
@@ -360,7 +378,7 @@ static OrtStatus *read_attention(const Instance *instance, const Tensor *in, Att
         CHECK(a->position[token] >= 0 && a->position[token] < kv[2],
               "a position beyond the keys and values");
     }
-    return NULL;
+    return check_order(op, a);
 }
 
 /* The present keys or values: the same memory as the past ones, or a copy. */
@@ -473,7 +491,12 @@ EXPORTED OrtStatus *ORT_CALL RegisterCustomOps(OrtOptions *options, const OrtApi
 /* Called by ONNX Runtime's SessionOptions.register_custom_ops_library. */
 EXPORTED OrtStatus *ORT_CALL RegisterCustomOps(OrtOptions *options, const OrtApiBase *base) {
     static OrtDomain *domain; /* for all sessions of the process; ONNX Runtime does not own it */
-    ort_api = base->get_api(ORT_VERSION);
+    const OrtAnyFunction *api = base->get_api(ORT_VERSION);
+    if (!api) { /* an ONNX Runtime before 1.17, which tells so with what it has */
+        ort_api = base->get_api(1);
+        return ort_api ? ort_error(ORT_FAIL, "gpt2rt's kernels need ONNX Runtime 1.17") : NULL;
+    }
+    ort_api = api;
     if (!domain) {
         OrtDomain *made = NULL;
         TRY(ort_new_domain(DOMAIN_NAME, &made));

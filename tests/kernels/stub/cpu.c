@@ -6,10 +6,10 @@
 
 void twice_scalar(const float *x, float *y, size_t n);
 
-EXPORT const char *gpt2rt_instruction_set(void);
+EXPORT const char *gpt2rt_best(void);
 EXPORT int gpt2rt_use(const char *name);
 
-EXPORT const char *gpt2rt_instruction_set(void) { return "scalar"; }
+EXPORT const char *gpt2rt_best(void) { return "scalar"; }
 
 EXPORT int gpt2rt_use(const char *name) { return !strcmp(name, "scalar"); }
 
