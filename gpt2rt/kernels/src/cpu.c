@@ -64,7 +64,7 @@ static int has_neon(void) {
     return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP: dot products */
 }
 #elif defined(_WIN32)
-#include <windows.h>
+__declspec(dllimport) int IsProcessorFeaturePresent(unsigned long); /* windows.h has a FLOAT, too */
 static int has_neon(void) { return IsProcessorFeaturePresent(43); } /* dot products */
 #else
 static int has_neon(void) { return 1; } /* every 64-bit Mac has dot products */
@@ -92,7 +92,8 @@ static _Atomic(const Kernels *) chosen;
 
 const Kernels *gpt2rt_kernels(void) {
     const Kernels *kernels = chosen;
-    return kernels ? kernels : usable(0);
+    if (!kernels) chosen = kernels = usable(0);
+    return kernels;
 }
 
 EXPORTED const char *gpt2rt_best(void) { return usable(0)->name; }
