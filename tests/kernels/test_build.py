@@ -47,7 +47,7 @@ def test_another_platform_is_an_error_that_lists_them() -> None:
 
 
 def test_other_machines_have_portable_code() -> None:
-    assert build.Target("linux_riscv64", "linux", "riscv64").instruction_sets == {"scalar": ()}
+    assert [*build.Target("linux_riscv64", "linux", "riscv64").instruction_sets] == ["scalar"]
 
 
 def script(path: Path, text: str) -> str:
