@@ -41,16 +41,41 @@ static int has_avx512(void) {
 }
 
 #if defined(AMX_EMULATED)
-static int has_amx(void) { return has_avx512(); }
+static int has_amx(void) { return has_avx512() && gpt2rt_kernels_amx.sound(); }
 #elif defined(__linux__)
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static sigjmp_buf refused;
+static void refuse(int number) {
+    (void)number;
+    siglongjmp(refused, 1);
+}
+
+/* Whether the kernels for AMX work, without an end of the process if an instruction is refused. */
+static int tiles_work(void) {
+    struct sigaction now = {.sa_handler = refuse}, before;
+    volatile int work = 0;
+    if (sigaction(SIGILL, &now, &before)) return 0;
+    if (!sigsetjmp(refused, 1)) work = gpt2rt_kernels_amx.sound();
+    sigaction(SIGILL, &before, NULL);
+    return work;
+}
+
 /* A process has to ask the system for the tiles' registers. */
-static int has_amx(void) {
+static int asked_for_tiles(void) {
     const uint32_t tile = 1u << 24, int8 = 1u << 25;
     const long ask = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM */
     return has_avx512() && bits(cpuid(7, 0).d, tile | int8) &&
            bits((uint32_t)enabled_states(), 3u << 17) && !syscall(SYS_arch_prctl, ask, tile_data);
+}
+
+static int has_amx(void) {
+    static _Atomic int known; /* 0: not yet, 1: no, 2: yes */
+    if (!known) known = asked_for_tiles() && tiles_work() ? 2 : 1;
+    return known == 2;
 }
 #else
 static int has_amx(void) { return 0; }

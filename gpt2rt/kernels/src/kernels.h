@@ -57,6 +57,8 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    /* Whether they compute here what they should; NULL: that needs no trial. */
+    int (*sound)(void);
     /* A layer norm of a row of k values (Ba, Kiros and Hinton 2016), with the biased variance. */
     void (*norm)(const float *x, const float *gain, const float *shift, size_t k, float epsilon,
                  float *y);
