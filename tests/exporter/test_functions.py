@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+import integers
 import reference
 from gpt2rt.kernels.library import kernels
 from gpt2rt_export.onnx_graph.attention_function import INPUTS
@@ -87,11 +88,8 @@ def widened(form: Format, tensors: tuple[Array, ...], k: int) -> Floats:
         rows = w.transpose(0, 2, 1, 3).reshape(16 * len(w), -1)[:n, :k]
         return np.asarray((rows - 128) * rest[0][:, None])
     if form is INT4:
-        packed, _, zeros = tensors
-        steps = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
-        zero = np.stack([zeros & 15, zeros >> 4], -1).reshape(len(zeros), -1)[:, : packed.shape[1]]
-        wide = (steps - zero[..., None].astype(np.float64)) * rest[0][..., None]
-        return np.asarray(wide.reshape(len(packed), -1)[:, :k])
+        packed, scales, zeros = tensors
+        return np.asarray(integers.widened(packed, scales, zeros, k), np.float64)
     return np.asarray(w)
 
 

@@ -61,7 +61,7 @@ def test_what_was_checked_once_is_not_read_again(
 ) -> None:
     download(release, place, network(server))
     monkeypatch.setattr("gpt2rt_export.fetch.download.fault", None)  # would be called to check
-    download(release, place, network(NOWHERE))
+    assert download(release, place, network(NOWHERE)).fetched == ()
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
