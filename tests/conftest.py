@@ -31,6 +31,15 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_user_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads the bundles of whoever runs it: they may be of another release."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2RT_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("GPT2RT_MODEL", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_weights() -> LargerWeights:
     return LargerWeights(TINY, seed=7)
