@@ -80,16 +80,19 @@ def call(name: str, feeds: Mapping[str, Array], **attributes: object) -> list[Ar
 # ---- products
 
 
-def widened(form: Format, tensors: tuple[Array, ...], k: int) -> Floats:
+def widened(form: Format, tensors: tuple[Array, ...], n: int, k: int) -> Floats:
     """[N,K] as the tensors say, restated from the layout of ONNX Runtime's documentation."""
     w, *rest = (tensor.astype(np.float64) for tensor in tensors)
     if form is INT8:
-        n = len(rest[0])
-        rows = w.transpose(0, 2, 1, 3).reshape(16 * len(w), -1)[:n, :k]
+        rows = integers.ungrouped(w, n).reshape(n, -1)[:, :k]
         return np.asarray((rows - 128) * rest[0][:, None])
     if form is INT4:
         packed, scales, zeros = tensors
-        return np.asarray(integers.widened(packed, scales, zeros, k), np.float64)
+        blocks = packed.shape[1]
+        packed = integers.ungrouped(packed.reshape(len(packed), -1, 16, 4), n)
+        scales, zeros = (integers.ungrouped(x[..., None], n)[..., 0] for x in (scales, zeros))
+        wide = integers.widened(packed.reshape(n, blocks, -1), scales, zeros, k)
+        return np.asarray(wide, np.float64)
     return np.asarray(w)
 
 
@@ -109,7 +112,7 @@ def tensors_of(form: Format, k: int, n: int) -> tuple[dict[str, Array], Floats, 
     w[n // 2] = 0
     made = form.make(w)
     sizes: dict[str, object] = {"K": k, "N": n} if form.sized else {}
-    return dict(zip(form.inputs, made, strict=True)), widened(form, made, k), sizes
+    return dict(zip(form.inputs, made, strict=True)), widened(form, made, n, k), sizes
 
 
 def normed_rows(x: Array, gain: Array, shift: Array) -> Floats:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+
+
+def ungrouped(part: NDArray[Any], rows: int) -> NDArray[Any]:
+    """[N/16,C,16,W] -> [N,C,W]: groups of 16 rows one after the other."""
+    groups, count, _, width = part.shape
+    return part.swapaxes(1, 2).reshape(-1, count, width)[:rows]
 
 
 def widened(q: Bytes, scale: Floats, zero: Bytes, k: int) -> Floats:

@@ -83,17 +83,18 @@ static void fail(const char *what, const char *version, size_t m, size_t k, size
 
 /* A weight as a number. */
 static double weight(const Product *p, size_t n, size_t k) {
-    const size_t blocks = (p->k + BLOCK - 1) / BLOCK, block = k / BLOCK;
+    const size_t blocks = (p->k + BLOCK - 1) / BLOCK, block = n / 16 * blocks + k / BLOCK;
     switch (p->format) {
     case INT8: {
         const size_t group = n / 16 * round_up(p->k, QUANTA) / 4 + k / 4;
         return (((const uint8_t *)p->w)[(group * 16 + n % 16) * 4 + k % 4] - 128) * (double)p->scale[n];
     }
     case INT4: {
-        const uint8_t byte = ((const uint8_t *)p->w)[(n * blocks + block) * 16 + k % BLOCK / 2];
-        const uint8_t zero = p->zero[n * ((blocks + 1) / 2) + block / 2];
-        const int step = byte >> 4 * (k % 2) & 15, origin = zero >> 4 * (block % 2) & 15;
-        return (step - origin) * from_half(p->block_scale[n * blocks + block]);
+        const size_t eight = block * 4 + k % BLOCK / 8, pair = n / 16 * ((blocks + 1) / 2) + k / BLOCK / 2;
+        const uint8_t byte = ((const uint8_t *)p->w)[(eight * 16 + n % 16) * 4 + k % 8 / 2];
+        const uint8_t zero = p->zero[pair * 16 + n % 16];
+        const int step = byte >> 4 * (k % 2) & 15, origin = zero >> 4 * (k / BLOCK % 2) & 15;
+        return (step - origin) * from_half(p->block_scale[block * 16 + n % 16]);
     }
     case HALF: return from_half(((const uint16_t *)p->w)[n * p->k + k]);
     default: return ((const float *)p->w)[n * p->k + k];
@@ -159,10 +160,11 @@ static void try_product(enum format format, const char *const *versions) {
     float *x = normals(m * k, 1, 0.1f), *gain = normals(k, 0.1f, 1), *shift = normals(k, 0.1f, 0);
     float *scale = normals(n, 1e-4f, 1e-3f), *bias = normals(n, 0.5f, 0);
     float *residual = normals(m * n, 1, 0);
-    uint16_t *block_scale = halves(n * blocks, 0.01f);
-    uint8_t *zero = bytes(n * ((blocks + 1) / 2), 0);
-    void *w = format == INT8 ? (void *)bytes(round_up(n, 16) * round_up(k, QUANTA), 1)
-              : format == INT4 ? (void *)bytes(n * blocks * 16, 0)
+    const size_t padded = round_up(n, 16);
+    uint16_t *block_scale = halves(padded * blocks, 0.01f);
+    uint8_t *zero = bytes(padded * ((blocks + 1) / 2), 0);
+    void *w = format == INT8 ? (void *)bytes(padded * round_up(k, QUANTA), 1)
+              : format == INT4 ? (void *)bytes(padded * blocks * 16, 0)
               : format == HALF ? (void *)halves(n * k, 0.1f) : (void *)normals(n * k, 0.1f, 0);
     if (!below(5)) memset(x + below(m) * k, 0, k * sizeof *x);
     Product p = {.format = format, .m = m, .k = k, .n = n, .x = x, .epsilon = 1e-5f, .w = w,

@@ -179,11 +179,7 @@ def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
 def wide_wte(b: Builder, name: str, out: str) -> str:
     """int8 rows and their scales -> float16 [V,D], computed once, when the graph is loaded."""
     q, scale = b.matrix(name, INT8)
-    rows = b.op("Transpose", [q], f"{out}/rows", perm=[0, 2, 1, 3])  # [V/16,16,D/4,4]
-    rows = b.op("Flatten", [rows], f"{out}/groups", axis=2)  # [16 V/16,D], padded
-    ends = np.array(b.hparams.variables()[f"model/{name}"], np.int64)
-    slices = [b.constant(f"{out}/start", np.zeros(2, np.int64)), b.constant(f"{out}/end", ends)]
-    q = b.op("Slice", [rows, *slices], f"{out}/steps")
+    q = ungrouped(b, q, [0, 2, 1, 3], b.hparams.variables()[f"model/{name}"], f"{out}/steps")
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     axis = b.constant("column", np.array([1], np.int64))
     scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
@@ -192,15 +188,34 @@ def wide_wte(b: Builder, name: str, out: str) -> str:
     return b.op("Cast", [product], out, to=TensorProto.FLOAT16)
 
 
+def ungrouped(b: Builder, part: str, perm: list[int], sizes: tuple[int, ...], out: str) -> str:
+    """The rows [N,...] of weights in groups of 16, whose axes in this order have the rows in front.
+
+    `sizes`: of the axes of what it gives, of which padding is cut off.
+    """
+    turned = b.op("Transpose", [part], f"{out}/turned", perm=perm)
+    rows = b.op("Flatten", [turned], f"{out}/rows", axis=2)
+    start = b.constant(f"{out}/start", np.zeros(len(sizes), np.int64))
+    return b.op("Slice", [rows, start, b.constant(f"{out}/end", np.array(sizes, np.int64))], out)
+
+
 def int4_tokens(b: Builder) -> str:
     return b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/tokens", axis=0)
 
 
 def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
     k, n = b.shape(scope)
+    w, scale, zero = b.matrix(f"{scope}/w", INT4)
+    w = ungrouped(b, w, [0, 3, 1, 2, 4], (n,), f"{out}/steps")
+    shape = b.constant("int4_blocks", np.array([0, -1, BLOCK // 2], np.int64))
+    blocks = b.op("Reshape", [w, shape], f"{out}/blocks")
+    scale, zero = (
+        ungrouped(b, part, [0, 2, 1], (n,), f"{out}/{name}")
+        for part, name in ((scale, "scale"), (zero, "zero"))
+    )
     return b.op(
         "MatMulNBits",
-        [x, *b.matrix(f"{scope}/w", INT4)],
+        [x, blocks, scale, zero],
         out,
         domain=MICROSOFT,
         K=k,

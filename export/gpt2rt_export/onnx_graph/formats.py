@@ -1,7 +1,7 @@
 """The table of weight formats: how a matrix is stored, and the product of float32 rows with it.
 
-A matrix is stored [N,K], the weights of an output side by side (for Int8 in groups of 16 outputs),
-so that one copy of `wte` is read by the row as embedding and multiplied by as lm_head.
+A matrix is stored [N,K], the weights of an output side by side (whole numbers in groups of 16
+outputs), so that one copy of `wte` is read by the row as embedding and multiplied by as lm_head.
 
 Int8 is W8A8: whole numbers with a scale for every row of activations (made at run time) and for
 every output. Sums are of whole numbers, hence exact in any order. Int4 is W4A8: a scale and a zero
@@ -11,14 +11,14 @@ point for every 32 weights of an output; the token embedding and the lm_head of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import TensorProto
 
 from gpt2rt_export.onnx_graph.body import MICROSOFT, Body
-from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half, int4_blocks, int8_groups
+from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half, int4_groups, int8_groups
 from gpt2rt_export.onnx_graph.weights import Array
 
 # The least number that a row of activations is divided by: a row of zeros stays zeros.
@@ -84,15 +84,24 @@ def int8_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
     return b.op("Mul", [wide, scales])
 
 
+def ungrouped(b: Body, part: str, perm: Sequence[int]) -> str:
+    """The rows [N,...] of weights in groups of 16, whose axes in this order have the rows in front."""
+    rows = b.op("Flatten", [b.op("Transpose", [part], perm=perm)], axis=2)
+    return b.op("Slice", [rows, b.constant([0]), b.size("N")])
+
+
 def int4_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
     w, scale, zero = weights
+    turned = ungrouped(b, w, [0, 3, 1, 2, 4])
+    blocks = b.op("Reshape", [turned, b.constant([0, -1, BLOCK // 2])])
+    scale, zero = (ungrouped(b, part, [0, 2, 1]) for part in (scale, zero))
     rows, row_scale = quantised(b, x)
     whole = b.op("Cast", [rows], to=TensorProto.FLOAT)
     whole = b.op("Sub", [whole, b.constant(ZERO_POINT, np.float32)])
     wide = b.op("Cast", [scale], to=TensorProto.FLOAT)
     product = b.op(
         "MatMulNBits",
-        [whole, w, wide, zero],
+        [whole, blocks, wide, zero],
         domain=MICROSOFT,
         refs=("K", "N"),
         bits=4,
@@ -105,7 +114,7 @@ FLOAT = Format("Float", ("",), lambda w: (w,), float_product)
 HALF = Format("Half", ("/fp16",), lambda w: (half(w),), half_product)
 INT8 = Format("Int8", ("/int8", "/scale"), int8_groups, int8_product, sized=True, integer=True)
 INT4 = Format(
-    "Int4", ("/int4", "/scale", "/zero"), int4_blocks, int4_product, sized=True, integer=True
+    "Int4", ("/int4", "/scale", "/zero"), int4_groups, int4_product, sized=True, integer=True
 )
 EVERY_FORMAT = (FLOAT, HALF, INT8, INT4)
 

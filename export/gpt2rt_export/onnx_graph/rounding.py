@@ -23,21 +23,36 @@ def int8_rows(w: Array) -> tuple[Array, Array]:  # [N,K] -> uint8 [N,K], float32
     return steps.astype(np.uint8), scale.astype(np.float32)
 
 
-GROUP, QUAD, PADDED = 16, 4, 64  # of `int8_groups`
+# Kernels read weights in groups of 16 rows: the first `QUAD` numbers of each row, then the next ones.
+GROUP, QUAD, PADDED = 16, 4, 64
 
 
 def int8_groups(w: Array) -> tuple[Array, Array]:
     """8-bit weights as kernels read them: [N,K] -> uint8 [N/16,K/4,16,4], float32 [N].
 
-    A group has 16 rows: the first four weights of each, then the next four. N is padded to a
-    multiple of 16 and K of 64, with `ZERO_POINT`, which stands for zero.
+    N is padded to a multiple of 16 and K of 64, with `ZERO_POINT`, which stands for zero.
     """
     q, scale = int8_rows(w)
-    n, k = q.shape
-    padding = ((0, -n % GROUP), (0, -k % PADDED))
-    padded = np.pad(q, padding, constant_values=ZERO_POINT)
-    groups = padded.reshape(-1, GROUP, padded.shape[1] // QUAD, QUAD)
-    return np.ascontiguousarray(groups.transpose(0, 2, 1, 3)), scale
+    padded = np.pad(q, ((0, 0), (0, -q.shape[1] % PADDED)), constant_values=ZERO_POINT)
+    return _grouped(padded.reshape(len(q), -1, QUAD), ZERO_POINT), scale
+
+
+def int4_groups(w: Array) -> tuple[Array, Array, Array]:
+    """4-bit weights as kernels read them: those of `int4_blocks`, with N padded to a multiple of 16.
+
+    [N,K] -> uint8 [N/16,B,4,16,4], float16 [N/16,B,16], uint8 [N/16,B/2,16].
+    """
+    q, scale, zero = int4_blocks(w)
+    fours = _grouped(q.reshape(len(q), -1, QUAD))
+    fours = fours.reshape(len(fours), -1, BLOCK // 2 // QUAD, GROUP, QUAD)
+    return fours, _grouped(scale[..., None])[..., 0], _grouped(zero[..., None])[..., 0]
+
+
+def _grouped(rows: Array, padding: int = 0) -> Array:  # [N,C,W] -> [N/16,C,16,W]
+    n, count, width = rows.shape
+    padded = np.pad(rows, ((0, -n % GROUP), (0, 0), (0, 0)), constant_values=padding)
+    groups = padded.reshape(-1, GROUP, count, width)
+    return np.ascontiguousarray(groups.transpose(0, 2, 1, 3))
 
 
 def int4_blocks(w: Array) -> tuple[Array, Array, Array]:

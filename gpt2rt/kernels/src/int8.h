@@ -5,6 +5,9 @@
  * then the next four, [n / 16][k / 4][16][4] with k padded to 64. So sums of 16 columns are side by
  * side, nothing is packed and memory is read in order.
  */
+#ifndef GPT2RT_INT8_H
+#define GPT2RT_INT8_H
+
 #include "kernels.h"
 #include "lanes.h"
 #include "rows.h"
@@ -23,6 +26,12 @@
 /* In assembly, since GCC 12 copies the accumulator before and after the intrinsic. */
 INLINE __m512i dot_add(__m512i sums, __m512i w, __m512i x) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
+    return sums;
+}
+
+/* The same with four values that are read and repeated. */
+INLINE __m512i dot_add_four(__m512i sums, __m512i w, const int8_t *x) {
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*(const int8_t(*)[4])x));
     return sums;
 }
 
@@ -232,3 +241,5 @@ static void int8_sums(const Product *p, size_t m0, size_t rows, size_t n0, size_
     TILES(SHAPE)
 #undef SHAPE
 }
+
+#endif

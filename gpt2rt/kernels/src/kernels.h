@@ -11,8 +11,8 @@ enum format { INT8, INT4, HALF, FLOAT, FORMATS };
 #define BLOCK 32  /* int4 weights that share a scale and a zero point */
 #define COLUMNS 64 /* columns that are multiplied together */
 
-/* y = x W^T, with what is around it: x [m,k] float, W [n,k] in a format, y [m,n] float. For INT8 W
- * lies as int8.h says, else by the row. */
+/* y = x W^T, with what is around it: x [m,k] float, W [n,k] in a format, y [m,n] float. For INT8
+ * and INT4 W lies as int8.h and int4.h say, else by the row. */
 typedef struct {
     enum format format;
     size_t m, k, n;
@@ -21,8 +21,8 @@ typedef struct {
     float epsilon;
     const void *w;
     const float *scale;          /* INT8: [n] */
-    const uint16_t *block_scale; /* INT4: [n, blocks] float16 */
-    const uint8_t *zero;         /* INT4: [n, (blocks + 1) / 2], low half first */
+    const uint16_t *block_scale; /* INT4: [n / 16, blocks, 16] float16 */
+    const uint8_t *zero;         /* INT4: [n / 16, (blocks + 1) / 2, 16], low half first */
     const float *bias;           /* [n]; NULL: none */
     int gelu;                    /* whether OpenAI's GELU follows */
     const float *residual;       /* [m,n], added at the end; NULL: none */

@@ -13,7 +13,7 @@
 
 #define DOMAIN_NAME "gpt2rt"
 #define MOST_INPUTS 8
-#define GROUP_COLUMNS 16 /* of INT8 weights, side by side */
+#define GROUP_COLUMNS 16 /* of INT8 and INT4 weights, side by side */
 #define MOST_K (1 << 17) /* 127 * 128 times this is below 2^31 */
 #define TASK_ROWS 240    /* most rows of a task: what they read stays in the L2 cache */
 
@@ -33,14 +33,15 @@ typedef struct {
 
 typedef struct {
     const Op *op;
-    float number; /* epsilon or scale */
+    float number;    /* epsilon or scale */
+    int64_t columns; /* of INT4 weights */
 } Instance;
 
 /* An input: its data, rank and sizes. */
 typedef struct {
     const void *data;
     size_t rank;
-    int64_t sizes[4];
+    int64_t sizes[5];
 } Tensor;
 
 static OrtStatus *wrong(const Op *op, const char *what) {
@@ -106,10 +107,12 @@ static OrtStatus *ORT_CALL create(const OrtOp *self, const OrtAnyFunction *api, 
     const Op *op = (const Op *)self;
     Instance *made = malloc(sizeof *made);
     if (!made) return wrong(op, "no memory");
-    *made = (Instance){op, 0};
+    *made = (Instance){.op = op};
     const char *name = op->kind == ATTENTION ? "scale" : "epsilon";
     const int needs = op->kind == NORM || op->kind == ATTENTION || op->norm;
     OrtStatus *status = needs ? ort_attribute(info, name, &made->number) : NULL;
+    if (!status && op->kind == PRODUCT && op->format == INT4)
+        status = ort_whole_attribute(info, "N", &made->columns);
     if (status)
         free(made);
     else
@@ -128,7 +131,7 @@ static OrtStatus *read_input(const OrtContext *context, size_t index, Tensor *in
     TRY(ort_shape(value, &shape));
     into->data = data;
     OrtStatus *status = ort_rank(shape, &into->rank);
-    if (!status) status = ort_sizes(shape, into->sizes, into->rank < 4 ? into->rank : 4);
+    if (!status) status = ort_sizes(shape, into->sizes, into->rank < 5 ? into->rank : 5);
     ort_release_shape(shape);
     return status;
 }
@@ -229,15 +232,27 @@ static OrtStatus *check_groups(const Op *op, const Tensor *w, int64_t k) {
     return NULL;
 }
 
-static OrtStatus *check_weights(const Op *op, const Tensor *w, Product *p) {
-    const int64_t k = (int64_t)p->k, blocks = (k + BLOCK - 1) / BLOCK, n = w->sizes[0];
+/* Weights in groups of 16 columns, with scales and zero points for their blocks. */
+static OrtStatus *check_blocks(const Op *op, const Tensor *w, int64_t k, int64_t n) {
+    const int64_t blocks = (k + BLOCK - 1) / BLOCK, groups = w->sizes[0];
+    CHECK(n > 0 && (n - 1) / GROUP_COLUMNS + 1 == groups, "not as many weights as N says");
+    CHECK(has_sizes(w, 5, groups, blocks, BLOCK / 8) && w->sizes[3] == GROUP_COLUMNS &&
+              w->sizes[4] == 4,
+          "weights do not have the width of x");
+    CHECK(has_sizes(&w[1], 3, groups, blocks, GROUP_COLUMNS), "scales do not fit the weights");
+    CHECK(has_sizes(&w[2], 3, groups, (blocks + 1) / 2, GROUP_COLUMNS),
+          "zero points do not fit the weights");
+    return NULL;
+}
+
+static OrtStatus *check_weights(const Instance *instance, const Tensor *w, Product *p) {
+    const Op *op = instance->op;
+    const int64_t k = (int64_t)p->k, n = w->sizes[0];
     if (op->format == INT4) {
-        CHECK(has_sizes(&w[0], 3, n, blocks, BLOCK / 2), "weights do not have the width of x");
-        CHECK(has_sizes(&w[1], 2, n, blocks, 0), "scales do not fit the weights");
-        CHECK(has_sizes(&w[2], 2, n, (blocks + 1) / 2, 0), "zero points do not fit the weights");
+        TRY(check_blocks(op, w, k, instance->columns));
         p->block_scale = w[1].data;
         p->zero = w[2].data;
-        p->n = (size_t)n;
+        p->n = (size_t)instance->columns;
     } else if (op->format == INT8) {
         TRY(check_groups(op, w, k));
         p->scale = w[1].data;
@@ -265,7 +280,7 @@ static OrtStatus *read_product(const Instance *instance, const Tensor *in, Produ
         p->shift = next[1].data;
         next += 2;
     }
-    TRY(check_weights(op, next, p));
+    TRY(check_weights(instance, next, p));
     next += weight_inputs(op->format);
     if (op->bias) {
         CHECK(has_sizes(next, 1, (int64_t)p->n, 0, 0), "the bias does not fit the weights");

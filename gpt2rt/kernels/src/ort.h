@@ -91,6 +91,9 @@ static inline OrtStatus *ort_shape(const OrtValue *value, OrtShape **shape) {
 static inline OrtStatus *ort_attribute(const OrtInfo *info, const char *name, float *value) {
     return ORT_FUNCTION(85, const OrtInfo *, const char *, float *)(info, name, value);
 }
+static inline OrtStatus *ort_whole_attribute(const OrtInfo *info, const char *name, int64_t *value) {
+    return ORT_FUNCTION(86, const OrtInfo *, const char *, int64_t *)(info, name, value);
+}
 static inline OrtStatus *ort_input(const OrtContext *context, size_t index, OrtValue **value) {
     return ORT_FUNCTION(90, const OrtContext *, size_t, OrtValue **)(context, index, value);
 }

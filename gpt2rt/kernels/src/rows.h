@@ -61,11 +61,8 @@ static float row_scale(const float *x, size_t k, float *inverse) {
     return largest / 127.0f + sum16(finite);
 }
 
-/* The place of value k in a row for int4: the even ones of 64 values, then the odd ones, as the
- * halves of bytes lie. */
-INLINE size_t int4_place(size_t k) { return k / 64 * 64 + k % 2 * 32 + k % 64 / 2; }
-
-/* Put 64 integers where the product reads them; for int4 also the sums of their two blocks. */
+/* Put 64 integers where the product reads them; for int4 the even ones of eight before the odd ones,
+ * and the sums of two blocks, negative. */
 static void place(const Product *p, int8_t *row, size_t start, const int8_t *units) {
     if (p->format == INT8) {
         Integer *into = (Integer *)(void *)row + start;
@@ -76,9 +73,9 @@ static void place(const Product *p, int8_t *row, size_t start, const int8_t *uni
     for (size_t i = 0; i < QUANTA; i += BLOCK) {
         int32_t sum = 0;
         for (size_t j = i; j < i + BLOCK; j++) sum += units[j];
-        if (start + i < p->k) sums[i / BLOCK] = (float)sum;
+        if (start + i < p->k) sums[i / BLOCK] = -(float)sum;
     }
-    for (size_t i = 0; i < QUANTA; i++) row[start + int4_place(i)] = units[i];
+    for (size_t i = 0; i < QUANTA; i++) row[start + i / 8 * 8 + i % 2 * 4 + i % 8 / 2] = units[i];
 }
 
 static void quantise(const Product *p, const float *x, size_t row) {
@@ -115,8 +112,8 @@ static void prepare(const Product *p, size_t first, size_t last) {
     }
 }
 
-/* The bytes of a prepared row: integers, for INT4 with the sums of its blocks as floats behind
- * them, or floats. */
+/* The bytes of a prepared row: integers, for INT4 with the negative sums of its blocks as floats
+ * behind them, or floats. */
 static size_t row_bytes(enum format format, size_t k) {
     const size_t blocks = (k + BLOCK - 1) / BLOCK;
     switch (format) {
