@@ -103,12 +103,25 @@ BLOCK_SUMS {
 #endif
 
 /* 16 zero points, of which a byte holds those of an even block and of the one behind it. */
+#if defined(__AVX2__)
+INLINE f32x16 zero_points(const uint8_t *zero, size_t block) {
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(zero + block / 2 * LANES));
+    const __m128i whole = _mm_and_si128(block % 2 ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(whole));
+#else
+    return as_floats((i32x16){_mm256_cvtepu8_epi32(whole),
+                              _mm256_cvtepu8_epi32(_mm_srli_si128(whole, 8))});
+#endif
+}
+#else
 INLINE f32x16 zero_points(const uint8_t *zero, size_t block) {
     int32_t whole[LANES];
     const int shift = 4 * (int)(block % 2);
     for (int i = 0; i < LANES; i++) whole[i] = zero[block / 2 * LANES + i] >> shift & 15;
     return as_floats(load_ints(whole));
 }
+#endif
 
 /* M rows times a group: the sums of each block, less its zero points times the sum of the row's
  * values, which is exact in a float, times its scales. */

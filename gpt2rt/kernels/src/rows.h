@@ -75,7 +75,11 @@ static void place(const Product *p, int8_t *row, size_t start, const int8_t *uni
         for (size_t j = i; j < i + BLOCK; j++) sum += units[j];
         if (start + i < p->k) sums[i / BLOCK] = -(float)sum;
     }
-    for (size_t i = 0; i < QUANTA; i++) row[start + i / 8 * 8 + i % 2 * 4 + i % 8 / 2] = units[i];
+    for (size_t i = 0; i < QUANTA; i += 8)
+        for (size_t j = 0; j < 4; j++) {
+            row[start + i + j] = units[i + 2 * j];
+            row[start + i + 4 + j] = units[i + 2 * j + 1];
+        }
 }
 
 static void quantise(const Product *p, const float *x, size_t row) {
