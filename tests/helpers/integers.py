@@ -13,7 +13,7 @@ Bytes = NDArray[np.uint8]
 
 def ungrouped(part: NDArray[Any], rows: int) -> NDArray[Any]:
     """[N/16,C,16,W] -> [N,C,W]: groups of 16 rows one after the other."""
-    groups, count, _, width = part.shape
+    _, count, _, width = part.shape
     return part.swapaxes(1, 2).reshape(-1, count, width)[:rows]
 
 

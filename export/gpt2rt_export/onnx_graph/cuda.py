@@ -189,9 +189,9 @@ def wide_wte(b: Builder, name: str, out: str) -> str:
 
 
 def ungrouped(b: Builder, part: str, perm: list[int], sizes: tuple[int, ...], out: str) -> str:
-    """The rows [N,...] of weights in groups of 16, whose axes in this order have the rows in front.
+    """Weights in groups of 16 rows as rows of these sizes, without padding.
 
-    `sizes`: of the axes of what it gives, of which padding is cut off.
+    `perm` is the order of axes that has the rows in front.
     """
     turned = b.op("Transpose", [part], f"{out}/turned", perm=perm)
     rows = b.op("Flatten", [turned], f"{out}/rows", axis=2)

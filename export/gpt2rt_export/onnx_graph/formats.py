@@ -85,7 +85,7 @@ def int8_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
 
 
 def ungrouped(b: Body, part: str, perm: Sequence[int]) -> str:
-    """The rows [N,...] of weights in groups of 16, whose axes in this order have the rows in front."""
+    """Weights in groups of 16 rows as rows [N,...]; `perm` has the axes of the rows in front."""
     rows = b.op("Flatten", [b.op("Transpose", [part], perm=perm)], axis=2)
     return b.op("Slice", [rows, b.constant([0]), b.size("N")])
 

@@ -23,7 +23,7 @@ def int8_rows(w: Array) -> tuple[Array, Array]:  # [N,K] -> uint8 [N,K], float32
     return steps.astype(np.uint8), scale.astype(np.float32)
 
 
-# Kernels read weights in groups of 16 rows: the first `QUAD` numbers of each row, then the next ones.
+# Kernels read weights in groups of 16 rows: the first `QUAD` numbers of each, then the next ones.
 GROUP, QUAD, PADDED = 16, 4, 64
 
 
@@ -38,7 +38,7 @@ def int8_groups(w: Array) -> tuple[Array, Array]:
 
 
 def int4_groups(w: Array) -> tuple[Array, Array, Array]:
-    """4-bit weights as kernels read them: those of `int4_blocks`, with N padded to a multiple of 16.
+    """4-bit weights as kernels read them: `int4_blocks`, with N padded to a multiple of 16.
 
     [N,K] -> uint8 [N/16,B,4,16,4], float16 [N/16,B,16], uint8 [N/16,B/2,16].
     """
