@@ -149,8 +149,7 @@ INLINE void attend_rows(const Attention *a, size_t head, size_t first, float *sc
 
 /* ---- a block of QUERIES tokens, one in every lane: sums over lanes are left to no shuffle */
 
-#define CHUNK 64 /* positions whose keys are made floats at once: they stay in the L1 cache */
-#define TILE 4   /* positions that are scored together */
+#define TILE 4 /* positions that are scored together */
 
 /* Queries [LANES, width], `pitch` floats apart, to [width, LANES]. */
 static void turn(const float *q, size_t pitch, size_t width, float *turned) {
@@ -200,16 +199,13 @@ INLINE void score_block(const float *turned, const float *keys, size_t width, fl
 INLINE void scores_of_block(const Attention *a, const float *turned, const char *keys, size_t length,
                             float *scores, float *room, const int half) {
     const size_t width = a->width;
-    for (size_t start = 0; start < length; start += CHUNK) {
-        const size_t count = length - start < CHUNK ? length - start : CHUNK;
-        const float *chunk = floats_of(keys, start, count, width, room, half);
-        float *into = scores + start * LANES;
-        size_t at = 0;
-        for (; at + TILE <= count; at += TILE)
-            score_block(turned, chunk + at * width, width, a->scale, into + at * LANES, TILE);
-        for (; at < count; at++)
-            score_block(turned, chunk + at * width, width, a->scale, into + at * LANES, 1);
-    }
+    size_t at = 0;
+    for (; at + TILE <= length; at += TILE)
+        score_block(turned, floats_of(keys, at, TILE, width, room, half), width, a->scale,
+                    scores + at * LANES, TILE);
+    for (; at < length; at++)
+        score_block(turned, floats_of(keys, at, 1, width, room, half), width, a->scale,
+                    scores + at * LANES, 1);
 }
 
 /* Set the scores that do not count: query i sees `shared` + i positions. */
@@ -271,5 +267,5 @@ static void attend(const Attention *a, size_t head, size_t first, size_t count, 
 }
 
 static size_t scratch_floats(const Attention *a) {
-    return LANES * round_up(a->capacity, LANES) + (LANES + CHUNK) * a->width;
+    return LANES * round_up(a->capacity, LANES) + (LANES + TILE) * a->width;
 }
