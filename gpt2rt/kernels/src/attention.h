@@ -92,8 +92,9 @@ static float soften(float *scores, size_t length) {
     return 1.0f / sum16(sum);
 }
 
-/* Values of the positions that Q queries see, weighted, for D times 16 lanes. The first query sees
- * `shared` of them, each further one a position more; what all see is read once. */
+/* The values that Q queries see, weighted, for D times 16 lanes. The first query sees `shared`
+ * positions, each further one another; what all see is read once. The weight of query i at a position
+ * is weights[position * step + i * row] * inverse[i]. */
 INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *values, size_t shared,
                      size_t width, size_t d, const float *inverse, float *mixed, size_t pitch,
                      const int Q, const int D, const int half) {
@@ -115,7 +116,6 @@ INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *
         }
 }
 
-/* The weight of query i at a position is weights[position * step + i * row]. */
 INLINE void mix(const float *weights, size_t step, size_t row, const char *values, size_t shared,
                 size_t width, const float *inverse, float *mixed, size_t pitch, const int Q,
                 const int half) {
@@ -147,7 +147,7 @@ INLINE void attend_rows(const Attention *a, size_t head, size_t first, float *sc
         Q, half);
 }
 
-/* ---- a block of QUERIES tokens, one in every lane: sums over lanes are left to no shuffle */
+/* ---- 16 queries, one in each lane, so that no sum goes over lanes */
 
 #define TILE 4 /* positions that are scored together */
 
@@ -232,10 +232,11 @@ static void soften_block(float *scores, size_t shared, size_t padded, float *inv
     store(inverse, quotient(splat(1), all));
 }
 
+/* `attend` for 16 tokens. */
 INLINE void attend_block(const Attention *a, size_t head, size_t first, float *scratch,
                          const int half) {
     const size_t width = a->width, all = a->heads * width, pitch = 3 * all;
-    const size_t shared = (size_t)a->position[first] + 1, length = shared + QUERIES - 1;
+    const size_t shared = (size_t)a->position[first] + 1, length = shared + LANES - 1;
     const char *keys = head_of(a, a->keys, (size_t)a->slot[first], head);
     const char *values = head_of(a, a->values, (size_t)a->slot[first], head);
     float *mixed = a->mixed + first * all + head * width, inverse[LANES];
@@ -243,14 +244,14 @@ INLINE void attend_block(const Attention *a, size_t head, size_t first, float *s
     turn(a->qkv + first * pitch + head * width, pitch, width, turned);
     scores_of_block(a, turned, keys, length, scores, turned + width * LANES, half);
     soften_block(scores, shared, round_up(length, LANES), inverse);
-    for (size_t i = 0; i < QUERIES; i += 4)
+    for (size_t i = 0; i < LANES; i += 4)
         mix(scores + i, LANES, 1, values, shared + i, width, inverse + i, mixed + i * all, all, 4,
             half);
 }
 
 INLINE void attend_as(const Attention *a, size_t head, size_t first, size_t count, float *scratch,
                       const int half) {
-    if (count == QUERIES) {
+    if (count == LANES) { /* fewer than 13 or so are faster by the row */
         attend_block(a, head, first, scratch, half);
         return;
     }
