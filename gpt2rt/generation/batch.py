@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from weakref import ref
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.engine.engine import BUDGET, Engine
+from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import Gpt2rtError, QueueFull, StepFailed
 from gpt2rt.generation.client import Client
@@ -69,7 +69,8 @@ class BatchStatistics:
 class Batch:
     """The texts in progress of all clients of a model, and those that wait for a slot.
 
-    Without a `limit` there are slots for all clients, and memory is taken only while there are any. Only the thread with the lead uses what is marked so; `lock` guards the rest.
+    Without a `limit` there are slots for all clients, and memory is taken only while there are any.
+    Only the thread with the lead uses what is marked so; `lock` guards the rest.
     """
 
     def __init__(self, model: BatchModel) -> None:
@@ -85,7 +86,7 @@ class Batch:
         self._closed: Gpt2rtError | None = None
         self._slots: int | None = None
         self._most_queued: int | None = None
-        self._budget = BUDGET
+        self._budget: int | None = None
         # Of the thread with the lead:
         self._engine: Engine | None = None
         self._scheduler: Scheduler | None = None
@@ -107,18 +108,18 @@ class Batch:
             self._clients.add(client)
         return client
 
-    def limit(self, slots: int | None, queue: int | None, budget: int = BUDGET) -> None:
+    def limit(self, slots: int | None, queue: int | None, budget: int | None = None) -> None:
         """Keep that many slots, and that many tasks in the queue (None: as many as are asked for).
 
-        `budget` is the most tokens of prompts in a step beside texts in progress. Raises
-        `InvalidSetting` or `OutOfMemory` if the memory is too small.
+        `budget` is the most tokens of prompts in a step beside texts in progress (None: the
+        engine's own). Raises `InvalidSetting` or `OutOfMemory` if the memory is too small.
         """
         with self._lead.held():
             self._check_open()
             self._slots, self._most_queued, self._budget = slots, queue, budget
             if slots is not None:
                 self._room()
-            if self._engine is not None:
+            if self._engine is not None and budget is not None:
                 self._engine.budget = budget
 
     def close(self, error: Gpt2rtError) -> None:
@@ -257,7 +258,7 @@ class Batch:
         assert model is not None, "a model outlives the calls of its methods"
         if self._scheduler is None or self._engine is None:
             self._engine = model.engine(wanted)
-            self._engine.budget = self._budget
+            self._engine.budget = self._budget or self._engine.budget
             self._scheduler = Scheduler(self._engine, self._n_ctx, model.make_draft)
         elif self._engine.count < wanted and not self._scheduler.free:
             self._engine.resize(model.new_slots(wanted))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -512,3 +514,52 @@ def test_one_thread_steps_for_all_and_gives_way(model: GPT2) -> None:
     batch.close(InvalidSetting("enough"))
     assert not hanging([thread])
     assert str(client.ready()[-1].failure) == "enough"
+
+
+# ---- garbage and forks
+
+
+def test_the_garbage_collector_may_close_a_client_anywhere(model: GPT2) -> None:
+    """Even in a thread that holds the lock; its slots are free at the next step."""
+    with model.batch.client(1) as other:
+        client = model.batch.client(2)
+        client.submit(tasks(model, [request(0), request(1)]))
+        client.take()
+        with model.batch.lock:
+            client.close()
+        other.submit(tasks(model, [request(2)]))
+        drained(other)
+        assert model.batch.statistics.running == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_goes_on_with_texts_that_a_thread_of_its_parent_stepped(
+    tiny_models: dict[str, GPT2],
+) -> None:
+    model = tiny_models["fp32"]
+    wanted = [alone(model, request(n, 30)) for n in range(3)]
+    batch = limited(model, 4)
+    endless = batch.client(1, wake=lambda: None)
+    endless.submit(tasks(model, [request(4, 10_000)]))  # it slides
+    thread = threading.Thread(target=batch.drive, daemon=True)
+    thread.start()
+    for n in range(20):
+        client = batch.client(1)
+        client.submit(tasks(model, [request(n % 3, 30)]))
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if completed(drained(client)) == {n % 3: wanted[n % 3]} else 3)
+        until = time.monotonic() + WATCHDOG
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        if ended[0] == 0:
+            os.kill(child, signal.SIGKILL)
+        assert ended[0] == child, "the child hangs"
+        assert os.waitstatus_to_exitcode(ended[1]) == 0
+        assert completed(drained(client)) == {n % 3: wanted[n % 3]}  # and so does the parent
+        client.close()
+    endless.close()
+    batch.close(InvalidSetting("enough"))
+    assert not hanging([thread])
