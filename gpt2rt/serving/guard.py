@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.faults import Fault, fault_of
 from gpt2rt.serving.service import Service
 
 OPEN = {"/", "/docs", "/health", "/ready"}  # without a key; and the files of the page
@@ -41,7 +41,7 @@ class Exchange:
     id: str = field(default_factory=lambda: token_hex(12))
     began: float = field(default_factory=time.monotonic)
     status: int = LEFT
-    bytes: int = 0
+    sent: int = 0
     body: bytes = b""
     notes: dict[str, Any] = field(default_factory=dict)
     owner: str = ""
@@ -68,7 +68,7 @@ class Exchange:
             self.status = message["status"]
             named = (b"x-request-id", self.id.encode())
             message = {**message, "headers": [*message.get("headers", ()), named]}
-        self.bytes += len(message.get("body", b""))
+        self.sent += len(message.get("body", b""))
         await self.below(message)
 
     def record(self, prompts: bool) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Exchange:
             "path": self.scope["path"],
             "status": self.status,
             "ms": round(1e3 * (time.monotonic() - self.began), 1),
-            "bytes": self.bytes,
+            "bytes": self.sent,
             **self.notes,
         }
         return found | ({"body": self.body.decode("utf-8", "replace")} if prompts else {})
@@ -149,8 +149,8 @@ class Guard:
                     await self.app(exchange.scope, again, exchange.send)
         except TimeoutError:
             if not exchange.started:
-                fault = Fault(503, "the request took too long", code="timeout", retry_after=1)
-                await fault.response()(exchange.scope, receive, exchange.send)
+                late = fault_of(TimeoutError())
+                await late.response()(exchange.scope, receive, exchange.send)
 
     def _check_head(self, exchange: Exchange) -> None:
         """Raises `Fault` unless what the head says is right."""

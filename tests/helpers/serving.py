@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import httpx
+import httpx2
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -38,8 +38,8 @@ class RunningServer:
         self.thread.start()
         wait_until(lambda: self.service.ready or not self.thread.is_alive())
 
-    def client(self, **settings: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]
+    def client(self, **settings: object) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]
 
     @property
     def app(self) -> FastAPI:
@@ -74,7 +74,7 @@ def read_all(connection: socket.socket) -> bytes:
     return bytes(found)
 
 
-def fault(answer: httpx.Response) -> tuple[int, str]:
+def fault(answer: httpx2.Response) -> tuple[int, str]:
     """Status and code of an error, which has to be in OpenAI's form."""
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -87,7 +87,7 @@ def raw_fault(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     fields = [line.decode().split(": ") for line in head.split(b"\r\n")[1:]]
     status = int(head.split()[1])
-    return fault(httpx.Response(status, headers=[(k, v) for k, v in fields], content=body))
+    return fault(httpx2.Response(status, headers=[(k, v) for k, v in fields], content=body))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from command_line import Command, finish, posix, start
@@ -34,7 +34,7 @@ class Waiting:
 
     def __init__(self, server: RunningServer) -> None:
         self.go = threading.Event()
-        self.answers: list[httpx.Response | Exception] = []
+        self.answers: list[httpx2.Response | Exception] = []
         self._server = server
         server.app.add_api_route("/waits", self._wait)
         self._thread = threading.Thread(target=self._ask)
@@ -48,10 +48,10 @@ class Waiting:
     def _ask(self) -> None:
         try:
             self.answers.append(self._server.client().get("/waits"))
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             self.answers.append(error)
 
-    def answer(self) -> httpx.Response | Exception:
+    def answer(self) -> httpx2.Response | Exception:
         self._thread.join(20)
         return self.answers[0]
 
@@ -72,7 +72,7 @@ def test_running_requests_finish_and_new_ones_are_told(settings: ServeSettings) 
         assert server.thread.is_alive()
         waiting.go.set()
         answer = waiting.answer()
-        assert isinstance(answer, httpx.Response)
+        assert isinstance(answer, httpx2.Response)
         assert answer.json() == "whole"
         server.thread.join(20)
         assert not server.thread.is_alive()
@@ -103,8 +103,8 @@ def url_in(process: subprocess.Popen[bytes]) -> str:
 
 def ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/ready").status_code == 200
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/ready").status_code == 200
+    except httpx2.TransportError:
         return False
 
 
@@ -157,7 +157,7 @@ def test_a_killed_server_starts_again_on_its_port(
     url = url_in(process)
     wait_until(lambda: ready(url))
     files = {path.name: path.read_bytes() for path in model.iterdir()}
-    with httpx.Client() as client:
+    with httpx2.Client() as client:
         client.get(f"{url}/health")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

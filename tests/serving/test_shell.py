@@ -99,7 +99,7 @@ def test_a_key_opens_all_but_what_is_open(quick: ServeSettings) -> None:
             assert client.get(path).status_code == 200
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
             for shown in ("", "Bearer three", "Bearer", "Basic one", "one", "Bearer onetwo", "é"):
-                told = client.get(path, headers={"Authorization": shown.encode()})
+                told = client.get(path, headers={b"Authorization": shown.encode()})
                 assert fault(told) == (401, "invalid_api_key")
                 assert told.headers["www-authenticate"] == "Bearer"
         for key in ("one", "two"):
