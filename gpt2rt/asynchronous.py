@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gpt2rt.engine.providers import AUTO
 from gpt2rt.generation.completion import Completion, Piece
@@ -28,6 +28,8 @@ from gpt2rt.text.prompts import Prompt, Truncate
 if TYPE_CHECKING:
     from gpt2rt.sampling.constraint import Constraint
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SLOTS = 32
 QUEUE = 256
 BUDGET = 64
@@ -107,6 +109,9 @@ class AsyncGPT2:
         self, texts: Iterable[str], params: EmbedParams = EmbedParams()
     ) -> list[Embedding]:
         return await asyncio.to_thread(lambda: list(self.model.embed_batch(texts, params)))
+
+    async def aside(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return await asyncio.to_thread(function, *arguments, **named)
 
     async def aclose(self) -> None:
         self.model.close()
