@@ -25,8 +25,11 @@ from gpt2rt.errors import (
     MissingExtra,
     OutOfMemory,
     PromptTooLong,
+    QueueFull,
+    StepFailed,
     UnknownModel,
 )
+from gpt2rt.serving.service import service_of
 
 AGAIN = 1  # seconds after which a client may try again, where nothing better is known
 # Status -> `type` of the error, as OpenAI's clients know them.
@@ -123,6 +126,8 @@ KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (MissingExtra, 400, "missing_extra"),
     (InvalidSetting, 400, "invalid_value"),
     (OutOfMemory, 503, "no_memory"),
+    (QueueFull, 429, "queue_full"),
+    (StepFailed, 503, "step_failed"),
 )
 KINDS = {"str", "int", "float", "bool", "none", "dict", "list", "tuple"}
 log = logging.getLogger("gpt2rt.serve")
@@ -139,7 +144,7 @@ def fault_of(error: Exception, place: str = "") -> Fault:
         return Fault(503, "the request took too long", code="timeout", retry_after=AGAIN)
     for kind, status, code in KNOWN:
         if isinstance(error, kind):
-            again = AGAIN if status == 503 else None
+            again = AGAIN if status in (429, 503) else None
             return Fault(status, str(error), code=code, retry_after=again)
     more = f"the server's log has more{place and f' at {place}'}"
     if isinstance(error, Gpt2rtError):  # it may name files, which are no business of clients
@@ -162,7 +167,10 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> Response:
-    return fault_of(error, request.state.id).response()
+    fault = fault_of(error, request.state.id)
+    if isinstance(error, QueueFull):
+        fault.headers["Retry-After"] = str(service_of(request).wait())
+    return fault.response()
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
