@@ -360,20 +360,21 @@ def test_a_request_that_takes_too_long_is_ended(
     assert ended == [True]
 
 
-def endless_stream(server: RunningServer) -> list[bool]:
-    """Add `/stream`, which sends without end; returns what is filled when it was ended."""
-    ended: list[bool] = []
+def endless_stream(server: RunningServer) -> list[str]:
+    """Add `/stream`, which sends without end; the list is told its begin and its end."""
+    seen: list[str] = []
 
     class Endless(Response):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200})
+            seen.append("begin")
             try:
                 while True:
                     await asyncio.sleep(0)
                     part = {"type": "http.response.body", "body": b"x" * 10_000}
                     await send({**part, "more_body": True})
             finally:
-                ended.append(True)
+                seen.append("end")
 
     async def stream() -> Response:
         return Endless()
