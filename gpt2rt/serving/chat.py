@@ -22,7 +22,6 @@ from gpt2rt.serving.replies import (
     Usage,
     answer,
     ending,
-    owner_of,
     usage_wanted,
 )
 from gpt2rt.serving.requests import Wanted
@@ -85,7 +84,7 @@ async def chat(
             form=Form("chatcmpl", "chat.completion", "chat.completion.chunk", choice),
             wanted=wanted,
             requests=wanted.requests(body),
-            owner=owner_of(request, service),
+            owner=request.state.owner,
             usage_in_stream=usage_wanted(body),
             began=began,
         )
