@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence as Seq
 from typing import Any, Literal, NotRequired
 
@@ -71,7 +70,7 @@ async def chat(
     """Only for fine-tunes whose bundle has a chat template; a plain GPT-2 has none."""
 
     async def make(model: AsyncGPT2, began: float) -> Answer:
-        prompt = await asyncio.to_thread(conversation_tokens, model.model, body.messages)
+        prompt = await model.aside(conversation_tokens, model.model, body.messages)
         wanted = Wanted.reply(body, prompt)
         wanted.check(service.settings)
 

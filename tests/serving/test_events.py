@@ -139,6 +139,7 @@ def test_a_request_that_takes_too_long_is_told(
     serve_settings: ServeSettings, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     with in_process(replace(serve_settings, timeout=0.05)) as client, endless(monkeypatch) as seen:
+        wait_until(lambda: client.get("/ready").status_code == 200)
         answer = client.post("/v1/completions", json={**BODY, "stream": stream})
         assert seen == ["begun", "closed"]
     if stream:
