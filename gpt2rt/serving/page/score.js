@@ -1,0 +1,153 @@
+// Scoring: how surprised one model, or two, are by a text, token by token and word by word.
+
+import { call } from "./api.js";
+import { by, draw, fault, make, number } from "./dom.js";
+import { chosenModel } from "./models.js";
+import { close, Tokens } from "./tokens.js";
+
+const TOP = 8;
+
+let scores = [];
+let views = [];
+
+const unit = () => document.querySelector("[name=score-unit]:checked").value;
+
+// ---- cells of the heat map
+
+function tokenCells(score) {  // a character over several tokens is in the first
+  let done = 0;
+  return score.tokens.map(token => {
+    const text = cut(score, Math.max(done, token.start), token.end);
+    done = Math.max(done, token.end);
+    const top = (token.top ?? []).map(({ text, logprob }) => ({ text, p: Math.exp(logprob) }));
+    return { text, name: token.text, bits: bitsOf(token), rank: token.rank ?? undefined, top, at: token.rank,
+      start: token.start, end: token.end };
+  });
+}
+
+function wordCells(score) {  // white space before a word is the word's; at the end it is nobody's
+  let done = 0;
+  return score.words.map(word => {
+    const text = cut(score, done, word.end);
+    done = word.end;
+    const parts = score.tokens.slice(word.first, word.last);
+    const top = parts.length > 1 ? parts.map(part => ({ text: part.text, p: 2 ** -(bitsOf(part) ?? 0),
+      note: bitsOf(part) === null ? "–" : `${bitsOf(part).toFixed(2)} bits` })) : [];
+    return { text, name: word.text, bits: word.bits, top, start: word.start, end: word.end };
+  });
+}
+
+function bitsOf(token) {
+  return token.logprob === null ? null : Math.max(0, -token.logprob / Math.LN2);
+}
+
+function cut(score, start, end) {  // offsets count characters, JavaScript's strings half of some
+  score.characters ??= [...score.text];
+  return score.characters.slice(start, end).join("");
+}
+
+// ---- what is seen
+
+function card(score, index) {
+  const card = make("section", by("score-texts"), "", "card");
+  make("h2", card, score.model);
+  const figures = make("dl", card, "", "figures");
+  const scored = score.tokens.filter(token => token.logprob !== null).length;
+  for (const [name, value, digits] of [["perplexity per token", score.perplexity, 2],
+    ["perplexity per word", score.word_perplexity, 1], ["bits", score.bits, 1],
+    ["bits per token", scored ? score.bits / scored : null, 2], ["bits per byte", score.bits_per_byte, 3],
+    ["tokens", score.tokens.length, 0], ["words", score.words.length, 0]]) {
+    const figure = make("div", figures, "", name === "perplexity per token" ? "chief" : "");
+    make("dt", figure, name);
+    make("dd", figure, number(value, digits));
+  }
+  const text = make("p", card, "", "text");
+  if (score.context) make("span", text, score.context, "given hint");
+  const place = make("span", text);
+  place.setAttribute("role", "group");
+  place.setAttribute("aria-label", `The text as ${score.model} reads it`);
+  return new Tokens(place, { near: cell => twin(index, cell) });
+}
+
+function twin(index, cell) {  // the same place in the other model's text
+  for (const [other, view] of views.entries()) {
+    for (const span of view.spans) {
+      const same = cell && other !== index && span.cell.start < cell.end && span.cell.end > cell.start;
+      span.classList.toggle("twin", Boolean(same));
+    }
+  }
+}
+
+function colour() {
+  close();
+  for (const [index, view] of views.entries()) {
+    view.place.replaceChildren();
+    view.draw((unit() === "words" ? wordCells : tokenCells)(scores[index]));
+  }
+}
+
+function show() {
+  by("score-found").hidden = false;
+  by("score-texts").replaceChildren();
+  views = scores.map(card);
+  colour();
+  profile();
+}
+
+/** Bits of each word as a line for each model. */
+function profile() {
+  const place = by("score-profile");
+  place.replaceChildren();
+  place.hidden = scores[0].words.length < 3;
+  make("h2", place, "Bits, word by word");
+  const most = Math.max(8, ...scores.flatMap(score => score.words.map(word => word.bits ?? 0)));
+  const width = scores[0].words.length - 1;
+  const svg = draw("svg", place, { viewBox: `0 0 ${width} ${most}`, preserveAspectRatio: "none", role: "img",
+    "aria-label": `Surprisal of ${width + 1} words, at most ${most.toFixed(1)} bits; the heat map above has every value` });
+  const step = most > 24 ? 8 : 4;
+  for (let bits = 0; bits <= most; bits += step)
+    draw("line", svg, { class: "grid", x1: 0, x2: width, y1: most - bits, y2: most - bits });
+  const names = make("p", place, "", "facts");
+  for (const [index, score] of scores.entries()) {
+    const kind = "ab"[index];
+    const points = score.words.map((word, at) => `${at},${most - (word.bits ?? 0)}`).join(" ");
+    draw("polyline", svg, { class: `line ${kind}`, points });
+    make("span", names, score.model, `key ${kind}`);
+  }
+  make("span", names, `A line every ${step} bits. ${compared()}`);
+}
+
+function compared() {
+  const [one, two] = scores;
+  if (!two) return "";
+  const ratio = two.bits / one.bits - 1;
+  return `${two.model} needs ${number(Math.abs(100 * ratio), 1)} % ${ratio < 0 ? "fewer" : "more"} bits for this text.`;
+}
+
+// ---- what is done
+
+async function score() {
+  fault(null);
+  by("score-go").disabled = true;
+  const body = { text: by("score-text").value, top: TOP };
+  if (by("score-context").value) body.context = by("score-context").value;
+  if (by("score-stride").value) body.stride = Number(by("score-stride").value);
+  const models = [chosenModel(), by("score-beside").value].filter(Boolean);
+  try {
+    scores = (await Promise.all(models.map(model => call("/v1/score", { ...body, model }))))
+      .map((found, index) => ({ ...found, model: models[index], text: body.text }));
+    show();
+  } catch (error) {
+    fault(error);
+  }
+  by("score-go").disabled = false;
+}
+
+/** Makes the tab work. */
+export function startScoring() {
+  by("score-form").addEventListener("submit", event => { event.preventDefault(); score(); });
+  by("score-text").addEventListener("keydown", event => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by("score-form").requestSubmit();
+  });
+  for (const radio of document.getElementsByName("score-unit")) radio.addEventListener("change", colour);
+}
