@@ -84,7 +84,7 @@ export function buildSettings() {
   for (const setting of MAIN) build(setting, by("settings-main"));
   for (const setting of MORE) build(setting, by("settings-more"));
   by("settings-reset").addEventListener("click", reset);
-  by("settings").open = matchMedia("(min-width: 62rem)").matches;
+  by("settings").open = matchMedia("(min-width: 48rem)").matches;
   reset();
 }
 
