@@ -1,0 +1,32 @@
+"""The application: every path of the server, and how its errors are told."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from fastapi import FastAPI
+
+from gpt2rt import __version__
+from gpt2rt.serving.faults import add_handlers
+from gpt2rt.serving.service import Service
+
+# The modules that have a `router`.
+ROUTERS = ("state", "completions", "chat", "scores", "vectors", "texts", "pages")
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around `service`."""
+    app = FastAPI(
+        title="gpt2rt",
+        version=__version__,
+        summary="GPT-2: OpenAI's API, scores and vectors",
+        docs_url=None,  # FastAPI's page asks a foreign host; ours is /docs
+        redoc_url=None,
+    )
+    app.state.service = service
+    add_handlers(app)
+    for name in ROUTERS:
+        if find_spec(f"gpt2rt.serving.{name}") is not None:
+            app.include_router(import_module(f"gpt2rt.serving.{name}").router)
+    return app
