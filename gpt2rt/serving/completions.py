@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Any, Literal, NotRequired
+from typing import Any, NotRequired
 
 from fastapi import APIRouter, Depends, Request, Response
-from typing_extensions import TypedDict
 
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Piece
@@ -14,14 +13,14 @@ from gpt2rt.serving.bodies import CompletionBody
 from gpt2rt.serving.echoes import with_echoes
 from gpt2rt.serving.replies import (
     Answer,
+    Ending,
     Envelope,
     Form,
-    StopDetails,
     Usage,
     answer,
-    finished,
+    ending,
     owner_of,
-    stop_details,
+    usage_wanted,
 )
 from gpt2rt.serving.requests import Wanted
 from gpt2rt.serving.service import Service, service_of
@@ -36,14 +35,12 @@ from gpt2rt.serving.tokens import (
 router = APIRouter(tags=["OpenAI"])
 
 
-class ToldText(TypedDict):
+class ToldText(Ending):
     """A text, or the next part of it; `tokens` is there with `return_tokens`."""
 
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["length", "stop"] | None
-    stop_details: StopDetails | None
     tokens: NotRequired[list[ToldToken]]
 
 
@@ -87,7 +84,7 @@ async def complete(
             wanted=mine,
             requests=mine.requests(body),
             owner=owner_of(request, service),
-            usage_in_stream=bool(body.stream_options and body.stream_options.include_usage),
+            usage_in_stream=usage_wanted(body),
             began=began,
         )
 
@@ -108,18 +105,12 @@ class TextChoice:
 
     def told(self, pieces: Seq[Piece]) -> dict[str, Any]:
         text = "".join([piece.text for piece in pieces])
-        told = ToldText(
-            index=self._index,
-            text=text,
-            logprobs=None,
-            finish_reason=finished(pieces),
-            stop_details=stop_details(pieces),
-        )
+        told = {"index": self._index, "text": text, "logprobs": None, **ending(pieces)}
         if self._body.logprobs is not None:
             told["logprobs"] = completion_logprobs(pieces, self._tokenizer, self._offsets)
         if self._body.return_tokens:
             told["tokens"] = told_tokens(pieces, self._tokenizer)
-        return dict(told)
+        return told
 
     def told_part(self, pieces: Seq[Piece]) -> dict[str, Any]:
         return self.told(pieces)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from typing import TypeVar
 
-from fastapi import Response
+from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from gpt2rt.serving.faults import Fault, ascii_json, fault_of
+from gpt2rt.serving.service import Service
 
 T = TypeVar("T")
 
@@ -96,3 +97,9 @@ async def while_there(receive: Receive, work: Awaitable[T]) -> T:
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def in_time(request: Request, service: Service, work: Awaitable[T]) -> T:
+    """The result of `work`, while the client is there and for as long as a request may take."""
+    async with service.limit():
+        return await while_there(request.receive, work)

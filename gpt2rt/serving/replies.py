@@ -13,7 +13,7 @@ from collections.abc import Sequence as Seq
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NotRequired, Protocol
 
 from fastapi import Request as HttpRequest
 from fastapi import Response
@@ -237,20 +237,23 @@ async def _nothing_new(requests: Seq[Request]) -> AsyncGenerator[list[Piece], No
     yield pieces
 
 
-def finished(pieces: Seq[Piece]) -> Literal["length", "stop"] | None:
-    """OpenAI's word for why the text of these pieces ended; None: it goes on."""
-    ended = pieces[-1].completion
-    if ended is None:
-        return None
-    return "length" if ended.finish_reason in ("length", "context") else "stop"
+class Ending(TypedDict):
+    """Why a text ended: OpenAI's word (null: it goes on), and our own."""
+
+    finish_reason: Literal["length", "stop"] | None
+    stop_details: NotRequired[StopDetails]
 
 
-def stop_details(pieces: Seq[Piece]) -> StopDetails | None:
-    """Our own words for it."""
-    ended = pieces[-1].completion
-    if ended is None:
-        return None
-    return StopDetails(reason=ended.finish_reason, by=ended.stopped_by)
+def ending(pieces: Seq[Piece]) -> Ending:
+    """Why the text of these pieces ended, if it did."""
+    done = pieces[-1].completion
+    if done is None:
+        return Ending(finish_reason=None)
+    short = done.finish_reason in ("length", "context")
+    return Ending(
+        finish_reason="length" if short else "stop",
+        stop_details=StopDetails(reason=done.finish_reason, by=done.stopped_by),
+    )
 
 
 async def answer(
@@ -296,15 +299,14 @@ async def _parts(
             else:
                 yield await made.whole()
         finally:
-            note(request, model, made.usage)
+            usage = made.usage
+            note(request, model, usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def note(request: HttpRequest, model: AsyncGPT2, usage: Usage) -> None:
-    """Tell the access log what a request used."""
+def note(request: HttpRequest, model: AsyncGPT2, read: int, drawn: int = 0) -> None:
+    """Tell the access log which model read and drew how many tokens for a request."""
     notes = getattr(request.state, "notes", {})
-    notes["model"] = model.model.name
-    notes["prompt_tokens"] = usage["prompt_tokens"]
-    notes["completion_tokens"] = usage["completion_tokens"]
+    notes |= {"model": model.model.name, "prompt_tokens": read, "completion_tokens": drawn}
 
 
 def owner_of(request: HttpRequest, service: Service) -> str:
@@ -312,3 +314,8 @@ def owner_of(request: HttpRequest, service: Service) -> str:
     if service.settings.keys:
         return request.headers.get("authorization", "")
     return request.client.host if request.client else ""
+
+
+def usage_wanted(body: DrawingBody) -> bool:
+    """Whether a stream ends with the numbers of tokens."""
+    return bool(body.stream_options and body.stream_options.include_usage)
