@@ -8,6 +8,7 @@ A handler raises what the library raises, or a `Fault`; `fault_of` knows the sta
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -15,12 +16,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from gpt2rt.bundles.paths import path_text
 from gpt2rt.errors import (
     BadText,
     Gpt2rtError,
     InvalidSetting,
     MissingExtra,
+    OutOfMemory,
     PromptTooLong,
     UnknownModel,
 )
@@ -65,7 +66,8 @@ class Fault(Gpt2rtError):
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's form."""
         kind = TYPES.get(self.status, "invalid_request_error")
-        told = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        message = str(self).encode("utf-8", "backslashreplace").decode()  # half surrogate pairs
+        told = {"message": message, "type": kind, "param": self.param, "code": self.code}
         return {"error": told}
 
     def response(self) -> Response:
@@ -74,7 +76,7 @@ class Fault(Gpt2rtError):
 
 
 def ascii_json(value: Any) -> bytes:
-    """JSON in ASCII, so that half a surrogate pair that a client sent can be sent back."""
+    """JSON in ASCII; raises `ValueError` for NaN and infinity, which JSON has not."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -85,20 +87,29 @@ KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (BadText, 400, "bad_text"),
     (MissingExtra, 400, "missing_extra"),
     (InvalidSetting, 400, "invalid_value"),
-    (TimeoutError, 503, "timeout"),
-    (Gpt2rtError, 503, "model_failed"),
+    (OutOfMemory, 503, "no_memory"),
 )
+log = logging.getLogger("gpt2rt.serve")
 
 
-def fault_of(error: Exception) -> Fault:
-    """What a client is told of an error; of a bug (status 500) nothing but that it is one."""
+def fault_of(error: Exception, place: str = "") -> Fault:
+    """What a client is told of an error.
+
+    What the server's owner has to look after is logged, and the client is told `place`: where.
+    """
     if isinstance(error, Fault):
         return error
+    if isinstance(error, TimeoutError):
+        return Fault(503, "the request took too long", code="timeout", retry_after=AGAIN)
     for kind, status, code in KNOWN:
         if isinstance(error, kind):
-            message = path_text(str(error)) or "the request took too long"
-            return Fault(status, message, code=code, retry_after=AGAIN if status == 503 else None)
-    return Fault(500, "an error of the server; its log has more", code="internal_error")
+            again = AGAIN if status == 503 else None
+            return Fault(status, str(error), code=code, retry_after=again)
+    more = f"the server's log has more{place and f' at {place}'}"
+    if isinstance(error, Gpt2rtError):  # it may name files, which are no business of clients
+        log.error("%s %s", place, error)
+        return Fault(503, f"the model failed; {more}", code="model_failed", retry_after=AGAIN)
+    return Fault(500, f"an error of the server; {more}", code="internal_error")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -115,7 +126,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> Response:
-    return fault_of(error).response()
+    return fault_of(error, request.state.id).response()
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -130,6 +141,12 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
-    messages = {404: f"no such path: {request.url.path}", 405: f"not with {request.method}"}
-    message = messages.get(error.status_code, str(error.detail))
-    return Fault(error.status_code, message, headers=error.headers).response()
+    messages = {
+        400: "the body cannot be read as JSON",  # too deep, or no UTF-8
+        404: f"no such path: {request.url.path}",
+        405: f"{request.url.path} is not for {request.method}",
+    }
+    codes = {400: "invalid_json", 404: "no_such_path", 405: "wrong_method"}
+    status = error.status_code
+    message = messages.get(status, str(error.detail))
+    return Fault(status, message, code=codes.get(status), headers=error.headers).response()

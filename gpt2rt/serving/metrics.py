@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from gpt2rt.asynchronous import AsyncGPT2
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+Loaded = Callable[[], Iterable[tuple[str, AsyncGPT2]]]
 
 
 class Metrics:
-    """The counters of a server.
+    """The counts of a server.
 
     `first_token.observe(seconds)` and `between_tokens.observe(seconds)` are for the endpoints that
     generate.
     """
 
-    def __init__(self, loaded: Callable[[], Iterable[tuple[str, AsyncGPT2]]]) -> None:
-        """`loaded` gives the loaded models, whose own counts are read when they are asked for."""
+    def __init__(self, loaded: Loaded, in_flight: Callable[[], int]) -> None:
+        """`loaded` gives the loaded models, `in_flight` the number of requests that run."""
         self._registry = CollectorRegistry()
-        made = {"namespace": "gpt2rt", "registry": self._registry}
-        self.requests = Counter("requests", "Requests.", ["path", "status"], **made)  # type: ignore[arg-type]
-        self.seconds = Histogram(
-            "request_seconds", "Duration of requests.", buckets=SECONDS, **made  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.first_token = Histogram(
-            "first_token_seconds", "From the request to its first token.", buckets=SECONDS, **made  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.between_tokens = Histogram(
-            "between_tokens_seconds", "From a token to the next.", buckets=SECONDS, **made  # type: ignore[arg-type]
-        )  # fmt: skip
-        self.in_flight = Gauge("requests_in_flight", "Requests that run.", **made)  # type: ignore[arg-type]
+        self.requests = Counter(
+            "gpt2rt_requests", "Requests answered.", ["path", "status"], registry=self._registry
+        )
+        self.seconds = self._times("gpt2rt_request_seconds", "Duration of requests.")
+        self.first_token = self._times("gpt2rt_first_token_seconds", "From request to first token.")
+        self.between_tokens = self._times("gpt2rt_between_tokens_seconds", "From token to token.")
+        self._registry.register(_Now(loaded, in_flight))
+
+    def _times(self, name: str, about: str) -> Histogram:
+        return Histogram(name, about, buckets=SECONDS, registry=self._registry)
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+class _Now(Collector):
+    """What is counted elsewhere, read when it is asked for."""
+
+    def __init__(self, loaded: Loaded, in_flight: Callable[[], int]) -> None:
+        self._loaded = loaded
+        self._in_flight = in_flight
+
+    def collect(self) -> Iterator[Metric]:
+        running = "Requests that run, waiting ones included."
+        yield GaugeMetricFamily("gpt2rt_requests_in_flight", running, self._in_flight())
+        read = CounterMetricFamily(
+            "gpt2rt_prefix_tokens", "Tokens of prompts looked up in the cache.", labels=["model"]
+        )
+        found = CounterMetricFamily(
+            "gpt2rt_prefix_found", "Tokens of prompts that were in it.", labels=["model"]
+        )
+        for name, model in self._loaded():
+            if (prefixes := model.model.prefixes) is not None:
+                read.add_metric([name], prefixes.statistics.tokens)
+                found.add_metric([name], prefixes.statistics.found)
+        yield from (read, found)

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import WEIGHTS
+from gpt2rt.bundles.manifest import MANIFEST, WEIGHTS
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import Threads
-from gpt2rt.errors import InvalidSetting, UnknownModel
+from gpt2rt.errors import BadBundle, InvalidSetting, OutOfMemory, UnknownModel
 from gpt2rt.model import GPT2
-from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.settings import ServeSettings
 
 
 @dataclass(eq=False)
 class ServedModel:
-    """A model that clients may ask for; `model` is None while it is not loaded."""
+    """A model that clients may ask for; `model` is None while it is not loaded.
+
+    `bytes` are those of its weights, keys and values once it is, `created` is when it was exported,
+    in seconds since 1970.
+    """
 
     name: str
     bundle: Bundle
-    bytes: int  # of weights, keys and values
+    bytes: int
+    created: int
     model: AsyncGPT2 | None = None
+    loading: asyncio.Task[AsyncGPT2] | None = None
     users: int = 0
-    used: int = 0  # when it was last asked for, in requests
+    used: int = 0  # the number of the last request that asked for it
 
 
 class Models:
@@ -39,7 +46,7 @@ class Models:
         self._settings = settings
         self._served: dict[str, ServedModel] = {}
         self._aliases: dict[str, str] = {}  # as the command line named them
-        self._loading = asyncio.Lock()
+        self._one = asyncio.Lock()
         self._count = 0
         for name in settings.models:
             self._add(library.find(name), name)
@@ -56,7 +63,8 @@ class Models:
         manifest = bundle.manifest
         each = slot_bytes(manifest.hparams, manifest.kv)
         size = manifest.files[WEIGHTS].bytes + self._settings.slots * each
-        self._served[bundle.name] = ServedModel(bundle.name, bundle, size)
+        created = int((bundle.directory / MANIFEST).stat().st_mtime)
+        self._served[bundle.name] = ServedModel(bundle.name, bundle, size, created)
         self._aliases[alias] = bundle.name
         limit = self._settings.memory
         if limit is not None and size > limit:
@@ -92,45 +100,53 @@ class Models:
         served.used = self._count
         served.users += 1
         try:
-            yield served.model or await self._load(served)
+            try:
+                model = served.model or await self._loaded(served)
+            except InvalidSetting as error:  # of the server's own settings
+                raise BadBundle(str(error)) from error
+            yield model
         finally:
             served.users -= 1
 
     async def load_all(self) -> None:
-        """Load every model. Raises what `GPT2` raises, `Fault` if they do not fit together."""
+        """Load every model. Raises what `GPT2` raises, `InvalidSetting` if they do not fit."""
         for served in self.all():
-            async with self.use(served.name):
-                pass
+            await self._loaded(served)
+        if missing := [served.name for served in self.all() if served.model is None]:
+            raise InvalidSetting(
+                f"no room for {', '.join(missing)} beside the other models; raise the limit of the "
+                "memory, or load on demand"
+            )
+
+    async def _loaded(self, served: ServedModel) -> AsyncGPT2:
+        """The model, loaded once for all who wait, however many of them leave."""
+        if served.loading is None:
+            served.loading = asyncio.create_task(self._load(served))
+            served.loading.add_done_callback(partial(_end_loading, served))
+        return await asyncio.shield(served.loading)
 
     async def _load(self, served: ServedModel) -> AsyncGPT2:
-        async with self._loading:  # one at a time, so that they do not both take the last room
+        async with self._one:  # so that two do not take the same room
             if served.model is None:
                 await self._make_room(served)
                 threads, provider = Threads(self._settings.threads), self._settings.provider
                 model = await asyncio.to_thread(GPT2, served.bundle, threads, provider)
-                served.model = AsyncGPT2(
-                    model, slots=self._settings.slots, queue=self._settings.queue
-                )
+                slots, queue = self._settings.slots, self._settings.queue
+                served.model = AsyncGPT2(model, slots=slots, queue=queue)
             return served.model
 
     async def _make_room(self, served: ServedModel) -> None:
         """Close models that nobody uses, the longest unused first, until `served` fits."""
-        limit = self._settings.memory
-        if limit is None:
-            return
+        limit = math.inf if self._settings.memory is None else self._settings.memory
         there = [other for other in self.all() if other.model is not None]
         idle = sorted((o for o in there if not o.users), key=lambda other: other.used)
         taken = served.bytes + sum(other.bytes for other in there)
         if taken - sum(other.bytes for other in idle) > limit:
-            raise Fault(
-                503, f"no room for {served.name} beside the models in use", code="no_memory",
-                retry_after=5,
-            )  # fmt: skip
+            raise OutOfMemory(f"no room for {served.name} beside the models in use")
         for other in idle:
-            if taken <= limit:
-                break
-            taken -= other.bytes
-            await self._unload(other)
+            if taken > limit:
+                taken -= other.bytes
+                await self._unload(other)
 
     async def _unload(self, served: ServedModel) -> None:
         model, served.model = served.model, None
@@ -141,3 +157,9 @@ class Models:
         """Close every loaded model."""
         for served in self.all():
             await self._unload(served)
+
+
+def _end_loading(served: ServedModel, task: asyncio.Task[AsyncGPT2]) -> None:
+    served.loading = None
+    if not task.cancelled():
+        task.exception()  # whoever waits is told; if nobody does it is no news

@@ -35,6 +35,8 @@ class ServeSettings:
         memory: bytes of weights, keys and values that loaded models may take together; None: no
             limit.
         body_bytes: most bytes of a request.
+        patience: seconds that a client may take to send the head of a request, and again for its
+            body.
         metrics: whether `/metrics` answers.
         log_prompts: whether the access log has what clients send.
     """
@@ -52,6 +54,7 @@ class ServeSettings:
     drain: float = 30.0
     memory: int | None = None
     body_bytes: int = MIB
+    patience: float = 10.0
     metrics: bool = True
     log_prompts: bool = False
 
@@ -65,7 +68,7 @@ class ServeSettings:
         check_whole("queue", self.queue, 0)
         if self.memory is not None:
             check_whole("memory", self.memory, 1)
-        for name in ("timeout", "drain"):
+        for name in ("timeout", "drain", "patience"):
             seconds = getattr(self, name)
             if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
                 raise InvalidSetting(f"{name} must be seconds, 0 or more, not {seconds!r:.60}")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import json
+import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-import httpx
+import httpx2
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from gpt2rt.serving.app import create_app
+from gpt2rt.serving.app import application
+from gpt2rt.serving.guard import Guard
+from gpt2rt.serving.server import DrainingServer, listen, url_of
 from gpt2rt.serving.service import Service
 from gpt2rt.serving.settings import ServeSettings
 
@@ -18,31 +25,39 @@ LIMIT = 20.0  # seconds that a server may take to start and to end
 
 
 class RunningServer:
-    """A server that listens; `url` is where."""
+    """A server that listens; `url` is where, `log` its access log."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        import uvicorn
-
-        self.service = Service(settings)
-        config = uvicorn.Config(create_app(self.service), port=settings.port, log_level="error")
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.log = io.StringIO()
+        self.service = Service(settings, self.log)
+        self.listener = listen(settings.host, settings.port)
+        self.port: int = self.listener.getsockname()[1]
+        self.url = url_of(self.listener)
+        self.server = DrainingServer(self.service)
+        self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
         self.thread.start()
-        end = time.monotonic() + LIMIT
-        while not self.server.started:
-            assert self.thread.is_alive() and time.monotonic() < end
-            time.sleep(0.002)
+        wait_until(lambda: self.service.ready or not self.thread.is_alive())
+
+    def client(self, **settings: object) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]
 
     @property
-    def port(self) -> int:
-        return int(self.server.servers[0].sockets[0].getsockname()[1])
+    def app(self) -> FastAPI:
+        """The endpoints, to which a test may add its own."""
+        guard = self.server.config.app
+        assert isinstance(guard, Guard)
+        assert isinstance(guard.app, FastAPI)
+        return guard.app
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def socket(self, sent: bytes = b"") -> socket.socket:
+        """A connection, on which `sent` was sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), LIMIT)
+        connection.sendall(sent)
+        return connection
 
-    def client(self, **settings: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of the access log so far."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
 
     def stop(self) -> None:
         self.server.should_exit = True
@@ -50,8 +65,42 @@ class RunningServer:
         assert not self.thread.is_alive()
 
 
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    found = bytearray()
+    with connection, suppress(ConnectionResetError):
+        while data := connection.recv(1 << 16):
+            found += data
+    return bytes(found)
+
+
+def fault(answer: httpx2.Response) -> tuple[int, str]:
+    """Status and code of an error, which has to be in OpenAI's form."""
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return answer.status_code, error["code"]
+
+
+def raw_fault(answer: bytes) -> tuple[int, str]:
+    """As `fault`, of an answer as it came over a socket."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    fields = [line.decode().split(": ") for line in head.split(b"\r\n")[1:]]
+    status = int(head.split()[1])
+    return fault(httpx2.Response(status, headers=[(k, v) for k, v in fields], content=body))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
 @contextmanager
 def running(settings: ServeSettings) -> Iterator[RunningServer]:
+    """A server on a real socket."""
     server = RunningServer(settings)
     try:
         yield server
@@ -62,5 +111,6 @@ def running(settings: ServeSettings) -> Iterator[RunningServer]:
 @contextmanager
 def in_process(settings: ServeSettings) -> Iterator[TestClient]:
     """A client of the application itself, without sockets."""
-    with TestClient(create_app(Service(settings)), raise_server_exceptions=False) as client:
+    app, address = application(Service(settings)), "http://localhost"
+    with TestClient(app, address, raise_server_exceptions=False) as client:
         yield client
