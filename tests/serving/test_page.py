@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.scoring.embeddings import cosine
+from gpt2rt.scoring.scoring import Passage
 from gpt2rt.serving.pages import FILES, HEADERS, PAGES, TYPES
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, running
@@ -60,7 +61,7 @@ def test_a_file_is_sent_once(client: TestClient, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["none.js", "index.html", "", "..", "../pages.py", "%2e%2e%2fpages.py", "page.css%00"]
+    "name", ["none.js", "index.html", "", "%2e%2e", "%2e%2e%2fpages.py", "page.css%00"]
 )
 def test_no_other_file_is_sent(client: TestClient, name: str) -> None:
     answer = client.get(FILES + name)
@@ -177,16 +178,14 @@ def test_a_text_is_continued_as_the_library_does(open_page: Open, gpt2: GPT2, pr
     write(page, prompt)
     assert shown(page, "#paper") == (prompt + wanted.text).replace("\r", "")
     heats = page.evaluate(HEATS, "#continuation .t")
-    assert len(heats) == len(wanted.tokens)
-    (scored,) = gpt2.score_batch([wanted.text]) if not wanted.prompt_tokens else (None,)
-    assert scored is None or in_order(heats, [token.bits for token in scored.tokens])
+    ids = (*wanted.prompt_tokens, *wanted.tokens)
+    (scored,) = gpt2.score_tokens([Passage(ids, len(wanted.prompt_tokens))])
+    assert in_order(heats, [-logprob for logprob in scored.logprobs])
+    page.get_by_label("Length").fill("5")
     page.get_by_role("button", name="Continue").click()
     ended(page)
-    ids = (*wanted.prompt_tokens, *wanted.tokens)
-    more = library(gpt2, ids)
-    assert shown(page, "#paper") == gpt2.tokenizer.decode(ids[bool(not prompt) :]).replace("\r", "") + (
-        more.text
-    ).replace("\r", "")
+    more = library(gpt2, ids, length=5)
+    assert shown(page, "#paper") == (prompt + wanted.text + more.text).replace("\r", "")
 
 
 @browser_test

@@ -19,8 +19,8 @@ function tokenCells(score) {  // a character over several tokens is in the first
   return score.tokens.map(token => {
     const text = cut(score, Math.max(done, token.start), token.end);
     done = Math.max(done, token.end);
-    const top = (token.top ?? []).map(({ text, logprob }) => ({ text, p: Math.exp(logprob) }));
-    return { text, name: token.text, bits: bitsOf(token), rank: token.rank ?? undefined, top, at: token.rank,
+    const top = token.alternatives.map(({ text, probability }) => ({ text, p: probability }));
+    return { text, name: token.text, bits: token.bits, rank: token.rank ?? undefined, top, at: token.rank,
       start: token.start, end: token.end };
   });
 }
@@ -31,14 +31,10 @@ function wordCells(score) {  // white space before a word is the word's; at the 
     const text = cut(score, done, word.end);
     done = word.end;
     const parts = score.tokens.slice(word.first, word.last);
-    const top = parts.length > 1 ? parts.map(part => ({ text: part.text, p: 2 ** -(bitsOf(part) ?? 0),
-      note: bitsOf(part) === null ? "–" : `${bitsOf(part).toFixed(2)} bits` })) : [];
+    const top = parts.length > 1 ? parts.map(part => ({ text: part.text, p: part.probability ?? 0,
+      note: part.bits === null ? "no score" : `${part.bits.toFixed(2)} bits` })) : [];
     return { text, name: word.text, bits: word.bits, top, start: word.start, end: word.end };
   });
-}
-
-function bitsOf(token) {
-  return token.logprob === null ? null : Math.max(0, -token.logprob / Math.LN2);
 }
 
 function cut(score, start, end) {  // offsets count characters, JavaScript's strings half of some
@@ -52,11 +48,11 @@ function card(score, index) {
   const card = make("section", by("score-texts"), "", "card");
   make("h2", card, score.model);
   const figures = make("dl", card, "", "figures");
-  const scored = score.tokens.filter(token => token.logprob !== null).length;
-  for (const [name, value, digits] of [["perplexity per token", score.perplexity, 2],
-    ["perplexity per word", score.word_perplexity, 1], ["bits", score.bits, 1],
-    ["bits per token", scored ? score.bits / scored : null, 2], ["bits per byte", score.bits_per_byte, 3],
-    ["tokens", score.tokens.length, 0], ["words", score.words.length, 0]]) {
+  const { totals } = score;
+  for (const [name, value, digits] of [["perplexity per token", totals.perplexity, 2],
+    ["perplexity per word", totals.word_perplexity, 1], ["bits", totals.bits, 1],
+    ["bits per token", totals.scored ? totals.bits / totals.scored : null, 2],
+    ["bits per byte", totals.bits_per_byte, 3], ["tokens", totals.tokens, 0], ["words", totals.words, 0]]) {
     const figure = make("div", figures, "", name === "perplexity per token" ? "chief" : "");
     make("dt", figure, name);
     make("dd", figure, number(value, digits));
@@ -120,7 +116,7 @@ function profile() {
 function compared() {
   const [one, two] = scores;
   if (!two) return "";
-  const ratio = two.bits / one.bits - 1;
+  const ratio = two.totals.bits / one.totals.bits - 1;
   return `${two.model} needs ${number(Math.abs(100 * ratio), 1)} % ${ratio < 0 ? "fewer" : "more"} bits for this text.`;
 }
 
@@ -135,7 +131,7 @@ async function score() {
   const models = [chosenModel(), by("score-beside").value].filter(Boolean);
   try {
     scores = (await Promise.all(models.map(model => call("/v1/score", { ...body, model }))))
-      .map((found, index) => ({ ...found, model: models[index], text: body.text }));
+      .map(({ model, data: [found] }) => ({ ...found, model }));
     show();
   } catch (error) {
     fault(error);

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { by, draw, fault, make, number } from "./dom.js";
-import { chosenModel } from "./models.js";
+import { chosenModel, modelFacts } from "./models.js";
 
 const MOST = 40;  // words in the table
 
@@ -115,12 +115,13 @@ function near(pair) {
 
 // ---- what is done
 
-async function embedded(sentence) {
-  const body = { model: chosenModel(), input: sentence, by: "word", pooling: by("vectors-pooling").value };
+async function embedded(sentences) {
+  const body = { model: chosenModel(), input: sentences, by: "word", pooling: by("vectors-pooling").value };
   if (by("vectors-word").value.trim()) body.word = by("vectors-word").value.trim();
   if (by("vectors-layer").value !== "") body.layer = Number(by("vectors-layer").value);
   const { data } = await call("/v1/embeddings", body);
-  return data.map(({ embedding, text, span }) => ({ sentence, text, span, vector: embedding }));
+  return data.map(({ embedding, input, text, span }) =>
+    ({ sentence: sentences[input], text, span, vector: embedding }));
 }
 
 async function compare() {
@@ -128,7 +129,7 @@ async function compare() {
   by("vectors-go").disabled = true;
   try {
     const sentences = by("vectors-texts").value.split("\n").filter(line => line.trim());
-    const found = (await Promise.all(sentences.map(embedded))).flat();
+    const found = await embedded(sentences);
     if (found.length < 2) throw new Error("There is one word or none; two are needed for a comparison.");
     if (found.length > MOST)
       throw new Error(`There are ${number(found.length)} words; at most ${MOST} can be compared. Name one word, or take fewer sentences.`);
@@ -143,6 +144,11 @@ async function compare() {
 /** Makes the tab work. */
 export function startVectors() {
   by("vectors-form").addEventListener("submit", event => { event.preventDefault(); compare(); });
+  by("model").addEventListener("change", () => {
+    const { layers } = modelFacts();
+    by("vectors-layer").max = layers ?? "";
+    by("vectors-layer").placeholder = layers ? `the last, ${layers}` : "the last";
+  });
   const found = by("vectors-found");
   found.addEventListener("pointerover", event => near(event.target.closest?.("[data-pair]")?.dataset.pair
     ?? event.target.closest?.("[data-word]")?.dataset.word));

@@ -95,12 +95,8 @@ async function opened(signal) {
   const model = chosenModel();
   if (story?.model === model) return;
   const given = whole();
-  story = { model, given, ids: await read(model, given, signal), runs: [] };
-}
-
-async function read(model, text, signal) {  // nothing at all is the token that begins a text
-  const body = text ? { model, text } : { model, text: "<|endoftext|>", special: true };
-  return (await call("/tokenize", body, signal)).tokens.map(token => token.id ?? token);
+  const { prompt } = await call("/tokenize", { model, text: given }, signal);
+  story = { model, given, ids: prompt, runs: [] };
 }
 
 async function go() {
