@@ -47,12 +47,12 @@ for path in PAGES:
 def page_file(request: Request, name: str) -> Response:
     """A style, a script or the icon."""
     if name not in _contents() or name in PAGES.values():
-        raise HTTPException(404, f"the page has no file {ascii(name)}")
+        raise HTTPException(404, f"the page has no file {name!a}")
     return _file(request, name)
 
 
 def _file(request: Request, name: str) -> Response:
-    """The file, or only that it is still what the browser has. HEAD: uvicorn leaves the body out."""
+    """The file, or only that the browser has it. uvicorn leaves the body out where HEAD asks."""
     body, tag = _contents()[name]
     headers = {**HEADERS, "ETag": tag}
     known = [each.strip() for each in request.headers.get("if-none-match", "").split(",")]

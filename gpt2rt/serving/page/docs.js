@@ -2,7 +2,7 @@
 
 import { startAccess } from "./access.js";
 import { description, resolved } from "./api.js";
-import { by, fault, make } from "./dom.js";
+import { by, fault, make, prose } from "./dom.js";
 
 const OWN = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "maxLength", "maxItems", "pattern"];
 const WORDS = { minimum: "at least", exclusiveMinimum: "above", maximum: "at most", exclusiveMaximum: "below",
@@ -35,7 +35,7 @@ function row(api, body, name, schema, required) {
   if (required) rest.unshift("required");
   else if (schema.default !== undefined && schema.default !== null) rest.unshift(`default ${JSON.stringify(schema.default)}`);
   for (const one of rest) make("small", make("div", kind), one);
-  make("td", line, schema.description ?? "");
+  prose(make("td", line), schema.description ?? "");
 }
 
 function table(api, parent, schema) {
@@ -52,7 +52,7 @@ function endpoint(api, path, method, operation) {
   const title = make("h2", card);
   make("span", title, method.toUpperCase(), "method");
   make("code", title, path);
-  for (const text of [operation.summary, operation.description]) if (text) make("p", card, text, "description");
+  for (const text of [operation.summary, operation.description]) if (text) prose(make("p", card, "", "description"), text);
   const content = operation.requestBody?.content["application/json"];
   for (const field of operation.parameters ?? [])
     make("p", card, `${field.name} (${field.in}): ${field.description ?? type(api, field.schema)}`, "hint");

@@ -27,6 +27,13 @@ export function number(value, digits = 2) {
     ? value.toLocaleString("en", { maximumFractionDigits: digits }) : value.toExponential(2);
 }
 
+/** A sentence of the server's description; what is in backquotes is code. */
+export function prose(parent, text) {
+  parent.replaceChildren();
+  for (const [index, part] of text.split("`").entries())
+    if (part) parent.append(index % 2 ? make("code", null, part) : part);
+}
+
 export const MARKS = { "\n": "↵", "\r": "␍", "\t": "⇥" };
 
 /** A token with its spaces and control characters as signs. */

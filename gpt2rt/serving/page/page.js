@@ -2,7 +2,7 @@
 
 import { startAccess } from "./access.js";
 import { fields } from "./api.js";
-import { by, fault } from "./dom.js";
+import { by, fault, prose } from "./dom.js";
 import { listModels } from "./models.js";
 import { startScoring } from "./score.js";
 import { describeSettings } from "./settings.js";
@@ -49,7 +49,8 @@ async function describe() {
   await describeSettings();
   for (const note of document.querySelectorAll("[data-field]")) {
     const [path, name] = note.dataset.field.split(" ");
-    note.textContent = (await fields(path))[name]?.description ?? "";
+    const { description = "" } = (await fields(path))[name] ?? {};
+    prose(note, description.replace("null", "empty"));  // as a field of this page is
   }
 }
 

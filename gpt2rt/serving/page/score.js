@@ -92,32 +92,45 @@ function show() {
 
 /** Bits of each word as a line for each model. */
 function profile() {
-  const place = by("score-profile");
+  const place = by("score-profile"), [{ words }] = scores;
   place.replaceChildren();
-  place.hidden = scores[0].words.length < 3;
+  place.hidden = words.length < 3;
   make("h2", place, "Bits, word by word");
   const most = Math.max(8, ...scores.flatMap(score => score.words.map(word => word.bits ?? 0)));
-  const width = scores[0].words.length - 1;
-  const svg = draw("svg", place, { viewBox: `0 0 ${width} ${most}`, preserveAspectRatio: "none", role: "img",
-    "aria-label": `Surprisal of ${width + 1} words, at most ${most.toFixed(1)} bits; the heat map above has every value` });
-  const step = most > 24 ? 8 : 4;
-  for (let bits = 0; bits <= most; bits += step)
-    draw("line", svg, { class: "grid", x1: 0, x2: width, y1: most - bits, y2: most - bits });
+  const step = most > 24 ? 8 : 4, svg = chart(place, words.length - 1, most, step);
   const names = make("p", place, "", "facts");
-  for (const [index, score] of scores.entries()) {
-    const kind = "ab"[index];
-    const points = score.words.map((word, at) => `${at},${most - (word.bits ?? 0)}`).join(" ");
-    draw("polyline", svg, { class: `line ${kind}`, points });
-    make("span", names, score.model, `key ${kind}`);
-  }
-  make("span", names, `A line every ${step} bits. ${compared()}`);
+  for (const [index, score] of scores.entries()) make("span", names, score.model, `key ${"ab"[index]}`);
+  const told = make("span", names, compared(step));
+  svg.addEventListener("pointermove", event => {
+    const { left, width } = svg.getBoundingClientRect();
+    const at = Math.round((event.clientX - left) / width * (words.length - 1));
+    const index = Math.max(0, Math.min(words.length - 1, at));
+    twin(null, words[index]);
+    told.textContent = `“${words[index].text}”: ${scores.map(score => number(score.words[index].bits)).join(" and ")} bits`;
+  });
+  svg.addEventListener("pointerleave", () => {
+    twin(null, null);
+    told.textContent = compared(step);
+  });
 }
 
-function compared() {
-  const [one, two] = scores;
-  if (!two) return "";
+function chart(place, width, most, step) {
+  const svg = draw("svg", place, { viewBox: `0 0 ${width} ${most}`, preserveAspectRatio: "none", role: "img",
+    "aria-label": `Surprisal of each word, at most ${most.toFixed(1)} bits; the heat map above has every value` });
+  for (let bits = 0; bits <= most; bits += step)
+    draw("line", svg, { class: "grid", x1: 0, x2: width, y1: most - bits, y2: most - bits });
+  for (const [index, { words }] of scores.entries()) {
+    const points = words.map((word, at) => `${at},${most - (word.bits ?? 0)}`).join(" ");
+    draw("polyline", svg, { class: `line ${"ab"[index]}`, points });
+  }
+  return svg;
+}
+
+function compared(step) {
+  const [one, two] = scores, lines = `A line every ${step} bits.`;
+  if (!two) return lines;
   const ratio = two.totals.bits / one.totals.bits - 1;
-  return `${two.model} needs ${number(Math.abs(100 * ratio), 1)} % ${ratio < 0 ? "fewer" : "more"} bits for this text.`;
+  return `${lines} ${two.model} needs ${number(Math.abs(100 * ratio), 1)} % ${ratio < 0 ? "fewer" : "more"} bits for this text.`;
 }
 
 // ---- what is done

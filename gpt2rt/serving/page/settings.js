@@ -1,7 +1,7 @@
 // The settings of a continuation. What they do and their limits are the server's own description.
 
 import { fields } from "./api.js";
-import { by, make } from "./dom.js";
+import { by, make, prose } from "./dom.js";
 
 const MAIN = [  // name, label, what it is here at first, and the slider's ends and step
   { name: "max_tokens", label: "Length", start: 60, slider: [1, 300, 1] },
@@ -54,7 +54,6 @@ function build(setting, parent) {
   if (setting.name === "seed") keep = keeper(row);
   const note = make("small", row);
   note.id = `${field.id}-note`;
-  if (setting.text) note.textContent = "\\n is a new line, \\t a tab.";
   rows.set(setting.name, { setting, row, input: field, slider });
 }
 
@@ -91,9 +90,9 @@ export function buildSettings() {
 /** Fetches what the settings do, and their limits. */
 export async function describeSettings() {
   const known = await fields("/v1/completions");
-  for (const [name, { input }] of rows) {
+  for (const [name, { setting, input }] of rows) {
     const field = known[name] ?? {}, note = by(`${input.id}-note`);
-    if (field.description) note.textContent = `${field.description} ${note.textContent}`.trim();
+    prose(note, [field.description, ...setting.text ? ["`\\n` is a new line, `\\t` a tab."] : []].join(" "));
     input.min = field.minimum ?? "";
     input.max = field.maximum ?? "";
   }

@@ -37,7 +37,8 @@ export class Tokens {
     if (shown?.view === this && !cells.includes(shown.span.cell)) close();
     for (const [index, cell] of cells.entries()) {
       const span = this.place.children[index] ?? this.#span();
-      if (span.cell?.text !== cell.text || span.cell?.name !== cell.name) letters(span, cell);
+      if (span.cell === cell && span.letters === cell.text) continue;
+      letters(span, cell.text);
       span.cell = cell;
       span.style.setProperty("--heat", heat(cell.bits).toFixed(3));
       span.classList.toggle("taken", Boolean(cell.taken));
@@ -96,13 +97,14 @@ export class Tokens {
   }
 }
 
-function letters(span, cell) {
+function letters(span, text) {
+  span.letters = text;
   span.replaceChildren();
-  for (const part of cell.text.split(/([\n\r\t])/)) {
+  for (const part of text.split(/([\n\r\t])/)) {
     if (part in MARKS) make("span", span, MARKS[part], "mark").ariaHidden = "true";
     if (part) span.append(part === "\r" ? "" : part);
   }
-  if (!cell.text) make("span", span, "▪", "mark");  // the rest of a character
+  if (!text) make("span", span, "▪", "mark");  // the rest of a character
 }
 
 function facts(cell) {

@@ -91,6 +91,10 @@ function remember() {
   past = past.slice(-PAST);
 }
 
+function restore() {
+  ({ story, written: by("prompt").value } = past.pop());
+}
+
 async function opened(signal) {
   const model = chosenModel();
   if (story?.model === model) return;
@@ -125,9 +129,8 @@ async function attempt(work) {
 function tidy() {  // an attempt of which nothing came leaves no trace
   const last = story?.runs.at(-1);
   if (last && !last.tokens.length && !last.end) story.runs.pop();
-  if (story?.runs.length) return;
-  story = null;
-  past.pop();
+  if (!story?.runs.length) restore();
+  else if (story.runs.length === past.at(-1).story?.runs.length) past.pop();
 }
 
 async function continued(signal) {
@@ -159,7 +162,7 @@ function take(run, event) {
 
 async function again() {
   remember();
-  while (story.runs.length && !story.runs.pop().drawn);
+  if (story.runs.at(-1).drawn) story.runs.pop();
   await attempt(continued);
 }
 
@@ -184,7 +187,7 @@ async function choose(index, choice) {
 }
 
 function back() {
-  ({ story, written: by("prompt").value } = past.pop());
+  restore();
   say("");
   show();
   (story ? by("go") : by("prompt")).focus();
