@@ -159,7 +159,7 @@ def test_another_token_is_chosen_by_mouse(open_page: Open, gpt2: GPT2) -> None:
     with page.expect_request("**/v1/completions") as asked:
         page.locator("[role=option][aria-selected=false]").nth(1).click()
     ended(page)
-    sent = asked.value.post_data_json
+    sent = asked.value.post_data_json or {}
     kept = (*ids.prompt_tokens, *ids.tokens[:4])
     assert tuple(sent["prompt"][:-1]) == kept
     assert sent["prompt"][-1] != ids.tokens[4]
@@ -202,6 +202,31 @@ def test_a_text_ends_before_a_stop_text(open_page: Open, gpt2: GPT2) -> None:
     write(page, "the tree")
     assert shown(page, "#paper") == "the tree" + text[: text.index(stop)].replace("\r", "")
     assert json.dumps(stop, ensure_ascii=False) in (page.locator("#figures").text_content() or "")
+
+
+def test_a_story_goes_on_with_another_model(open_page: Open, gpt2: GPT2) -> None:
+    page, first = open_page(), library(gpt2, "the tree", seed=3, length=1)
+    write(page, "the tree", seed=3, length=1)
+    page.get_by_label("Model", exact=True).select_option("tiny-fp32")
+    with page.expect_request("**/v1/completions") as asked:
+        page.get_by_role("button", name="Continue").click()
+    ended(page)
+    sent = asked.value.post_data_json or {}
+    assert sent["model"] == "tiny-fp32"
+    assert sent["prompt"] == gpt2.tokenizer.encode("the tree" + first.text)
+    page.get_by_role("button", name="Back", exact=True).click()
+    assert page.locator("#continuation .t").count() == 1
+
+
+def test_the_context_ends_a_story(open_page: Open, gpt2: GPT2, errors: list[str]) -> None:
+    page = open_page()
+    write(page, "the tree", length=1000)
+    assert "the model's context is full" in (page.locator("#figures").text_content() or "")
+    tokens = page.locator("#continuation .t").count()
+    assert tokens + len(gpt2.tokenizer.encode("the tree")) == gpt2.hparams.n_ctx + 1
+    page.get_by_role("button", name="Continue").click()
+    expected(page, errors, "holds 48")
+    assert page.locator("#continuation .t").count() == tokens
 
 
 @pytest.fixture
@@ -270,7 +295,7 @@ def test_settings_are_described_and_sent(open_page: Open) -> None:
         page.get_by_label(name).fill(value)
     with page.expect_request("**/v1/completions") as asked:
         write(page, "the tree")
-    sent = asked.value.post_data_json
+    sent = asked.value.post_data_json or {}
     assert (sent["temperature"], sent["min_p"], sent["stop"]) == (0.5, 0.1, ["x\n\\n"])
     page.get_by_role("button", name="Set all back").click()
     assert page.get_by_label("Temperature", exact=True).input_value() == "1"

@@ -23,8 +23,9 @@ export function percent(p) {
 }
 
 export function number(value, digits = 2) {
+  const most = value < 1000 ? digits : 0;
   return value === null || value === undefined ? "–" : value < 1e6
-    ? value.toLocaleString("en", { maximumFractionDigits: digits }) : value.toExponential(2);
+    ? value.toLocaleString("en", { maximumFractionDigits: most }) : value.toExponential(2);
 }
 
 /** A sentence of the server's description; what is in backquotes is code. */
@@ -32,6 +33,11 @@ export function prose(parent, text) {
   parent.replaceChildren();
   for (const [index, part] of text.split("`").entries())
     if (part) parent.append(index % 2 ? make("code", null, part) : part);
+}
+
+/** What a field of the page does, in the words of the endpoint's field. */
+export function note(parent, field, more = "") {
+  prose(parent, `${field?.description ?? ""} ${more}`.trim().replace("null", "empty"));
 }
 
 export const MARKS = { "\n": "↵", "\r": "␍", "\t": "⇥" };
@@ -47,5 +53,5 @@ export function fault(error) {
   by("fault").hidden = !error;
   by("fault-text").textContent = error?.message ?? "";
   if (error) console.error(error);
-  if (error?.status === 401) by("key").showModal();
+  if (error?.status === 401 && !by("key").open) by("key").showModal();
 }

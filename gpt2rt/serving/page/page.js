@@ -2,7 +2,7 @@
 
 import { startAccess } from "./access.js";
 import { fields } from "./api.js";
-import { by, fault, prose } from "./dom.js";
+import { by, fault, note } from "./dom.js";
 import { listModels } from "./models.js";
 import { startScoring } from "./score.js";
 import { describeSettings } from "./settings.js";
@@ -42,15 +42,18 @@ for (const [index, tab] of tabs.entries()) {
     chosen(tabs[to]);
   });
 }
+for (const form of document.querySelectorAll("main form"))
+  form.addEventListener("keydown", event => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
 addEventListener("hashchange", () => select(named()));
 select(named());
 
 async function describe() {
   await describeSettings();
-  for (const note of document.querySelectorAll("[data-field]")) {
-    const [path, name] = note.dataset.field.split(" ");
-    const { description = "" } = (await fields(path))[name] ?? {};
-    prose(note, description.replace("null", "empty"));  // as a field of this page is
+  for (const place of document.querySelectorAll("[data-field]")) {
+    const [path, name] = place.dataset.field.split(" ");
+    note(place, (await fields(path))[name]);
   }
 }
 

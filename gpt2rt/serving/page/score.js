@@ -155,8 +155,5 @@ async function score() {
 /** Makes the tab work. */
 export function startScoring() {
   by("score-form").addEventListener("submit", event => { event.preventDefault(); score(); });
-  by("score-text").addEventListener("keydown", event => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by("score-form").requestSubmit();
-  });
   for (const radio of document.getElementsByName("score-unit")) radio.addEventListener("change", colour);
 }

@@ -1,7 +1,7 @@
 // The settings of a continuation. What they do and their limits are the server's own description.
 
 import { fields } from "./api.js";
-import { by, make, prose } from "./dom.js";
+import { by, make, note } from "./dom.js";
 
 const MAIN = [  // name, label, what it is here at first, and the slider's ends and step
   { name: "max_tokens", label: "Length", start: 60, slider: [1, 300, 1] },
@@ -52,8 +52,7 @@ function build(setting, parent) {
   const field = input(setting, row);
   const slider = setting.slider && slide(setting, row, field);
   if (setting.name === "seed") keep = keeper(row);
-  const note = make("small", row);
-  note.id = `${field.id}-note`;
+  make("small", row).id = `${field.id}-note`;
   rows.set(setting.name, { setting, row, input: field, slider });
 }
 
@@ -91,8 +90,8 @@ export function buildSettings() {
 export async function describeSettings() {
   const known = await fields("/v1/completions");
   for (const [name, { setting, input }] of rows) {
-    const field = known[name] ?? {}, note = by(`${input.id}-note`);
-    prose(note, [field.description, ...setting.text ? ["`\\n` is a new line, `\\t` a tab."] : []].join(" "));
+    const field = known[name] ?? {};
+    note(by(`${input.id}-note`), field, setting.text && "`\\n` is a new line, `\\t` a tab.");
     input.min = field.minimum ?? "";
     input.max = field.maximum ?? "";
   }
