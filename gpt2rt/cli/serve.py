@@ -85,8 +85,8 @@ def serve(
     memory: Annotated[
         int | None,
         typer.Option(
-            help="Megabytes of weights, keys and values. Models that nobody uses make room for "
-            "one that is asked for.",
+            help="Megabytes of weights, keys, values and caches. Models that nobody uses make room "
+            "for one that is asked for.",
             rich_help_panel=LIMITS,
             show_default="no limit",
         ),
@@ -94,13 +94,13 @@ def serve(
     body: Annotated[
         int, typer.Option(help="Megabytes of a request, at most.", rich_help_panel=LIMITS)
     ] = 1,
+    prefix_cache: options.PrefixCache = options.PREFIX_MEGABYTES,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
     """Serve models by HTTP, with OpenAI's API, scores, vectors and a page to play with.
 
-    The page is at the address that is printed. SIGTERM or Ctrl-C lets running requests finish; a
-    second one does not.
+    The page is at the address that is printed. SIGTERM or Ctrl-C lets running requests finish.
 
     Examples:
 
@@ -124,6 +124,7 @@ def serve(
         keys=keys(api_key, api_key_file),
         threads=threads,
         provider=provider,
+        prefix_bytes=prefix_cache << 20,
         slots=slots,
         queue=queue,
         timeout=timeout,

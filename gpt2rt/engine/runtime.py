@@ -77,8 +77,12 @@ class Runtime:
     def session(self) -> ort.InferenceSession:
         """ONNX Runtime's session of the graph. Raises `InvalidSetting` after `close`."""
         if self._session is None:
-            raise InvalidSetting(f"{self._bundle.name} is closed; load it again")
+            raise self.closed()
         return self._session
+
+    def closed(self) -> InvalidSetting:
+        """The error that says that the model is closed."""
+        return InvalidSetting(f"{self._bundle.name} is closed; load it again")
 
     def check(self, count: int) -> None:
         """Raises `InvalidSetting` if the memory is too small for `count` sequences."""

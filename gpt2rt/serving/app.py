@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from gpt2rt import __version__
-from gpt2rt.serving.faults import add_handlers
+from gpt2rt.serving.faults import ANSWERS, add_handlers
 from gpt2rt.serving.guard import Guard
 from gpt2rt.serving.service import Service
 
@@ -41,6 +41,7 @@ def create_app(service: Service) -> FastAPI:
         summary="GPT-2: OpenAI's API, scores and vectors",
         docs_url=None,  # FastAPI's page asks a foreign host; ours is /docs
         redoc_url=None,
+        responses=ANSWERS,
         lifespan=lifespan,
     )
     app.state.service = service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +12,18 @@ from prometheus_client.registry import Collector
 from gpt2rt.asynchronous import AsyncGPT2
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Name -> its kind and what it is; those of `BatchStatistics` have its names.
+OF_A_MODEL: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]] = {
+    "slots": (GaugeMetricFamily, "Texts that can be continued side by side."),
+    "running": (GaugeMetricFamily, "Texts in slots."),
+    "queued": (GaugeMetricFamily, "Texts that wait for a slot."),
+    "steps": (CounterMetricFamily, "Steps made."),
+    "tokens": (CounterMetricFamily, "New tokens."),
+    "failures": (CounterMetricFamily, "Steps that failed."),
+    "model_seconds": (CounterMetricFamily, "CPU time of steps, of the thread that makes them."),
+    "prefix_looked_up": (CounterMetricFamily, "Tokens of prompts looked up in the cache."),
+    "prefix_found": (CounterMetricFamily, "Tokens of prompts that were in it."),
+}
 Loaded = Callable[[], Iterable[tuple[str, AsyncGPT2]]]
 
 
@@ -50,14 +63,22 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         running = "Requests that run, waiting ones included."
         yield GaugeMetricFamily("gpt2rt_requests_in_flight", running, self._in_flight())
-        read = CounterMetricFamily(
-            "gpt2rt_prefix_tokens", "Tokens of prompts looked up in the cache.", labels=["model"]
-        )
-        found = CounterMetricFamily(
-            "gpt2rt_prefix_found", "Tokens of prompts that were in it.", labels=["model"]
-        )
-        for name, model in self._loaded():
-            if (prefixes := model.model.prefixes) is not None:
-                read.add_metric([name], prefixes.statistics.tokens)
-                found.add_metric([name], prefixes.statistics.found)
-        yield from (read, found)
+        models = [(name, _counts(model)) for name, model in self._loaded()]
+        for name, (kind, about) in OF_A_MODEL.items():
+            family = kind(f"gpt2rt_{name}", about, labels=["model"])
+            for model, counts in models:
+                family.add_metric([model], counts[name])
+            yield family
+
+
+def _counts(model: AsyncGPT2) -> dict[str, float]:
+    """The values of `OF_A_MODEL`."""
+    prefixes = model.model.prefixes
+    looked_up = found = 0
+    if prefixes is not None:
+        looked_up, found = prefixes.statistics.tokens, prefixes.statistics.found
+    return {
+        **asdict(model.model.batch.statistics),
+        "prefix_looked_up": looked_up,
+        "prefix_found": found,
+    }

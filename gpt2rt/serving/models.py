@@ -24,8 +24,8 @@ from gpt2rt.serving.settings import ServeSettings
 class ServedModel:
     """A model that clients may ask for; `model` is None while it is not loaded.
 
-    `bytes` are those of its weights, keys and values once it is, `created` is when it was exported,
-    in seconds since 1970.
+    `bytes` are those of its weights, keys, values and cache once it is. `created` is when it was
+    exported, in seconds since 1970.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Models:
         manifest = bundle.manifest
         each = slot_bytes(manifest.hparams, manifest.kv)
         size = manifest.files[WEIGHTS].bytes + self._settings.slots * each
+        size += self._settings.prefix_bytes
         created = int((bundle.directory / MANIFEST).stat().st_mtime)
         self._served[bundle.name] = ServedModel(bundle.name, bundle, size, created)
         self._aliases[alias] = bundle.name
@@ -70,7 +71,7 @@ class Models:
         if limit is not None and size > limit:
             raise InvalidSetting(
                 f"{bundle.name} takes {size / 1e6:,.0f} MB with {self._settings.slots} slots, more "
-                f"than the limit of {limit / 1e6:,.0f} MB; fewer slots take less"
+                f"than the limit of {limit / 1e6:,.0f} MB; fewer slots or caches take less"
             )
 
     def all(self) -> list[ServedModel]:
@@ -129,10 +130,11 @@ class Models:
         async with self._one:  # so that two do not take the same room
             if served.model is None:
                 await self._make_room(served)
-                threads, provider = Threads(self._settings.threads), self._settings.provider
-                model = await asyncio.to_thread(GPT2, served.bundle, threads, provider)
-                slots, queue = self._settings.slots, self._settings.queue
-                served.model = AsyncGPT2(model, slots=slots, queue=queue)
+                s = self._settings
+                model = await asyncio.to_thread(
+                    GPT2, served.bundle, Threads(s.threads), s.provider, prefix_bytes=s.prefix_bytes
+                )
+                served.model = AsyncGPT2(model, slots=s.slots, queue=s.queue)
             return served.model
 
     async def _make_room(self, served: ServedModel) -> None:

@@ -16,6 +16,9 @@ from gpt2rt.serving.metrics import Metrics
 from gpt2rt.serving.models import Models
 from gpt2rt.serving.settings import ServeSettings
 
+FAILURES = 3  # in a row, after which a model does not work
+TYPICAL = 64  # tokens of a text, to tell how long a queue lasts
+
 
 class Service:
     """The state of a running server.
@@ -51,10 +54,18 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether the models of the start are loaded, and the server is not ending."""
-        return (
-            self._start is not None and self._start.done() and not (self.failure or self.draining)
-        )
+        """Whether the models of the start are loaded and work, and the server is not ending."""
+        started = self._start is not None and self._start.done() and self.failure is None
+        works = all(model.failed < FAILURES for _, model in self.models.loaded())
+        return started and works and not self.draining
+
+    def wait(self) -> int:
+        """Seconds, 1 to 60, until the texts that wait now may have been continued."""
+        waits = [0.0]
+        for _, model in self.models.loaded():
+            counts = model.model.batch.statistics
+            waits.append(counts.queued * TYPICAL * counts.model_seconds / max(1, counts.tokens))
+        return min(60, max(1, round(max(waits))))
 
     def start(self) -> None:
         """Begin to load the models, beside requests."""

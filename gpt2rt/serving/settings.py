@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from gpt2rt.asynchronous import QUEUE, SLOTS
 from gpt2rt.checks import check_kind, check_whole
 from gpt2rt.errors import InvalidSetting
+from gpt2rt.model import PREFIX_BYTES
 
 MIB = 1 << 20
 NO_CONTROLS = range(0x21, 0x7F)  # what a key may consist of: it travels in a header
@@ -28,12 +30,12 @@ class ServeSettings:
         keys: keys of which a client has to show one; none: everybody may ask.
         threads: threads of each model; None is one for each physical core.
         provider: what computes, as in `GPT2.load`.
+        prefix_bytes: bytes of each model's cache of prefixes; 0: none.
         slots: texts that a model continues side by side.
         queue: texts that may wait for a slot; beyond that clients are told to come again.
         timeout: seconds that a request may take, waiting included.
         drain: seconds that running requests have to finish after SIGTERM.
-        memory: bytes of weights, keys and values that loaded models may take together; None: no
-            limit.
+        memory: bytes that weights, keys, values and caches may take together; None: no limit.
         body_bytes: most bytes of a request.
         patience: seconds that a client may take to send the head of a request, and again for its
             body.
@@ -48,8 +50,9 @@ class ServeSettings:
     keys: tuple[str, ...] = ()
     threads: int | None = None
     provider: str = "auto"
-    slots: int = 32
-    queue: int = 256
+    prefix_bytes: int = PREFIX_BYTES
+    slots: int = SLOTS
+    queue: int = QUEUE
     timeout: float = 300.0
     drain: float = 30.0
     memory: int | None = None
@@ -65,7 +68,8 @@ class ServeSettings:
             raise InvalidSetting(f"port must be 0 to 65535, not {self.port}")
         for name in ("slots", "body_bytes"):
             check_whole(name, getattr(self, name), 1)
-        check_whole("queue", self.queue, 0)
+        for name in ("queue", "prefix_bytes"):
+            check_whole(name, getattr(self, name), 0)
         if self.memory is not None:
             check_whole("memory", self.memory, 1)
         for name in ("timeout", "drain", "patience"):

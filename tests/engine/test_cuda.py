@@ -14,18 +14,17 @@ import pytest
 from numpy.typing import NDArray
 
 import reference
+from batches import Engines
 from cuda_device import MEMORY, PROVIDER
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.engine.cuda import CudaSlots, Device
-from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import Threads, graph_of, open_session
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
 
@@ -234,9 +233,8 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     ]
 
     def run(count: int, budget: int = 256) -> dict[int, tuple[int, ...]]:
-        engine = Engine(slots(session, count), budget=budget)
-        scheduler = Scheduler(engine, TINY.n_ctx, model.tasks.begin)
-        pieces = scheduler.run(model.tasks.read(requests))
+        engines = Engines(lambda count: slots(session, count))
+        pieces = engines.run(requests, model.tasks, count, budget)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(4)

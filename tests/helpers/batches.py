@@ -1,0 +1,36 @@
+"""Batches over engines of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from gpt2rt import HParams, Piece, Request
+from gpt2rt.engine.engine import BUDGET, Engine
+from gpt2rt.engine.slots import Slots
+from gpt2rt.generation.batch import Batch
+from gpt2rt.generation.running import run_all
+from gpt2rt.generation.speculation import MakeDraft
+from gpt2rt.generation.tasks import Tasks
+from models import TINY
+
+
+@dataclass(eq=False)
+class Engines:
+    """What a batch needs of its model: slots, and an engine over them."""
+
+    new_slots: Callable[[int], Slots]
+    engine_of: Callable[[Slots], Engine] = Engine
+    make_draft: MakeDraft | None = None
+    hparams: HParams = TINY
+
+    def engine(self, count: int) -> Engine:
+        return self.engine_of(self.new_slots(count))
+
+    def run(
+        self, requests: Iterable[Request], tasks: Tasks, most: int, budget: int = BUDGET
+    ) -> Iterator[Piece]:
+        """The pieces of requests that run in a batch of their own."""
+        batch = Batch(self)
+        batch.limit(None, None, budget)
+        yield from run_all(batch, tasks.read(requests), most, tasks.begin, ends_only=False)
