@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
-from gpt2rt.asynchronous import AsyncGPT2
+from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.scoring.embeddings import cosine
 from gpt2rt.scoring.scoring import Passage
 from gpt2rt.serving.settings import ServeSettings
@@ -232,14 +232,13 @@ def test_the_context_ends_a_story(open_page: Open, gpt2: GPT2, errors: list[str]
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts grow by 50 tokens a second at most."""
-    run = AsyncGPT2.run
+    turn = Scheduler.turn
 
-    async def wait(self: AsyncGPT2, *args: Any, **settings: Any) -> AsyncIterator[Any]:
-        async for pieces in run(self, *args, **settings):
-            yield pieces
-            await asyncio.sleep(0.02)
+    def wait(self: Scheduler, *resting: Any) -> Any:
+        time.sleep(0.02)
+        return turn(self, *resting)
 
-    monkeypatch.setattr(AsyncGPT2, "run", wait)
+    monkeypatch.setattr(Scheduler, "turn", wait)
 
 
 def test_a_text_is_stopped_and_goes_on(open_page: Open, slowly: None) -> None:

@@ -56,7 +56,7 @@ function show() {
 }
 
 function tell(run) {
-  const all = added(), facts = [`${number(all.length)} tokens`];
+  const all = added(), facts = [`${number(all.length)} token${all.length === 1 ? "" : "s"}`];
   const mean = all.reduce((sum, token) => sum + bits(token), 0) / all.length;
   if (all.length) facts.push(`perplexity ${number(2 ** mean, 1)}`);
   const { first, began, now, end, by: stop, seed } = run;
@@ -130,8 +130,10 @@ function tidy() {  // an attempt of which nothing came leaves no trace
   const last = story?.runs.at(-1);
   if (last && !last.tokens.length && !last.end) story.runs.pop();
   if (!story?.runs.length) restore();
-  else if (story.runs.length === past.at(-1).story?.runs.length) past.pop();
+  else if (same(story.runs, past.at(-1).story?.runs ?? [])) past.pop();
 }
+
+const same = (runs, others) => runs.length === others.length && runs.every((run, at) => run === others[at]);
 
 async function continued(signal) {
   await opened(signal);
