@@ -67,7 +67,7 @@ def _template(checkpoint: Path, config: dict[str, Any]) -> tuple[str | None, lis
 
 def _settings(source: str, texts: dict[str, str]) -> list[str]:
     """A line of the template for each token that it names, to be trimmed when it is rendered."""
-    named = set(re.findall(r"\w+_token\b", source))
+    named = set(re.findall(r"\w+", source))
     # JSON's escapes are Jinja's, too, for all that ensure_ascii leaves
     return [
         f"{{% set {name} = {json.dumps(text)} %}}\n"

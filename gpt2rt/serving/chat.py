@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence as Seq
 from typing import Any, Literal, NotRequired
 
@@ -22,7 +21,6 @@ from gpt2rt.serving.replies import (
     Usage,
     answer,
     ending,
-    owner_of,
     usage_wanted,
 )
 from gpt2rt.serving.requests import Wanted
@@ -72,7 +70,7 @@ async def chat(
     """Only for fine-tunes whose bundle has a chat template; a plain GPT-2 has none."""
 
     async def make(model: AsyncGPT2, began: float) -> Answer:
-        prompt = await asyncio.to_thread(conversation_tokens, model.model, body.messages)
+        prompt = await model.aside(conversation_tokens, model.model, body.messages)
         wanted = Wanted.reply(body, prompt)
         wanted.check(service.settings)
 
@@ -85,7 +83,7 @@ async def chat(
             form=Form("chatcmpl", "chat.completion", "chat.completion.chunk", choice),
             wanted=wanted,
             requests=wanted.requests(body),
-            owner=owner_of(request, service),
+            owner=request.state.owner,
             usage_in_stream=usage_wanted(body),
             began=began,
         )

@@ -19,7 +19,6 @@ from gpt2rt.serving.replies import (
     Usage,
     answer,
     ending,
-    owner_of,
     usage_wanted,
 )
 from gpt2rt.serving.requests import Wanted
@@ -83,7 +82,7 @@ async def complete(
             form=Form("cmpl", "text_completion", "text_completion", choice),
             wanted=mine,
             requests=mine.requests(body),
-            owner=owner_of(request, service),
+            owner=request.state.owner,
             usage_in_stream=usage_wanted(body),
             began=began,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
@@ -23,7 +22,7 @@ async def with_echoes(
 
     Raises as `GPT2.prompt_tokens`.
     """
-    tokens = await asyncio.to_thread(_tokens, body, wanted, model)
+    tokens = await model.aside(_tokens, body, wanted, model)
     echoes: list[Pieces] = [
         (Piece(0, _text(prompt, ids, body, model)),)
         for prompt, ids in zip(wanted.prompts, tokens, strict=True)

@@ -42,13 +42,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await while_there(receive, self._send(send))
+            await while_there(receive, self._send(send, scope["state"]["id"]))
         except ClientLeft:
             pass
         finally:
             await self._others.aclose()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, place: str) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
         async def write(data: bytes, more: bool = True) -> None:
@@ -61,7 +61,7 @@ class EventStream(Response):
                 async for part in self._others:
                     await write(part)
         except Exception as error:
-            fault = fault_of(error)
+            fault = fault_of(error, place)
             last = event(ascii_json(fault.body()))
             if fault.status == 500:
                 await write(last, more=False)

@@ -305,15 +305,8 @@ async def _parts(
 
 def note(request: HttpRequest, model: AsyncGPT2, read: int, drawn: int = 0) -> None:
     """Tell the access log which model read and drew how many tokens for a request."""
-    notes = getattr(request.state, "notes", {})
+    notes: dict[str, object] = request.state.notes
     notes |= {"model": model.model.name, "prompt_tokens": read, "completion_tokens": drawn}
-
-
-def owner_of(request: HttpRequest, service: Service) -> str:
-    """Who shares a turn in the queue: all requests with a key, or else from an address."""
-    if service.settings.keys:
-        return request.headers.get("authorization", "")
-    return request.client.host if request.client else ""
 
 
 def usage_wanted(body: DrawingBody) -> bool:

@@ -130,8 +130,8 @@ class Wanted:
                 constraint,
                 body.truncate,
                 sample,
-                self.logprobs,
-                special,
+                logprobs=self.logprobs,
+                special=special,
                 top=self.top,
             )
             for sample in range(len(self.prompts) * self.best_of)

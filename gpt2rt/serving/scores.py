@@ -5,7 +5,6 @@ The fields are those of `gpt2rt score --json`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence as Seq
 
@@ -139,7 +138,7 @@ async def _scored(texts: Seq[str], body: ScoreBody, request: Request, service: S
             boundary=body.boundary or "leading",
             top=body.top or 0,
         )
-        reply = await asyncio.to_thread(_reply, model.model.name, found)
+        reply = await model.aside(_reply, model.model.name, found)
         note(request, model, sum(len(one.tokens) for one in found))
         return Response(reply, media_type="application/json")
 

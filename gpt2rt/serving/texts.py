@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Depends, Request, Response
 from typing_extensions import TypedDict
 
@@ -51,7 +49,7 @@ async def tokenize(
 
     async def work() -> Response:
         async with service.model(body.model) as model:
-            reply = await asyncio.to_thread(_tokens, body, model.model)
+            reply = await model.aside(_tokens, body, model.model)
             note(request, model, reply["count"])
             return Response(ascii_json(reply), media_type="application/json")
 
@@ -71,7 +69,7 @@ async def detokenize(
 
     async def work() -> Response:
         async with service.model(body.model) as model:
-            text = await asyncio.to_thread(model.model.tokenizer.decode, body.tokens)
+            text = await model.aside(model.model.tokenizer.decode, body.tokens)
             note(request, model, len(body.tokens))
             reply = TextReply(model=model.model.name, text=text)
             return Response(ascii_json(reply), media_type="application/json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence as Seq
 from typing import Literal, NotRequired
@@ -72,9 +71,9 @@ async def _embedded(body: EmbeddingBody, request: Request, service: Service) -> 
         special=body.special,
     )
     async with service.model(body.model) as model:
-        texts, count = await asyncio.to_thread(_texts, body, params, model.model)
+        texts, count = await model.aside(_texts, body, params, model.model)
         found = await model.embed_batch(texts, params)
-        reply = await asyncio.to_thread(_reply, body, params, model.model.name, found, count)
+        reply = await model.aside(_reply, body, params, model.model.name, found, count)
         note(request, model, count)
         return Response(reply, media_type="application/json")
 

@@ -105,7 +105,7 @@ def test_null_is_the_default_wherever_there_is_one(kind: type[BaseModel]) -> Non
 
 
 def test_the_defaults_of_drawing_are_the_librarys() -> None:
-    body, params = CompletionBody(), SamplingParams()
+    body, params = CompletionBody.model_validate({}), SamplingParams()
     for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"):
         assert getattr(body, name) == getattr(params, name)
 

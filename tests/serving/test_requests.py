@@ -87,7 +87,9 @@ def test_every_setting_reaches_the_library() -> None:
 
 def test_null_is_the_default() -> None:
     plain = requests(seed=1)
-    assert plain == requests(seed=1, temperature=None, n=None, max_tokens=None, stop=None, stream=None)
+    assert plain == requests(
+        seed=1, temperature=None, n=None, max_tokens=None, stop=None, stream=None
+    )
     assert plain[0].stopping.length == 16
     assert requests(stop="x")[0].stopping.strings == ("x",)
 
@@ -139,12 +141,13 @@ def test_chat_is_as_long_as_the_context_unless_told() -> None:
         ({"max_tokens": 3}, 3),
         ({"max_completion_tokens": 4}, 4),
     ):
-        body = ChatBody(messages=messages, **fields)  # type: ignore[arg-type]
+        body = ChatBody.model_validate({"messages": messages, **fields})
         (request,) = Wanted.reply(body, [1, 2]).requests(body)
         assert (request.prompt, request.stopping.length) == ((1, 2), length)
 
 
 def test_chat_tells_likely_tokens_only_with_logprobs() -> None:
-    body = ChatBody(messages=[{"role": "user", "content": "a"}], top_logprobs=2)  # type: ignore[list-item]
+    messages = [{"role": "user", "content": "a"}]
+    body = ChatBody.model_validate({"messages": messages, "top_logprobs": 2})
     with pytest.raises(Fault, match="logprobs"):
         Wanted.reply(body, [1])
