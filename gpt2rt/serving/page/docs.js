@@ -8,6 +8,8 @@ const OWN = ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "maxL
 const WORDS = { minimum: "at least", exclusiveMinimum: "above", maximum: "at most", exclusiveMaximum: "below",
   maxLength: "characters: at most", maxItems: "entries: at most", pattern: "matches" };
 
+const amount = value => value > Number.MAX_SAFE_INTEGER ? value.toExponential(2) : value;
+
 // A type in words: `number or null`, `list of string`, `json_object`.
 function type(api, schema) {
   const s = resolved(api, schema);
@@ -21,7 +23,7 @@ function type(api, schema) {
 
 function limits(api, schema) {
   const s = resolved(api, schema);
-  const own = OWN.filter(name => s[name] !== undefined).map(name => `${WORDS[name]} ${s[name]}`);
+  const own = OWN.filter(name => s[name] !== undefined).map(name => `${WORDS[name]} ${amount(s[name])}`);
   return [...own, ...(s.anyOf ?? []).flatMap(choice => limits(api, choice))];
 }
 
@@ -34,7 +36,7 @@ function row(api, body, name, schema, required) {
   const rest = [...limits(api, schema)];
   if (required) rest.unshift("required");
   else if (schema.default !== undefined && schema.default !== null) rest.unshift(`default ${JSON.stringify(schema.default)}`);
-  for (const one of rest) make("small", make("div", kind), one);
+  make("small", kind, rest.join(" · "));
   prose(make("td", line), schema.description ?? "");
 }
 
@@ -57,14 +59,24 @@ function endpoint(api, path, method, operation) {
   for (const field of operation.parameters ?? [])
     make("p", card, `${field.name} (${field.in}): ${field.description ?? type(api, field.schema)}`, "hint");
   if (content) table(api, card, content.schema);
-  const answers = Object.entries(operation.responses ?? {});
-  const list = make("p", card, "", "hint");
-  for (const [status, answer] of answers) {
-    make("b", list, status);
-    list.append(` ${answer.description ?? ""}  `);
-  }
+  answers(card, operation.responses ?? {}, status => status < 400);
   const link = make("a", by("contents"), path);
   link.href = `#${card.id}`;
+}
+
+function answers(card, responses, wanted) {
+  for (const [status, { description = "" }] of Object.entries(responses).filter(([status]) => wanted(+status))) {
+    const line = make("p", card, "", "hint");
+    make("b", line, status);
+    prose(make("span", line), ` ${description}`);
+  }
+}
+
+function errors(api) {  // the same for all endpoints
+  const all = Object.values(api.paths).flatMap(Object.values).map(operation => operation.responses ?? {});
+  const card = make("section", by("endpoints"), "", "card");
+  make("h2", card, "Errors");
+  answers(card, Object.assign({}, ...all), status => status >= 400);
 }
 
 async function show() {
@@ -74,6 +86,7 @@ async function show() {
     const api = await description();
     for (const [path, methods] of Object.entries(api.paths))
       for (const [method, operation] of Object.entries(methods)) endpoint(api, path, method, operation);
+    errors(api);
   } catch (error) {
     fault(error);
   }

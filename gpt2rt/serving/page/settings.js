@@ -16,7 +16,7 @@ const MORE = [
   { name: "repetition_penalty", label: "Repetition penalty", start: 1, slider: [0.5, 2, 0.05] },
   { name: "frequency_penalty", label: "Frequency penalty", start: 0, slider: [-2, 2, 0.1] },
   { name: "presence_penalty", label: "Presence penalty", start: 0, slider: [-2, 2, 0.1] },
-  { name: "no_repeat_ngram", label: "No repeated n-gram", start: 0, slider: [0, 10, 1] },
+  { name: "no_repeat_ngram", label: "N-grams only once", start: 0, slider: [0, 10, 1] },
   { name: "min_tokens", label: "Least length", start: 0, slider: [0, 300, 1] },
   { name: "stop", label: "Stop at", text: true },
 ];

@@ -21,6 +21,7 @@ const ENDS = {
 
 let story = null;
 let running = null;  // the AbortController of the request
+let frame = null;  // the picture that is asked for
 let past = [];
 const tokens = new Tokens(by("continuation"), { pick: choose });
 
@@ -121,6 +122,7 @@ async function attempt(work) {
   }
   if (running !== mine) return;  // another one is under way
   running = null;
+  if (story?.runs.at(-1)?.now) tell(story.runs.at(-1));
   tidy();
   speak("", true);
   show();
@@ -156,10 +158,14 @@ function take(run, event) {
   run.text += choice.text;
   run.end = choice.stop_details?.reason ?? run.end;
   run.by = choice.stop_details?.by;
-  tokens.draw(story.runs.flatMap(cells));
   speak(choice.text);
-  tell(run);
-  follow();
+  frame ??= requestAnimationFrame(() => {  // tokens may come faster than pictures
+    frame = null;
+    if (!running) return;
+    tokens.draw(story.runs.flatMap(cells));
+    tell(run);
+    follow();
+  });
 }
 
 async function again() {
