@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated
 
 import pytest
@@ -18,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 from gpt2rt import Stopping
 from gpt2rt.errors import BadText, InvalidSetting, MissingExtra, PromptTooLong
+from gpt2rt.generation.batch import BatchStatistics
 from gpt2rt.serving import guard
 from gpt2rt.serving.access import AccessLog
 from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.metrics import OF_A_MODEL
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, fault, in_process, raw_fault, read_all, running, wait_until
@@ -96,6 +98,10 @@ def test_metrics_count_requests_by_declared_paths(serve_settings: ServeSettings)
     assert 'gpt2rt_requests_total{path="/v1/models/{name}",status="404"} 1.0' in told
     assert 'gpt2rt_requests_total{path="other",status="404"} 1.0' in told
     assert "gpt2rt_requests_in_flight 1.0" in told
+
+
+def test_every_count_of_a_batch_is_told() -> None:
+    assert {field.name for field in fields(BatchStatistics)} < set(OF_A_MODEL)
 
 
 def test_metrics_can_be_off(quick: ServeSettings) -> None:
