@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.embeddings import EmbedParams
 from gpt2rt.scoring.reading import AUTO_BOS
+from gpt2rt.serving.formats import ResponseFormat, strict
 
 DRAWING = SamplingParams()
 EMBEDDING = EmbedParams(by="text", normalize=True)
@@ -37,10 +38,10 @@ SPECIAL = (
 )
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """The fields of every request."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = strict
 
     model: str | None = Field(
         None, max_length=1000, description="A name that `/v1/models` lists; null: the first."
@@ -66,64 +67,14 @@ def _whole(value: Any, depth: int) -> Any:
 class StreamOptions(BaseModel):
     """Settings of a stream."""
 
-    model_config = Body.model_config
+    model_config = strict
 
     include_usage: bool | None = Field(
         False, description="Whether a last event has the numbers of tokens."
     )
 
 
-class TextFormat(BaseModel):
-    """Free text."""
-
-    model_config = Body.model_config
-
-    type: Literal["text"]
-
-
-class JsonFormat(BaseModel):
-    """Any JSON object."""
-
-    model_config = Body.model_config
-
-    type: Literal["json_object"]
-
-
-class NamedSchema(BaseModel):
-    """A JSON schema with its name, as OpenAI's API has it; only the schema has an effect."""
-
-    model_config = Body.model_config
-
-    name: str | None = Field(None, max_length=64)
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema", description="The schema (draft 2020-12).")
-    strict: bool | None = None
-
-
-class SchemaFormat(BaseModel):
-    """JSON that a schema allows."""
-
-    model_config = Body.model_config
-
-    type: Literal["json_schema"]
-    json_schema: NamedSchema
-
-
-class RegexFormat(BaseModel):
-    """Text that a regular expression matches as a whole."""
-
-    model_config = Body.model_config
-
-    type: Literal["regex"]
-    regex: str = Field(min_length=1, description="In Rust's syntax.")
-
-
-ResponseFormat = Annotated[
-    TextFormat | JsonFormat | SchemaFormat | RegexFormat, Field(discriminator="type")
-]
-
-
-class DrawingBody(Body):
+class DrawingBody(RequestBody):
     """How texts are drawn and when they end: what completions and chat have in common."""
 
     n: int | None = Field(1, ge=1, le=1024, description="Texts for each prompt.")
@@ -252,10 +203,10 @@ class CompletionBody(DrawingBody):
     suffix: str | None = Field(None, description="Not supported: GPT-2 only continues texts.")
 
 
-class TextPart(BaseModel):
+class MessagePart(BaseModel):
     """A part of a message that is text."""
 
-    model_config = Body.model_config
+    model_config = strict
 
     type: Literal["text"]
     text: str
@@ -264,10 +215,10 @@ class TextPart(BaseModel):
 class ChatMessage(BaseModel):
     """A message of a conversation."""
 
-    model_config = Body.model_config
+    model_config = strict
 
     role: Literal["system", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PROMPTS)]
+    content: str | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PROMPTS)]
 
 
 class ChatBody(DrawingBody):
@@ -287,7 +238,7 @@ class ChatBody(DrawingBody):
     )
 
 
-class ScoreBody(Body):
+class ScoreBody(RequestBody):
     """A request to score texts: the surprisal of every token and word."""
 
     text: str | None = Field(None, description="The text; or give `texts`.")
@@ -316,7 +267,7 @@ class ScoreBody(Body):
     special: bool | None = Field(None, description=SPECIAL)
 
 
-class EmbeddingBody(Body):
+class EmbeddingBody(RequestBody):
     """A request for vectors of texts."""
 
     input: (
@@ -355,14 +306,14 @@ class EmbeddingBody(Body):
     user: str | None = Field(None, description="Has no effect.")
 
 
-class TokenizeBody(Body):
+class TokenizeBody(RequestBody):
     """A request for the tokens of a text."""
 
     text: str = Field(max_length=LONGEST_TEXT)
     special: bool | None = Field(None, description=SPECIAL)
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(RequestBody):
     """A request for the text of tokens."""
 
     tokens: Annotated[list[TokenId], Field(max_length=LONGEST_TEXT)]
