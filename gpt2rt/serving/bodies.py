@@ -8,27 +8,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.embeddings import EmbedParams
 from gpt2rt.scoring.reading import AUTO_BOS
-from gpt2rt.serving.formats import ResponseFormat, strict
+from gpt2rt.serving.formats import ResponseFormat, Strict, at_most
 
 DRAWING = SamplingParams()
 EMBEDDING = EmbedParams(by="text", normalize=True)
 MOST_PROMPTS = 256
 MOST_INPUTS = 2048  # as OpenAI's
 MOST_TOKENS = 1_000_000
+MOST_IDS = 1 << 16  # of one text
+MOST_BIASES = 1024
 LONGEST_TEXT = 131_072  # characters of a text that is only tokenized
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# A list is read up to its first error: half a million of them would take seconds to tell.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)]
 BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Biases = Annotated[
     dict[BiasKey, Bias],
-    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+    BeforeValidator(at_most(MOST_BIASES)),  # a dict's own limit is looked at last
+    Field(max_length=MOST_BIASES, json_schema_extra={"additionalProperties": False}),
 ]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -38,36 +42,30 @@ SPECIAL = (
 )
 
 
-class RequestBody(BaseModel):
+class RequestBody(Strict):
     """The fields of every request."""
-
-    model_config = strict
 
     model: str | None = Field(
         None, max_length=1000, description="A name that `/v1/models` lists; null: the first."
     )
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _whole_numbers(cls, fields: Any) -> Any:
+    def _whole_numbers(cls, value: Any) -> Any:
         """Take 1.0 for 1, which to JSON are the same; in fields and in lists of ids."""
-        if isinstance(fields, dict):
-            return {name: _whole(value, depth=2) for name, value in fields.items()}
-        return fields
+        return _whole(value, depth=2)
 
 
 def _whole(value: Any, depth: int) -> Any:
     if type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is list and depth:
+    if type(value) is list and depth and len(value) <= MOST_IDS:
         return [_whole(one, depth - 1) for one in value]
     return value
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """Settings of a stream."""
-
-    model_config = strict
 
     include_usage: bool | None = Field(
         False, description="Whether a last event has the numbers of tokens."
@@ -178,9 +176,9 @@ class CompletionBody(DrawingBody):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
         | None
     ) = Field(
         None,
@@ -203,19 +201,15 @@ class CompletionBody(DrawingBody):
     suffix: str | None = Field(None, description="Not supported: GPT-2 only continues texts.")
 
 
-class MessagePart(BaseModel):
+class MessagePart(Strict):
     """A part of a message that is text."""
-
-    model_config = strict
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Strict):
     """A message of a conversation."""
-
-    model_config = strict
 
     role: Literal["system", "user", "assistant"]
     content: str | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PROMPTS)]
@@ -242,9 +236,9 @@ class ScoreBody(RequestBody):
     """A request to score texts: the surprisal of every token and word."""
 
     text: str | None = Field(None, description="The text; or give `texts`.")
-    texts: Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)] | None = Field(
-        None, description="Texts, each scored by itself."
-    )
+    texts: (
+        Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
+    ) = Field(None, description="Texts, each scored by itself.")
     context: str | None = Field(None, description="Is read before each text, and not scored.")
     bos: str | TokenId | None = Field(
         AUTO_BOS,
@@ -272,9 +266,9 @@ class EmbeddingBody(RequestBody):
 
     input: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
     ) = Field(description="A text, token ids, or a list of either.")
     encoding_format: Literal["float", "base64"] | None = Field(
         "float", description="Numbers, or base64 of float32 in little-endian order."
@@ -316,4 +310,4 @@ class TokenizeBody(RequestBody):
 class DetokenizeBody(RequestBody):
     """A request for the text of tokens."""
 
-    tokens: Annotated[list[TokenId], Field(max_length=LONGEST_TEXT)]
+    tokens: Annotated[list[TokenId], Field(max_length=MOST_IDS, fail_fast=True)]

@@ -73,7 +73,7 @@ async def chat(
     async def make(model: AsyncGPT2, began: float) -> Reply:
         prompt = await model.aside(conversation_tokens, model.model, body.messages)
         wanted = WantedTexts.reply(body, prompt)
-        wanted.check(service.settings)
+        wanted.check(service.settings, model.model.hparams.n_ctx)
 
         def choice(index: int, prompt: int) -> MessageChoice:
             return MessageChoice(index, body, model)

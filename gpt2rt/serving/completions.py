@@ -66,9 +66,9 @@ async def complete(
 ) -> Response:
     """Each text is that of the library for the same seed and sample number."""
     wanted = WantedTexts.completions(body)
-    wanted.check(service.settings)
 
     async def make(model: AsyncGPT2, began: float) -> Reply:
+        wanted.check(service.settings, model.model.hparams.n_ctx)
         mine = wanted
         echoed: list[tuple[Piece, ...]] = [()] * len(wanted.prompts)
         if body.echo:

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from gpt2rt.sampling.constraint import Constraint
 
-# Nothing is converted, and no field is ignored.
-strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+MOST_FIELDS = 64
 
 
-class TextFormat(BaseModel):
+def at_most(count: int) -> Callable[[Any], Any]:
+    """A validator of pydantic's for what is read only if it has few entries."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise PydanticCustomError(
+                "too_long",
+                "has {found} entries, and at most {count} are read",
+                {"found": len(value), "count": count},
+            )
+        return value
+
+    return check
+
+
+class Strict(BaseModel):
+    """An object of a request: nothing is converted, and no field is ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, fields: Any) -> Any:
+        return at_most(MOST_FIELDS)(fields)
+
+
+class TextFormat(Strict):
     """Free text."""
-
-    model_config = strict
 
     type: Literal["text"]
 
 
-class JsonFormat(BaseModel):
+class JsonFormat(Strict):
     """Any JSON object."""
-
-    model_config = strict
 
     type: Literal["json_object"]
 
 
-class NamedSchema(BaseModel):
+class NamedSchema(Strict):
     """A JSON schema with its name, as OpenAI's API has it; only the schema has an effect."""
-
-    model_config = strict
 
     name: str | None = Field(None, max_length=64)
     description: str | None = None
@@ -39,19 +60,15 @@ class NamedSchema(BaseModel):
     strict: bool | None = None
 
 
-class SchemaFormat(BaseModel):
+class SchemaFormat(Strict):
     """JSON that a schema allows."""
-
-    model_config = strict
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
-class RegexFormat(BaseModel):
+class RegexFormat(Strict):
     """Text that a regular expression matches as a whole."""
-
-    model_config = strict
 
     type: Literal["regex"]
     regex: str = Field(min_length=1, description="In Rust's syntax.")

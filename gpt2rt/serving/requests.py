@@ -23,6 +23,7 @@ from gpt2rt.serving.formats import constraint_of
 from gpt2rt.serving.settings import ServeSettings
 from gpt2rt.text.prompts import Prompt
 
+MOST_LOGPROBS = 1 << 19  # of an answer; some 50 MB
 MAX_TOKENS = 16  # OpenAI's default for completions
 # Field -> the name in `SamplingParams`.
 NAMES = {
@@ -45,7 +46,7 @@ class WantedTexts:
     """The texts that a client wants: for each prompt the best `n` of `best_of`.
 
     `length` is the most new tokens (None: as many as fit), `logprobs` whether log-probabilities are
-    needed, `top` how many alternatives.
+    needed, `top` how many alternatives, `echo` whether prompts are told, too.
     """
 
     prompts: Seq[Prompt]
@@ -54,6 +55,7 @@ class WantedTexts:
     length: int | None
     logprobs: bool
     top: int
+    echo: bool = False
 
     @classmethod
     def completions(cls, body: CompletionBody) -> WantedTexts:
@@ -78,7 +80,8 @@ class WantedTexts:
             best_of=best_of,
             length=length,
             logprobs=shown or best_of > n,
-            top=max(body.logprobs or 0, (body.return_tokens and body.top_logprobs) or 0),
+            top=max(body.logprobs or 0, body.top_logprobs or 0),
+            echo=bool(body.echo),
         )
 
     @classmethod
@@ -96,8 +99,8 @@ class WantedTexts:
             top=body.top_logprobs or 0,
         )
 
-    def check(self, settings: ServeSettings) -> None:
-        """Raises `Fault` for more texts than the server can hold."""
+    def check(self, settings: ServeSettings, n_ctx: int) -> None:
+        """Raises `Fault` for more texts, or more numbers, than a server of `n_ctx` can hold."""
         if self.best_of > settings.slots:
             name = "best_of" if self.best_of > self.n else "n"
             raise _wrong(name, f"is {self.best_of}, and the server has {settings.slots} slots")
@@ -105,6 +108,15 @@ class WantedTexts:
         if count > room:
             raise _wrong(
                 "prompt", f"asks for {count} texts, and the server holds {room}; send fewer prompts"
+            )
+        length = n_ctx if self.echo or self.length is None else min(self.length, n_ctx)
+        told = count * length * (1 + self.top) if self.logprobs else 0
+        if told > MOST_LOGPROBS:
+            raise Fault(
+                400,
+                f"up to {told:,} log-probabilities are asked for, and an answer holds "
+                f"{MOST_LOGPROBS:,}; ask for fewer texts, tokens or likely tokens",
+                code="too_long",
             )
 
     def requests(self, body: DrawingBody) -> list[Request]:

@@ -18,7 +18,7 @@ SETTINGS = ServeSettings(slots=4, queue=8)
 def requests(**fields: Any) -> list[Request]:
     body = CompletionBody(**fields)
     wanted = WantedTexts.completions(body)
-    wanted.check(SETTINGS)
+    wanted.check(SETTINGS, n_ctx=48)
     return wanted.requests(body)
 
 
@@ -128,6 +128,21 @@ def test_what_does_not_go_together_is_named(fields: dict[str, Any], param: str) 
     with pytest.raises(Fault) as raised:
         requests(**fields)
     assert (raised.value.status, raised.value.param) == (400, param)
+
+
+def test_numbers_that_fill_no_memory() -> None:
+    """64 texts of a whole context with all their alternatives would take 150 MB."""
+    large = ServeSettings(slots=64)
+    for fields, most in (
+        ({"max_tokens": 10_000, "logprobs": 5}, 1 << 19),
+        ({"max_tokens": 1, "logprobs": 5, "echo": True}, 1 << 19),
+        ({"max_tokens": 10_000}, 0),
+    ):
+        wanted = WantedTexts.completions(CompletionBody.model_validate({"n": 64, **fields}))
+        wanted.check(large, n_ctx=1024)
+        if most:
+            with pytest.raises(Fault, match="log-probabilities"):
+                wanted.check(large, n_ctx=2048)
 
 
 def test_a_suffix_that_says_nothing_is_none() -> None:
