@@ -14,10 +14,7 @@ from gpt2rt.engine.prefixes import BLOCK, PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw, Selected
 
-# Tokens of prompts in a step: few enough that texts in progress wait for a tenth of a second or so,
-# and as many times that where no text waits, since a token then costs least.
-BUDGET = 256
-ALONE = 2
+ALONE = 2  # where no text waits, this many times the budget is read: a token then costs least
 
 
 @dataclass(slots=True, eq=False)
@@ -55,16 +52,16 @@ class Sequence:
 class Engine:
     """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it;
-    where there are none, `ALONE` times as many are read.
+    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it
+    (None: that of the slots); where there are none, `ALONE` times as many are read.
     """
 
     def __init__(
-        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int = BUDGET
+        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int | None = None
     ) -> None:
         self._slots = slots
         self._prefixes = prefixes
-        self.budget = budget
+        self.budget = slots.budget if budget is None else budget
         self._running: list[Sequence] = []
         self._steps = 0
 

@@ -28,6 +28,9 @@ from gpt2rt.generation.speculation import MakeDraft
 from gpt2rt.generation.task import Task
 
 AHEAD = 16  # steps that a text may be ahead of its reader; then it rests
+# The most tokens that other work should read between two steps, and beside texts in progress: about
+# what they wait for a step with a piece of a prompt.
+SLICE, SLICE_BESIDE = 256, 64
 
 
 class BatchModel(Protocol):
@@ -135,6 +138,11 @@ class Batch:
             self._wake()
 
     @property
+    def slice(self) -> int:
+        """The most tokens that a client's `call` should read now."""
+        return SLICE_BESIDE if self._running else SLICE
+
+    @property
     def statistics(self) -> BatchStatistics:
         """Counts now, and since the model was loaded."""
         with self.lock:
@@ -226,7 +234,7 @@ class Batch:
                 assert self._scheduler is not None
                 self._scheduler.drop(task)
         with self.lock:
-            unused = not self._clients and self._slots is None
+            unused = self._slots is None and not any(client.most for client in self._clients)
         if unused:
             self._engine = self._scheduler = None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_kind, check_list
 from gpt2rt.engine.runtime import Runtime
+from gpt2rt.generation.batch import Batch
 from gpt2rt.scoring import embeddings, scoring
 from gpt2rt.scoring.document import Document
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
@@ -28,6 +29,7 @@ class Scorer:
     tokenizer: TextTokenizer
     hparams: HParams
     runtime: Runtime
+    batch: Batch
 
     def score(
         self,
@@ -147,6 +149,7 @@ class Scorer:
         """
         return scoring.score_tokens(
             self.runtime.slots,
+            self.batch,
             self.hparams,
             passages,
             top=top,

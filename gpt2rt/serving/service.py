@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from fastapi import Request
 
@@ -16,6 +16,7 @@ from gpt2rt.serving.metrics import Metrics
 from gpt2rt.serving.models import Models
 from gpt2rt.serving.settings import ServeSettings
 
+State = Literal["loading", "ready", "failing", "ending"]
 FAILURES = 3  # in a row, after which a model does not work
 TYPICAL = 64  # tokens of a text, to tell how long a queue lasts
 
@@ -53,11 +54,14 @@ class Service:
         return asyncio.timeout(self.settings.timeout)
 
     @property
-    def ready(self) -> bool:
-        """Whether the models of the start are loaded and work, and the server is not ending."""
-        started = self._start is not None and self._start.done() and self.failure is None
+    def state(self) -> State:
+        """What the server is doing; `failing`: each of the last steps of a model failed."""
+        if self.draining:
+            return "ending"
+        if self._start is None or not self._start.done() or self.failure is not None:
+            return "loading"
         works = all(model.failed < FAILURES for _, model in self.models.loaded())
-        return started and works and not self.draining
+        return "ready" if works else "failing"
 
     def wait(self) -> int:
         """Seconds, 1 to 60, until the texts that wait now may have been continued."""

@@ -19,12 +19,12 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", summary="Whether requests are answered: 503 while loading or ending")
+@router.get("/ready", summary="Whether requests are answered: 503 while loading, failing or ending")
 async def ready(service: Here) -> dict[str, str]:
-    if not service.ready:
-        what = "ending" if service.draining else "loading"
-        raise Fault(503, f"the server is {what}", code=what, retry_after=1)
-    return {"status": "ready"}
+    state = service.state
+    if state != "ready":
+        raise Fault(503, f"the server is {state}", code=state, retry_after=1)
+    return {"status": state}
 
 
 @router.get("/metrics", summary="Counts in Prometheus' format", response_class=Response)

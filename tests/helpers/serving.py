@@ -36,7 +36,7 @@ class RunningServer:
         self.server = DrainingServer(self.service)
         self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
         self.thread.start()
-        wait_until(lambda: self.service.ready or not self.thread.is_alive())
+        wait_until(lambda: self.service.state == "ready" or not self.thread.is_alive())
 
     def client(self, **settings: object) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]

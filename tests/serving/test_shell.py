@@ -11,15 +11,17 @@ from dataclasses import replace
 from typing import Annotated
 
 import pytest
-from fastapi import Body, Request, Response
+from fastapi import Body, Depends, Request, Response
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from gpt2rt import Stopping
 from gpt2rt.errors import BadText, InvalidSetting, MissingExtra, PromptTooLong
 from gpt2rt.serving import guard
 from gpt2rt.serving.access import AccessLog
 from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, fault, in_process, raw_fault, read_all, running, wait_until
 
@@ -358,26 +360,27 @@ def test_a_request_that_takes_too_long_is_ended(
     assert ended == [True]
 
 
-def endless_stream(server: RunningServer) -> list[bool]:
-    """Add `/stream`, which sends without end; returns what is filled when it was ended."""
-    ended: list[bool] = []
+def endless_stream(server: RunningServer) -> list[str]:
+    """Add `/stream`, which sends without end; the list is told its begin and its end."""
+    seen: list[str] = []
 
     class Endless(Response):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200})
+            seen.append("begin")
             try:
                 while True:
                     await asyncio.sleep(0)
                     part = {"type": "http.response.body", "body": b"x" * 10_000}
                     await send({**part, "more_body": True})
             finally:
-                ended.append(True)
+                seen.append("end")
 
     async def stream() -> Response:
         return Endless()
 
     server.app.add_api_route("/stream", stream, response_class=Response)
-    return ended
+    return seen
 
 
 def test_a_reader_that_does_not_read_is_cut_off(
@@ -385,13 +388,58 @@ def test_a_reader_that_does_not_read_is_cut_off(
 ) -> None:
     monkeypatch.setattr(guard, "GRACE", 0.0)
     with running(replace(quick, timeout=0.5)) as server:
-        ended = endless_stream(server)
+        seen = endless_stream(server)
         with server.socket(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-            wait_until(lambda: server.service.in_flight == 1)
+            wait_until(lambda: bool(seen))
             assert server.client().get("/health").status_code == 200
-            assert not ended
-            wait_until(lambda: bool(ended))
+            wait_until(lambda: seen == ["begin", "end"])
         wait_until(lambda: server.service.in_flight == 0)
+
+
+# ---- the batch behind it
+
+
+def test_a_full_queue_is_told_with_when_to_come_again(quick: ServeSettings) -> None:
+    go = threading.Event()
+
+    async def text(service: Annotated[Service, Depends(service_of)]) -> str:
+        async with service.model(None) as model:
+            return (await model.generate("a")).text
+
+    async def endless(service: Annotated[Service, Depends(service_of)]) -> None:
+        async with service.model(None) as model:
+            forever = Stopping(length=10**9, end_of_text=False, overflow="slide")
+            task = asyncio.create_task(model.generate("a", stopping=forever))
+            await asyncio.to_thread(go.wait)
+            task.cancel()
+
+    with running(replace(quick, slots=1, queue=0)) as server:
+        server.app.add_api_route("/text", text)
+        server.app.add_api_route("/endless", endless)
+        client = server.client()
+        assert client.get("/text").status_code == 200
+        hog = threading.Thread(target=lambda: server.client().get("/endless"))
+        hog.start()
+        counts = [model.model.batch for _, model in server.service.models.loaded()]
+        wait_until(lambda: counts[0].statistics.running == 1)
+        told = client.get("/text")
+        assert fault(told) == (429, "queue_full")
+        assert 1 <= int(told.headers["retry-after"]) <= 60
+        assert 'gpt2rt_running{model="tiny-int8"} 1.0' in client.get("/metrics").text
+        go.set()
+        hog.join()
+        wait_until(lambda: counts[0].statistics.running == 0)
+        assert client.get("/text").status_code == 200
+
+
+def test_a_model_whose_steps_fail_is_not_ready(serve_settings: ServeSettings) -> None:
+    with in_process(replace(serve_settings, models=serve_settings.models[:1])) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        service = client.app.app.state.service  # type: ignore[attr-defined]
+        for _, model in service.models.loaded():
+            model.failed = 3
+        assert fault(client.get("/ready")) == (503, "failing")
+        assert client.get("/health").status_code == 200
 
 
 # ---- the access log
