@@ -436,7 +436,8 @@ NAMELESS = """() => {
     const copy = element.cloneNode(true);
     for (const silent of copy.querySelectorAll("[aria-hidden=true]")) silent.remove();
     return copy.textContent.trim(); };
-  return [...document.querySelectorAll("button, input, select, textarea, a, [role], [tabindex='0']")]
+  const controls = "button, input, select, textarea, a, [role], [tabindex='0']";
+  return [...document.querySelectorAll(controls)]
     .filter(element => element.checkVisibility() && element.ariaHidden !== "true")
     .filter(element => ![...element.labels ?? []].some(label => label.checkVisibility()))
     .filter(element => !element.matches("[aria-label], [aria-labelledby]") && !said(element))
