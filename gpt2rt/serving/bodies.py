@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, model_validator
 
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.embeddings import EmbedParams
 from gpt2rt.scoring.reading import AUTO_BOS
+from gpt2rt.serving.formats import ResponseFormat, strict
 
 DRAWING = SamplingParams()
 EMBEDDING = EmbedParams(by="text", normalize=True)
@@ -25,6 +26,10 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[
+    dict[BiasKey, Bias],
+    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
 SPECIAL = (
@@ -33,77 +38,43 @@ SPECIAL = (
 )
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """The fields of every request."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = strict
 
     model: str | None = Field(
         None, max_length=1000, description="A name that `/v1/models` lists; null: the first."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, fields: Any) -> Any:
+        """Take 1.0 for 1, which to JSON are the same; in fields and in lists of ids."""
+        if isinstance(fields, dict):
+            return {name: _whole(value, depth=2) for name, value in fields.items()}
+        return fields
+
+
+def _whole(value: Any, depth: int) -> Any:
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is list and depth:
+        return [_whole(one, depth - 1) for one in value]
+    return value
+
 
 class StreamOptions(BaseModel):
     """Settings of a stream."""
 
-    model_config = Body.model_config
+    model_config = strict
 
     include_usage: bool | None = Field(
         False, description="Whether a last event has the numbers of tokens."
     )
 
 
-class TextFormat(BaseModel):
-    """Free text."""
-
-    model_config = Body.model_config
-
-    type: Literal["text"]
-
-
-class JsonFormat(BaseModel):
-    """Any JSON object."""
-
-    model_config = Body.model_config
-
-    type: Literal["json_object"]
-
-
-class NamedSchema(BaseModel):
-    """A JSON schema with its name, as OpenAI's API has it; only the schema has an effect."""
-
-    model_config = Body.model_config
-
-    name: str | None = Field(None, max_length=64)
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema", description="The schema (draft 2020-12).")
-    strict: bool | None = None
-
-
-class SchemaFormat(BaseModel):
-    """JSON that a schema allows."""
-
-    model_config = Body.model_config
-
-    type: Literal["json_schema"]
-    json_schema: NamedSchema
-
-
-class RegexFormat(BaseModel):
-    """Text that a regular expression matches as a whole."""
-
-    model_config = Body.model_config
-
-    type: Literal["regex"]
-    regex: str = Field(min_length=1, description="In Rust's syntax.")
-
-
-ResponseFormat = Annotated[
-    TextFormat | JsonFormat | SchemaFormat | RegexFormat, Field(discriminator="type")
-]
-
-
-class DrawingBody(Body):
+class DrawingBody(RequestBody):
     """How texts are drawn and when they end: what completions and chat have in common."""
 
     n: int | None = Field(1, ge=1, le=1024, description="Texts for each prompt.")
@@ -162,8 +133,8 @@ class DrawingBody(Body):
         le=1 << 31,
         description="No sequence of this many tokens comes twice, prompt included; 0 is off.",
     )
-    logit_bias: dict[BiasKey, Bias] | None = Field(
-        None, max_length=1024, description="Numbers added to the logits of tokens, by id."
+    logit_bias: Biases | None = Field(
+        None, description="Numbers added to the logits of tokens, by id."
     )
     seed: int | None = Field(
         None,
@@ -232,10 +203,10 @@ class CompletionBody(DrawingBody):
     suffix: str | None = Field(None, description="Not supported: GPT-2 only continues texts.")
 
 
-class TextPart(BaseModel):
+class MessagePart(BaseModel):
     """A part of a message that is text."""
 
-    model_config = Body.model_config
+    model_config = strict
 
     type: Literal["text"]
     text: str
@@ -244,10 +215,10 @@ class TextPart(BaseModel):
 class ChatMessage(BaseModel):
     """A message of a conversation."""
 
-    model_config = Body.model_config
+    model_config = strict
 
     role: Literal["system", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PROMPTS)]
+    content: str | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PROMPTS)]
 
 
 class ChatBody(DrawingBody):
@@ -267,7 +238,7 @@ class ChatBody(DrawingBody):
     )
 
 
-class ScoreBody(Body):
+class ScoreBody(RequestBody):
     """A request to score texts: the surprisal of every token and word."""
 
     text: str | None = Field(None, description="The text; or give `texts`.")
@@ -296,7 +267,7 @@ class ScoreBody(Body):
     special: bool | None = Field(None, description=SPECIAL)
 
 
-class EmbeddingBody(Body):
+class EmbeddingBody(RequestBody):
     """A request for vectors of texts."""
 
     input: (
@@ -335,14 +306,14 @@ class EmbeddingBody(Body):
     user: str | None = Field(None, description="Has no effect.")
 
 
-class TokenizeBody(Body):
+class TokenizeBody(RequestBody):
     """A request for the tokens of a text."""
 
     text: str = Field(max_length=LONGEST_TEXT)
     special: bool | None = Field(None, description=SPECIAL)
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(RequestBody):
     """A request for the text of tokens."""
 
     tokens: Annotated[list[TokenId], Field(max_length=LONGEST_TEXT)]

@@ -11,17 +11,18 @@ from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Piece
 from gpt2rt.serving.bodies import CompletionBody
 from gpt2rt.serving.echoes import with_echoes
+from gpt2rt.serving.events import EVENT
 from gpt2rt.serving.replies import (
-    Answer,
     Ending,
     Envelope,
-    Form,
+    Reply,
+    ReplyForm,
     Usage,
     answer,
     ending,
     usage_wanted,
 )
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.tokens import (
     CompletionLogprobs,
@@ -53,7 +54,7 @@ class CompletionReply(Envelope):
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": CompletionReply,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
         "description": "The texts, or events with parts of them, the last of which is `[DONE]`.",
     }
 }
@@ -64,10 +65,10 @@ async def complete(
     body: CompletionBody, request: Request, service: Service = Depends(service_of)
 ) -> Response:
     """Each text is that of the library for the same seed and sample number."""
-    wanted = Wanted.completions(body)
+    wanted = WantedTexts.completions(body)
     wanted.check(service.settings)
 
-    async def make(model: AsyncGPT2, began: float) -> Answer:
+    async def make(model: AsyncGPT2, began: float) -> Reply:
         mine = wanted
         echoed: list[tuple[Piece, ...]] = [()] * len(wanted.prompts)
         if body.echo:
@@ -76,10 +77,10 @@ async def complete(
         def choice(index: int, prompt: int) -> TextChoice:
             return TextChoice(index, body, model, echoed[prompt])
 
-        return Answer(
+        return Reply(
             service=service,
             model=model,
-            form=Form("cmpl", "text_completion", "text_completion", choice),
+            form=ReplyForm("cmpl", "text_completion", "text_completion", choice),
             wanted=mine,
             requests=mine.requests(body),
             owner=request.state.owner,

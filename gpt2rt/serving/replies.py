@@ -1,6 +1,6 @@
 """The answer to a request for texts, completions or chat: whole, or as a stream of events.
 
-Both endpoints return what `answer` makes; how a choice looks in each is in its `Form`.
+Both endpoints return what `answer` makes; how a choice looks in each is in its `ReplyForm`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpt2rt.generation.request import Request
 from gpt2rt.serving.bodies import DrawingBody
 from gpt2rt.serving.events import EventStream, event, while_there
 from gpt2rt.serving.faults import ascii_json
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service
 
 DIGITS = 12  # of a bundle's digest: enough to tell weights apart
@@ -77,7 +77,7 @@ class Choice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ReplyForm:
     """How the answers of an endpoint look.
 
     `prefix` is that of their ids; `whole` and `part` are the `object` of an answer and of an event;
@@ -91,13 +91,13 @@ class Form:
 
 
 @dataclass
-class Answer:
+class Reply:
     """The texts of one HTTP request, while they are drawn and when they are."""
 
     service: Service
     model: AsyncGPT2
-    form: Form
-    wanted: Wanted
+    form: ReplyForm
+    wanted: WantedTexts
     requests: Seq[Request]
     owner: str
     usage_in_stream: bool
@@ -260,7 +260,7 @@ async def answer(
     request: HttpRequest,
     service: Service,
     body: DrawingBody,
-    make: Callable[[AsyncGPT2, float], Awaitable[Answer]],
+    make: Callable[[AsyncGPT2, float], Awaitable[Reply]],
 ) -> Response:
     """The response to a request for texts.
 
@@ -285,7 +285,7 @@ async def _parts(
     request: HttpRequest,
     service: Service,
     body: DrawingBody,
-    make: Callable[[AsyncGPT2, float], Awaitable[Answer]],
+    make: Callable[[AsyncGPT2, float], Awaitable[Reply]],
 ) -> AsyncGenerator[bytes, None]:
     """The parts of a stream, or the one of an answer; the model is in use until they are closed."""
     began = time.perf_counter()

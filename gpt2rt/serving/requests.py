@@ -12,17 +12,14 @@ from typing import Any
 
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import Stopping
-from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.serving.bodies import (
     ChatBody,
     CompletionBody,
     DrawingBody,
-    JsonFormat,
-    RegexFormat,
-    SchemaFormat,
 )
 from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.formats import constraint_of
 from gpt2rt.serving.settings import ServeSettings
 from gpt2rt.text.prompts import Prompt
 
@@ -44,7 +41,7 @@ NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedTexts:
     """The texts that a client wants: for each prompt the best `n` of `best_of`.
 
     `length` is the most new tokens (None: as many as fit), `logprobs` whether log-probabilities are
@@ -59,7 +56,7 @@ class Wanted:
     top: int
 
     @classmethod
-    def completions(cls, body: CompletionBody) -> Wanted:
+    def completions(cls, body: CompletionBody) -> WantedTexts:
         """What a request for completions wants. Raises `Fault`."""
         n = body.n or 1
         best_of = body.best_of or n
@@ -85,7 +82,7 @@ class Wanted:
         )
 
     @classmethod
-    def reply(cls, body: ChatBody, prompt: Seq[int]) -> Wanted:
+    def reply(cls, body: ChatBody, prompt: Seq[int]) -> WantedTexts:
         """What a request for the next message wants; `prompt` are the conversation's tokens."""
         n = body.n or 1
         if body.top_logprobs and not (body.logprobs or body.return_tokens):
@@ -115,7 +112,7 @@ class Wanted:
 
         Raises `InvalidSetting`.
         """
-        params, constraint = _params(body), _constraint(body)
+        params, constraint = _params(body), constraint_of(body.response_format)
         stopping = Stopping(
             self.length or None,  # 0: nothing is run
             [body.stop] if isinstance(body.stop, str) else body.stop or (),
@@ -157,13 +154,3 @@ def _params(body: DrawingBody) -> SamplingParams:
     }
     named = {NAMES[name]: value for name, value in given.items()}
     return SamplingParams(**named, logit_bias=bias).seeded()
-
-
-def _constraint(body: DrawingBody) -> Constraint | None:
-    """The format that the text has to match."""
-    wanted = body.response_format
-    if isinstance(wanted, RegexFormat):
-        return Constraint(regex=wanted.regex)
-    if isinstance(wanted, SchemaFormat):
-        return Constraint(json_schema=wanted.json_schema.schema_)
-    return Constraint(json_schema={"type": "object"}) if isinstance(wanted, JsonFormat) else None

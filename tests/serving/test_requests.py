@@ -9,7 +9,7 @@ import pytest
 from gpt2rt import Constraint, Request, SamplingParams, Stopping
 from gpt2rt.serving.bodies import ChatBody, CompletionBody
 from gpt2rt.serving.faults import Fault
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(slots=4, queue=8)
@@ -17,7 +17,7 @@ SETTINGS = ServeSettings(slots=4, queue=8)
 
 def requests(**fields: Any) -> list[Request]:
     body = CompletionBody(**fields)
-    wanted = Wanted.completions(body)
+    wanted = WantedTexts.completions(body)
     wanted.check(SETTINGS)
     return wanted.requests(body)
 
@@ -142,7 +142,7 @@ def test_chat_is_as_long_as_the_context_unless_told() -> None:
         ({"max_completion_tokens": 4}, 4),
     ):
         body = ChatBody.model_validate({"messages": messages, **fields})
-        (request,) = Wanted.reply(body, [1, 2]).requests(body)
+        (request,) = WantedTexts.reply(body, [1, 2]).requests(body)
         assert (request.prompt, request.stopping.length) == ((1, 2), length)
 
 
@@ -150,4 +150,4 @@ def test_chat_tells_likely_tokens_only_with_logprobs() -> None:
     messages = [{"role": "user", "content": "a"}]
     body = ChatBody.model_validate({"messages": messages, "top_logprobs": 2})
     with pytest.raises(Fault, match="logprobs"):
-        Wanted.reply(body, [1])
+        WantedTexts.reply(body, [1])
