@@ -53,7 +53,8 @@ class Engine:
     """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
     `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it
-    (None: that of the slots); where there are none, `ALONE` times as many are read.
+    (None: that of the slots); where there are none, `ALONE` times as many are read. `prompt_tokens`
+    counts the tokens of prompts that were read.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Engine:
         self.budget = slots.budget if budget is None else budget
         self._running: list[Sequence] = []
         self._steps = 0
+        self.prompt_tokens = 0
 
     @property
     def count(self) -> int:
@@ -132,8 +134,10 @@ class Engine:
         for part in parts:
             sequence = self._running[part.slot]
             sequence.length = part.end
-            if part.start < len(sequence.prompt) <= part.end:
-                self._store(sequence)
+            if part.start < len(sequence.prompt):
+                self.prompt_tokens += min(part.end, len(sequence.prompt)) - part.start
+                if len(sequence.prompt) <= part.end:
+                    self._store(sequence)
         return rows
 
     def pieces(self, sequences: Seq[Sequence]) -> list[Part]:

@@ -56,6 +56,7 @@ class BatchStatistics:
         slots: the most texts that can run now.
         steps: steps made.
         tokens: new tokens.
+        prompt_tokens: tokens of prompts that were read, without those from the prefix cache.
         failures: steps that failed.
         model_seconds: CPU time of the threads that made steps, in steps and draws.
     """
@@ -65,6 +66,7 @@ class BatchStatistics:
     slots: int
     steps: int
     tokens: int
+    prompt_tokens: int
     failures: int
     model_seconds: float
 
@@ -95,7 +97,7 @@ class Batch:
         self._scheduler: Scheduler | None = None
         self._running: dict[Task, Client] = {}
         self._wakes: set[Callable[[], None]] = set()
-        self._steps = self._tokens = self._failures = 0
+        self._steps = self._tokens = self._prompt_tokens = self._failures = 0
         self._seconds = 0.0
 
     def client(
@@ -152,6 +154,7 @@ class Batch:
                 self._engine.count if self._engine else 0,
                 self._steps,
                 self._tokens,
+                self._prompt_tokens,
                 self._failures,
                 self._seconds,
             )
@@ -278,10 +281,12 @@ class Batch:
         resting = {task for task, at in self._running.items() if len(at.steps) >= ahead}
         if self._scheduler is None or len(resting) == len(self._running):
             return False
-        began = time.thread_time()
+        assert self._engine is not None
+        began, read = time.thread_time(), self._engine.prompt_tokens
         found = self._scheduler.turn(resting)
         self._seconds += time.thread_time() - began
         self._steps += 1
+        self._prompt_tokens += self._engine.prompt_tokens - read
         pieces: dict[Client, list[Piece]] = {}
         with self.lock:
             for task, piece in found:

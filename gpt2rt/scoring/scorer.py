@@ -177,5 +177,5 @@ class Scorer:
         """Embed many texts in batches, in their order, each as `embed` does."""
         check_list("texts", texts, "embed")
         check_kind("params", params, EmbedParams)
-        reader = Reader(self.tokenizer, self.hparams, self.runtime.hidden_states)
+        reader = Reader(self.tokenizer, self.hparams, self.runtime, self.batch)
         return embed_texts(texts, reader, params, batch_size)

@@ -20,6 +20,7 @@ from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.client import Client
+from gpt2rt.scoring.batching import batches
 
 TOKENS = 256  # most tokens in a step; more would not be faster
 LOGITS = 64 << 20  # most bytes of logits: 333 rows of GPT-2's 50,257 tokens
@@ -167,7 +168,8 @@ def _score_tokens(
 
     with shared.client(0) as client, ThreadPoolExecutor(threads) as pool:
         reduce = partial(_divided, pool, threads, group)
-        for batch in _batches(_checked(passages, hparams), size, batch_size):
+        checked = _checked(passages, hparams)
+        for batch in batches(checked, lambda passage: len(passage.inputs), size, batch_size):
             if len(batch) > slots.count:
                 slots = new_slots(len(batch))
             step = partial(_step, client, slots)
@@ -184,22 +186,6 @@ def step_size(hparams: HParams) -> int:
     return max(1, min(TOKENS, LOGITS // (hparams.n_vocab * np.dtype(np.float32).itemsize)))
 
 
-def _batches(
-    passages: Iterable[Passage], size: Callable[[], int], most: int
-) -> Iterator[list[Passage]]:
-    """Consecutive passages, at most `most`, of `size()` inputs in all; a longer one is alone."""
-    batch: list[Passage] = []
-    left = size()
-    for passage in passages:
-        if batch and (len(passage.inputs) > left or len(batch) == most):
-            yield batch
-            batch, left = [], size()
-        batch.append(passage)
-        left -= len(passage.inputs)
-    if batch:
-        yield batch
-
-
 def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]:
     for passage in passages:
         passage.check(hparams)
@@ -213,7 +199,7 @@ def _score(
     top: int,
     reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
 ) -> Iterator[TokenScores]:
-    """The scores of a batch (see `_batches`); one passage alone is read `size()` at a time."""
+    """The scores of a batch (see `batches`); one passage alone is read `size()` at a time."""
     found: list[Columns] = []
     start, longest = 0, max(len(passage.inputs) for passage in passages)
     while start < longest:
