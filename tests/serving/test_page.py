@@ -430,11 +430,18 @@ CONTRASTS = """() => {
   }
   return found; }"""
 
-NAMELESS = """() => [...document.querySelectorAll("button, input, select, textarea, a, [tabindex]")]
-  .filter(element => element.checkVisibility() && !element.ariaHidden)
-  .filter(element => !(element.ariaLabel || element.labels?.length || element.textContent.trim()
-    || element.getAttribute("aria-labelledby")))
-  .map(element => element.outerHTML)"""
+# Controls without a name that a screen reader could say.
+NAMELESS = """() => {
+  const said = element => {
+    const copy = element.cloneNode(true);
+    for (const silent of copy.querySelectorAll("[aria-hidden=true]")) silent.remove();
+    return copy.textContent.trim(); };
+  const controls = "button, input, select, textarea, a, [role], [tabindex='0']";
+  return [...document.querySelectorAll(controls)]
+    .filter(element => element.checkVisibility() && element.ariaHidden !== "true")
+    .filter(element => ![...element.labels ?? []].some(label => label.checkVisibility()))
+    .filter(element => !element.matches("[aria-label], [aria-labelledby]") && !said(element))
+    .map(element => element.outerHTML); }"""
 
 
 def each_tab(page: Page) -> Iterator[str]:

@@ -5,6 +5,8 @@
 
 import { by, make, MARKS, number, percent, visible } from "./dom.js";
 
+const SPOKEN = { " ": "space", "\n": "new line", "\t": "tab" };
+
 const tip = by("tip");
 let shown = null;  // { view, span } of the token that the tip is about
 let leaving = 0;
@@ -104,7 +106,12 @@ function letters(span, text) {
     if (part in MARKS) make("span", span, MARKS[part], "mark").ariaHidden = "true";
     if (part) span.append(part === "\r" ? "" : part);
   }
-  if (!text) make("span", span, "▪", "mark");  // the rest of a character
+  if (!text) make("span", span, "▪", "mark").ariaHidden = "true";  // the rest of a character
+  span.ariaLabel = span.hasAttribute("role") && !text.trim() ? spoken(text) : null;
+}
+
+function spoken(text) {  // what has nothing to read out
+  return [...text].map(character => SPOKEN[character] ?? "white space").join(", ") || "part of a character";
 }
 
 function facts(cell) {

@@ -61,8 +61,8 @@ function tell(run) {
   const mean = all.reduce((sum, token) => sum + bits(token), 0) / all.length;
   if (all.length) facts.push(`perplexity ${number(2 ** mean, 1)}`);
   const { first, began, now, end, by: stop, seed } = run;
-  if (first) facts.push(`first after ${number(first - began, 0)} ms`);
-  if (now > first) facts.push(`${number((run.tokens.length - 1) / (now - first) * 1000, 0)} tokens a second`);
+  const seconds = number((now - began) / 1000), count = number(run.tokens.length);
+  if (first) facts.push(`first after ${number(first - began, 0)} ms, ${count} in ${seconds} s`);
   facts.push(`seed ${seed}`);
   if (ENDS[end]) facts.push(ENDS[end](stop));
   say(facts.join(" · "));
