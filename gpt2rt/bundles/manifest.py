@@ -25,6 +25,7 @@ EMBED = "embed.onnx"
 WEIGHTS = "weights.bin"
 PARITY = "parity.json"
 DEFAULTS = "defaults.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 GRAPHS = (GRAPH, CUDA_GRAPH, EMBED)
 
 LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand

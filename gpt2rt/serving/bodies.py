@@ -1,0 +1,348 @@
+"""What clients send: the fields of a request's JSON, their limits, and what each one does.
+
+Names and meanings are those of OpenAI's API, and beside them gpt2rt's own. A field that is null has
+its default; one that is not listed is an error, so that no setting is ignored in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gpt2rt.sampling.params import SamplingParams
+from gpt2rt.scoring.embeddings import EmbedParams
+from gpt2rt.scoring.reading import AUTO_BOS
+
+DRAWING = SamplingParams()
+EMBEDDING = EmbedParams(by="text", normalize=True)
+MOST_PROMPTS = 256
+MOST_INPUTS = 2048  # as OpenAI's
+MOST_TOKENS = 1_000_000
+LONGEST_TEXT = 131_072  # characters of a text that is only tokenized
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
+
+SPECIAL = (
+    "Whether control tokens in a text, such as `<|user|>`, are one token each or plain text; null: "
+    "one token if the fine-tune has its own."
+)
+
+
+class Body(BaseModel):
+    """The fields of every request."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: str | None = Field(
+        None, max_length=1000, description="A name that `/v1/models` lists; null: the first."
+    )
+
+
+class StreamOptions(BaseModel):
+    """Settings of a stream."""
+
+    model_config = Body.model_config
+
+    include_usage: bool | None = Field(
+        False, description="Whether a last event has the numbers of tokens."
+    )
+
+
+class TextFormat(BaseModel):
+    """Free text."""
+
+    model_config = Body.model_config
+
+    type: Literal["text"]
+
+
+class JsonFormat(BaseModel):
+    """Any JSON object."""
+
+    model_config = Body.model_config
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(BaseModel):
+    """A JSON schema with its name, as OpenAI's API has it; only the schema has an effect."""
+
+    model_config = Body.model_config
+
+    name: str | None = Field(None, max_length=64)
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema", description="The schema (draft 2020-12).")
+    strict: bool | None = None
+
+
+class SchemaFormat(BaseModel):
+    """JSON that a schema allows."""
+
+    model_config = Body.model_config
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class RegexFormat(BaseModel):
+    """Text that a regular expression matches as a whole."""
+
+    model_config = Body.model_config
+
+    type: Literal["regex"]
+    regex: str = Field(min_length=1, description="In Rust's syntax.")
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonFormat | SchemaFormat | RegexFormat, Field(discriminator="type")
+]
+
+
+class DrawingBody(Body):
+    """How texts are drawn and when they end: what completions and chat have in common."""
+
+    n: int | None = Field(1, ge=1, le=1024, description="Texts for each prompt.")
+    temperature: float | None = Field(
+        DRAWING.temperature,
+        ge=0,
+        le=100,
+        description="Logits are divided by it: below 1 likely tokens become likelier, 0 always "
+        "takes the most likely one.",
+    )
+    top_p: float | None = Field(
+        DRAWING.top_p,
+        gt=0,
+        le=1,
+        description="Only the smallest set of likeliest tokens with this probability together; 1 "
+        "is off.",
+    )
+    top_k: int | None = Field(
+        DRAWING.top_k, ge=0, le=1 << 31, description="Only the k likeliest tokens; 0 is off."
+    )
+    min_p: float | None = Field(
+        DRAWING.min_p,
+        ge=0,
+        le=1,
+        description="Only tokens with at least this fraction of the greatest probability; 0 is "
+        "off.",
+    )
+    typical_p: float | None = Field(
+        DRAWING.typical_p,
+        gt=0,
+        le=1,
+        description="Only the tokens nearest to the expected surprisal, with this probability "
+        "together; 1 is off.",
+    )
+    repetition_penalty: float | None = Field(
+        DRAWING.repetition_penalty,
+        ge=0.01,
+        le=100,
+        description="Makes tokens of the prompt and the text less likely; 1 is off.",
+    )
+    frequency_penalty: float | None = Field(
+        DRAWING.frequency_penalty,
+        ge=-2,
+        le=2,
+        description="Subtracted from a token's logit for each time that it is in the new text.",
+    )
+    presence_penalty: float | None = Field(
+        DRAWING.presence_penalty,
+        ge=-2,
+        le=2,
+        description="Subtracted from a token's logit once it is in the new text.",
+    )
+    no_repeat_ngram: int | None = Field(
+        DRAWING.no_repeat_ngram,
+        ge=0,
+        le=1 << 31,
+        description="No sequence of this many tokens comes twice, prompt included; 0 is off.",
+    )
+    logit_bias: dict[BiasKey, Bias] | None = Field(
+        None, max_length=1024, description="Numbers added to the logits of tokens, by id."
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=1 << 64,
+        description="Makes the texts repeatable; null: a new one, which the answer tells.",
+    )
+    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(
+        None, description="The text ends before the first of these texts."
+    )
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = Field(
+        None, description="Tokens that end the text, beside `<|endoftext|>`."
+    )
+    min_tokens: int | None = Field(
+        DRAWING.min_length,
+        ge=0,
+        le=MOST_TOKENS,
+        description="New tokens before the text may end.",
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="A format that the text has to match."
+    )
+    truncate: Literal["left", "right"] | None = Field(
+        None, description="The side at which a prompt that is too long is cut; null: an error."
+    )
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="Likeliest tokens told at every place."
+    )
+    return_tokens: bool | None = Field(
+        False, description="Whether each token is told with its id and log-probability."
+    )
+    stream: bool | None = Field(
+        False, description="Whether the text is sent as server-sent events while it is drawn."
+    )
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="Has no effect.")
+
+
+class CompletionBody(DrawingBody):
+    """A request to continue texts."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | None
+    ) = Field(
+        None,
+        description="A text, token ids, or a list of either; null begins a new text.",
+    )
+    max_tokens: int | None = Field(
+        16, ge=0, le=MOST_TOKENS, description="The most new tokens; 0 only with `echo`."
+    )
+    best_of: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Texts that are drawn for each prompt; the `n` likeliest per token are told.",
+    )
+    echo: bool | None = Field(False, description="Whether the prompt is told before the text.")
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="Log-probabilities of tokens and of this many likeliest ones."
+    )
+    special: bool | None = Field(None, description=SPECIAL)
+    suffix: str | None = Field(None, description="Not supported: GPT-2 only continues texts.")
+
+
+class TextPart(BaseModel):
+    """A part of a message that is text."""
+
+    model_config = Body.model_config
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A message of a conversation."""
+
+    model_config = Body.model_config
+
+    role: Literal["system", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PROMPTS)]
+
+
+class ChatBody(DrawingBody):
+    """A request for the next message of a conversation."""
+
+    messages: list[ChatMessage] = Field(
+        min_length=1, max_length=1024, description="The conversation so far."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="The most new tokens; null: what the context holds."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="The older name of `max_completion_tokens`."
+    )
+    logprobs: bool | None = Field(
+        False, description="Whether log-probabilities of the tokens are told."
+    )
+
+
+class ScoreBody(Body):
+    """A request to score texts: the surprisal of every token and word."""
+
+    text: str | None = Field(None, description="The text; or give `texts`.")
+    texts: Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)] | None = Field(
+        None, description="Texts, each scored by itself."
+    )
+    context: str | None = Field(None, description="Is read before each text, and not scored.")
+    bos: str | TokenId | None = Field(
+        AUTO_BOS,
+        description="A token before context and text, by text or id; `auto` is the tokenizer's; "
+        "null: none, and then the first token of all has no score.",
+    )
+    window: int | None = Field(
+        None, ge=1, le=1 << 31, description="Most tokens read at a time; null: the context's."
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 31,
+        description="Tokens by which the window advances; null: a longer text is an error.",
+    )
+    boundary: Literal["leading", "trailing"] | None = Field(
+        "leading", description="The end of a word to which its white space belongs."
+    )
+    top: int | None = Field(0, ge=0, le=20, description="Likeliest tokens told at every place.")
+    special: bool | None = Field(None, description=SPECIAL)
+
+
+class EmbeddingBody(Body):
+    """A request for vectors of texts."""
+
+    input: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS)]
+    ) = Field(description="A text, token ids, or a list of either.")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        "float", description="Numbers, or base64 of float32 in little-endian order."
+    )
+    layer: int | None = Field(
+        None, ge=0, le=1 << 31, description="0: the embeddings; null: the last layer."
+    )
+    by: Literal["text", "word", "token"] | None = Field(
+        EMBEDDING.by,  # type: ignore[arg-type]
+        description="What has a vector.",
+    )
+    pooling: Literal["mean", "last", "weighted"] | None = Field(
+        EMBEDDING.pooling,  # type: ignore[arg-type]
+        description="How the vector of a text or word is made of its tokens'.",
+    )
+    word: str | None = Field(
+        None, min_length=1, max_length=1000, description="Only this word; goes with `by: word`."
+    )
+    normalize: bool | None = Field(
+        EMBEDDING.normalize, description="Whether vectors have length 1, as OpenAI's have."
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 31,
+        description="Tokens by which the window advances over a long text; null: an error.",
+    )
+    special: bool | None = Field(None, description=SPECIAL)
+    user: str | None = Field(None, description="Has no effect.")
+
+
+class TokenizeBody(Body):
+    """A request for the tokens of a text."""
+
+    text: str = Field(max_length=LONGEST_TEXT)
+    special: bool | None = Field(None, description=SPECIAL)
+
+
+class DetokenizeBody(Body):
+    """A request for the text of tokens."""
+
+    tokens: Annotated[list[TokenId], Field(max_length=LONGEST_TEXT)]
