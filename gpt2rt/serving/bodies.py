@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.embeddings import EmbedParams
@@ -25,6 +25,10 @@ TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[
+    dict[BiasKey, Bias],
+    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
 SPECIAL = (
@@ -41,6 +45,22 @@ class Body(BaseModel):
     model: str | None = Field(
         None, max_length=1000, description="A name that `/v1/models` lists; null: the first."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, fields: Any) -> Any:
+        """Take 1.0 for 1, which to JSON are the same; in fields and in lists of ids."""
+        if isinstance(fields, dict):
+            return {name: _whole(value, depth=2) for name, value in fields.items()}
+        return fields
+
+
+def _whole(value: Any, depth: int) -> Any:
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is list and depth:
+        return [_whole(one, depth - 1) for one in value]
+    return value
 
 
 class StreamOptions(BaseModel):
@@ -162,8 +182,8 @@ class DrawingBody(Body):
         le=1 << 31,
         description="No sequence of this many tokens comes twice, prompt included; 0 is off.",
     )
-    logit_bias: dict[BiasKey, Bias] | None = Field(
-        None, max_length=1024, description="Numbers added to the logits of tokens, by id."
+    logit_bias: Biases | None = Field(
+        None, description="Numbers added to the logits of tokens, by id."
     )
     seed: int | None = Field(
         None,

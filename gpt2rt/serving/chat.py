@@ -12,6 +12,7 @@ from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Piece
 from gpt2rt.model import GPT2
 from gpt2rt.serving.bodies import LONGEST_TEXT, ChatBody, ChatMessage
+from gpt2rt.serving.events import EVENT
 from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.replies import (
     Answer,
@@ -57,7 +58,7 @@ class ChatReply(Envelope):
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ChatReply,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
         "description": "The messages, or events with parts of them, the last of which is `[DONE]`.",
     }
 }

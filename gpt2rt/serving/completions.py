@@ -11,6 +11,7 @@ from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Piece
 from gpt2rt.serving.bodies import CompletionBody
 from gpt2rt.serving.echoes import with_echoes
+from gpt2rt.serving.events import EVENT
 from gpt2rt.serving.replies import (
     Answer,
     Ending,
@@ -53,7 +54,7 @@ class CompletionReply(Envelope):
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "model": CompletionReply,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
         "description": "The texts, or events with parts of them, the last of which is `[DONE]`.",
     }
 }

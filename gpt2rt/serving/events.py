@@ -16,6 +16,14 @@ T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
 LEFT = 499  # nginx's status for a client that left; nobody reads it
+# An event, for the OpenAPI description.
+EVENT = {
+    "type": "object",
+    "properties": {
+        "data": {"type": "string", "description": "A part of the answer as JSON, or `[DONE]`."}
+    },
+    "required": ["data"],
+}
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 

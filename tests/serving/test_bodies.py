@@ -104,6 +104,14 @@ def test_null_is_the_default_wherever_there_is_one(kind: type[BaseModel]) -> Non
     kind.model_validate({**nulls, **BODIES[kind]})
 
 
+def test_a_whole_number_may_have_a_point() -> None:
+    """JavaScript and JSON Schema know one kind of number."""
+    fields = {"n": 2.0, "seed": 1e3, "prompt": [[1.0, 2]], "temperature": 1}
+    body = CompletionBody.model_validate(fields)
+    assert (body.n, body.seed, body.prompt, body.temperature) == (2, 1000, [[1, 2]], 1.0)
+    assert type(body.n) is int
+
+
 def test_the_defaults_of_drawing_are_the_librarys() -> None:
     body, params = CompletionBody.model_validate({}), SamplingParams()
     for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"):
