@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 
@@ -64,12 +66,21 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         running = "Requests that run, waiting ones included."
         yield GaugeMetricFamily("gpt2rt_requests_in_flight", running, self._in_flight())
+        if hasattr(time, "pthread_getcpuclockid"):  # not on macOS and Windows
+            about = "CPU time of the server's threads, less those that only compute."
+            yield GaugeMetricFamily("gpt2rt_python_seconds", about, _python_seconds())
         models = [(name, _counts(model)) for name, model in self._loaded()]
         for name, (kind, about) in OF_A_MODEL.items():
             family = kind(f"gpt2rt_{name}", about, labels=["model"])
             for model, counts in models:
                 family.add_metric([model], counts[name])
             yield family
+
+
+def _python_seconds() -> float:
+    """CPU time of the threads that run Python; beyond `model_seconds` it is the server's own."""
+    clocks = [time.pthread_getcpuclockid(t.ident) for t in threading.enumerate() if t.ident]
+    return sum(map(time.clock_gettime, clocks))
 
 
 def _counts(model: AsyncGPT2) -> dict[str, float]:
