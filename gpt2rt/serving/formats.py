@@ -20,7 +20,7 @@ def at_most(count: int) -> Callable[[Any], Any]:
         if isinstance(value, dict) and len(value) > count:
             raise PydanticCustomError(
                 "too_long",
-                "has {found} entries, and at most {count} are read",
+                "an object of {found} entries, and at most {count} are read",
                 {"found": len(value), "count": count},
             )
         return value

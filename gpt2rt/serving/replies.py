@@ -137,8 +137,11 @@ class Reply:
         def told(choice: Choice, pieces: Seq[Piece]) -> bytes:
             return event(head + inside + ascii_json(choice.told_part(pieces)) + tail)
 
+        def echoes() -> list[bytes]:
+            return [told(choice, choice.before) for choice in choices if choice.before]
+
+        first = await self.model.aside(echoes) if self.wanted.echo else []
         async with aclosing(self._steps()) as steps:
-            first = [told(choice, choice.before) for choice in choices if choice.before]
             async for step in steps:
                 shown = [piece for piece in step if self._shown(piece)]
                 events = first + [told(choices[piece.sample], [piece]) for piece in shown]
@@ -177,25 +180,24 @@ class Reply:
         """The numbers of tokens of the texts that ended."""
         done = self.completions.values()
         firsts = [one for one in done if one.sample % self.wanted.best_of == 0]
-        prompt, new = (
-            sum(len(one.prompt_tokens) for one in firsts),
-            sum(len(c.tokens) for c in done),
-        )
-        cached = CachedTokens(cached_tokens=sum(one.cached_tokens for one in firsts))
+        read = sum(len(one.prompt_tokens) for one in firsts)
+        drawn = sum(len(one.tokens) for one in done)
+        cached = sum(one.cached_tokens for one in firsts)
         return Usage(
-            prompt_tokens=prompt,
-            completion_tokens=new,
-            total_tokens=prompt + new,
-            prompt_tokens_details=cached,
+            prompt_tokens=read,
+            completion_tokens=drawn,
+            total_tokens=read + drawn,
+            prompt_tokens_details=CachedTokens(cached_tokens=cached),
         )
 
     def _told_samples(self) -> list[int]:
         """The samples that are told: for each prompt the `n` likeliest per token."""
         n, best_of = self.wanted.n, self.wanted.best_of
-        groups = [range(s, s + best_of) for s in range(0, len(self.requests), best_of)]
-        if best_of > n:
-            groups = [sorted(group, key=self._surprise)[:n] for group in groups]  # type: ignore[misc]
-        return [sample for group in groups for sample in group]
+        samples = [request.sample for request in self.requests]
+        if best_of == n:
+            return samples
+        groups = (samples[s : s + best_of] for s in range(0, len(samples), best_of))
+        return [sample for group in groups for sample in sorted(group, key=self._surprise)[:n]]
 
     def _surprise(self, sample: int) -> float:
         """The mean surprisal of a text's tokens; a text without tokens comes last."""
