@@ -175,6 +175,6 @@ def test_bench_measures_a_server(
     (record,) = ended.records
     assert record["server"] == "gpt2rt serve"
     assert (record["clients"], record["steps"], record["rounds"]) == (2, 4, 1)
-    for name in ("tokens_per_second", "of_batch", "alone_ms", "of_generate", "start_seconds"):
+    for name in ("tokens_per_second", "of_batch", "start_seconds"):
         assert record[name]["median"] > 0
     assert record["first_ms_p50"] <= record["first_ms_p95"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +98,23 @@ def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.001)
+
+
+def url_in(process: subprocess.Popen[bytes]) -> str:
+    """The address that a server prints."""
+    assert process.stderr is not None
+    line = process.stderr.readline().decode()
+    found = re.search(r"http://\S+:\d+", line)
+    assert found, line
+    return found[0]
+
+
+def ready(url: str) -> bool:
+    """Whether the server at an address answers requests."""
+    try:
+        return httpx2.get(f"{url}/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -22,7 +20,7 @@ from gpt2rt.cli import serve
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.serving import server
 from gpt2rt.serving.settings import ServeSettings
-from serving import RunningServer, fault, running, wait_until
+from serving import RunningServer, fault, ready, running, url_in, wait_until
 
 ASK = b"GET /waits HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -95,22 +93,6 @@ def test_a_request_that_does_not_end_is_cut_at_the_limit(settings: ServeSettings
 # ---- as a process
 
 
-def url_in(process: subprocess.Popen[bytes]) -> str:
-    """The address that a server prints."""
-    assert process.stderr is not None
-    line = process.stderr.readline().decode()
-    found = re.search(r"http://\S+:\d+", line)
-    assert found, line
-    return found[0]
-
-
-def ready(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/ready").status_code == 200
-    except httpx2.TransportError:
-        return False
-
-
 @pytest.fixture
 def process(model: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     started = start("serve", model, "--port", "0", "--threads", "1", stdout=subprocess.PIPE)
@@ -150,29 +132,6 @@ def test_a_second_signal_ends_it_at_once(process: subprocess.Popen[bytes]) -> No
         process.send_signal(signal.SIGTERM)
         assert finish(process).code == 0
         assert time.monotonic() - began < 5
-
-
-@pytest.mark.slow
-@posix
-def test_a_killed_server_starts_again_on_its_port(
-    process: subprocess.Popen[bytes], model: Path
-) -> None:
-    url = url_in(process)
-    wait_until(lambda: ready(url))
-    files = {path.name: path.read_bytes() for path in model.iterdir()}
-    with httpx2.Client() as client:
-        client.get(f"{url}/health")
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        port = url.rpartition(":")[2]
-        again = start("serve", model, "--port", port, "--threads", "1", stdout=subprocess.PIPE)
-        try:
-            assert url_in(again) == url
-            wait_until(lambda: ready(url))
-        finally:
-            again.kill()
-            again.communicate()
-    assert {path.name: path.read_bytes() for path in model.iterdir()} == files
 
 
 # ---- the command line

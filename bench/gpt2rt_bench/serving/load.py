@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gpt2rt_bench.serving.streams import StreamClient, StreamedText
 TEXTS = 4  # of each client in a round
 PROMPTS = (16, 256)  # tokens of the shortest and of the longest prompt
 LONG, AFTER_LONG = 900, 16  # tokens of a long prompt, and after it
+MOST_LONG = 8  # that wait for their answers: a server that falls behind is not flooded
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LoadRound:
-    """The texts of a round, and the seconds that it took."""
+    """The texts of a round, the seconds that it took, and how many long prompts were answered."""
 
     texts: Sequence[StreamedText]
     seconds: float
+    long: int = 0
 
     @property
     def tokens(self) -> int:
@@ -95,6 +98,7 @@ async def streamed(
     named = await asyncio.to_thread(model_at, url)
     bodies = load.bodies()
     texts: list[StreamedText] = []
+    answered: list[StreamedText] = []
 
     async def client() -> None:
         async with StreamClient(url) as connection:
@@ -104,7 +108,7 @@ async def streamed(
     async with asyncio.TaskGroup() as others:
         long = None
         if long_every is not None:
-            long = others.create_task(_long_prompts(url, load, named, long_every))
+            long = others.create_task(_long_prompts(url, load, named, long_every, answered))
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(clients):
@@ -112,7 +116,7 @@ async def streamed(
         seconds = time.perf_counter() - began
         if long is not None:
             long.cancel()
-    return LoadRound(texts, seconds)
+    return LoadRound(texts, seconds, len(answered))
 
 
 def _first(error: Exception) -> Exception:
@@ -122,8 +126,10 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-async def _long_prompts(url: str, load: Load, named: Mapping[str, Any], every: float) -> None:
-    """Send a long prompt again and again, whether the ones before have been answered or not.
+async def _long_prompts(
+    url: str, load: Load, named: Mapping[str, Any], every: float, answered: list[StreamedText]
+) -> None:
+    """Send a long prompt again and again, while fewer than `MOST_LONG` wait for their answers.
 
     Each begins with a token of its own, so that no cache has it.
     """
@@ -132,11 +138,12 @@ async def _long_prompts(url: str, load: Load, named: Mapping[str, Any], every: f
         prompt = [load.long[number % len(load.long)], *load.long[1:]]
         async with StreamClient(url) as connection:
             body = {"prompt": prompt, "max_tokens": AFTER_LONG, "temperature": 1, "seed": number}
-            await connection.stream({**named, **body})
+            answered.append(await connection.stream({**named, **body}))
 
     async with asyncio.TaskGroup() as group:
-        number = 0
-        while True:
-            group.create_task(ask(number))
-            number += 1
+        waiting: set[asyncio.Task[None]] = set()
+        for number in count():
+            if len(waiting) < MOST_LONG:
+                waiting.add(task := group.create_task(ask(number)))
+                task.add_done_callback(waiting.discard)
             await asyncio.sleep(every)

@@ -27,6 +27,7 @@ TITLES: Mapping[str, str] = {
     "between tokens, ms: p95": "{between_ms_p95:.2f}",
     "with long prompts:": "",
     "  tokens/s": "{tokens_per_second_beside_long[median]:.0f}",
+    "  long prompts answered in a second": "{long_per_second:.2f}",
     "  first token, ms: p50": "{first_ms_p50_beside_long:.1f}",
     "  first token, ms: p95": "{first_ms_p95_beside_long:.1f}",
     "  between tokens, ms: p50": "{between_ms_p50_beside_long:.2f}",
@@ -81,12 +82,13 @@ def _figures(server: ServerResult, result: ServingResult) -> Record:
         1e6 * seconds / one.tokens for seconds, one in zip(server.own, server.plain, strict=False)
     ]
     beside_long = _of_load(server.beside_long, LONG)
-    ratio = beside_long["between_ms_p95" + LONG] / beside_long["between_ms_p50" + LONG]
+    middle, slow = (beside_long[f"between_ms_p{p}{LONG}"] for p in (50, 95))
     return {
         **_of_load(server.plain, WHOLE),
         "of_batch": _ratio(speeds, library.tokens_per_second),
         **beside_long,
-        "between_ratio" + LONG: ratio,
+        "between_ratio" + LONG: slow / middle if middle else None,
+        "long_per_second": median(one.long / one.seconds for one in server.beside_long),
         "own_ms_per_1000": _interval(own),
         "alone_ms": _interval(alone),
         "of_generate": _ratio(alone, library.token_ms),
@@ -106,8 +108,8 @@ def _of_load(rounds: Sequence[LoadRound], ending: str) -> Record:
     }
 
 
-def _percentile(values: Sequence[float], p: int) -> float:
-    return float(np.percentile(values, p))
+def _percentile(values: Sequence[float], p: int) -> float | None:
+    return float(np.percentile(values, p)) if values else None
 
 
 def _interval(values: Sequence[float]) -> Record | None:
@@ -115,5 +117,5 @@ def _interval(values: Sequence[float]) -> Record | None:
 
 
 def _ratio(values: Iterable[float], others: Iterable[float]) -> Record | None:
-    """The ratios of figures, round by round."""
-    return _interval([one / other for one, other in zip(values, others, strict=True)])
+    """The ratios of figures, round by round; a text of one token has no time a token."""
+    return _interval([one / other for one, other in zip(values, others, strict=True) if other])
