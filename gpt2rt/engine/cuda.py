@@ -1,7 +1,7 @@
 """The CUDA graph of a bundle: keys, values, inputs and logits stay on the device between calls.
 
 A decode step is bound once to fixed addresses, so that ONNX Runtime can replay it as a CUDA graph.
-Of its logits only the best are copied to the host (`gpt2rt.sampling.selection`).
+Its tails choose the next tokens, and only these are copied to the host (`gpt2rt.engine.cuda_tails`).
 
 Device memory is behind the interface `Memory`. Tests use its implementation over ordinary memory to
 run the same code on the CPU provider and compare it with the other slots.
@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import (
-    DRAWN,
-    NORMALISER,
-    POSITION,
-    ROWS,
-    SEQLENS,
-    X,
-    cuda,
-)
-from gpt2rt.bundles.interface import best as best_of
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Memory
+from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
+from gpt2rt.engine.cuda_body import Body
+from gpt2rt.engine.cuda_call import Call, Captures
+from gpt2rt.engine.cuda_memory import Array, Memory
+from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.slots import KeysValues, Logits, Part
 from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Selected
@@ -37,14 +32,22 @@ from gpt2rt.sampling.selection import Draw, Selected
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-Place = tuple[Call, int]  # a call, and the number of a row of its logits
-GRAPHS = itertools.count(1)  # numbers of CUDA graphs, unique across sessions
+Place = tuple[Body, int]  # a call, and the number of a row of its logits
+Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
+
+# Of calls that read prompts: their least width, and the step between widths above it. The use from
+# which one is kept, how many are, and the most rows of logits that they may hold.
+NARROWEST, PIECE = 16, 128
+OFTEN, KEPT, KEPT_ROWS = 3, 16, 256
+TOTALS, MANY = (256, 512), 32  # total lengths of steps of fewer than so many rows
 
 
 class Buffers:
-    """The keys and values of `count` slots, and the decode steps that are bound to them.
+    """The keys and values of `count` slots, and the calls that are bound to them.
 
-    `pitch` is the size in bytes of a head, `slot` that of all heads of a slot.
+    `pitch` is the size in bytes of a head, `slot` that of all heads of a slot. `steps` are decode
+    steps by rows and total length, `reads` the calls that read prompts by their shapes, of which
+    `uses` counts how often each was needed.
     """
 
     def __init__(self, hparams: HParams, memory: Memory, count: int) -> None:
@@ -53,19 +56,26 @@ class Buffers:
         self.slot = hparams.n_head * self.pitch
         keys_values = chain.from_iterable(cuda(hparams).past)
         self.cache = {port.name: memory.allocate(count * self.slot) for port in keys_values}
-        self.steps: dict[int, Call] = {}
+        self.steps: dict[tuple[int, int], Body] = {}
+        self.reads: dict[Shape, Body] = {}
+        self.uses: Counter[Shape] = Counter()
 
 
 class Device:
-    """A session on a device, and its pool of buffers for slots.
+    """A session on a device with its tails, and its pool of buffers for slots.
 
     Buffers are reused, since a captured CUDA graph is bound to their addresses and exists as long
     as the session. The number of slots is a power of two, and so is the number of rows of a step,
     so that there are few graphs; the extra rows run in unused slots.
     """
 
-    def __init__(self, session: ort.InferenceSession, hparams: HParams, memory: Memory) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, directory: Path, hparams: HParams, memory: Memory
+    ) -> None:
+        """`session` is that of the CUDA graph in the bundle's `directory`."""
         self.session, self.hparams, self.memory = session, hparams, memory
+        self.captures = Captures()
+        self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
 
     def slots(self, count: int) -> CudaSlots:
@@ -91,6 +101,23 @@ class Device:
 def power_of_two(count: int) -> int:
     """The least power of two that is `count` or more."""
     return 1 << max(0, count - 1).bit_length()
+
+
+def padded(width: int) -> int:
+    """The width of a call that reads prompts of up to `width` tokens, so that there are few."""
+    if width > PIECE:
+        return -(-width // PIECE) * PIECE
+    return power_of_two(max(NARROWEST, width))
+
+
+def total(rows: int, length: int, n_ctx: int) -> int:
+    """The total length with which a decode step runs, where the longest sequence has `length`.
+
+    A captured graph keeps it. The least possible is fastest, but with many rows only the greatest
+    is used, so that there are few graphs.
+    """
+    fitting = [most for most in TOTALS if length <= most < n_ctx] if rows < MANY else []
+    return min([*fitting, n_ctx])
 
 
 def single(part: Part) -> bool:
@@ -128,14 +155,13 @@ class CudaSlots:
         self._ends = np.zeros(buffers.count, np.int32)  # after the last position of each slot
         self._device, self._hparams, self._memory = device, device.hparams, device.memory
 
-    def _call(
-        self, first: int, shape: tuple[int, int], rows: int, graph: int | None = None
-    ) -> Call:
+    def _body(self, first: int, shape: tuple[int, int], rows: int, total: int) -> Body:
         """A call that reads and writes the keys and values of the slots from `first` on."""
-        h = self._hparams
-        form = (shape[0], h.n_head, h.n_ctx, h.kv_width)
-        cache = {name: (form, self._at(name, first, 0)) for name in self.buffers.cache}
-        return Call(self._device.session, h, self._memory, shape, rows, cache, graph)
+        device, h = self._device, self._hparams
+        sizes = {"B": shape[0], "S": shape[1], "R": rows, "C": h.n_ctx}
+        call = Call(device.session, self._memory, device.captures, sizes)
+        cache = {name: self._at(name, first, 0) for name in self.buffers.cache}
+        return Body(call, h, self._memory, device.tails, cache, total)
 
     def _at(self, name: str, slot: int, position: int) -> int:
         """The address of a position in the first head of a slot."""
@@ -144,87 +170,104 @@ class CudaSlots:
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
-        chosen = list(draws) or [Draw()] * firsts[-1]
         places: dict[int, Place] = {}
+        chosen = np.full(firsts[-1], -1)
         for numbers in calls_of(parts):
             rows = [row for n in numbers for row in range(firsts[n], firsts[n + 1])]
-            members, theirs = [parts[n] for n in numbers], [chosen[row] for row in rows]
-            run = self._decode if single(members[0]) else self._read
-            places |= zip(rows, run(members, theirs), strict=True)
+            members = [parts[n] for n in numbers]
+            body, found = (self._decode if single(members[0]) else self._read)(members)
+            if draws and rows:
+                chosen[rows] = body.choose(found, [draws[row] for row in rows])
+            places |= zip(rows, ((body, row) for row in found), strict=True)
         for part in parts:
             self._ends[part.slot] = part.end
-        found = [places[row] for row in range(firsts[-1])]
-        return self._selected(found, chosen) if draws else self._logits(found)
+        ordered = [places[row] for row in range(firsts[-1])]
+        return self._selected(ordered, chosen) if draws else self._logits(ordered)
 
-    def _read(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
-        """Run a call for one part, or for prompts in consecutive slots, padded at their ends."""
+    def _read(self, parts: Sequence[Part]) -> tuple[Body, list[int]]:
+        """Run a call for one part, or for prompts in consecutive slots, padded at their ends.
+
+        Returns it, and which of its rows are wanted.
+        """
         first, count = parts[0], len(parts)
-        width = max(len(part.tokens) for part in parts)
+        longest = max(len(part.tokens) for part in parts)
+        width = min(padded(longest), self._hparams.n_ctx - first.start)
         rows = [
             number * width + place
             for number, part in enumerate(parts)
             for place in range(len(part.tokens) - part.wanted, len(part.tokens))
         ]
-        call = self._call(first.slot, (count, width), max(1, len(rows)))
-        for tokens, part in zip(call.inputs[X.name], parts, strict=True):
+        body = self._reading(first, (count, width), max(1, len(rows)))
+        for tokens, part in zip(body.inputs[X.name], parts, strict=True):
             tokens[: len(part.tokens)] = part.tokens
-        call.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
-        call.inputs[ROWS.name][...] = rows or [0]
-        call.inputs[SEQLENS.name][...] = first.start + width - 1
-        call.draw(range(len(rows)), draws)
-        call.run(first.start + width)
-        return [(call, row) for row in range(len(rows))]
+        body.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
+        body.inputs[ROWS.name][...] = rows or [0]
+        body.inputs[SEQLENS.name][...] = first.start + width - 1
+        body.run()
+        return body, list(range(len(rows)))
 
-    def _step(self, rows: int) -> Call:
-        """The decode step for that many rows, captured as a CUDA graph when it first runs."""
+    def _reading(self, first: Part, shape: tuple[int, int], rows: int) -> Body:
+        """The call of that shape for parts from the slot and position of `first` on.
+
+        One that is needed often is kept, and captured as a CUDA graph.
+        """
+        buffers, key = self.buffers, (first.slot, *shape, rows)
+        if first.start == 0 and key in buffers.reads:
+            return buffers.reads[key]
+        body = self._body(first.slot, shape, rows, first.start + shape[1])
+        if first.start == 0 and rows <= KEPT_ROWS:
+            buffers.uses[key] += 1
+            if buffers.uses[key] == OFTEN and len(buffers.reads) < KEPT:
+                buffers.reads[key] = body
+                body.call.capture()
+        return body
+
+    def _step(self, rows: int, length: int) -> Body:
+        """The decode step for that many rows of sequences of at most `length` positions.
+
+        It is captured as a CUDA graph when it first runs.
+        """
+        most = total(rows, length, self._hparams.n_ctx)
         steps = self.buffers.steps
-        if rows not in steps:
-            steps[rows] = self._call(0, (rows, 1), rows, next(GRAPHS))
-            steps[rows].inputs[ROWS.name][...] = np.arange(rows)
-        return steps[rows]
+        if (rows, most) not in steps:
+            body = steps[rows, most] = self._body(0, (rows, 1), rows, most)
+            body.inputs[ROWS.name][...] = np.arange(rows)
+            body.call.capture()
+        return steps[rows, most]
 
-    def _decode(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
-        """Run the decode step for parts of one token.
+    def _decode(self, parts: Sequence[Part]) -> tuple[Body, list[int]]:
+        """Run the decode step for parts of one token. Returns it, and the rows of the parts.
 
         It also runs over slots that take no part in it, where it writes after the last position.
         """
         slots = [part.slot for part in parts]
         rows = power_of_two(max(slots) + 1)
-        call = self._step(rows)
         ends = np.minimum(self._ends[:rows], self._hparams.n_ctx - 1)
         ends[slots] = [part.start for part in parts]
-        call.inputs[X.name][...] = 0
-        call.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
-        call.inputs[POSITION.name][:, 0] = call.inputs[SEQLENS.name][...] = ends
-        call.draw(slots, draws)
-        # A captured graph keeps the numbers it read on the host. Attention reads only as far as
-        # `seqlens_k`, so the total may be the greatest possible.
-        device = self._memory.device == "cuda"
-        call.run(self._hparams.n_ctx if device else int(ends.max()) + 1)
-        return [(call, slot) for slot in slots]
+        body = self._step(rows, int(ends.max()) + 1)
+        body.inputs[X.name][...] = 0
+        body.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
+        body.inputs[POSITION.name][:, 0] = body.inputs[SEQLENS.name][...] = ends
+        body.run()
+        return body, slots
 
     def _logits(self, places: Sequence[Place]) -> Logits:
         """The logits of these rows, float32 [R, n_vocab], copied to the host."""
-        whole = {call: call.logits() for call in dict.fromkeys(call for call, _ in places)}
+        whole = {body: body.logits() for body in dict.fromkeys(body for body, _ in places)}
         if len(whole) == 1 and [row for _, row in places] == list(range(len(places))):
             return next(iter(whole.values()))[: len(places)]
         none = np.empty((0, self._hparams.n_vocab), np.float32)
-        return np.concatenate([none, *(whole[call][[row]] for call, row in places)])
+        return np.concatenate([none, *(whole[body][[row]] for body, row in places)])
 
-    def _selected(self, places: Sequence[Place], draws: list[Draw]) -> Selected:
-        """What the device selected of these rows; their logits stay there."""
-        found = {call: call.selected() for call in dict.fromkeys(call for call, _ in places)}
-        logits, best, normaliser, drawn = (
-            np.array([found[call][port.name][row] for call, row in places])
-            for port in (*best_of(self._hparams), NORMALISER, DRAWN)
-        )
-        n_vocab = self._hparams.n_vocab
+    @staticmethod
+    def _selected(places: Sequence[Place], chosen: Array) -> Selected:
+        """The tokens that the device chose for these rows; their logits stay there."""
 
         def fetch(number: int) -> Logits:
-            call, row = places[number]
-            return call.row(row)
+            body, row = places[number]
+            return body.logits(row, 1)[0]
 
-        return Selected(best, logits, normaliser, drawn, draws, n_vocab, fetch)
+        return Selected(chosen.tolist(), fetch)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

@@ -105,6 +105,11 @@ def graph_of(bundle: Bundle, provider: str) -> Path:
     return bundle.directory / (CUDA_GRAPH if provider == CUDA else GRAPH)
 
 
+def provider_of(session: ort.InferenceSession) -> str:
+    """The provider that a session runs on, `cpu` or `cuda`."""
+    return next(name for name in PROVIDERS if PROVIDERS[name] == session.get_providers()[0])
+
+
 def cuda_problem() -> str | None:
     """Why CUDA is not usable, and what to do about it; None: no problem was found."""
     import onnxruntime as ort

@@ -67,7 +67,7 @@ class Runtime:
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
         if odd := interface_mismatch(session, self._hparams, kind, bundle.manifest.kv):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
-        self._device = _device(session, self._hparams) if self.provider == CUDA else None
+        self._device = _device(session, bundle) if self.provider == CUDA else None
 
     def close(self) -> None:
         """Release the weights and threads; after that there are no more slots."""
@@ -138,8 +138,8 @@ def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ForkAwareSes
         return open_session(graph_of(bundle, CPU), threads, CPU), CPU
 
 
-def _device(session: ort.InferenceSession, hparams: HParams) -> Device:
+def _device(session: ort.InferenceSession, bundle: Bundle) -> Device:
     from gpt2rt.engine.cuda import Device
     from gpt2rt.engine.cuda_memory import CudaMemory
 
-    return Device(session, hparams, CudaMemory())
+    return Device(session, bundle.directory, bundle.manifest.hparams, CudaMemory())

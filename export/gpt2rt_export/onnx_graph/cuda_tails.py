@@ -1,0 +1,206 @@
+"""Makes the tails of the CUDA graph: small graphs that choose a token for each row of its logits.
+
+They compute what `gpt2rt.sampling` computes on the host, in float32: a random number falls on the
+same token, but for what is within 1e-6 of a boundary between two. Every node runs on the device. As
+few are used as do it, since each is a launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.interface import (
+    CHOICES,
+    CHOSEN,
+    FILTERED,
+    INVERSE_TEMPERATURE,
+    KTH,
+    LARGEST,
+    LIMITED,
+    MIN_P,
+    NORMALISER,
+    SHORTLIST,
+    TOP_P,
+    UNIFORM,
+    Port,
+    centred,
+    tail,
+)
+from gpt2rt_export.onnx_graph.body import Body
+from gpt2rt_export.onnx_graph.fuse import declared, model_of
+
+CHUNK = 256  # tokens whose weights are summed first: CumSum takes quadratic time on CUDA
+BELOW_ONE = 1 - 2**-23  # what a share of a sum is at most, so that it stays below the sum
+# Differences of float16 numbers are 2**-24 or more; times this, they are above any token's id.
+FINEST = 2.0**44
+
+
+def tails(hparams: HParams) -> dict[str, onnx.ModelProto]:
+    """The tails by their kinds (`gpt2rt.bundles.interface.CHOICES`)."""
+    return {kind: _model(hparams, kind) for kind in CHOICES}
+
+
+def _model(hparams: HParams, kind: str) -> onnx.ModelProto:
+    body, ports = Nodes(hparams), tail(hparams, kind)
+    MAKERS[kind](body)
+    inputs, outputs = declared(ports.inputs), declared(ports.outputs)
+    return model_of(helper.make_graph(body.nodes, kind, inputs, outputs))
+
+
+class Nodes(Body):
+    """The nodes of a tail so far, in terms of rows: numbers [R,1] and arrays [R,N] of them."""
+
+    def __init__(self, hparams: HParams) -> None:
+        super().__init__()
+        self.n_vocab = hparams.n_vocab
+        self.logits = centred(hparams).name
+        self.column = self.constant([1])  # the axis within a row
+
+    def wide(self, x: str) -> str:
+        """float16 -> float32."""
+        return self.op("Cast", [x], to=TensorProto.FLOAT)
+
+    def best(self, x: str, k: int, largest: bool = True) -> tuple[str, str]:
+        """The k largest (or smallest) numbers, in order, and where they are."""
+        count, sign = self.constant([k]), int(largest)
+        values, places = self.split("TopK", [x, count], 2, axis=1, largest=sign)
+        return values, places
+
+    def at(self, x: str, place: int) -> str:  # [R,N] -> [R,1]
+        return self.op("Gather", [x, self.constant([place])], axis=1)
+
+    def take(self, x: str, places: str) -> str:  # [R,N], [R,M] -> [R,M]
+        return self.op("GatherElements", [x, places], axis=1)
+
+    def sum(self, x: str) -> str:  # [R,N] -> [R,1]
+        return self.op("ReduceSum", [x, self.column], keepdims=1)
+
+    def running(self, x: str, before: bool = False) -> str:
+        """The sums of all numbers up to each, or `before` each."""
+        return self.op("CumSum", [x, self.constant(1)], exclusive=int(before))
+
+    def count(self, condition: str) -> str:  # bool [R,N] -> int64 [R,1]
+        return self.op("Cast", [self.sum(self.wide(condition))], to=TensorProto.INT64)
+
+    def where(self, condition: str, x: str, otherwise: str) -> str:
+        return self.op("Where", [condition, x, otherwise])
+
+    def zero(self) -> str:
+        return self.constant(0, np.float32)
+
+    def weights(self, x: str, largest: str) -> str:
+        """exp((x - largest) * inverse temperature)."""
+        scaled = self.op("Mul", [self.op("Sub", [x, largest]), INVERSE_TEMPERATURE.name])
+        return self.op("Exp", [scaled])
+
+    def name(self, x: str, port: Port) -> None:
+        """Let the tensor `x` be an output of the graph."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [port.name if name == x else name for name in names]
+
+
+def greedy(b: Nodes) -> None:
+    largest, token = b.best(b.logits, 1)
+    b.name(largest, LARGEST)
+    b.name(token, CHOSEN)
+
+
+def plain(b: Nodes) -> None:
+    largest, _ = b.best(b.logits, 1)
+    total, token = drawn_from_all(b, b.wide(largest))
+    b.name(total, NORMALISER)
+    b.name(token, CHOSEN)
+
+
+def drawn_from_all(b: Nodes, largest: str) -> tuple[str, str]:
+    """The sum of all weights, and the token on which the random number falls.
+
+    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
+    sum passes the number's share, then the token in it.
+    """
+    chunks = -(-b.n_vocab // CHUNK)
+    weights = b.weights(b.wide(b.logits), largest)
+    padding = b.constant([0, 0, 0, chunks * CHUNK - b.n_vocab])
+    padded = b.op("Pad", [weights, padding])
+    parts = b.op("Reshape", [padded, b.constant([-1, chunks, CHUNK])])
+    sums = b.op("ReduceSum", [parts, b.constant([2])], keepdims=0)
+    running = b.running(sums)
+    total = b.at(running, chunks - 1)
+    wanted = b.op("Mul", [UNIFORM.name, total])
+    chunk = b.count(b.op("LessOrEqual", [running, wanted]))
+    left = b.op("Sub", [wanted, b.take(b.running(sums, before=True), chunk)])
+    inside = b.running(b.op("GatherND", [parts, chunk], batch_dims=1))
+    # By rounding, the tokens of a chunk may sum to less than what is left of it.
+    most = b.op("Mul", [b.at(inside, CHUNK - 1), b.constant(BELOW_ONE, np.float32)])
+    place = b.count(b.op("LessOrEqual", [inside, b.op("Min", [left, most])]))
+    return total, b.op("Add", [b.op("Mul", [chunk, b.constant([CHUNK])]), place])
+
+
+def filtered(b: Nodes) -> None:
+    """Top-k, top-p and min-p among the likeliest tokens, where a row has filters."""
+    count = min(SHORTLIST, b.n_vocab)
+    logits, ids = shortlist(b, count)
+    largest = b.at(logits, 0)
+    total, token = drawn_from_all(b, largest)
+    kth = b.take(logits, KTH.name)
+    weights = b.weights(logits, largest)
+    kept = keep(b, logits, weights, kth, total)
+    chosen = b.where(FILTERED.name, drawn_from_list(b, ids, weights, kept, count), token)
+    if count < b.n_vocab:
+        chosen = b.where(beyond(b, logits, kept, kth, count), b.constant(-1), chosen)
+    b.name(total, NORMALISER)
+    b.name(chosen, CHOSEN)
+
+
+def shortlist(b: Nodes, count: int) -> tuple[str, str]:
+    """The largest logits float32 [R,count], and their tokens; of equal ones, lower ids first.
+
+    A device's order of equal logits is not known, so they are sorted again with their ids.
+    """
+    logits, ids = b.best(b.logits, count)
+    logits = b.wide(logits)
+    steps = b.op("Mul", [logits, b.constant(FINEST, np.float32)])
+    keys = b.op("Sub", [b.op("Cast", [steps], to=TensorProto.INT64), ids])
+    _, order = b.best(keys, count)
+    return b.take(logits, order), b.take(ids, order)
+
+
+def keep(b: Nodes, logits: str, weights: str, kth: str, total: str) -> str:  # -> bool [R,count]
+    """Which of the shortlist the filters keep: its first ones."""
+    by_k = b.op("GreaterOrEqual", [logits, kth])
+    some = b.where(by_k, weights, b.zero())
+    whole = b.where(LIMITED.name, b.sum(some), total)
+    nucleus = b.op("Mul", [TOP_P.name, whole])
+    by_p = b.op("Less", [b.running(some, before=True), nucleus])
+    by_least = b.op("GreaterOrEqual", [weights, MIN_P.name])
+    return b.op("And", [b.op("And", [by_k, by_p]), by_least])
+
+
+def drawn_from_list(b: Nodes, ids: str, weights: str, kept: str, count: int) -> str:
+    """The kept token on which the random number falls, in the order of ids."""
+    weights = b.where(kept, weights, b.zero())
+    keys = b.where(kept, ids, b.constant(b.n_vocab))
+    ids, order = b.best(keys, count, largest=False)
+    running = b.running(b.take(weights, order))
+    wanted = b.op("Mul", [UNIFORM.name, b.at(running, count - 1)])
+    place = b.count(b.op("LessOrEqual", [running, wanted]))
+    # Where the logits are not finite, none is kept; an index must exist all the same.
+    return b.take(ids, b.op("Min", [place, b.constant(count - 1)]))
+
+
+def beyond(b: Nodes, logits: str, kept: str, kth: str, count: int) -> str:  # -> bool [R,1]
+    """Whether tokens that are not in the shortlist may have to be kept: those like its last one."""
+    last = b.at(logits, count - 1)
+    ends = b.op("Sub", [b.count(kept), b.constant([1])])
+    reached = b.op("LessOrEqual", [b.take(logits, ends), last])
+    tied = b.op("And", [LIMITED.name, b.op("LessOrEqual", [kth, last])])
+    return b.op("And", [FILTERED.name, b.op("Or", [reached, tied])])
+
+
+MAKERS: dict[str, Callable[[Nodes], None]] = {"greedy": greedy, "plain": plain, "list": filtered}
