@@ -55,7 +55,7 @@ ROWS = Port("rows", "int32", ("R",))
 SEQLENS = Port("seqlens_k", "int32", ("B",))
 # The greatest length, including the new tokens.
 TOTAL = Port("total_sequence_length", "int32", ())
-# Of the CUDA graph: what its logits in float32 are to be reduced by. Their differences do not need it.
+# Of the CUDA graph: what is to be subtracted from its logits, whose differences do not need it.
 OFFSET = Port("offset", "float32", ("R", 1))
 
 # Of the tails on CUDA. One over the temperature, and a random number in [0, 1).
@@ -160,6 +160,10 @@ def tail(hparams: HParams, kind: str) -> Interface:
     return Interface((centred(hparams), *settings), (finite, CHOSEN))
 
 
+def _interface_of(kind: str) -> Callable[[HParams, str], Interface]:
+    return lambda hparams, kv: tail(hparams, kind)
+
+
 def past(hparams: HParams) -> Port:
     """OpenAI's combined past, an input of the standard graph."""
     shape = ("B", hparams.n_layer, 2, hparams.n_head, "P", hparams.head_width)
@@ -182,7 +186,7 @@ INTERFACES: dict[str, Callable[[HParams, str], Interface]] = {
     "fused": fused,
     "standard": lambda hparams, kv: standard(hparams),
     "cuda": lambda hparams, kv: cuda(hparams),
-    **{kind: lambda hparams, kv, kind=kind: tail(hparams, kind) for kind in CHOICES},
+    **{kind: _interface_of(kind) for kind in CHOICES},
 }
 
 

@@ -1,7 +1,7 @@
 """The CUDA graph of a bundle: keys, values, inputs and logits stay on the device between calls.
 
 A decode step is bound once to fixed addresses, so that ONNX Runtime can replay it as a CUDA graph.
-Its tails choose the next tokens, and only these are copied to the host (`gpt2rt.engine.cuda_tails`).
+Its tails (`gpt2rt.engine.cuda_tails`) choose the next tokens, and only these travel to the host.
 
 Device memory is behind the interface `Memory`. Tests use its implementation over ordinary memory to
 run the same code on the CPU provider and compare it with the other slots.
@@ -39,6 +39,7 @@ Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, 
 # which one is kept, how many are, and the most rows of logits that they may hold.
 NARROWEST, PIECE = 16, 128
 OFTEN, KEPT, KEPT_ROWS = 3, 16, 256
+A_CALL = 2048  # tokens that are read in the time that the launches of a call take
 TOTALS, MANY = (256, 512), 32  # total lengths of steps of fewer than so many rows
 
 
@@ -72,11 +73,30 @@ class Device:
     def __init__(
         self, session: ort.InferenceSession, directory: Path, hparams: HParams, memory: Memory
     ) -> None:
-        """`session` is that of the CUDA graph in the bundle's `directory`."""
+        """`session` is that of the CUDA graph in the bundle's `directory`.
+
+        Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
+        nothing is captured, and tokens are chosen on the host.
+        """
         self.session, self.hparams, self.memory = session, hparams, memory
         self.captures = Captures()
+        self.careful: str | None = None
         self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What is slower than it could be on this device, and why."""
+        found = []
+        if self.careful is not None:
+            found.append(f"on CUDA, the slow way: {self.careful}")
+        elif self.captures.failure is not None:
+            found.append(f"CUDA graphs are not used: {self.captures.failure}")
+        return found
+
+    def distrust(self, why: str) -> None:
+        """Work the slow way from now on."""
+        self.careful = self.captures.failure = why
 
     def slots(self, count: int) -> CudaSlots:
         """Slots for `count` sequences, whose buffers return to the pool. Raises `OutOfMemory`."""
@@ -125,18 +145,30 @@ def single(part: Part) -> bool:
     return len(part.tokens) == part.wanted == 1
 
 
-def calls_of(parts: Sequence[Part]) -> list[list[int]]:
+def worthwhile(lengths: Sequence[int]) -> bool:
+    """Whether prompts of these lengths are better read by one call, padded to the longest."""
+    tokens = sum(lengths)
+    return len(lengths) * padded(max(lengths)) - tokens <= tokens + A_CALL
+
+
+def calls_of(parts: Sequence[Part], together: bool = True) -> list[list[int]]:
     """The parts, by their numbers, that each call of the graph runs: first those of a decode step.
 
-    Prompts from their beginnings in consecutive slots run side by side, all others one by one.
+    Prompts from their beginnings in consecutive slots run side by side, unless not `together`, and
+    as long as padding does not cost more than another call; all others one by one.
     """
     steps = [number for number, part in enumerate(parts) if single(part)]
     runs: list[list[int]] = []
     for number, part in enumerate(parts):
         if single(part):
             continue
-        before = parts[runs[-1][-1]] if runs else None
-        if before and before.start == part.start == 0 and part.slot == before.slot + 1:
+        before = parts[runs[-1][-1]] if runs and together else None
+        if (
+            before
+            and before.start == part.start == 0
+            and part.slot == before.slot + 1
+            and worthwhile([len(parts[n].tokens) for n in (*runs[-1], number)])
+        ):
             runs[-1].append(number)
         else:
             runs.append([number])
@@ -169,10 +201,12 @@ class CudaSlots:
         return self.buffers.cache[name].address + slot * self.buffers.slot + within
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
+        careful = self._device.careful is not None
+        draws = () if careful else draws
         firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
         places: dict[int, Place] = {}
         chosen = np.full(firsts[-1], -1)
-        for numbers in calls_of(parts):
+        for numbers in calls_of(parts, together=not careful):
             rows = [row for n in numbers for row in range(firsts[n], firsts[n + 1])]
             members = [parts[n] for n in numbers]
             body, found = (self._decode if single(members[0]) else self._read)(members)
@@ -265,7 +299,8 @@ class CudaSlots:
 
         def fetch(number: int) -> Logits:
             body, row = places[number]
-            return body.logits(row, 1)[0]
+            logits: Logits = body.logits(row, 1)[0]
+            return logits
 
         return Selected(chosen.tolist(), fetch)
 

@@ -47,8 +47,9 @@ class Tail:
         self._sent = call.frame(settings) if settings else None
         self._found = call.frame(results)
         call.read(logits, address)
-        for port in settings if self._sent else ():
-            call.read(port, self._sent.addresses[port.name])
+        if self._sent is not None:
+            for port in settings:
+                call.read(port, self._sent.addresses[port.name])
         for port in results:
             call.write(port, self._found.addresses[port.name])
 

@@ -1,7 +1,7 @@
 """Rows of logits on a device, which chose a token of each; a row is copied only where it is needed.
 
-What a device can choose is what its graphs say (`gpt2rt.bundles.interface.CHOICES`). Where it cannot
-tell, the sampler copies the whole row.
+What a device can choose is what its graphs say (`gpt2rt.bundles.interface.CHOICES`). Where that
+does not suffice, the sampler copies the whole row.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Row:
 class Selected:
     """The rows of a step, valid until the next one.
 
-    `chosen` are their tokens, as in `Row`; `fetch` copies the logits float32 [n_vocab] of the row of
-    that number to the host.
+    `chosen` are their tokens, as in `Row`; `fetch` copies the logits float32 [n_vocab] of a row, by
+    its number, to the host.
     """
 
     def __init__(self, chosen: Sequence[int], fetch: Callable[[int], Floats]) -> None:

@@ -19,13 +19,18 @@ from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
-from gpt2rt.engine.cuda import Device
+from gpt2rt.engine import cuda as cuda_module
+from gpt2rt.engine import cuda_tails
+from gpt2rt.engine.cuda import Device, calls_of, total
+from gpt2rt.engine.cuda_body import Body
+from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle
 from gpt2rt.generation.scheduler import Scheduler
+from gpt2rt.sampling.selection import BEST
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
 
@@ -232,6 +237,130 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     assert together == run(1) == run(2) == run(3, budget=5)
     lengths = {sample: len(tokens) for sample, tokens in together.items()}
     assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
+
+
+# ---- calls and their sizes
+
+
+def test_texts_are_the_same_whatever_the_total_length(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A captured step keeps its total, which is at least the length of every sequence."""
+    slots, found = device.slots(3), []
+    for totals in ((), (8, 16, 24), (5, 6, 7, 8, 9, 40)):
+        monkeypatch.setattr(cuda_module, "TOTALS", totals)
+        slots.step([Part(slot, 0, TEXT[slot : slot + 4 + slot]) for slot in range(3)])
+        steps = [
+            slots.step([Part(slot, 4 + slot + at, [TEXT[at]]) for slot in range(3)])
+            for at in range(30)
+        ]
+        found.append(np.array(steps))
+    np.testing.assert_allclose(found[1], found[0], atol=5e-3)
+    np.testing.assert_allclose(found[2], found[0], atol=5e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 32, 128])
+def test_no_sequence_is_longer_than_the_total(rows: int) -> None:
+    found = [total(rows, length, 1024) for length in range(1, 1025)]
+    assert all(length <= most <= 1024 for length, most in enumerate(found, 1))
+    assert set(found) == ({256, 512, 1024} if rows < 32 else {1024})
+    assert total(rows, 40, 48) == 48
+
+
+def test_prompts_are_read_side_by_side_unless_padding_costs_more_than_a_call() -> None:
+    def calls(lengths: list[int]) -> list[int]:
+        parts = [Part(slot, 0, [1] * length, 2) for slot, length in enumerate(lengths)]
+        return [len(numbers) for numbers in calls_of(parts)]
+
+    assert calls([64] * 32) == [32]
+    assert calls([10, 90] * 8) == [16]
+    assert calls([5] * 30 + [1000] + [5] * 3) == [30, 3, 1]
+    assert calls([1000] * 4) == [4]
+
+
+def test_shapes_that_are_read_often_are_kept_and_captured(device: Device) -> None:
+    slots = device.slots(4)
+    reads = slots.buffers.reads
+    reads.clear()
+    slots.buffers.uses.clear()
+    found = []
+    for _ in range(5):
+        found.append(np.array(slots.step([Part(n, 0, TEXT[n : n + 3 + n]) for n in range(3)])))
+        slots.step([Part(3, 0, TEXT[:5])])
+    assert len(reads) == 2
+    assert all(body.call.graph is not None for body in reads.values())
+    for logits in found:
+        np.testing.assert_array_equal(logits, found[0])
+
+
+# ---- what goes wrong on a device
+
+
+class Session:
+    """A session that fails, or does nothing, in runs of some numbers of CUDA graphs."""
+
+    def __init__(self, session: ort.InferenceSession, fails: bool) -> None:
+        self._session, self._fails = session, fails
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+        captured = options.get_run_config_entry("gpu_graph_id") != "-1"
+        if captured and self._fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        if self._fails:
+            self._session.run_with_iobinding(binding, options)
+
+
+def test_where_a_capture_fails_calls_run_without(
+    device: Device, tiny_bundles: dict[str, Bundle], precision: str
+) -> None:
+    assert fault(device) is None
+    assert device.notes == []
+    directory = tiny_bundles[precision].directory
+    failing = Device(Session(device.session, fails=True), directory, TINY, device.memory)
+    assert fault(failing) is None
+    assert len(failing.notes) == 1
+    assert "CUDA graphs are not used" in failing.notes[0]
+    assert "stream is capturing" in failing.notes[0]
+    assert all(body.call.graph is None for body in failing.slots(4).buffers.steps.values())
+
+
+def test_a_device_that_computes_nothing_is_found_out(
+    device: Device, tiny_bundles: dict[str, Bundle], precision: str
+) -> None:
+    directory = tiny_bundles[precision].directory
+    dead = Device(Session(device.session, fails=False), directory, TINY, device.memory)
+    assert "differ from those read alone" in (fault(dead) or "")
+
+
+def test_noise_and_wrong_tokens_are_found_out(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        random, logits = np.random.default_rng(0), Body.logits
+        patch.setattr(
+            Body, "logits", lambda *given: (x := logits(*given)) + random.normal(0, 0.2, x.shape)
+        )
+        assert "differ from those read alone" in (fault(device) or "")
+    monkeypatch.setattr(cuda_tails, "NO_TOP_P", 0.1)
+    assert "not the one to be drawn" in (fault(device) or "")
+
+
+def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(
+    tiny_bundles: dict[str, Bundle], precision: str, device: Device
+) -> None:
+    careful = open_device(tiny_bundles[precision])
+    careful.distrust("it is made up")
+    assert careful.notes == ["on CUDA, the slow way: it is made up"]
+    slow, quick = careful.slots(2), device.slots(2)
+    parts = [Part(0, 0, TEXT[:9]), Part(1, 0, TEXT[:4])]
+    logits = slow.step(parts, [BEST] * 2)
+    assert isinstance(logits, np.ndarray)
+    np.testing.assert_allclose(logits, np.asarray(quick.step(parts)), atol=5e-3)
+    slow.step([Part(0, 9, [3])])
+    assert [body.call.graph for body in slow.buffers.steps.values()] == [None]
 
 
 def test_a_graph_that_fails_is_an_error_of_ours(device: Device) -> None:

@@ -73,7 +73,8 @@ def shares(logits: Floats, params: SamplingParams) -> NDArray[np.float64]:
     ids, found = candidates(logits, params)
     weights = np.zeros(len(logits))
     weights[slice(None) if ids is None else ids] = found
-    return weights / weights.sum()
+    found_shares: NDArray[np.float64] = weights / weights.sum()
+    return found_shares
 
 
 def assert_falls(token: int, draw: Draw, shares: NDArray[np.float64]) -> None:
@@ -162,7 +163,9 @@ def over(hparams: HParams, logits: NDArray[np.float16], draws: list[Draw]) -> li
         for port in tail(hparams, kind).arguments[1:]
     }
     finite, chosen = session.run(None, {"logits": logits, **feeds})
-    return np.where(np.isfinite(finite), chosen, -1)[:, 0].tolist()
+    return [
+        int(c) if np.isfinite(f) else -1 for f, c in zip(finite[:, 0], chosen[:, 0], strict=True)
+    ]
 
 
 def ties(n_vocab: int) -> Iterator[NDArray[np.float16]]:
