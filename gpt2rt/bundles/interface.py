@@ -9,7 +9,7 @@ each, R rows, a cache of C positions. Standard: B sequences of S new tokens each
 and T = P + S in all.
 
 The CUDA graph ends in logits. Its tails are graphs without weights that read these on the device:
-each chooses a token for every row, in one of `CHOICES`' ways.
+they choose a token for every row, in one of `CHOICES`' ways, or score one (`SCORE`).
 """
 
 from __future__ import annotations
@@ -74,6 +74,18 @@ LARGEST = Port("largest", "float16", ("R", 1))
 NORMALISER = Port("normaliser", "float32", ("R", 1))
 # The token chosen; -1: not to be told from the shortlist.
 CHOSEN = Port("chosen", "int64", ("R", 1))
+
+# Of the tail that scores. The token to be scored in each row, and how many of the likeliest are
+# returned (on the host).
+TARGET = Port("target", "int64", ("R", 1))
+TOP = Port("top", "int64", (1,))
+# The log-probability of the target, the number of likelier tokens, the likeliest ones with theirs,
+# and the log-probability of any token of the group.
+LOGPROB = Port("logprob", "float32", ("R", 1))
+RANK = Port("rank", "int32", ("R", 1))
+TOP_IDS = Port("top_ids", "int64", ("R", "K"))
+TOP_LOGPROBS = Port("top_logprobs", "float32", ("R", "K"))
+GROUPED = Port("grouped", "float32", ("R", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +165,22 @@ CHOICES: dict[str, tuple[tuple[Port, ...], Port]] = {
 }
 
 
+SCORE = "score"
+
+
+def group(hparams: HParams) -> Port:
+    """1 for the tokens of a group, 0 for others: an input of the tail that scores."""
+    return Port("group", "float32", (hparams.n_vocab, 1))
+
+
 @lru_cache(maxsize=KNOWN)
 def tail(hparams: HParams, kind: str) -> Interface:
     """The interface of a tail of the CUDA graph, whose first input are the logits."""
+    if kind == SCORE:
+        return Interface(
+            (centred(hparams), TARGET, TOP, group(hparams)),
+            (LOGPROB, RANK, TOP_IDS, TOP_LOGPROBS, GROUPED),
+        )
     settings, finite = CHOICES[kind]
     return Interface((centred(hparams), *settings), (finite, CHOSEN))
 
@@ -186,7 +211,7 @@ INTERFACES: dict[str, Callable[[HParams, str], Interface]] = {
     "fused": fused,
     "standard": lambda hparams, kv: standard(hparams),
     "cuda": lambda hparams, kv: cuda(hparams),
-    **{kind: _interface_of(kind) for kind in CHOICES},
+    **{kind: _interface_of(kind) for kind in (*CHOICES, SCORE)},
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +24,9 @@ from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
 from gpt2rt.engine.cuda_body import Body
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_memory import Array, Memory
+from gpt2rt.engine.cuda_scores import Ids
 from gpt2rt.engine.cuda_tails import Tails
-from gpt2rt.engine.slots import KeysValues, Logits, Part
+from gpt2rt.engine.slots import Columns, KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Selected
 
@@ -175,7 +176,7 @@ def calls_of(parts: Sequence[Part], together: bool = True) -> list[list[int]]:
     return [steps, *runs] if steps else runs
 
 
-class CudaSlots:
+class CudaSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16.
 
     The tokens of decode steps are one call, which is replayed; prompts are other calls.
@@ -200,23 +201,39 @@ class CudaSlots:
         within = position * self.buffers.pitch // self._hparams.n_ctx
         return self.buffers.cache[name].address + slot * self.buffers.slot + within
 
+    def score(
+        self, parts: Sequence[Part], targets: Sequence[int], top: int, group: Ids | None
+    ) -> Columns | None:
+        if self._device.careful is not None:
+            return None
+        rows: list[int] = []
+        found: list[Columns] = []
+        for body, theirs, numbers in self._run(parts):
+            if numbers:
+                rows += numbers
+                found.append(body.score(theirs, [targets[row] for row in numbers], top, group))
+        return Columns.joined(found, top).ordered(np.argsort(np.array(rows, np.int64)))
+
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
-        careful = self._device.careful is not None
-        draws = () if careful else draws
-        firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
+        draws = () if self._device.careful is not None else draws
         places: dict[int, Place] = {}
-        chosen = np.full(firsts[-1], -1)
-        for numbers in calls_of(parts, together=not careful):
-            rows = [row for n in numbers for row in range(firsts[n], firsts[n + 1])]
-            members = [parts[n] for n in numbers]
-            body, found = (self._decode if single(members[0]) else self._read)(members)
+        chosen = np.full(sum(part.wanted for part in parts), -1)
+        for body, theirs, rows in self._run(parts):
             if draws and rows:
-                chosen[rows] = body.choose(found, [draws[row] for row in rows])
-            places |= zip(rows, ((body, row) for row in found), strict=True)
-        for part in parts:
-            self._ends[part.slot] = part.end
-        ordered = [places[row] for row in range(firsts[-1])]
+                chosen[rows] = body.choose(theirs, [draws[row] for row in rows])
+            places |= zip(rows, ((body, row) for row in theirs), strict=True)
+        ordered = [places[row] for row in range(len(chosen))]
         return self._selected(ordered, chosen) if draws else self._logits(ordered)
+
+    def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Body, list[int], list[int]]]:
+        """Run the calls for parts: each, the rows of it that are wanted, and their numbers."""
+        firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
+        for numbers in calls_of(parts, together=self._device.careful is None):
+            members = [parts[n] for n in numbers]
+            body, theirs = (self._decode if single(members[0]) else self._read)(members)
+            for part in members:
+                self._ends[part.slot] = part.end
+            yield body, theirs, [r for n in numbers for r in range(firsts[n], firsts[n + 1])]
 
     def _read(self, parts: Sequence[Part]) -> tuple[Body, list[int]]:
         """Run a call for one part, or for prompts in consecutive slots, padded at their ends.

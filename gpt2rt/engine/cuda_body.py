@@ -10,8 +10,9 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import OFFSET, TOTAL, Port, centred, cuda
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_memory import Array, Memory
+from gpt2rt.engine.cuda_scores import Ids
 from gpt2rt.engine.cuda_tails import Tail, Tails
-from gpt2rt.engine.slots import Logits
+from gpt2rt.engine.slots import Columns, Logits
 from gpt2rt.sampling.selection import Draw
 
 
@@ -71,6 +72,13 @@ class Body:
         if self.call.graph is not None:
             tail.capture()
         return tail.choose(rows, draws)
+
+    def score(
+        self, rows: Sequence[int], targets: Sequence[int], top: int, group: Ids | None
+    ) -> Columns:
+        """The scores of a target in each of some rows. Raises `BadLogits`."""
+        address = self._blocks[self._logits.name].address
+        return self._tails.scores(address, self.rows, top, group).score(rows, targets, top)
 
     def logits(self, first: int = 0, count: int | None = None) -> Logits:
         """The logits of rows, float32 [count, n_vocab], copied to the host; None: to the last."""

@@ -17,6 +17,7 @@ from gpt2rt.bundles.interface import (
     KTH,
     LIMITED,
     MIN_P,
+    SCORE,
     SHORTLIST,
     TOP_P,
     UNIFORM,
@@ -25,6 +26,7 @@ from gpt2rt.bundles.interface import (
 from gpt2rt.bundles.manifest import TAILS
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_memory import Array, Memory
+from gpt2rt.engine.cuda_scores import Group, Ids, Scores
 from gpt2rt.engine.providers import Threads, open_session, provider_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.errors import BadBundle
@@ -105,6 +107,7 @@ class Tails:
         self._memory, self._captures = memory, captures
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._opening = Lock()
+        self._group: Group | None = None
 
     @staticmethod
     def kind_for(draws: Sequence[Draw]) -> str:
@@ -120,6 +123,17 @@ class Tails:
         """
         call = Call(self._session(kind), self._memory, self._captures, {"R": rows})
         return Tail(call, self._hparams, kind, address)
+
+    def scores(self, address: int, rows: int, top: int, tokens: Ids | None) -> Scores:
+        """The tail that scores over that many rows of logits, with `top` alternatives.
+
+        `tokens` are those of a group. Raises `BadBundle`, `ProviderMissing`.
+        """
+        if self._group is None or self._group.tokens is not tokens:
+            self._group = Group(self._hparams, self._memory, tokens)
+        sizes = {"R": rows, "K": max(1, top)}
+        call = Call(self._session(SCORE), self._memory, self._captures, sizes)
+        return Scores(call, self._hparams, address, self._group)
 
     def _session(self, kind: str) -> ort.InferenceSession:
         with self._opening:

@@ -12,7 +12,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITIONS, ROWS, SLOTS, TOKENS, fused
 from gpt2rt.engine.kvcache import KVCache, share
 from gpt2rt.engine.session import kv_type, run_failure
-from gpt2rt.engine.slots import KeysValues, Logits, Part
+from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw
 
@@ -27,7 +27,7 @@ ARGUMENTS = (TOKENS, SLOTS, POSITIONS, ROWS)
 Numbers = NDArray[np.int32]
 
 
-class FusedSlots:
+class FusedSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) of the fused graph over one `KVCache`."""
 
     def __init__(self, session: ForkAwareSession, hparams: HParams, count: int) -> None:

@@ -270,7 +270,7 @@ def open_session(
         options.register_custom_ops_library(native(own.path))
     chosen: list[object] = [PROVIDERS[CPU]]
     if provider == CUDA:
-        chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1"}))
+        chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1", "use_tf32": "0"}))
     try:
         with _attention(xqa or provider != CUDA):
             session = ForkAwareSession(

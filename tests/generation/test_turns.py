@@ -23,7 +23,7 @@ GREEDY = SamplingParams(temperature=0)
 LENGTHS = st.lists(st.integers(1, TINY.n_ctx), min_size=1, max_size=9)
 
 
-class Watched:
+class Watched(Slots):
     """Slots that write down the parts of every step."""
 
     def __init__(self, slots: Slots) -> None:

@@ -1,4 +1,4 @@
-"""Makes the tails of the CUDA graph: small graphs that choose a token for each row of its logits.
+"""Makes the tails of the CUDA graph: small graphs that choose or score a token for each row.
 
 They compute what `gpt2rt.sampling` computes on the host, in float32: a random number falls on the
 same token, but for what is within 1e-6 of a boundary between two. Every node runs on the device. As
@@ -15,22 +15,31 @@ from onnx import TensorProto, helper
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
-    CHOICES,
     CHOSEN,
     FILTERED,
+    GROUPED,
     INVERSE_TEMPERATURE,
     KTH,
     LARGEST,
     LIMITED,
+    LOGPROB,
     MIN_P,
     NORMALISER,
+    RANK,
+    SCORE,
     SHORTLIST,
+    TARGET,
+    TOP,
+    TOP_IDS,
+    TOP_LOGPROBS,
     TOP_P,
     UNIFORM,
     Port,
     centred,
+    group,
     tail,
 )
+from gpt2rt.bundles.manifest import TAILS
 from gpt2rt_export.onnx_graph.body import Body
 from gpt2rt_export.onnx_graph.fuse import declared, model_of
 
@@ -41,8 +50,8 @@ FINEST = 2.0**44
 
 
 def tails(hparams: HParams) -> dict[str, onnx.ModelProto]:
-    """The tails by their kinds (`gpt2rt.bundles.interface.CHOICES`)."""
-    return {kind: _model(hparams, kind) for kind in CHOICES}
+    """The tails by their kinds (`gpt2rt.bundles.manifest.TAILS`)."""
+    return {kind: _model(hparams, kind) for kind in TAILS}
 
 
 def _model(hparams: HParams, kind: str) -> onnx.ModelProto:
@@ -57,7 +66,7 @@ class Nodes(Body):
 
     def __init__(self, hparams: HParams) -> None:
         super().__init__()
-        self.n_vocab = hparams.n_vocab
+        self.hparams, self.n_vocab = hparams, hparams.n_vocab
         self.logits = centred(hparams).name
         self.column = self.constant([1])  # the axis within a row
 
@@ -67,8 +76,11 @@ class Nodes(Body):
 
     def best(self, x: str, k: int, largest: bool = True) -> tuple[str, str]:
         """The k largest (or smallest) numbers, in order, and where they are."""
-        count, sign = self.constant([k]), int(largest)
-        values, places = self.split("TopK", [x, count], 2, axis=1, largest=sign)
+        return self.most(x, self.constant([k]), largest)
+
+    def most(self, x: str, count: str, largest: bool = True) -> tuple[str, str]:
+        """As `best`, with a tensor of the number."""
+        values, places = self.split("TopK", [x, count], 2, axis=1, largest=int(largest))
         return values, places
 
     def at(self, x: str, place: int) -> str:  # [R,N] -> [R,1]
@@ -203,4 +215,27 @@ def beyond(b: Nodes, logits: str, kept: str, kth: str, count: int) -> str:  # ->
     return b.op("And", [FILTERED.name, b.op("Or", [reached, tied])])
 
 
-MAKERS: dict[str, Callable[[Nodes], None]] = {"greedy": greedy, "plain": plain, "list": filtered}
+def score(b: Nodes) -> None:
+    """As `gpt2rt.scoring.scoring` does on the host."""
+    values, ids = b.most(b.logits, TOP.name)
+    values, logits = b.wide(values), b.wide(b.logits)
+    largest = b.at(values, 0)
+    weights = b.op("Exp", [b.op("Sub", [logits, largest])])
+    mass = b.op("Log", [b.sum(weights)])
+    normaliser = b.op("Add", [mass, largest])
+    own = b.take(logits, TARGET.name)
+    above = b.sum(b.wide(b.op("Greater", [logits, own])))
+    grouped = b.op("Log", [b.op("MatMul", [weights, group(b.hparams).name])])
+    b.op("Sub", [own, normaliser], LOGPROB.name)
+    b.op("Cast", [above], RANK.name, to=TensorProto.INT32)
+    b.op("Sub", [values, normaliser], TOP_LOGPROBS.name)
+    b.op("Sub", [grouped, mass], GROUPED.name)
+    b.name(ids, TOP_IDS)
+
+
+MAKERS: dict[str, Callable[[Nodes], None]] = {
+    "greedy": greedy,
+    "plain": plain,
+    "list": filtered,
+    SCORE: score,
+}
