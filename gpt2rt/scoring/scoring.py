@@ -1,7 +1,7 @@
 """Scores of tokens: log-probabilities, ranks and the likeliest alternatives.
 
-A passage is a sequence of tokens that fits the context. Its logits are reduced here, and take at
-most `LOGITS` bytes at a time.
+A passage is a sequence of tokens that fits the context. Its logits are reduced on the device, or
+here; they take at most `LOGITS` bytes at a time.
 """
 
 from __future__ import annotations
@@ -16,20 +16,12 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_whole
-from gpt2rt.engine.slots import Logits, Part, Slots
+from gpt2rt.engine.slots import Columns, Logits, Part, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 
 TOKENS = 256  # most tokens in a step; more would not be faster
 LOGITS = 64 << 20  # most bytes of logits: 333 rows of GPT-2's 50,257 tokens
 BATCH_SIZE = 16  # most passages in a step, by default
-
-Columns = tuple[
-    NDArray[np.float32],
-    NDArray[np.int32],
-    NDArray[np.int32],
-    NDArray[np.float32],
-    NDArray[np.float32],
-]  # as in `TokenScores`
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +152,7 @@ def _score_tokens(
         for batch in _batches(_checked(passages, hparams), size, batch_size):
             if len(batch) > slots.count:
                 slots = new_slots(len(batch))
-            yield from _score(slots, batch, size, top, reduce)
+            yield from _score(slots, batch, size, top, group, reduce)
 
 
 def step_size(hparams: HParams) -> int:
@@ -193,6 +185,7 @@ def _score(
     passages: list[Passage],
     size: int,
     top: int,
+    group: NDArray[np.int64] | None,
     reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
 ) -> Iterator[TokenScores]:
     """The scores of a batch (see `_batches`), whose inputs are read `size` at a time."""
@@ -204,10 +197,14 @@ def _score(
             for passage, part in zip(passages, parts, strict=True)
             for token in passage.tokens[part.end - part.wanted + 1 : part.end + 1]
         ]
-        found += reduce(np.asarray(slots.step(parts)), np.array(targets, np.int32), top)
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+        columns = slots.score(parts, targets, top, group)
+        if columns is None:
+            found += reduce(np.asarray(slots.step(parts)), np.array(targets, np.int32), top)
+        else:
+            found.append(columns)
+    joined = Columns.joined(found, top)
     ends = np.cumsum([len(passage.tokens) - passage.first for passage in passages])[:-1]
-    pieces = (np.split(column, ends) for column in columns)
+    pieces = (np.split(column, ends) for column in joined)
     return (TokenScores(*columns) for columns in zip(*pieces, strict=True))
 
 
@@ -251,4 +248,4 @@ def _reduce(
             best = np.argpartition(row, -top)[-top:]
             ids[i] = best[np.lexsort((best, -row[best]))]
             values[i] = row[ids[i]] - total
-    return logprobs, ranks, ids, values, grouped
+    return Columns(logprobs, ranks, ids, values, grouped)

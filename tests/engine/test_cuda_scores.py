@@ -14,6 +14,7 @@ from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
+from gpt2rt.scoring.scoring import Passage, score_tokens
 from gpt2rt_export.onnx_graph.cuda_tails import tails
 from models import TINY
 
@@ -71,6 +72,27 @@ def test_scores_are_those_of_the_logits_whatever_the_parts(
                 assert np.isnan(grouped)
             else:
                 assert grouped == pytest.approx(np.log(np.exp(every[GROUP]).sum()), abs=1e-5)
+
+
+def test_passages_are_scored_as_on_the_host(
+    device: Device, tiny_bundles: dict[str, Bundle]
+) -> None:
+    host = open_device(tiny_bundles["fp16"])
+    host.distrust("logits are reduced on the host")
+    passages = [Passage(tuple(TEXT[i : i + 3 + 5 * i]), 1 + i) for i in range(8)]
+    for group in (None, GROUP):
+        columns = [
+            [
+                (s.logprobs, s.ranks, s.top_logprobs, s.group)
+                for s in score_tokens(
+                    kind.slots, TINY, passages, top=3, batch_size=4, threads=1, group=group
+                )
+            ]
+            for kind in (device, host)
+        ]
+        for found, wanted in zip(*columns, strict=True):
+            for one, other in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(one, other, atol=5e-3)
 
 
 def test_a_device_that_is_not_trusted_scores_nothing(tiny_bundles: dict[str, Bundle]) -> None:

@@ -23,12 +23,13 @@ GREEDY = SamplingParams(temperature=0)
 LENGTHS = st.lists(st.integers(1, TINY.n_ctx), min_size=1, max_size=9)
 
 
-class Watched(Slots):
+class Watched:
     """Slots that write down the parts of every step."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots, self.count = slots, slots.count
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
+        self.score = slots.score
         self.steps: list[list[Part]] = []
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
