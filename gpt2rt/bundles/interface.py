@@ -68,6 +68,13 @@ LIMITED = Port("limited", "bool", ("R", 1))
 KTH = Port("kth", "int64", ("R", 1))
 TOP_P = Port("top_p", "float32", ("R", 1))
 MIN_P = Port("min_p", "float32", ("R", 1))
+# Changes of logits: tokens of each row, to whose logits a bias is added, which are then divided by
+# the factor if positive, else multiplied, and reduced by what is off. A token that comes twice has
+# the same changes each time.
+IDS = Port("ids", "int64", ("R", "N"))
+BIAS = Port("bias", "float32", ("R", "N"))
+FACTOR = Port("factor", "float32", ("R", "N"))
+OFF = Port("off", "float32", ("R", "N"))
 # A number that is finite if the row's logits are: the largest logit, or the sum of
 # exp((logit - largest) * inverse temperature).
 LARGEST = Port("largest", "float16", ("R", 1))
@@ -153,15 +160,14 @@ def cuda(hparams: HParams) -> Interface:
     )
 
 
+FILTERS = (INVERSE_TEMPERATURE, UNIFORM, FILTERED, LIMITED, KTH, TOP_P, MIN_P)
 # The tails that choose tokens, from the cheapest to the one that can do all: the inputs beside the
 # logits, and what tells whether these are finite.
 CHOICES: dict[str, tuple[tuple[Port, ...], Port]] = {
     "greedy": ((), LARGEST),
     "plain": ((INVERSE_TEMPERATURE, UNIFORM), NORMALISER),
-    "list": (
-        (INVERSE_TEMPERATURE, UNIFORM, FILTERED, LIMITED, KTH, TOP_P, MIN_P),
-        NORMALISER,
-    ),
+    "list": (FILTERS, NORMALISER),
+    "edit": ((OFFSET, *FILTERS, IDS, BIAS, FACTOR, OFF), NORMALISER),
 }
 
 

@@ -223,7 +223,7 @@ class CudaSlots(Slots):
                 chosen[rows] = body.choose(theirs, [draws[row] for row in rows])
             places |= zip(rows, ((body, row) for row in theirs), strict=True)
         ordered = [places[row] for row in range(len(chosen))]
-        return self._selected(ordered, chosen) if draws else self._logits(ordered)
+        return self._selected(ordered, chosen, draws) if draws else self._logits(ordered)
 
     def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Body, list[int], list[int]]]:
         """Run the calls for parts: each, the rows of it that are wanted, and their numbers."""
@@ -311,7 +311,7 @@ class CudaSlots(Slots):
         return np.concatenate([none, *(whole[body][[row]] for body, row in places)])
 
     @staticmethod
-    def _selected(places: Sequence[Place], chosen: Array) -> Selected:
+    def _selected(places: Sequence[Place], chosen: Array, draws: Sequence[Draw]) -> Selected:
         """The tokens that the device chose for these rows; their logits stay there."""
 
         def fetch(number: int) -> Logits:
@@ -319,7 +319,7 @@ class CudaSlots(Slots):
             logits: Logits = body.logits(row, 1)[0]
             return logits
 
-        return Selected(chosen.tolist(), fetch)
+        return Selected(chosen.tolist(), draws, fetch)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

@@ -11,7 +11,7 @@ from gpt2rt.bundles.interface import OFFSET, TOTAL, Port, centred, cuda
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_memory import Array, Memory
 from gpt2rt.engine.cuda_scores import Ids
-from gpt2rt.engine.cuda_tails import Tail, Tails
+from gpt2rt.engine.cuda_tails import Tail, Tails, width_for
 from gpt2rt.engine.slots import Columns, Logits
 from gpt2rt.sampling.selection import Draw
 
@@ -35,7 +35,7 @@ class Body:
         graph = cuda(hparams)
         self.call, self.rows = call, call.sizes["R"]
         self._memory, self._tails = memory, tails
-        self._made: dict[str, Tail] = {}
+        self._made: dict[tuple[str, int], Tail] = {}
         sent = [port for port in graph.arguments if port is not TOTAL]
         self._sent = call.frame(sent)
         for port in sent:
@@ -53,6 +53,11 @@ class Body:
                 call.write(after, cache[before.name])
 
     @property
+    def addresses(self) -> dict[str, int]:
+        """Where the results lie on the device, by their names."""
+        return {name: block.address for name, block in self._blocks.items()}
+
+    @property
     def inputs(self) -> dict[str, Array]:
         """The arrays of the inputs on the host, to be written before `run`."""
         return self._sent.arrays
@@ -64,11 +69,10 @@ class Body:
 
     def choose(self, rows: Sequence[int], draws: Sequence[Draw]) -> Array:
         """The tokens that the device chooses for some rows, int64 [n]; -1 where it cannot tell."""
-        kind = self._tails.kind_for(draws)
-        if kind not in self._made:
-            address = self._blocks[self._logits.name].address
-            self._made[kind] = self._tails.tail(kind, address, self.rows)
-        tail = self._made[kind]
+        key = self._tails.kind_for(draws), width_for(draws)
+        if key not in self._made:
+            self._made[key] = self._tails.tail(*key, self.addresses, self.rows)
+        tail = self._made[key]
         if self.call.graph is not None:
             tail.capture()
         return tail.choose(rows, draws)
@@ -77,7 +81,7 @@ class Body:
         self, rows: Sequence[int], targets: Sequence[int], top: int, group: Ids | None
     ) -> Columns:
         """The scores of a target in each of some rows. Raises `BadLogits`."""
-        address = self._blocks[self._logits.name].address
+        address = self.addresses[self._logits.name]
         return self._tails.scores(address, self.rows, top, group).score(rows, targets, top)
 
     def logits(self, first: int = 0, count: int | None = None) -> Logits:

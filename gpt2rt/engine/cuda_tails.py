@@ -11,12 +11,16 @@ import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
+    BIAS,
     CHOSEN,
+    FACTOR,
     FILTERED,
+    IDS,
     INVERSE_TEMPERATURE,
     KTH,
     LIMITED,
     MIN_P,
+    OFF,
     SCORE,
     SHORTLIST,
     TOP_P,
@@ -37,21 +41,24 @@ if TYPE_CHECKING:
 
 LARGEST_SHARE = 1 - 2**-23  # of a sum, so that in float32 it is below the sum
 NO_TOP_P = 2.0  # no sum reaches twice the sum of all
+LEAST_CHANGES = 32  # for which there is room
 
 
 class Tail:
-    """A tail over the logits of a call, which lie on the device at `address`."""
+    """A tail over the results of a call, whose `addresses` on the device have their names."""
 
-    def __init__(self, call: Call, hparams: HParams, kind: str, address: int) -> None:
-        logits, *settings = tail(hparams, kind).arguments
+    def __init__(
+        self, call: Call, hparams: HParams, kind: str, addresses: Mapping[str, int]
+    ) -> None:
+        arguments = tail(hparams, kind).arguments
+        settings = [port for port in arguments if port.name not in addresses]
         self._finite, _ = results = tail(hparams, kind).results
         self._call, self._n_vocab = call, hparams.n_vocab
         self._sent = call.frame(settings) if settings else None
         self._found = call.frame(results)
-        call.read(logits, address)
-        if self._sent is not None:
-            for port in settings:
-                call.read(port, self._sent.addresses[port.name])
+        places = addresses if self._sent is None else {**addresses, **self._sent.addresses}
+        for port in arguments:
+            call.read(port, places[port.name])
         for port in results:
             call.write(port, self._found.addresses[port.name])
 
@@ -63,8 +70,10 @@ class Tail:
         """The tokens of some rows, int64 [n]; -1 where the device cannot tell."""
         if self._sent is not None:
             values = settings(draws, self._n_vocab)
+            if IDS.name in self._sent.arrays:
+                values |= changes(draws, self._call.sizes["N"])
             for name, array in self._sent.arrays.items():
-                array[rows, 0] = values[name]
+                array[rows] = values[name].reshape(len(draws), -1)
             self._sent.send()
         self._call.run()
         self._found.fetch()
@@ -73,9 +82,10 @@ class Tail:
         return np.where(np.isfinite(finite), chosen, -1)
 
 
-def settings(draws: Sequence[Draw], n_vocab: int) -> Mapping[str, Array]:
+def settings(draws: Sequence[Draw], n_vocab: int) -> dict[str, Array]:
     """Draws as the inputs of tails, by their names; each has a value for every draw."""
-    heat, uniform, top_k, top_p, min_p = np.array(draws, np.float64).reshape(-1, len(BEST)).T
+    numbers = np.array([draw[:5] for draw in draws], np.float64)
+    heat, uniform, top_k, top_p, min_p = numbers.T
     limited, nucleus = (top_k > 0) & (top_k < n_vocab), top_p < 1
     last = min(SHORTLIST, n_vocab)
     return {
@@ -87,6 +97,33 @@ def settings(draws: Sequence[Draw], n_vocab: int) -> Mapping[str, Array]:
         TOP_P.name: np.where(nucleus, top_p, NO_TOP_P),
         MIN_P.name: min_p,
     }
+
+
+def changes(draws: Sequence[Draw], width: int) -> dict[str, Array]:
+    """The changes of logits of each draw as inputs of a tail [R,width], by their names.
+
+    They are filled up with the first change again, or, where there are none, with such as change
+    nothing.
+    """
+    ids = np.zeros((len(draws), width), np.int64)
+    bias, factor, off = np.zeros(ids.shape), np.ones(ids.shape), np.zeros(ids.shape)
+    for number, draw in enumerate(draws):
+        if draw.changes is not None and (count := len(draw.changes.ids)):
+            for array, values in (
+                (ids, draw.changes.ids),
+                (bias, draw.changes.bias),
+                (factor, draw.changes.factor),
+                (off, draw.changes.off),
+            ):
+                array[number, :count] = values
+                array[number, count:] = values[0]
+    return {IDS.name: ids, BIAS.name: bias, FACTOR.name: factor, OFF.name: off}
+
+
+def width_for(draws: Sequence[Draw]) -> int:
+    """For how many changes of each row a tail needs room: a power of two; 0 if no row has any."""
+    counts = [len(draw.changes.ids) for draw in draws if draw.changes is not None]
+    return 1 << (max(LEAST_CHANGES, *counts) - 1).bit_length() if counts else 0
 
 
 class Tails:
@@ -112,17 +149,21 @@ class Tails:
     @staticmethod
     def kind_for(draws: Sequence[Draw]) -> str:
         """The cheapest tail that can choose as all `draws` say."""
+        if any(draw.changes is not None for draw in draws):
+            return "edit"
         if any(draw.filtered for draw in draws):
             return "list"
         return "plain" if any(draw != BEST for draw in draws) else "greedy"
 
-    def tail(self, kind: str, address: int, rows: int) -> Tail:
-        """A tail over that many rows of logits, which lie on the device at `address`.
+    def tail(self, kind: str, width: int, addresses: Mapping[str, int], rows: int) -> Tail:
+        """A tail over that many rows of logits, with room for `width` changes of each.
 
-        Raises `BadBundle`, `ProviderMissing`.
+        `addresses` are those of the results of the CUDA graph, by their names. Raises `BadBundle`,
+        `ProviderMissing`.
         """
-        call = Call(self._session(kind), self._memory, self._captures, {"R": rows})
-        return Tail(call, self._hparams, kind, address)
+        sizes = {"R": rows, "N": width}
+        call = Call(self._session(kind), self._memory, self._captures, sizes)
+        return Tail(call, self._hparams, kind, addresses)
 
     def scores(self, address: int, rows: int, top: int, tokens: Ids | None) -> Scores:
         """The tail that scores over that many rows of logits, with `top` alternatives.

@@ -80,11 +80,15 @@ class Sampler:
     def next_draw(self, ahead: int = 0) -> Draw:
         """How a device should choose the token `ahead` tokens after the next."""
         params = self._params
-        if params.greedy or not chosen_on_devices(params):
+        if not chosen_on_devices(params):
             return BEST
+        # What is drawn before a later token would change its logits further.
+        changes = self._history.changes() if self._history.edits and not ahead else None
+        if params.greedy:
+            return BEST._replace(changes=changes)
         numbers = self._numbers(self._drawn + ahead)
         heat, filters = 1 / clamped(params.temperature), (params.top_k, params.top_p, params.min_p)
-        return Draw(heat, numbers[-1 if active(params) or params.top_k else 0], *filters)
+        return Draw(heat, numbers[-1 if active(params) or params.top_k else 0], *filters, changes)
 
     def draw(
         self, logits: Floats | Row, matcher: Restriction | None = None, left: int | None = None
@@ -94,7 +98,8 @@ class Sampler:
         `matcher` restricts the tokens; `left` is how many may still be drawn (None: no limit).
         Raises `BadLogits` for NaN or +infinity, or if the settings leave no token.
         """
-        if self._history.edits:
+        told = matcher is None and isinstance(logits, Row) and logits.changed and logits.chosen >= 0
+        if self._history.edits and not told:
             logits = self._history.edit(np.array(logits))
         if matcher is not None:
             logits = matcher.mask(np.asarray(logits), left)

@@ -18,10 +18,24 @@ Floats = NDArray[np.float32]
 SHARPEST = 1e20  # an inverse temperature with which only the largest logits have a weight
 
 
+class Changes(NamedTuple):
+    """Changes of logits: of n different tokens, int64 [n] and three of float32 [n].
+
+    `bias` is added to a token's logit, which is then divided by `factor` if it is positive, or else
+    multiplied by it, and reduced by `off`.
+    """
+
+    ids: NDArray[np.int64]
+    bias: Floats
+    factor: Floats
+    off: Floats
+
+
 class Draw(NamedTuple):
     """How a device chooses a token, the best one by default.
 
-    One over the temperature, a random number in [0, 1), and the filters as in `SamplingParams`.
+    One over the temperature, a random number in [0, 1), the filters as in `SamplingParams`, and the
+    changes of logits before (None: there are none).
     """
 
     inverse_temperature: float = SHARPEST
@@ -29,6 +43,7 @@ class Draw(NamedTuple):
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    changes: Changes | None = None
 
     @property
     def filtered(self) -> bool:
@@ -51,6 +66,12 @@ class Row:
         """The token that the device chose; -1 if it cannot tell, or the logits are not finite."""
         return self.rows.chosen[self.number]
 
+    @property
+    def changed(self) -> bool:
+        """Whether the device changed the logits before it chose; the row as an array has them as
+        they were."""
+        return self.rows.draws[self.number].changes is not None
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
         return np.asarray(self.rows.fetch(self.number), dtype)
 
@@ -58,12 +79,15 @@ class Row:
 class Selected:
     """The rows of a step, valid until the next one.
 
-    `chosen` are their tokens, as in `Row`; `fetch` copies the logits float32 [n_vocab] of a row, by
-    its number, to the host.
+    `chosen` are their tokens, as in `Row`, which were chosen by `draws`; `fetch` copies the logits
+    float32 [n_vocab] of a row, by its number, to the host.
     """
 
-    def __init__(self, chosen: Sequence[int], fetch: Callable[[int], Floats]) -> None:
+    def __init__(
+        self, chosen: Sequence[int], draws: Sequence[Draw], fetch: Callable[[int], Floats]
+    ) -> None:
         self.chosen = chosen
+        self.draws = draws
         self.fetch = fetch
 
     def __len__(self) -> int:

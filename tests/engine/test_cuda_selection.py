@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from cuda_device import open_device
 from gpt2rt import HParams, SamplingParams
-from gpt2rt.bundles.interface import CHOICES, tail
+from gpt2rt.bundles.interface import CHOICES, OFFSET, tail
 from gpt2rt.engine.cuda import CudaSlots
-from gpt2rt.engine.cuda_tails import Tails, settings
+from gpt2rt.engine.cuda_tails import Tails, changes, settings
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
 from gpt2rt.sampling.filters import Floats, candidates
+from gpt2rt.sampling.history import Edits, History
 from gpt2rt.sampling.sampling import NUMBERS, Sampler, choose
-from gpt2rt.sampling.selection import BEST, Draw, Row, Selected
+from gpt2rt.sampling.selection import BEST, Changes, Draw, Row, Selected
 from gpt2rt_export.onnx_graph.cuda_tails import tails
 from models import LargerWeights, make_bundle
 
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.cuda
 
 WIDE = HParams(n_vocab=700, n_ctx=24, n_embd=32, n_head=2, n_layer=2)  # more than the shortlist
 FEW = replace(WIDE, n_vocab=200)  # less, and less than a chunk
+OFFSET_OF_ALL = 101.25  # of made-up logits
 BOUNDARY = 1e-6  # of a share: float32 and float64 may differ there
 
 SETTINGS = [
@@ -147,6 +149,8 @@ def test_the_cheapest_tail_that_serves_all_rows_is_run() -> None:
     assert Tails.kind_for([BEST, BEST]) == "greedy"
     assert Tails.kind_for([BEST, plain]) == "plain"
     assert Tails.kind_for([BEST, plain, listed]) == "list"
+    none = Changes(np.empty(0, np.int64), *np.empty((3, 0), np.float32))
+    assert Tails.kind_for([BEST._replace(changes=none), listed]) == "edit"
 
 
 # ---- logits made up, with ties
@@ -157,9 +161,10 @@ def over(hparams: HParams, logits: NDArray[np.float16], draws: list[Draw]) -> li
     kind = Tails.kind_for(draws)
     model = tails(hparams)[kind].SerializeToString()
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    values = settings(draws, hparams.n_vocab)
+    values = settings(draws, hparams.n_vocab) | changes(draws, 64)
+    values[OFFSET.name] = np.full(len(draws), OFFSET_OF_ALL)
     feeds = {
-        port.name: values[port.name][:, None].astype(port.dtype)
+        port.name: values[port.name].reshape(len(draws), -1).astype(port.dtype)
         for port in tail(hparams, kind).arguments[1:]
     }
     finite, chosen = session.run(None, {"logits": logits, **feeds})
@@ -203,6 +208,86 @@ def test_it_does_not_choose_where_the_shortlist_does_not_suffice() -> None:
         assert over(WIDE, np.full((1, 700), np.nan, np.float16), [draw]) == [-1]
 
 
+# ---- penalties, biases and bans
+
+PENALTIES = [
+    (SamplingParams(repetition_penalty=1.3), Edits()),
+    (SamplingParams(frequency_penalty=0.3, presence_penalty=-0.2, top_k=40), Edits()),
+    (SamplingParams(repetition_penalty=0.7, no_repeat_ngram=2, temperature=0), Edits()),
+    (
+        SamplingParams(presence_penalty=0.5, min_length=9, top_p=0.4, temperature=0.5),
+        Edits(((3, 4.5), (8, -np.inf), (9, -1e6), (11, 1e6)), ((5,), (6, 7)), (12,)),
+    ),
+    (SamplingParams(repetition_penalty=1.2, min_p=0.3), Edits(((11, 2.0),))),
+    (SamplingParams(min_length=3), Edits()),  # changes nothing
+]
+
+
+@pytest.mark.parametrize("hparams", [WIDE, FEW], ids=["wide", "few"])
+@pytest.mark.parametrize(("params", "edits"), PENALTIES, ids=str)
+def test_changed_logits_are_chosen_from_as_the_host_changes_them(
+    hparams: HParams, params: SamplingParams, edits: Edits
+) -> None:
+    random = np.random.default_rng(6)
+    for logits in ties(hparams.n_vocab):
+        history = History(params, edits, random.integers(0, 30, 20).tolist())
+        for token in random.integers(0, 30, 7).tolist():
+            history.take(token)
+        numbers = [0.0] * 20 if params.greedy else random.random(20).tolist()
+        draws = [draw_of(params, number)._replace(changes=history.changes()) for number in numbers]
+        found = over(hparams, np.tile(logits, (20, 1)), draws)
+        changed = history.edit(logits.astype(np.float32) - np.float32(OFFSET_OF_ALL))
+        for token, draw in zip(found, draws, strict=True):
+            if params.greedy:
+                assert token == changed.argmax()
+            elif hparams is FEW or token >= 0:
+                assert_falls(token, draw, shares(changed, params))
+
+
+def test_rows_with_and_without_changes_side_by_side(slots: CudaSlots) -> None:
+    params = SamplingParams(repetition_penalty=1.4, frequency_penalty=2.0)
+    history = History(params, Edits(), list(range(0, 700, 5)))
+    few = History(params, Edits(), [1, 2])
+    draws = [
+        Draw(1.0, 0.3),
+        Draw(1.0, 0.3, changes=history.changes()),
+        BEST,
+        BEST._replace(changes=few.changes()),
+        Draw(1.0, 0.3, top_k=30),
+    ]
+    found = rows(slots, draws)
+    for row, draw, used in zip(found, draws, (None, history, None, few, None), strict=True):
+        logits = np.asarray(row)
+        assert row.changed == (used is not None)
+        if used is not None:
+            logits = used.edit(logits.copy())
+        if draw.uniform == 0:
+            assert row.chosen == logits.argmax()
+        else:
+            filters = SamplingParams(top_k=draw.top_k)
+            assert_falls(row.chosen, draw, shares(logits, filters))
+
+
+def test_a_sampler_with_penalties_copies_no_row(slots: CudaSlots) -> None:
+    params = SamplingParams(repetition_penalty=1.3, top_k=20, presence_penalty=0.1)
+    for greedy in (False, True):
+        settings_ = replace(params, temperature=0.0) if greedy else params
+        pairs = [
+            [Sampler(settings_, 7, sample, prompt=[sample, 5, 9]) for sample in range(8)]
+            for _ in range(2)
+        ]
+        for turn in range(3):
+            found = rows(slots, [sampler.next_draw() for sampler in pairs[0]], turn)
+            logits = np.asarray(found)
+            for number, (one, other) in enumerate(zip(*pairs, strict=True)):
+                row = Row(Selected(found.chosen, found.draws, unwanted), number)
+                assert one.draw(row) == other.draw(logits[number])
+    ahead = Sampler(params, 7, 0).next_draw(1)
+    assert ahead.changes is None
+    before = Selected([3], [ahead], lambda number: logits[0])[0]
+    assert Sampler(params, 7, 0).draw(before) == Sampler(params, 7, 0).draw(logits[0])
+
+
 # ---- the sampler
 
 
@@ -216,7 +301,7 @@ def test_a_sampler_takes_what_its_draw_chose(slots: CudaSlots, params: SamplingP
     found = rows(slots, [sampler.next_draw() for sampler in samplers])
     for number, sampler in enumerate(samplers):
         if (token := found.chosen[number]) >= 0:
-            assert sampler.draw(Row(Selected(found.chosen, unwanted), number)) == token
+            assert sampler.draw(Row(Selected(found.chosen, found.draws, unwanted), number)) == token
 
 
 def test_what_the_device_cannot_tell_comes_from_the_whole_row() -> None:
@@ -227,17 +312,17 @@ def test_what_the_device_cannot_tell_comes_from_the_whole_row() -> None:
         SamplingParams(top_k=300),
         SamplingParams(temperature=0),
     ):
-        row = Selected([-1], lambda number: logits)[0]
+        row = Selected([-1], [BEST], lambda number: logits)[0]
         assert choose(row, params, numbers) == choose(logits, params, numbers)
     for params in (  # devices do not know these, whatever they chose
         SamplingParams(typical_p=0.5),
         SamplingParams(top_k=40, typical_p=0.5),
         SamplingParams(top_p=0.5, compat="openai"),
     ):
-        row = Selected([3], lambda number: logits)[0]
+        row = Selected([3], [BEST], lambda number: logits)[0]
         assert choose(row, params, numbers) == choose(logits, params, numbers)
         assert Sampler(params, 1, 0).next_draw() == BEST
-    broken = Selected([-1], lambda number: np.full(700, np.nan, np.float32))[0]
+    broken = Selected([-1], [BEST], lambda number: np.full(700, np.nan, np.float32))[0]
     with pytest.raises(BadLogits):
         choose(broken, SamplingParams(), numbers)
 
@@ -259,9 +344,9 @@ def test_rows_of_any_part_are_chosen_by_its_own_draw(slots: CudaSlots) -> None:
 
 # Ops and types that ONNX Runtime 1.31 runs on CUDA, and in a captured CUDA graph.
 ON_DEVICE = {
-    "Add", "And", "Cast", "Constant", "CumSum", "Exp", "Gather", "GatherElements", "GatherND",
-    "GreaterOrEqual", "Less", "LessOrEqual", "Min", "Mul", "Or", "Pad", "ReduceSum", "Reshape",
-    "Sub", "TopK", "Where",
+    "Add", "And", "Cast", "Constant", "CumSum", "Div", "Exp", "Gather", "GatherElements",
+    "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Or",
+    "Pad", "ReduceSum", "Reshape", "ScatterElements", "Sub", "TopK", "Where",
 }  # fmt: skip
 
 

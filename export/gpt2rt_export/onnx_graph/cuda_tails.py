@@ -15,9 +15,12 @@ from onnx import TensorProto, helper
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
+    BIAS,
     CHOSEN,
+    FACTOR,
     FILTERED,
     GROUPED,
+    IDS,
     INVERSE_TEMPERATURE,
     KTH,
     LARGEST,
@@ -25,6 +28,8 @@ from gpt2rt.bundles.interface import (
     LOGPROB,
     MIN_P,
     NORMALISER,
+    OFF,
+    OFFSET,
     RANK,
     SCORE,
     SHORTLIST,
@@ -47,6 +52,8 @@ CHUNK = 256  # tokens whose weights are summed first: CumSum takes quadratic tim
 BELOW_ONE = 1 - 2**-23  # what a share of a sum is at most, so that it stays below the sum
 # Differences of float16 numbers are 2**-24 or more; times this, they are above any token's id.
 FINEST = 2.0**44
+# No difference of float16 numbers is below this, which times FINEST is an integer of 64 bits.
+LOWEST = -(2.0**18)
 
 
 def tails(hparams: HParams) -> dict[str, onnx.ModelProto]:
@@ -105,10 +112,9 @@ class Nodes(Body):
     def zero(self) -> str:
         return self.constant(0, np.float32)
 
-    def weights(self, x: str, largest: str) -> str:
-        """exp((x - largest) * inverse temperature)."""
-        scaled = self.op("Mul", [self.op("Sub", [x, largest]), INVERSE_TEMPERATURE.name])
-        return self.op("Exp", [scaled])
+    def weights(self, below: str) -> str:
+        """exp(below * inverse temperature)."""
+        return self.op("Exp", [self.op("Mul", [below, INVERSE_TEMPERATURE.name])])
 
     def name(self, x: str, port: Port) -> None:
         """Let the tensor `x` be an output of the graph."""
@@ -125,19 +131,19 @@ def greedy(b: Nodes) -> None:
 
 def plain(b: Nodes) -> None:
     largest, _ = b.best(b.logits, 1)
-    total, token = drawn_from_all(b, b.wide(largest))
+    total, token = drawn_from_all(b, b.wide(b.logits), b.wide(largest))
     b.name(total, NORMALISER)
     b.name(token, CHOSEN)
 
 
-def drawn_from_all(b: Nodes, largest: str) -> tuple[str, str]:
+def drawn_from_all(b: Nodes, logits: str, largest: str) -> tuple[str, str]:
     """The sum of all weights, and the token on which the random number falls.
 
     Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
     sum passes the number's share, then the token in it.
     """
     chunks = -(-b.n_vocab // CHUNK)
-    weights = b.weights(b.wide(b.logits), largest)
+    weights = b.weights(b.op("Sub", [logits, largest]))
     padding = b.constant([0, 0, 0, chunks * CHUNK - b.n_vocab])
     padded = b.op("Pad", [weights, padding])
     parts = b.op("Reshape", [padded, b.constant([-1, chunks, CHUNK])])
@@ -154,38 +160,53 @@ def drawn_from_all(b: Nodes, largest: str) -> tuple[str, str]:
     return total, b.op("Add", [b.op("Mul", [chunk, b.constant([CHUNK])]), place])
 
 
+def edited(b: Nodes) -> None:
+    """As `filtered`, after changes of logits as in `gpt2rt.sampling.history`, bit for bit."""
+    logits = b.op("Sub", [b.wide(b.logits), OFFSET.name])
+    own = b.op("Add", [b.take(logits, IDS.name), BIAS.name])
+    positive = b.op("Greater", [own, b.zero()])
+    less, more = (b.op(kind, [own, FACTOR.name]) for kind in ("Div", "Mul"))
+    new = b.op("Sub", [b.where(positive, less, more), OFF.name])
+    changed = b.op("ScatterElements", [logits, IDS.name, new], axis=1)
+    choose(b, changed, *b.best(changed, min(SHORTLIST, b.n_vocab)))
+
+
 def filtered(b: Nodes) -> None:
     """Top-k, top-p and min-p among the likeliest tokens, where a row has filters."""
-    count = min(SHORTLIST, b.n_vocab)
-    logits, ids = shortlist(b, count)
-    largest = b.at(logits, 0)
-    total, token = drawn_from_all(b, largest)
-    kth = b.take(logits, KTH.name)
-    weights = b.weights(logits, largest)
-    kept = keep(b, logits, weights, kth, total)
+    best, ids = b.best(b.logits, min(SHORTLIST, b.n_vocab))
+    choose(b, b.wide(b.logits), b.wide(best), ids)
+
+
+def choose(b: Nodes, logits: str, best: str, ids: str) -> None:
+    """Choose among all logits [R,V], or where a row has filters among the best, and their ids."""
+    count, largest = min(SHORTLIST, b.n_vocab), b.at(best, 0)
+    below, ids = ordered(b, b.op("Sub", [best, largest]), ids, count)
+    total, token = drawn_from_all(b, logits, largest)
+    kth = b.take(below, KTH.name)
+    weights = b.weights(below)
+    kept = keep(b, below, weights, kth, total)
     chosen = b.where(FILTERED.name, drawn_from_list(b, ids, weights, kept, count), token)
     if count < b.n_vocab:
-        chosen = b.where(beyond(b, logits, kept, kth, count), b.constant(-1), chosen)
+        chosen = b.where(beyond(b, below, kept, kth, count), b.constant(-1), chosen)
     b.name(total, NORMALISER)
     b.name(chosen, CHOSEN)
 
 
-def shortlist(b: Nodes, count: int) -> tuple[str, str]:
-    """The largest logits float32 [R,count], and their tokens; of equal ones, lower ids first.
+def ordered(b: Nodes, below: str, ids: str, count: int) -> tuple[str, str]:
+    """How far the best logits are below the largest, and their ids; of equal ones, lower ids first.
 
     A device's order of equal logits is not known, so they are sorted again with their ids.
     """
-    logits, ids = b.best(b.logits, count)
-    logits = b.wide(logits)
-    steps = b.op("Mul", [logits, b.constant(FINEST, np.float32)])
+    finite = b.op("Max", [below, b.constant(LOWEST, np.float32)])
+    steps = b.op("Mul", [finite, b.constant(FINEST, np.float32)])
     keys = b.op("Sub", [b.op("Cast", [steps], to=TensorProto.INT64), ids])
     _, order = b.best(keys, count)
-    return b.take(logits, order), b.take(ids, order)
+    return b.take(finite, order), b.take(ids, order)
 
 
-def keep(b: Nodes, logits: str, weights: str, kth: str, total: str) -> str:  # -> bool [R,count]
+def keep(b: Nodes, below: str, weights: str, kth: str, total: str) -> str:  # -> bool [R,count]
     """Which of the shortlist the filters keep: its first ones."""
-    by_k = b.op("GreaterOrEqual", [logits, kth])
+    by_k = b.op("GreaterOrEqual", [below, kth])
     some = b.where(by_k, weights, b.zero())
     whole = b.where(LIMITED.name, b.sum(some), total)
     nucleus = b.op("Mul", [TOP_P.name, whole])
@@ -206,11 +227,11 @@ def drawn_from_list(b: Nodes, ids: str, weights: str, kept: str, count: int) -> 
     return b.take(ids, b.op("Min", [place, b.constant(count - 1)]))
 
 
-def beyond(b: Nodes, logits: str, kept: str, kth: str, count: int) -> str:  # -> bool [R,1]
+def beyond(b: Nodes, below: str, kept: str, kth: str, count: int) -> str:  # -> bool [R,1]
     """Whether tokens that are not in the shortlist may have to be kept: those like its last one."""
-    last = b.at(logits, count - 1)
+    last = b.at(below, count - 1)
     ends = b.op("Sub", [b.count(kept), b.constant([1])])
-    reached = b.op("LessOrEqual", [b.take(logits, ends), last])
+    reached = b.op("LessOrEqual", [b.take(below, ends), last])
     tied = b.op("And", [LIMITED.name, b.op("LessOrEqual", [kth, last])])
     return b.op("And", [FILTERED.name, b.op("Or", [reached, tied])])
 
@@ -237,5 +258,6 @@ MAKERS: dict[str, Callable[[Nodes], None]] = {
     "greedy": greedy,
     "plain": plain,
     "list": filtered,
+    "edit": edited,
     SCORE: score,
 }
