@@ -75,6 +75,8 @@ IDS = Port("ids", "int64", ("R", "N"))
 BIAS = Port("bias", "float32", ("R", "N"))
 FACTOR = Port("factor", "float32", ("R", "N"))
 OFF = Port("off", "float32", ("R", "N"))
+# Random numbers in [0, 1) for tokens of which the first that the filters keep is taken.
+TRIES = Port("tries", "float32", ("R", 4))
 # A number that is finite if the row's logits are: the largest logit, or the sum of
 # exp((logit - largest) * inverse temperature).
 LARGEST = Port("largest", "float16", ("R", 1))
@@ -161,12 +163,14 @@ def cuda(hparams: HParams) -> Interface:
 
 
 FILTERS = (INVERSE_TEMPERATURE, UNIFORM, FILTERED, LIMITED, KTH, TOP_P, MIN_P)
-# The tails that choose tokens, from the cheapest to the one that can do all: the inputs beside the
-# logits, and what tells whether these are finite.
+# The tails that choose tokens: their inputs beside the logits, and what tells whether these are
+# finite. From the cheapest to the one that can do all; "wide" comes after "list", for those rows
+# whose tokens it could not tell.
 CHOICES: dict[str, tuple[tuple[Port, ...], Port]] = {
     "greedy": ((), LARGEST),
     "plain": ((INVERSE_TEMPERATURE, UNIFORM), NORMALISER),
     "list": (FILTERS, NORMALISER),
+    "wide": ((INVERSE_TEMPERATURE, TOP_P, MIN_P, TRIES), NORMALISER),
     "edit": ((OFFSET, *FILTERS, IDS, BIAS, FACTOR, OFF), NORMALISER),
 }
 

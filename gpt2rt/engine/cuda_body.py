@@ -69,13 +69,22 @@ class Body:
 
     def choose(self, rows: Sequence[int], draws: Sequence[Draw]) -> Array:
         """The tokens that the device chooses for some rows, int64 [n]; -1 where it cannot tell."""
-        key = self._tails.kind_for(draws), width_for(draws)
-        if key not in self._made:
-            self._made[key] = self._tails.tail(*key, self.addresses, self.rows)
-        tail = self._made[key]
+        tail = self._tail(self._tails.kind_for(draws), width_for(draws))
+        chosen = tail.choose(rows, draws)
+        left = [n for n, draw in enumerate(draws) if draw.tries and chosen[n] < 0]
+        if left:
+            wide = self._tail("wide", 0)
+            chosen[left] = wide.choose([rows[n] for n in left], [draws[n] for n in left])
+        return chosen
+
+    def _tail(self, kind: str, width: int) -> Tail:
+        if (kind, width) not in self._made:
+            made = self._tails.tail(kind, width, self.addresses, self.rows)
+            self._made[kind, width] = made
+        tail = self._made[kind, width]
         if self.call.graph is not None:
             tail.capture()
-        return tail.choose(rows, draws)
+        return tail
 
     def score(
         self, rows: Sequence[int], targets: Sequence[int], top: int, group: Ids | None

@@ -24,6 +24,7 @@ from gpt2rt.bundles.interface import (
     SCORE,
     SHORTLIST,
     TOP_P,
+    TRIES,
     UNIFORM,
     tail,
 )
@@ -72,6 +73,8 @@ class Tail:
             values = settings(draws, self._n_vocab)
             if IDS.name in self._sent.arrays:
                 values |= changes(draws, self._call.sizes["N"])
+            if TRIES.name in self._sent.arrays:
+                values[TRIES.name] = np.minimum([draw.tries for draw in draws], LARGEST_SHARE)
             for name, array in self._sent.arrays.items():
                 array[rows] = values[name].reshape(len(draws), -1)
             self._sent.send()

@@ -88,7 +88,11 @@ class Sampler:
             return BEST._replace(changes=changes)
         numbers = self._numbers(self._drawn + ahead)
         heat, filters = 1 / clamped(params.temperature), (params.top_k, params.top_p, params.min_p)
-        return Draw(heat, numbers[-1 if active(params) or params.top_k else 0], *filters, changes)
+        if params.top_k:
+            return Draw(heat, numbers[-1], *filters, changes)
+        if not active(params):
+            return Draw(heat, numbers[0], *filters, changes)
+        return Draw(heat, numbers[-1], *filters, changes, tuple(numbers[:4]) if not changes else ())
 
     def draw(
         self, logits: Floats | Row, matcher: Restriction | None = None, left: int | None = None
@@ -138,8 +142,9 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
     Of a row on a device it is the one that was chosen there, by `Sampler.next_draw`; the row is
     copied only if the device could not tell. Raises `BadLogits`.
     """
+    tried = isinstance(logits, Row) and chosen_on_devices(params)
     if isinstance(logits, Row):
-        if logits.chosen >= 0 and chosen_on_devices(params):
+        if tried and logits.chosen >= 0:
             return logits.chosen
         logits = np.asarray(logits)
     best = int(np.argmax(logits))  # the first NaN, if there is any
@@ -150,7 +155,8 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
     if params.greedy:
         return best
     few = 0 < params.top_k < len(logits)
-    if few or not all(rule.one_by_one for rule in active(params)):
+    # The device did not find a token by the first numbers: to try these again would not be random.
+    if few or tried or not all(rule.one_by_one for rule in active(params)):
         return _picked(logits, params, uniforms[-1])
     return _rejection_sampled(logits, best, params, uniforms)
 

@@ -34,8 +34,9 @@ class Changes(NamedTuple):
 class Draw(NamedTuple):
     """How a device chooses a token, the best one by default.
 
-    One over the temperature, a random number in [0, 1), the filters as in `SamplingParams`, and the
-    changes of logits before (None: there are none).
+    One over the temperature, a random number in [0, 1), the filters as in `SamplingParams`, the
+    changes of logits before (None: there are none), and further random numbers, for what top-p and
+    min-p keep of many tokens (none: the device does not try).
     """
 
     inverse_temperature: float = SHARPEST
@@ -44,6 +45,7 @@ class Draw(NamedTuple):
     top_p: float = 1.0
     min_p: float = 0.0
     changes: Changes | None = None
+    tries: tuple[float, ...] = ()
 
     @property
     def filtered(self) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cuda_device import open_device
 from gpt2rt import HParams, SamplingParams
-from gpt2rt.bundles.interface import CHOICES, OFFSET, tail
+from gpt2rt.bundles.interface import CHOICES, OFFSET, TRIES, tail
 from gpt2rt.engine.cuda import CudaSlots
 from gpt2rt.engine.cuda_tails import Tails, changes, settings
 from gpt2rt.engine.slots import Part
@@ -156,12 +156,15 @@ def test_the_cheapest_tail_that_serves_all_rows_is_run() -> None:
 # ---- logits made up, with ties
 
 
-def over(hparams: HParams, logits: NDArray[np.float16], draws: list[Draw]) -> list[int]:
-    """What the cheapest tail chooses from these logits [R, n_vocab]."""
-    kind = Tails.kind_for(draws)
+def over(
+    hparams: HParams, logits: NDArray[np.float16], draws: list[Draw], kind: str | None = None
+) -> list[int]:
+    """What a tail chooses from these logits [R, n_vocab]; None: the cheapest."""
+    kind = kind or Tails.kind_for(draws)
     model = tails(hparams)[kind].SerializeToString()
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     values = settings(draws, hparams.n_vocab) | changes(draws, 64)
+    values[TRIES.name] = np.array([draw.tries for draw in draws])
     values[OFFSET.name] = np.full(len(draws), OFFSET_OF_ALL)
     feeds = {
         port.name: values[port.name].reshape(len(draws), -1).astype(port.dtype)
@@ -206,6 +209,68 @@ def test_it_does_not_choose_where_the_shortlist_does_not_suffice() -> None:
         assert over(WIDE, logits, [draw]) == [-1]
     for draw in (BEST, Draw(1.0, 0.5), Draw(1.0, 0.5, top_k=9)):
         assert over(WIDE, np.full((1, 700), np.nan, np.float16), [draw]) == [-1]
+
+
+# ---- nuclei of more tokens than the shortlist has
+
+FLAT = [
+    SamplingParams(top_p=0.9, temperature=2.0),
+    SamplingParams(top_p=0.3, temperature=3.0),
+    SamplingParams(min_p=0.2, temperature=2.0),
+    SamplingParams(top_p=0.8, min_p=0.25, temperature=2.0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", FLAT, ids=str)
+def test_of_a_wide_nucleus_every_token_is_chosen_as_often_as_it_should_be(
+    params: SamplingParams,
+) -> None:
+    """And a share (1 - p)**4 of rows is left, where none of four tokens is kept."""
+    count, random = 4000, np.random.default_rng(8)
+    for logits in list(ties(WIDE.n_vocab))[::2]:
+        wanted = shares(logits.astype(np.float32), params)
+        weights = shares(logits.astype(np.float32), replace(params, top_p=1.0, min_p=0.0))
+        draws = [
+            draw_of(params, 0)._replace(tries=tuple(numbers))
+            for numbers in random.random((count, 4)).tolist()
+        ]
+        found = np.array(over(WIDE, np.tile(logits, (count, 1)), draws, "wide"))
+        kept = float(weights[wanted > 0].sum())
+        left = (1 - kept) ** 4
+        assert np.mean(found < 0) == pytest.approx(left, abs=4 * np.sqrt(left / count) + 1e-9)
+        got = np.bincount(found[found >= 0], minlength=WIDE.n_vocab)
+        assert not got[wanted == 0].any()
+        expected = got.sum() * wanted[wanted > 0]
+        score = float((np.square(got[wanted > 0] - expected) / expected).sum())
+        freedom = len(expected) - 1
+        assert abs(score - freedom) < 5 * np.sqrt(2 * freedom + 1)
+
+
+def test_the_first_of_the_tries_that_is_kept_is_taken() -> None:
+    logits = np.linspace(0, 1, 700).astype(np.float16)
+    params = SamplingParams(top_p=0.5)
+    wanted = shares(logits.astype(np.float32), params)
+    weights = shares(logits.astype(np.float32), SamplingParams())
+    for tries in np.random.default_rng(9).random((40, 4)).tolist():
+        tokens = [int(np.searchsorted(np.cumsum(weights), number)) for number in tries]
+        kept = [token for token in tokens if wanted[token] > 0]
+        draw = draw_of(params, 0)._replace(tries=tuple(tries))
+        assert over(WIDE, logits[None], [draw], "wide") == [kept[0] if kept else -1]
+    none = np.full((1, 700), np.nan, np.float16)
+    assert over(WIDE, none, [draw], "wide") == [-1]
+
+
+def test_samplers_of_wide_nuclei_seldom_copy_a_row(slots: CudaSlots) -> None:
+    params = SamplingParams(top_p=0.95, temperature=9.0)
+    samplers = [Sampler(params, 7, sample) for sample in range(8)]
+    undecided = 0
+    for turn in range(20):
+        found = rows(slots, [sampler.next_draw() for sampler in samplers], turn)
+        for row, sampler in zip(found, samplers, strict=True):
+            undecided += row.chosen < 0
+            assert shares(np.asarray(row), params)[sampler.draw(row)] > 0
+    assert undecided <= 1
 
 
 # ---- penalties, biases and bans
@@ -309,11 +374,15 @@ def test_what_the_device_cannot_tell_comes_from_the_whole_row() -> None:
     numbers = [0.3] * NUMBERS
     for params in (
         SamplingParams(top_p=0.99),
+        SamplingParams(min_p=0.6),
         SamplingParams(top_k=300),
-        SamplingParams(temperature=0),
     ):
         row = Selected([-1], [BEST], lambda number: logits)[0]
-        assert choose(row, params, numbers) == choose(logits, params, numbers)
+        for last in (0.0, 0.4, 0.999):  # which alone tells, as the device knows the others
+            token = choose(row, params, [*numbers[:-1], last])
+            assert_falls(token, Draw(1.0, last), shares(logits, params))
+    row = Selected([-1], [BEST], lambda number: logits)[0]
+    assert choose(row, SamplingParams(temperature=0), []) == 699
     for params in (  # devices do not know these, whatever they chose
         SamplingParams(typical_p=0.5),
         SamplingParams(top_k=40, typical_p=0.5),
@@ -344,9 +413,9 @@ def test_rows_of_any_part_are_chosen_by_its_own_draw(slots: CudaSlots) -> None:
 
 # Ops and types that ONNX Runtime 1.31 runs on CUDA, and in a captured CUDA graph.
 ON_DEVICE = {
-    "Add", "And", "Cast", "Constant", "CumSum", "Div", "Exp", "Gather", "GatherElements",
+    "Add", "And", "Cast", "Constant", "CumSum", "Div", "Equal", "Exp", "Gather", "GatherElements",
     "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Or",
-    "Pad", "ReduceSum", "Reshape", "ScatterElements", "Sub", "TopK", "Where",
+    "Pad", "ReduceSum", "Reshape", "ScatterElements", "Sub", "TopK", "Unsqueeze", "Where",
 }  # fmt: skip
 
 

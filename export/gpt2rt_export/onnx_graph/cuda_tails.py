@@ -38,6 +38,7 @@ from gpt2rt.bundles.interface import (
     TOP_IDS,
     TOP_LOGPROBS,
     TOP_P,
+    TRIES,
     UNIFORM,
     Port,
     centred,
@@ -75,7 +76,7 @@ class Nodes(Body):
         super().__init__()
         self.hparams, self.n_vocab = hparams, hparams.n_vocab
         self.logits = centred(hparams).name
-        self.column = self.constant([1])  # the axis within a row
+        self.column, self.inner = self.constant([1]), self.constant([2])  # axes within a row
 
     def wide(self, x: str) -> str:
         """float16 -> float32."""
@@ -106,6 +107,12 @@ class Nodes(Body):
     def count(self, condition: str) -> str:  # bool [R,N] -> int64 [R,1]
         return self.op("Cast", [self.sum(self.wide(condition))], to=TensorProto.INT64)
 
+    def passed(self, sums: str, wanted: str) -> str:  # [R,N,M] or [R,1,M], [R,N] -> int64 [R,N]
+        """How many running sums are no more than `wanted`."""
+        condition = self.op("LessOrEqual", [sums, self.op("Unsqueeze", [wanted, self.inner])])
+        total = self.op("ReduceSum", [self.wide(condition), self.inner], keepdims=0)
+        return self.op("Cast", [total], to=TensorProto.INT64)
+
     def where(self, condition: str, x: str, otherwise: str) -> str:
         return self.op("Where", [condition, x, otherwise])
 
@@ -131,33 +138,71 @@ def greedy(b: Nodes) -> None:
 
 def plain(b: Nodes) -> None:
     largest, _ = b.best(b.logits, 1)
-    total, token = drawn_from_all(b, b.wide(b.logits), b.wide(largest))
+    weights = weights_of_all(b, b.wide(b.logits), b.wide(largest))
+    total, token = drawn_from_all(b, weights, UNIFORM.name)
     b.name(total, NORMALISER)
     b.name(token, CHOSEN)
 
 
-def drawn_from_all(b: Nodes, logits: str, largest: str) -> tuple[str, str]:
-    """The sum of all weights, and the token on which the random number falls.
+def weights_of_all(b: Nodes, logits: str, largest: str) -> str:  # [R,V], [R,1] -> [R,V]
+    return b.weights(b.op("Sub", [logits, largest]))
+
+
+def drawn_from_all(b: Nodes, weights: str, numbers: str) -> tuple[str, str]:
+    """The sum of all weights [R,1], and the tokens [R,N] on which random numbers [R,N] fall.
 
     Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
     sum passes the number's share, then the token in it.
     """
     chunks = -(-b.n_vocab // CHUNK)
-    weights = b.weights(b.op("Sub", [logits, largest]))
     padding = b.constant([0, 0, 0, chunks * CHUNK - b.n_vocab])
     padded = b.op("Pad", [weights, padding])
     parts = b.op("Reshape", [padded, b.constant([-1, chunks, CHUNK])])
-    sums = b.op("ReduceSum", [parts, b.constant([2])], keepdims=0)
+    sums = b.op("ReduceSum", [parts, b.inner], keepdims=0)
     running = b.running(sums)
     total = b.at(running, chunks - 1)
-    wanted = b.op("Mul", [UNIFORM.name, total])
-    chunk = b.count(b.op("LessOrEqual", [running, wanted]))
+    wanted = b.op("Mul", [numbers, total])
+    chunk = b.passed(b.op("Unsqueeze", [running, b.column]), wanted)
     left = b.op("Sub", [wanted, b.take(b.running(sums, before=True), chunk)])
-    inside = b.running(b.op("GatherND", [parts, chunk], batch_dims=1))
+    part = b.op("GatherND", [parts, b.op("Unsqueeze", [chunk, b.inner])], batch_dims=1)
+    inside = b.op("CumSum", [part, b.constant(2)])  # [R,N,CHUNK]
     # By rounding, the tokens of a chunk may sum to less than what is left of it.
-    most = b.op("Mul", [b.at(inside, CHUNK - 1), b.constant(BELOW_ONE, np.float32)])
-    place = b.count(b.op("LessOrEqual", [inside, b.op("Min", [left, most])]))
+    end = b.op("Gather", [inside, b.constant(CHUNK - 1)], axis=2)
+    most = b.op("Mul", [end, b.constant(BELOW_ONE, np.float32)])
+    place = b.passed(inside, b.op("Min", [left, most]))
     return total, b.op("Add", [b.op("Mul", [chunk, b.constant([CHUNK])]), place])
+
+
+def wide(b: Nodes) -> None:
+    """Top-p and min-p by rejection: the first of `TRIES` tokens drawn from all that they keep.
+
+    Top-p keeps a token if the weights before it, which are larger, or equal and of lower ids, do
+    not reach the nucleus. So nothing is sorted, and a nucleus may be of any size.
+    """
+    largest, _ = b.best(b.logits, 1)
+    logits = b.wide(b.logits)
+    weights = weights_of_all(b, logits, b.wide(largest))
+    total, tokens = drawn_from_all(b, weights, TRIES.name)
+    every, own = (
+        b.op("Unsqueeze", [x, axis])
+        for x, axis in ((logits, b.column), (b.take(logits, tokens), b.inner))
+    )
+    lower = b.op("Less", [b.constant(np.arange(b.n_vocab)), b.op("Unsqueeze", [tokens, b.inner])])
+    tied = b.op("And", [b.op("Equal", [every, own]), lower])
+    before = b.op("Or", [b.op("Greater", [every, own]), tied])  # [R,N,V]
+    above = b.where(before, b.op("Unsqueeze", [weights, b.column]), b.zero())
+    by_p = b.op(
+        "Less",
+        [b.op("ReduceSum", [above, b.inner], keepdims=0), b.op("Mul", [TOP_P.name, total])],
+    )
+    by_least = b.op("GreaterOrEqual", [b.take(weights, tokens), MIN_P.name])
+    count = TRIES.sized({"R": 1})[1]
+    places = b.where(b.op("And", [by_p, by_least]), b.constant(np.arange(count)), b.constant(count))
+    first, _ = b.best(places, 1, largest=False)
+    token = b.take(tokens, b.op("Min", [first, b.constant(count - 1)]))
+    chosen = b.where(b.op("Less", [first, b.constant(count)]), token, b.constant(-1))
+    b.name(total, NORMALISER)
+    b.name(chosen, CHOSEN)
 
 
 def edited(b: Nodes) -> None:
@@ -181,7 +226,8 @@ def choose(b: Nodes, logits: str, best: str, ids: str) -> None:
     """Choose among all logits [R,V], or where a row has filters among the best, and their ids."""
     count, largest = min(SHORTLIST, b.n_vocab), b.at(best, 0)
     below, ids = ordered(b, b.op("Sub", [best, largest]), ids, count)
-    total, token = drawn_from_all(b, logits, largest)
+    every = weights_of_all(b, logits, largest)
+    total, token = drawn_from_all(b, every, UNIFORM.name)
     kth = b.take(below, KTH.name)
     weights = b.weights(below)
     kept = keep(b, below, weights, kth, total)
@@ -259,5 +305,6 @@ MAKERS: dict[str, Callable[[Nodes], None]] = {
     "plain": plain,
     "list": filtered,
     "edit": edited,
+    "wide": wide,
     SCORE: score,
 }
