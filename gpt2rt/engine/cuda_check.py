@@ -16,18 +16,19 @@ from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadBundle, OutOfMemory
 from gpt2rt.sampling.filters import candidates
 from gpt2rt.sampling.params import SamplingParams
-from gpt2rt.sampling.selection import BEST, Draw, Selected
+from gpt2rt.sampling.sampling import Sampler
+from gpt2rt.sampling.selection import Draw, Selected
 
 LENGTHS = (3, 19, 8)  # of the prompts
 STEPS = 2  # the first is captured as a CUDA graph, the second replayed
 APART = 0.05  # most of the logits' deviation by which two ways to compute them may differ
 OFF = 1e-3  # of a share: how far beyond a token's interval its random number may lie
-UNIFORMS = (0.1, 0.6, 0.95)
-SETTINGS = (
+SETTINGS = (  # one for each tail
     SamplingParams(temperature=0),
     SamplingParams(),
-    SamplingParams(top_k=40, temperature=0.8),
-    SamplingParams(top_p=0.5, min_p=0.05),
+    SamplingParams(top_k=40, top_p=0.8, temperature=0.8),
+    SamplingParams(top_p=0.9, temperature=1e3),
+    SamplingParams(temperature=0, repetition_penalty=0.01),  # which makes a token of the text best
 )
 
 
@@ -45,7 +46,7 @@ def fault(device: Device) -> str | None:
             for rows, wanted in zip(together, alone, strict=True):
                 if not _near(rows[slot], wanted):
                     return f"the logits of a text of {length} tokens differ from those read alone"
-        return _choices(slots, [text[-1] for text in texts], [len(text) - 1 for text in texts])
+        return _choices(slots, texts)
     except OutOfMemory:
         return None
     except BadBundle as error:
@@ -69,34 +70,32 @@ def _near(found: Logits, wanted: Logits) -> bool:
     return deviation > 0 and float(np.std(found - wanted)) <= APART * deviation  # False for NaN
 
 
-def _choices(slots: CudaSlots, tokens: Sequence[int], starts: Sequence[int]) -> str | None:
-    """What is wrong with the tokens that the device chooses after a step; None: nothing."""
-    parts = [
-        Part(slot, start, [token])
-        for slot, (token, start) in enumerate(zip(tokens, starts, strict=True))
-    ]
+def _choices(slots: CudaSlots, texts: Sequence[Sequence[int]]) -> str | None:
+    """What is wrong with the tokens that the device chooses after the texts; None: nothing."""
+    parts = [Part(slot, len(text) - 1, text[-1:]) for slot, text in enumerate(texts)]
     for params in SETTINGS:
-        filters = params.top_k, params.top_p, params.min_p
-        draws = [
-            BEST if params.greedy else Draw(1 / params.temperature, uniform, *filters)
-            for uniform in UNIFORMS
-        ]
+        samplers = [Sampler(params, 0, slot, prompt=text) for slot, text in enumerate(texts)]
+        draws = [sampler.next_draw() for sampler in samplers]
         found = slots.step(parts, draws)
         assert isinstance(found, Selected)
-        for row, draw in zip(found, draws, strict=True):
-            if row.chosen >= 0 and not _right(row.chosen, np.asarray(row), params, draw.uniform):
+        for row, draw, sampler in zip(found, draws, samplers, strict=True):
+            logits = sampler.edited(np.asarray(row), [])
+            if row.chosen >= 0 and not _right(row.chosen, logits, params, draw):
                 return f"token {row.chosen} is not the one to be drawn with {params}"
     return None
 
 
-def _right(token: int, logits: Logits, params: SamplingParams, uniform: float) -> bool:
+def _right(token: int, logits: Logits, params: SamplingParams, draw: Draw) -> bool:
+    """Whether a token may be chosen from logits [n_vocab] by a draw."""
     if params.greedy:
         return bool(logits[token] == logits.max())
     ids, weights = candidates(logits, params)
     ids = np.arange(len(logits)) if ids is None else ids
-    ends = np.cumsum(weights, dtype=np.float64)
     place = int(np.searchsorted(ids, token))
     if place == len(ids) or ids[place] != token or weights[place] == 0:
         return False
-    start, end = (ends[place] - weights[place]) / ends[-1], ends[place] / ends[-1]
-    return bool(start - OFF <= uniform <= end + OFF)
+    if draw.tries:
+        return True
+    ends = np.cumsum(weights, dtype=np.float64) / weights.sum(dtype=np.float64)
+    start = ends[place - 1] if place else 0.0
+    return bool(start - OFF <= draw.uniform <= ends[place] + OFF)

@@ -24,6 +24,7 @@ from gpt2rt.engine import cuda_tails
 from gpt2rt.engine.cuda import Device, calls_of, total
 from gpt2rt.engine.cuda_body import Body
 from gpt2rt.engine.cuda_check import fault
+from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
@@ -344,8 +345,13 @@ def test_noise_and_wrong_tokens_are_found_out(
             Body, "logits", lambda *given: (x := logits(*given)) + random.normal(0, 0.2, x.shape)
         )
         assert "differ from those read alone" in (fault(device) or "")
-    monkeypatch.setattr(cuda_tails, "NO_TOP_P", 0.1)
-    assert "not the one to be drawn" in (fault(device) or "")
+    for name, fake in (
+        ("LARGEST_SHARE", 0.01),
+        ("changes", lambda draws, width: changes([BEST] * len(draws), width)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_tails, name, fake)
+            assert "not the one to be drawn" in (fault(device) or ""), name
 
 
 def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(
