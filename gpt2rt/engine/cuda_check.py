@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.slots import Logits, Part
-from gpt2rt.errors import BadBundle, OutOfMemory
+from gpt2rt.errors import BadBundle, OutOfMemory, ProviderMissing
 from gpt2rt.sampling.filters import candidates
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.sampling.sampling import Sampler
@@ -33,7 +33,10 @@ SETTINGS = (  # one for each tail
 
 
 def fault(device: Device) -> str | None:
-    """What a device computes wrongly; None: nothing was found, or it has no room for four texts."""
+    """What a device computes wrongly, or cannot compute; None: nothing was found.
+
+    That is so, too, where there is no room for four texts.
+    """
     h = device.hparams
     random = np.random.default_rng(0)
     lengths = [min(length, h.n_ctx - STEPS) for length in LENGTHS]
@@ -49,7 +52,7 @@ def fault(device: Device) -> str | None:
         return _choices(slots, texts)
     except OutOfMemory:
         return None
-    except BadBundle as error:
+    except (BadBundle, ProviderMissing) as error:
         return str(error)
 
 
