@@ -21,8 +21,8 @@ import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
-from gpt2rt.engine.cuda_body import Body
 from gpt2rt.engine.cuda_call import Call, Captures
+from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Array, Memory
 from gpt2rt.engine.cuda_scores import Ids
 from gpt2rt.engine.cuda_tails import Tails
@@ -33,7 +33,7 @@ from gpt2rt.sampling.selection import Draw, Selected
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-Place = tuple[Body, int]  # a call, and the number of a row of its logits
+Place = tuple[Forward, int]  # a call, and the number of a row of its logits
 Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
 
 # Of calls that read prompts: their least width, and the step between widths above it. The use from
@@ -58,8 +58,8 @@ class Buffers:
         self.slot = hparams.n_head * self.pitch
         keys_values = chain.from_iterable(cuda(hparams).past)
         self.cache = {port.name: memory.allocate(count * self.slot) for port in keys_values}
-        self.steps: dict[tuple[int, int], Body] = {}
-        self.reads: dict[Shape, Body] = {}
+        self.steps: dict[tuple[int, int], Forward] = {}
+        self.reads: dict[Shape, Forward] = {}
         self.uses: Counter[Shape] = Counter()
 
 
@@ -188,13 +188,13 @@ class CudaSlots(Slots):
         self._ends = np.zeros(buffers.count, np.int32)  # after the last position of each slot
         self._device, self._hparams, self._memory = device, device.hparams, device.memory
 
-    def _body(self, first: int, shape: tuple[int, int], rows: int, total: int) -> Body:
+    def _forward(self, first: int, shape: tuple[int, int], rows: int, total: int) -> Forward:
         """A call that reads and writes the keys and values of the slots from `first` on."""
         device, h = self._device, self._hparams
         sizes = {"B": shape[0], "S": shape[1], "R": rows, "C": h.n_ctx}
         call = Call(device.session, self._memory, device.captures, sizes)
         cache = {name: self._at(name, first, 0) for name in self.buffers.cache}
-        return Body(call, h, self._memory, device.tails, cache, total)
+        return Forward(call, h, self._memory, device.tails, cache, total)
 
     def _at(self, name: str, slot: int, position: int) -> int:
         """The address of a position in the first head of a slot."""
@@ -208,34 +208,34 @@ class CudaSlots(Slots):
             return None
         rows: list[int] = []
         found: list[Columns] = []
-        for body, theirs, numbers in self._run(parts):
+        for forward, theirs, numbers in self._run(parts):
             if numbers:
                 rows += numbers
-                found.append(body.score(theirs, [targets[row] for row in numbers], top, group))
+                found.append(forward.score(theirs, [targets[row] for row in numbers], top, group))
         return Columns.joined(found, top).ordered(np.argsort(np.array(rows, np.int64)))
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         draws = () if self._device.careful is not None else draws
         places: dict[int, Place] = {}
         chosen = np.full(sum(part.wanted for part in parts), -1)
-        for body, theirs, rows in self._run(parts):
+        for forward, theirs, rows in self._run(parts):
             if draws and rows:
-                chosen[rows] = body.choose(theirs, [draws[row] for row in rows])
-            places |= zip(rows, ((body, row) for row in theirs), strict=True)
+                chosen[rows] = forward.choose(theirs, [draws[row] for row in rows])
+            places |= zip(rows, ((forward, row) for row in theirs), strict=True)
         ordered = [places[row] for row in range(len(chosen))]
         return self._selected(ordered, chosen, draws) if draws else self._logits(ordered)
 
-    def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Body, list[int], list[int]]]:
+    def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Forward, list[int], list[int]]]:
         """Run the calls for parts: each, the rows of it that are wanted, and their numbers."""
         firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
         for numbers in calls_of(parts, together=self._device.careful is None):
             members = [parts[n] for n in numbers]
-            body, theirs = (self._decode if single(members[0]) else self._read)(members)
+            forward, theirs = (self._decode if single(members[0]) else self._read)(members)
             for part in members:
                 self._ends[part.slot] = part.end
-            yield body, theirs, [r for n in numbers for r in range(firsts[n], firsts[n + 1])]
+            yield forward, theirs, [r for n in numbers for r in range(firsts[n], firsts[n + 1])]
 
-    def _read(self, parts: Sequence[Part]) -> tuple[Body, list[int]]:
+    def _read(self, parts: Sequence[Part]) -> tuple[Forward, list[int]]:
         """Run a call for one part, or for prompts in consecutive slots, padded at their ends.
 
         Returns it, and which of its rows are wanted.
@@ -248,16 +248,16 @@ class CudaSlots(Slots):
             for number, part in enumerate(parts)
             for place in range(len(part.tokens) - part.wanted, len(part.tokens))
         ]
-        body = self._reading(first, (count, width), max(1, len(rows)))
-        for tokens, part in zip(body.inputs[X.name], parts, strict=True):
+        forward = self._reading(first, (count, width), max(1, len(rows)))
+        for tokens, part in zip(forward.inputs[X.name], parts, strict=True):
             tokens[: len(part.tokens)] = part.tokens
-        body.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
-        body.inputs[ROWS.name][...] = rows or [0]
-        body.inputs[SEQLENS.name][...] = first.start + width - 1
-        body.run()
-        return body, list(range(len(rows)))
+        forward.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
+        forward.inputs[ROWS.name][...] = rows or [0]
+        forward.inputs[SEQLENS.name][...] = first.start + width - 1
+        forward.run()
+        return forward, list(range(len(rows)))
 
-    def _reading(self, first: Part, shape: tuple[int, int], rows: int) -> Body:
+    def _reading(self, first: Part, shape: tuple[int, int], rows: int) -> Forward:
         """The call of that shape for parts from the slot and position of `first` on.
 
         One that is needed often is kept, and captured as a CUDA graph.
@@ -265,15 +265,15 @@ class CudaSlots(Slots):
         buffers, key = self.buffers, (first.slot, *shape, rows)
         if first.start == 0 and key in buffers.reads:
             return buffers.reads[key]
-        body = self._body(first.slot, shape, rows, first.start + shape[1])
+        forward = self._forward(first.slot, shape, rows, first.start + shape[1])
         if first.start == 0 and rows <= KEPT_ROWS:
             buffers.uses[key] += 1
             if buffers.uses[key] == OFTEN and len(buffers.reads) < KEPT:
-                buffers.reads[key] = body
-                body.call.capture()
-        return body
+                buffers.reads[key] = forward
+                forward.call.capture()
+        return forward
 
-    def _step(self, rows: int, length: int) -> Body:
+    def _step(self, rows: int, length: int) -> Forward:
         """The decode step for that many rows of sequences of at most `length` positions.
 
         It is captured as a CUDA graph when it first runs.
@@ -281,12 +281,12 @@ class CudaSlots(Slots):
         most = total(rows, length, self._hparams.n_ctx)
         steps = self.buffers.steps
         if (rows, most) not in steps:
-            body = steps[rows, most] = self._body(0, (rows, 1), rows, most)
-            body.inputs[ROWS.name][...] = np.arange(rows)
-            body.call.capture()
+            forward = steps[rows, most] = self._forward(0, (rows, 1), rows, most)
+            forward.inputs[ROWS.name][...] = np.arange(rows)
+            forward.call.capture()
         return steps[rows, most]
 
-    def _decode(self, parts: Sequence[Part]) -> tuple[Body, list[int]]:
+    def _decode(self, parts: Sequence[Part]) -> tuple[Forward, list[int]]:
         """Run the decode step for parts of one token. Returns it, and the rows of the parts.
 
         It also runs over slots that take no part in it, where it writes after the last position.
@@ -295,28 +295,28 @@ class CudaSlots(Slots):
         rows = power_of_two(max(slots) + 1)
         ends = np.minimum(self._ends[:rows], self._hparams.n_ctx - 1)
         ends[slots] = [part.start for part in parts]
-        body = self._step(rows, int(ends.max()) + 1)
-        body.inputs[X.name][...] = 0
-        body.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
-        body.inputs[POSITION.name][:, 0] = body.inputs[SEQLENS.name][...] = ends
-        body.run()
-        return body, slots
+        forward = self._step(rows, int(ends.max()) + 1)
+        forward.inputs[X.name][...] = 0
+        forward.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
+        forward.inputs[POSITION.name][:, 0] = forward.inputs[SEQLENS.name][...] = ends
+        forward.run()
+        return forward, slots
 
     def _logits(self, places: Sequence[Place]) -> Logits:
         """The logits of these rows, float32 [R, n_vocab], copied to the host."""
-        whole = {body: body.logits() for body in dict.fromkeys(body for body, _ in places)}
+        whole = {call: call.logits() for call in dict.fromkeys(call for call, _ in places)}
         if len(whole) == 1 and [row for _, row in places] == list(range(len(places))):
             return next(iter(whole.values()))[: len(places)]
         none = np.empty((0, self._hparams.n_vocab), np.float32)
-        return np.concatenate([none, *(whole[body][[row]] for body, row in places)])
+        return np.concatenate([none, *(whole[call][[row]] for call, row in places)])
 
     @staticmethod
     def _selected(places: Sequence[Place], chosen: Array, draws: Sequence[Draw]) -> Selected:
         """The tokens that the device chose for these rows; their logits stay there."""
 
         def fetch(number: int) -> Logits:
-            body, row = places[number]
-            logits: Logits = body.logits(row, 1)[0]
+            forward, row = places[number]
+            logits: Logits = forward.logits(row, 1)[0]
             return logits
 
         return Selected(chosen.tolist(), draws, fetch)

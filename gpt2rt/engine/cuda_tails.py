@@ -136,14 +136,14 @@ class Tails:
         self,
         directory: Path,
         hparams: HParams,
-        body: ort.InferenceSession,
+        beside: ort.InferenceSession,
         memory: Memory,
         captures: Captures,
     ) -> None:
-        """`body` is the session of the CUDA graph; the tails run as it does."""
+        """`beside` is the session of the CUDA graph; the tails run as it does."""
         self._directory, self._hparams = directory, hparams
-        self._threads = Threads(body.get_session_options().intra_op_num_threads)
-        self._provider = provider_of(body)
+        self._threads = Threads(beside.get_session_options().intra_op_num_threads)
+        self._provider = provider_of(beside)
         self._memory, self._captures = memory, captures
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._opening = Lock()

@@ -22,8 +22,8 @@ from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.engine import cuda as cuda_module
 from gpt2rt.engine import cuda_tails
 from gpt2rt.engine.cuda import Device, calls_of, total
-from gpt2rt.engine.cuda_body import Body
 from gpt2rt.engine.cuda_check import fault
+from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import graph_of
@@ -289,7 +289,7 @@ def test_shapes_that_are_read_often_are_kept_and_captured(device: Device) -> Non
         found.append(np.array(slots.step([Part(n, 0, TEXT[n : n + 3 + n]) for n in range(3)])))
         slots.step([Part(3, 0, TEXT[:5])])
     assert len(reads) == 2
-    assert all(body.call.graph is not None for body in reads.values())
+    assert all(forward.call.graph is not None for forward in reads.values())
     for logits in found:
         np.testing.assert_array_equal(logits, found[0])
 
@@ -325,7 +325,7 @@ def test_where_a_capture_fails_calls_run_without(
     assert len(failing.notes) == 1
     assert "CUDA graphs are not used" in failing.notes[0]
     assert "stream is capturing" in failing.notes[0]
-    assert all(body.call.graph is None for body in failing.slots(4).buffers.steps.values())
+    assert all(forward.call.graph is None for forward in failing.slots(4).buffers.steps.values())
 
 
 def test_a_device_that_computes_nothing_is_found_out(
@@ -340,9 +340,9 @@ def test_noise_and_wrong_tokens_are_found_out(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        random, logits = np.random.default_rng(0), Body.logits
+        random, logits = np.random.default_rng(0), Forward.logits
         patch.setattr(
-            Body, "logits", lambda *given: (x := logits(*given)) + random.normal(0, 0.2, x.shape)
+            Forward, "logits", lambda *given: (x := logits(*given)) + random.normal(0, 0.2, x.shape)
         )
         assert "differ from those read alone" in (fault(device) or "")
     for name, fake in (
@@ -366,7 +366,7 @@ def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(
     assert isinstance(logits, np.ndarray)
     np.testing.assert_allclose(logits, np.asarray(quick.step(parts)), atol=5e-3)
     slow.step([Part(0, 9, [3])])
-    assert [body.call.graph for body in slow.buffers.steps.values()] == [None]
+    assert [forward.call.graph for forward in slow.buffers.steps.values()] == [None]
 
 
 def test_a_graph_that_fails_is_an_error_of_ours(device: Device) -> None:

@@ -16,7 +16,7 @@ from gpt2rt.engine.slots import Columns, Logits
 from gpt2rt.sampling.selection import Draw
 
 
-class Body:
+class Forward:
     """A call of the CUDA graph with fixed shapes, and the tails that read its logits."""
 
     def __init__(
