@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpt2rt import errors as errors
+    from gpt2rt.asynchronous import AsyncGPT2 as AsyncGPT2
     from gpt2rt.bundles.bundle import Bundle as Bundle
     from gpt2rt.bundles.hparams import HParams as HParams
     from gpt2rt.engine.providers import Threads as Threads
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 # The modules that define the public names; type checkers read the imports above instead.
 _NAMES = {
+    "asynchronous": ("AsyncGPT2",),
     "bundles.bundle": ("Bundle",),
     "bundles.hparams": ("HParams",),
     "engine.providers": ("Threads",),

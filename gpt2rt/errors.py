@@ -86,5 +86,13 @@ class DownloadFailure(Gpt2rtError):
     """A file that could not be downloaded."""
 
 
+class QueueFull(Gpt2rtError):
+    """More texts wait for a model than its queue holds."""
+
+
+class StepFailed(Gpt2rtError):
+    """A step of the model that failed, for the other texts that shared it."""
+
+
 class BadLogits(Gpt2rtError, ArithmeticError):
     """Logits that are not finite (NaN or infinity), from a damaged model."""

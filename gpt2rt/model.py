@@ -18,20 +18,21 @@ from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import WEIGHTS
-from gpt2rt.checks import check_kind, check_list, check_whole
+from gpt2rt.checks import check_kind, check_whole
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.prefixes import PrefixCache
 from gpt2rt.engine.providers import AUTO, Threads
 from gpt2rt.engine.runtime import Runtime
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import BadBundle, InvalidSetting
+from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.beam_texts import best_texts
 from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.defaults import Defaults
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
-from gpt2rt.generation.scheduler import Scheduler
+from gpt2rt.generation.running import requests_of, run_all
 from gpt2rt.generation.speculation import LOOKUP, draft_maker
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.generation.task import now
@@ -51,8 +52,9 @@ PREFIX_BYTES = 512 << 20  # default size of the cache of prefixes
 class GPT2(Scorer):
     """A loaded bundle, which generates, scores and embeds texts.
 
-    Calls are independent of each other: each has its own keys and values. Keys and values of
-    prompts' prefixes are cached between calls, up to `prefix_bytes` bytes.
+    Threads may share it: the texts that they generate at the same time are one batch, and each is
+    as it would be alone. Keys and values of prompts' prefixes are cached between calls, up to
+    `prefix_bytes` bytes.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class GPT2(Scorer):
         self.prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self.load_ms = now() - began
         self.tasks = Tasks(self.name, self.tokenizer, self.hparams.n_ctx, self.load_ms)
+        self.batch = Batch(self)
 
     @classmethod
     def load(
@@ -138,9 +141,12 @@ class GPT2(Scorer):
     def close(self) -> None:
         """Release weights, threads and the cache of prefixes; the model cannot be used any more.
 
+        Texts that other threads are generating end with `InvalidSetting`.
+
         `with GPT2.load(...) as model:` closes the model at its end, and so does deleting the last
         reference to it.
         """
+        self.batch.close(self.runtime.closed())
         self.runtime.close()
         self.prefixes = None
 
@@ -201,15 +207,8 @@ class GPT2(Scorer):
         The completions are in the order of the prompts. The random numbers of a completion depend
         on the seed and on the prompt's index, not on `batch_size`.
         """
-        pieces = self.stream_batch(
-            prompts,
-            params,
-            stopping,
-            constraint=constraint,
-            truncate=truncate,
-            special=special,
-            batch_size=batch_size,
-        )
+        requests = requests_of(prompts, params, stopping, constraint, truncate, special)
+        pieces = self._continue(prompts, requests, batch_size, ends_only=True)
         done = [piece.completion for piece in pieces if piece.completion is not None]
         return sorted(done, key=lambda completion: completion.sample)
 
@@ -249,19 +248,22 @@ class GPT2(Scorer):
         free, so that any number of prompts takes the same memory, and each is checked as it comes.
         Either way the error is that of the first prompt that cannot be continued.
         """
-        check_list("prompts", prompts, "generate")
-        check_kind("params", params, SamplingParams)
+        requests = requests_of(prompts, params, stopping, constraint, truncate, special)
+        return self._continue(prompts, requests, batch_size, ends_only=False)
+
+    def _continue(
+        self,
+        prompts: Iterable[Prompt],
+        requests: Iterator[Request],
+        batch_size: int,
+        ends_only: bool,
+    ) -> Iterator[Piece]:
         check_whole("batch_size", batch_size, 1)
-        params = params.seeded()
-        requests = (
-            Request(prompt, params, stopping, constraint, truncate, sample, special=special)
-            for sample, prompt in enumerate(prompts)
-        )
         readable = raise_failures(self.tasks.read(requests))
         if isinstance(prompts, Collection):
             checked = list(readable)
             readable, batch_size = iter(checked), min(batch_size, max(1, len(checked)))
-        return raise_failures(self._run(readable, batch_size))
+        return raise_failures(self._run(readable, batch_size, ends_only))
 
     def run(self, requests: Iterable[Request], *, batch_size: int = BATCH_SIZE) -> Iterator[Piece]:
         """Run requests, each with its own settings, and yield their pieces, interleaved.
@@ -271,17 +273,13 @@ class GPT2(Scorer):
         with that `failure`, and the others continue. Raises `InvalidSetting` for `batch_size`.
         """
         check_whole("batch_size", batch_size, 1)
-        return self._run(self.tasks.read(requests), batch_size)
+        return self._run(self.tasks.read(requests), batch_size, ends_only=False)
 
-    def _run(self, requests: Iterator[Prompted], batch_size: int) -> Iterator[Piece]:
+    def _run(
+        self, requests: Iterator[Prompted], batch_size: int, ends_only: bool
+    ) -> Iterator[Piece]:
         self.runtime.check(int(batch_size))  # at once; the memory is taken with the first piece
-        return self._pieces(requests, batch_size)
-
-    def _pieces(self, requests: Iterator[Prompted], batch_size: int) -> Iterator[Piece]:
-        engine = self.engine(batch_size)
-        yield from Scheduler(engine, self.hparams.n_ctx, self.tasks.begin, self.make_draft).run(
-            requests
-        )
+        return run_all(self, requests, batch_size, ends_only=ends_only)
 
     def beam_search(
         self,

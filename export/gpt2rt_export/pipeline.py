@@ -23,6 +23,7 @@ from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailure
 from gpt2rt_export import model_tokenizer
+from gpt2rt_export.chat_template import write_chat_template
 from gpt2rt_export.fetch.download import download
 from gpt2rt_export.fetch.lock import lock_of
 from gpt2rt_export.generation_config import write_defaults
@@ -65,6 +66,7 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
         notes += model_tokenizer.write(tokenizer, checkpoint.hparams.n_vocab, work)
         if recipe.checkpoint is not None:
             notes += write_defaults(recipe.checkpoint, work)
+            notes += write_chat_template(recipe.checkpoint, work)
         notes = [noted(text) for text in notes[:MOST_NOTES]]
         for note in notes:
             progress.stage(note)

@@ -26,6 +26,7 @@ EMBED = "embed.onnx"
 WEIGHTS = "weights.bin"
 PARITY = "parity.json"
 DEFAULTS = "defaults.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 TAILS = {kind: f"{kind}.cuda.onnx" for kind in (*CHOICES, SCORE)}  # they read CUDA_GRAPH's logits
 GRAPHS = (GRAPH, CUDA_GRAPH, EMBED, *TAILS.values())
 

@@ -208,7 +208,7 @@ def generate_file(
         print(f"gpt2rt: {message}", file=sys.stderr)
     texts = (prompt.text for prompt in usable if isinstance(prompt.text, str))
     typed.hint_at_space(gpt2.tokenizer, texts)
-    batch = Batch(gpt2, run, settings_key(run, gpt2, logprobs), source, logprobs)
+    batch = FileRun(gpt2, run, settings_key(run, gpt2, logprobs), source, logprobs)
     if output is None:
         return batch.print(usable) and not wrong
     with closing(Output(output, batch.key)) as target:
@@ -222,7 +222,7 @@ def generate_file(
 Due = tuple[Request, Prompt, int]  # a request, the line it is for, which of its samples
 
 
-class Batch:
+class FileRun:
     """A run over the lines of a file."""
 
     def __init__(self, gpt2: GPT2, run: Run, key: str, source: str, logprobs: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2rt.bundles.paths import path_text
-from gpt2rt.cli import completion, tables, texts
+from gpt2rt.cli import completion, load, tables, texts
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import InvalidSetting, missing_extra
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpt2rt_bench.machine.hardware import Machine
     from gpt2rt_bench.report import ReportRow
 
-PEERS = "Other libraries"
+PEERS, SERVERS = "Other libraries", "Servers"
 LEAST_STEPS = 2  # that a case may have; a start-up ends at the first
 
 NEEDED = ("psutil", "onnx", "archspec", "gpt2rt_bench")
@@ -94,6 +94,33 @@ def bench(
             rich_help_panel=PEERS,
         ),
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve",
+            help="Measure `gpt2rt serve` under the streams of many clients instead.",
+            rich_help_panel=SERVERS,
+        ),
+    ] = False,
+    url: Annotated[
+        list[str],
+        typer.Option(
+            help="Measure the server at this address beside it: any with OpenAI's /v1/completions, "
+            "such as llama.cpp's. Repeatable.",
+            show_default=False,
+            rich_help_panel=SERVERS,
+        ),
+    ] = [],  # noqa: B006
+    clients: Annotated[
+        int, typer.Option(help="Clients that stream at a time.", rich_help_panel=SERVERS)
+    ] = 32,
+    long_every: Annotated[
+        float,
+        typer.Option(
+            help="Seconds from one prompt of 900 tokens to the next, where they are sent, too.",
+            rich_help_panel=SERVERS,
+        ),
+    ] = 1.0,
 ) -> None:
     """Measure time to the first token and per token, memory and bandwidth, side by side.
 
@@ -116,6 +143,8 @@ def bench(
       gpt2rt bench 117M-int8 --peers --peers-python peers-env/bin/python
 
       gpt2rt bench 117M-int8 --start-up
+
+      gpt2rt bench 117M-int8 --serve --url http://127.0.0.1:8080
     """
     if make_peers is not None:
         beside.make(make_peers)
@@ -130,8 +159,23 @@ def bench(
 
     if rounds < 1:
         raise InvalidSetting(f"rounds must be 1 or more, not {rounds}")
-    if start_up:
-        _check_start_up(provider, prompt, batch, threads, report or plot)
+    if serve or start_up:
+        mode = "--serve" if serve else "--start-up"
+        _check_single(mode, provider, prompt, batch, threads, report or plot)
+    if serve:
+        load.bench(
+            models,
+            _bar,
+            as_json,
+            urls=url,
+            clients=clients,
+            long_every=long_every,
+            steps=steps,
+            rounds=rounds,
+            threads=next(iter(threads), None),
+            provider=provider[0],
+        )
+        return
     _check_files(report, plot)
     plan = planned(
         models,
@@ -171,20 +215,21 @@ def _check_files(report: Path | None, plot: Path | None) -> None:
     texts.check_output(plot)
 
 
-def _check_start_up(
+def _check_single(
+    mode: str,
     provider: Sequence[str],
     prompt: Sequence[int],
     batch: Sequence[int],
     threads: Sequence[int],
     file: Path | None,
 ) -> None:
-    """Raises `InvalidSetting` for what `--start-up` would have to leave out."""
+    """Raises `InvalidSetting` for what `--serve` or `--start-up` would have to leave out."""
     many = {"--provider": provider, "--prompt": prompt, "--threads": threads}
     odd = [name for name, values in many.items() if len(values) > 1]
     if odd:
-        raise InvalidSetting(f"--start-up measures one {odd[0]} at a time")
+        raise InvalidSetting(f"{mode} measures one {odd[0]} at a time")
     if list(batch) != [1] or file is not None:
-        raise InvalidSetting("--start-up measures one text, and has no --report and no --plot")
+        raise InvalidSetting(f"{mode} has no --batch, no --report and no --plot")
 
 
 @contextmanager

@@ -14,10 +14,7 @@ from gpt2rt.engine.prefixes import BLOCK, PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw, Selected
 
-# Tokens of prompts in a step: few enough that texts in progress wait for a tenth of a second or so,
-# and as many times that where no text waits, since a token then costs least.
-BUDGET = 256
-ALONE = 2
+ALONE = 2  # where no text waits, this many times the budget is read: a token then costs least
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +24,7 @@ class Sequence:
     `slot` is its place in the engine, `prompt` the tokens it starts with, `length` the number of
     its positions in the slot; of these the first `cached` were copied from an earlier prompt rather
     than computed. `shares`: whether its prompt is looked up in the prefix cache, and stored there.
+    Prompts are read in the order of `due`.
     """
 
     slot: int
@@ -34,6 +32,7 @@ class Sequence:
     length: int = 0
     cached: int = 0
     shares: bool = True
+    due: int = 0
 
     @property
     def unread(self) -> tuple[int, ...]:
@@ -53,17 +52,25 @@ class Sequence:
 class Engine:
     """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it;
-    where there are none, `ALONE` times as many are read.
+    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it
+    (None: that of the slots); where there are none, `ALONE` times as many are read. `prompt_tokens`
+    counts the tokens of prompts that were read.
     """
 
     def __init__(
-        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int = BUDGET
+        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int | None = None
     ) -> None:
         self._slots = slots
         self._prefixes = prefixes
-        self._budget = budget
+        self.budget = slots.budget if budget is None else budget
         self._running: list[Sequence] = []
+        self._steps = 0
+        self.prompt_tokens = 0
+
+    @property
+    def count(self) -> int:
+        """How many sequences can run at a time."""
+        return self._slots.count
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -75,16 +82,33 @@ class Engine:
         """How many more sequences can be started."""
         return self._slots.count - len(self._running)
 
+    def resize(self, slots: Slots) -> None:
+        """Move all sequences to other slots, which are at least as many as they."""
+        for sequence in self._running:
+            if sequence.length:
+                kv = self._slots.read(sequence.slot, 0, sequence.length)
+                slots.write(sequence.slot, 0, kv)
+        self._slots = slots
+
     def start(self, prompt: Seq[int]) -> Sequence:
         """Start a sequence, whose prompt is then to be read."""
         assert self.free, "no slot is free"
-        sequence = Sequence(len(self._running), tuple(prompt))
+        sequence = Sequence(len(self._running), tuple(prompt), due=self._due(prompt))
         self._running.append(sequence)
         return sequence
 
     def restart(self, sequence: Sequence, prompt: Seq[int]) -> None:
         """Replace the tokens of a running sequence by `prompt`, which is then to be read."""
         sequence.prompt, sequence.length, sequence.shares = tuple(prompt), 0, False
+        sequence.due = self._due(prompt)
+
+    def _due(self, prompt: Seq[int]) -> int:
+        """When a prompt that comes now would be read to its end, in tokens, if it were alone.
+
+        A short prompt is due before a long one that came a little earlier, but nothing that comes
+        later puts a prompt off for ever (virtual finish times, as of fair queueing in networks).
+        """
+        return self._steps * self.budget + len(prompt)
 
     def fork(self, parent: Sequence) -> Sequence:
         """Start a sequence with the tokens of `parent`, by copying keys and values."""
@@ -106,23 +130,26 @@ class Engine:
         prompt that has been read to its end is stored in the prefix cache.
         """
         rows = self._slots.step(parts, draws)
+        self._steps += 1
         for part in parts:
             sequence = self._running[part.slot]
             sequence.length = part.end
-            if part.start < len(sequence.prompt) <= part.end:
-                self._store(sequence)
+            if part.start < len(sequence.prompt):
+                self.prompt_tokens += min(part.end, len(sequence.prompt)) - part.start
+                if len(sequence.prompt) <= part.end:
+                    self._store(sequence)
         return rows
 
     def pieces(self, sequences: Seq[Sequence]) -> list[Part]:
-        """The next tokens of the prompts, in this order, as many as the budget allows.
+        """The next tokens of the prompts that are due first, as many as the budget allows.
 
-        A prompt waits for one before it that begins alike, to take its keys and values from the
-        prefix cache.
+        They are in the order of their slots. A prompt waits for one before it that begins alike, to
+        take its keys and values from the prefix cache.
         """
         parts: list[Part] = []
         beginnings: set[tuple[int, ...]] = set()
-        left = self._budget if len(sequences) < len(self._running) else ALONE * self._budget
-        for sequence in sequences:
+        left = self.budget if len(sequences) < len(self._running) else ALONE * self.budget
+        for sequence in sorted(sequences, key=lambda sequence: sequence.due):
             if not left:
                 break
             if sequence.length == 0 and not self._begin(sequence, beginnings):
@@ -131,7 +158,7 @@ class Engine:
             if sequence.unread:
                 parts.append(sequence.piece(left))
                 left -= len(parts[-1].tokens)
-        return parts
+        return sorted(parts, key=lambda part: part.slot)
 
     def read(self, sequences: Seq[Sequence]) -> list[Logits]:
         """Read the prompts of `sequences`; returns the logits [n_vocab] after each of them."""

@@ -10,6 +10,8 @@ from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generation.stopping import FinishReason
 from gpt2rt.text.prompts import Prompt
 
+Alternatives = tuple[tuple[int, float], ...]  # ids with log-probabilities in nats, best first
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -73,6 +75,8 @@ class Piece:
         text: the text that this step completes, in whole characters.
         token: the id; None if the token ended the text.
         logprob: the token's log-probability in nats, if requested.
+        top: the likeliest tokens, if requested: ids with their log-probabilities in nats, best
+            first. These are the model's own, before temperature and all other settings.
         completion: the completion, in the last piece of a sample.
         failure: the error that ended the sample, in its last piece.
     """
@@ -81,6 +85,7 @@ class Piece:
     text: str
     token: int | None = None
     logprob: float | None = None
+    top: Alternatives = ()
     completion: Completion | None = None
     failure: Gpt2rtError | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpt2rt.checks import check_kind, whole
+from gpt2rt.checks import check_kind, check_whole, whole
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.sampling.constraint import Constraint
@@ -28,6 +28,7 @@ class Request:
             a prompt is an error.
         sample: a number that, with the seed of `params`, determines the random numbers.
         logprobs: whether to return each token's log-probability.
+        top: how many of the likeliest tokens each piece names (`Piece.top`); it implies `logprobs`.
         special: whether control tokens in the prompt are tokens or text (see
             `TextTokenizer.encode`).
     """
@@ -39,6 +40,7 @@ class Request:
     truncate: Truncate = None
     sample: int = 0
     logprobs: bool = False
+    top: int = 0
     special: bool | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +50,9 @@ class Request:
         check_kind("constraint", self.constraint, Constraint, optional=True)
         check_kind("logprobs", self.logprobs, bool)
         check_kind("special", self.special, bool, optional=True)
+        check_whole("top", self.top, 0)
+        if self.top:
+            object.__setattr__(self, "logprobs", True)
         length = self.stopping.length
         if length is not None and self.params.min_length > length:
             raise InvalidSetting(

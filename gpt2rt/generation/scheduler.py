@@ -1,9 +1,8 @@
-"""Runs requests on an engine: continuous batching, sliding windows, speculative decoding."""
+"""The step of all texts in progress: new tokens, prompts, sliding windows, drafts."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +14,7 @@ from gpt2rt.engine.slots import Logits
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.prompted import Prompted
-from gpt2rt.generation.speculation import Draft, DraftLength
+from gpt2rt.generation.speculation import Draft, DraftLength, MakeDraft
 from gpt2rt.generation.task import Task, now
 from gpt2rt.sampling.selection import Row
 
@@ -23,88 +22,74 @@ HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context, 1/16 of it from the be
 
 
 class Scheduler:
-    """Runs requests on an engine; whenever one ends, the next one takes its slot.
+    """The tasks in progress on an engine. They may join and leave between any two turns.
 
     Each turn is one step of the model: it appends a token to every text in progress, and reads the
-    prompts of the others on. The text of a request does not depend on the others.
+    prompts of the others on. A text does not depend on the others.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        n_ctx: int,
-        begin: Callable[[Prompted], Task],
-        draft: Callable[[], Draft] | None = None,
-    ) -> None:
-        """`begin` makes the task of a request, `draft` a draft for a sequence that runs alone."""
+    def __init__(self, engine: Engine, n_ctx: int, draft: MakeDraft | None = None) -> None:
+        """`draft` makes a draft for a sequence that runs alone."""
         self._engine = engine
         self._n_ctx = n_ctx
-        self._begin = begin
         self._draft = draft
         self._drafting: tuple[Task, Draft, DraftLength] | None = None
-        self._tasks: dict[Sequence, Task] = {}  # in the order in which their prompts came
+        self._tasks: dict[Sequence, Task] = {}
         # The tasks that wait until the prompt of a sequence has been read: its own first, then
         # those with the same prompt, for which slots are kept free.
         self._waiting: dict[Sequence, list[Task]] = {}
 
-    def run(self, requests: Iterable[Prompted]) -> Iterator[Piece]:
-        """The pieces of all samples, interleaved as they are generated."""
-        groups, left = same_prompt_groups(requests, self._engine.free), deque[Prompted]()
-        while True:
-            while free := self._free():
-                if not left:
-                    left.extend(next(groups, ()))
-                if not left:
-                    break
-                yield from self._admit([left.popleft() for _ in range(min(len(left), free))])
-            if not self._tasks:
-                return
-            self._slide()
-            yield from self._turn()
-
-    def _free(self) -> int:
-        """How many slots are free, and not kept for a request that was admitted."""
+    @property
+    def free(self) -> int:
+        """How many slots are free, and not kept for a task that was admitted."""
         return self._engine.free - sum(len(tasks) - 1 for tasks in self._waiting.values())
 
-    def _admit(self, requests: list[Prompted]) -> Iterator[Piece]:
-        """Start requests with the same prompt; invalid ones give a piece with the failure."""
-        tasks = []
-        for prompted in requests:
-            try:
-                tasks.append(self._begin(prompted))
-            except Gpt2rtError as error:
-                yield Piece(prompted.request.sample, "", failure=error)
-        if tasks:
-            sequence = self._engine.start(tasks[0].prompt_tokens)
-            self._tasks[sequence], self._waiting[sequence] = tasks[0], tasks
-            for task in tasks:
-                task.started = now()
+    def admit(self, tasks: Seq[Task]) -> None:
+        """Start tasks with the same prompt tokens, at most `free`."""
+        sequence = self._engine.start(tasks[0].prompt_tokens)
+        self._tasks[sequence], self._waiting[sequence] = tasks[0], list(tasks)
+        for task in tasks:
+            task.started = now()
 
-    def _slide(self) -> None:
-        """Restart sequences at the end of the context with the tokens that a slide keeps."""
-        for sequence, task in list(self._tasks.items()):
-            if sequence.length == self._n_ctx:
-                self._engine.restart(sequence, window_after_slide(task.all_tokens, self._n_ctx))
-                self._tasks[sequence] = self._tasks.pop(sequence)  # behind prompts being read
+    def drop(self, task: Task) -> None:
+        """End a task that was admitted; those that wait for the same prompt keep its sequence."""
+        for sequence, mates in self._waiting.items():
+            if task in mates:
+                mates.remove(task)
+                if mates:
+                    self._tasks[sequence] = mates[0]
+                else:
+                    self._finish(sequence)
+                return
+        self._finish(next(sequence for sequence, of in self._tasks.items() if of is task))
 
-    def _turn(self) -> Iterator[Piece]:
-        """One step: the next token, or proposals of the draft, of every text; pieces of prompts."""
-        engine, tasks = self._engine, self._tasks
+    def turn(self, resting: Container[Task] = ()) -> list[tuple[Task, Piece]]:
+        """Make one step, in which `resting` tasks do not take part; the pieces it gives."""
+        self._slide()
+        tasks = {s: task for s, task in self._tasks.items() if task not in resting}
         proposals = {s: self._proposed(s) for s in tasks if not s.unread}
+        prompts = self._engine.pieces([s for s in tasks if s.unread])
         parts = [s.part([tasks[s].tokens[-1], *p], 1 + len(p)) for s, p in proposals.items()]
         draws = [
             tasks[sequence].sampler.next_draw(ahead)
             for sequence, proposed in proposals.items()
             for ahead in range(1 + len(proposed))
         ]
-        prompts = engine.pieces([sequence for sequence in tasks if sequence.unread])
-        readers = [engine.running[part.slot] for part in prompts if part.wanted]
+        readers = [self._engine.running[part.slot] for part in prompts if part.wanted]
         draws += [tasks[sequence].sampler.next_draw() for sequence in readers]
-        rows = iter(engine.step([*parts, *prompts], draws))
+        rows = iter(self._engine.step([*parts, *prompts], draws))
+        found: list[tuple[Task, Piece]] = []
         for sequence, proposed in proposals.items():
-            yield from self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
+            found += self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
         for sequence, row in zip(readers, rows, strict=True):
-            yield from self._opened(sequence, np.asarray(row))
+            found += self._opened(sequence, np.asarray(row))
+        return found
+
+    def _slide(self) -> None:
+        """Restart sequences at the end of the context with the tokens that a slide keeps."""
+        for sequence, task in self._tasks.items():
+            if sequence.length == self._n_ctx:
+                self._engine.restart(sequence, window_after_slide(task.all_tokens, self._n_ctx))
 
     def _proposed(self, sequence: Sequence) -> list[int]:
         """Tokens that the draft proposes for a sequence that runs alone; [] if it does not pay."""
@@ -122,7 +107,7 @@ class Scheduler:
 
     def _verify(
         self, sequence: Sequence, proposed: list[int], rows: list[Logits | Row]
-    ) -> Iterator[Piece]:
+    ) -> Iterator[tuple[Task, Piece]]:
         """Draw after the last token, and then as long as draws and proposals agree."""
         task, agreed = self._tasks[sequence], 0
         for row, proposal in zip(rows, [*proposed, None], strict=True):
@@ -132,16 +117,16 @@ class Scheduler:
             agreed += 1
             if task.reason is not None:
                 break
-            yield piece
+            yield task, piece
         if proposed:
             assert self._drafting is not None
             self._drafting[2].record(len(proposed), agreed)
             task.drafted += len(proposed)
             task.accepted += agreed
             self._engine.rewind(sequence, sequence.length - len(proposed) + agreed)
-        yield self._completed(sequence, piece)
+        yield task, self._completed(sequence, piece)
 
-    def _opened(self, sequence: Sequence, logits: Logits) -> Iterator[Piece]:
+    def _opened(self, sequence: Sequence, logits: Logits) -> Iterator[tuple[Task, Piece]]:
         """Draw the next token of all tasks whose prompt has been read."""
         waiting = self._waiting.pop(sequence, [])  # none after a slide
         sequences = [sequence, *(self._engine.fork(sequence) for _ in waiting[1:])]
@@ -149,7 +134,8 @@ class Scheduler:
             self._tasks[opened] = task
             task.prefill_ms, task.cached = now() - task.started, opened.cached
         for opened in sequences:
-            yield self._completed(opened, self._draw(self._tasks[opened], logits))
+            task = self._tasks[opened]
+            yield task, self._completed(opened, self._draw(task, logits))
 
     @staticmethod
     def _draw(task: Task, logits: Logits | Row) -> Piece:
@@ -164,9 +150,13 @@ class Scheduler:
         task = self._tasks[sequence]
         if task.reason is None and piece.failure is None:
             return piece
+        self._finish(sequence)
+        return piece if piece.failure else replace(piece, completion=task.completion())
+
+    def _finish(self, sequence: Sequence) -> None:
         self._engine.finish(sequence)
         del self._tasks[sequence]
-        return piece if piece.failure else replace(piece, completion=task.completion())
+        self._waiting.pop(sequence, None)
 
 
 def same_prompt_groups(requests: Iterable[Prompted], most: int) -> Iterator[list[Prompted]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2rt.engine.slots import Logits
-from gpt2rt.generation.completion import Completion, Piece, Timing
+from gpt2rt.generation.completion import Alternatives, Completion, Piece, Timing
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import FinishReason, StopStrings
 from gpt2rt.sampling.sampling import Sampler
@@ -67,16 +68,21 @@ class Task:
     def accept(self, token: int, logits: Logits | Row | None = None) -> Piece:
         """Add a token, and set `reason` if the text ends.
 
-        `logits` float32 [n_vocab] give its log-probability (None: it is not computed).
+        `logits` float32 [n_vocab] give its log-probability and the alternatives (None: neither is
+        computed).
         """
         if token in self.stop_ids:
             self.stopped_by = token
             self.reason = "end_of_text" if token in self.ends else "stop_token"
             return self._piece(self._flushed())
         self.tokens.append(token)
-        logprob = None
+        logprob: float | None = None
+        top: Alternatives = ()
         if logits is not None:
-            logprob = logprob_of(logits, token)
+            row = np.asarray(logits)
+            best = likeliest(row, self.request.top)
+            logprob, *others = logprobs_of(row, [token, *best])
+            top = tuple(zip(best, others, strict=True))
             self.logprobs.append(logprob)
         if self.matcher is not None:
             self.matcher.take(token)
@@ -84,7 +90,7 @@ class Task:
         self.reason = self._reason()
         if self.reason is not None:
             text += self._flushed()
-        return self._piece(text, token, logprob)
+        return self._piece(text, token, logprob, top)
 
     def branch(self) -> Task:
         """A copy with text and tokens of its own; it shares the sampler and the matcher."""
@@ -97,9 +103,15 @@ class Task:
             text=[*self.text],
         )
 
-    def _piece(self, text: str, token: int | None = None, logprob: float | None = None) -> Piece:
+    def _piece(
+        self,
+        text: str,
+        token: int | None = None,
+        logprob: float | None = None,
+        top: Alternatives = (),
+    ) -> Piece:
         self.text.append(text)
-        return Piece(self.request.sample, text, token, logprob)
+        return Piece(self.request.sample, text, token, logprob, top)
 
     def _reason(self) -> FinishReason | None:
         """Why the text ends after the last token; None: it does not."""
@@ -145,12 +157,21 @@ class Task:
         )
 
 
-def logprob_of(row: Logits | Row, token: int) -> float:
-    """The log-probability, in nats, of a token by its logits float32 [n_vocab]."""
-    logits = np.asarray(row)
+def logprobs_of(logits: Logits, tokens: Sequence[int]) -> list[float]:
+    """The log-probabilities, in nats, of tokens by logits float32 [n_vocab]."""
     largest = float(logits.max())
     total = np.exp(logits - np.float32(largest)).sum(dtype=np.float64)
-    return float(logits[token]) - largest - float(np.log(total))
+    return [float(logits[token]) - largest - float(np.log(total)) for token in tokens]
+
+
+def likeliest(logits: Logits, count: int) -> list[int]:
+    """The `count` tokens (or all) with the largest of logits [n_vocab], the largest first."""
+    count = min(count, len(logits))
+    if not count:
+        return []
+    best = np.argpartition(logits, -count)[-count:]
+    order = np.lexsort((best, -logits[best]))  # of equals the one with the least id is first
+    return [int(token) for token in best[order]]
 
 
 def now() -> float:

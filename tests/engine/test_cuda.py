@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import reference
+from batches import Engines
 from cuda_device import PROVIDER, open_device
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
@@ -25,12 +26,10 @@ from gpt2rt.engine.cuda import Device, calls_of, total
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_tails import changes
-from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.sampling.selection import BEST
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
@@ -229,9 +228,8 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     ]
 
     def run(count: int, budget: int = 256) -> dict[int, tuple[int, ...]]:
-        engine = Engine(device.slots(count), budget=budget)
-        scheduler = Scheduler(engine, TINY.n_ctx, model.tasks.begin)
-        pieces = scheduler.run(model.tasks.read(requests))
+        engines = Engines(device.slots)
+        pieces = engines.run(requests, model.tasks, count, budget)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(4)

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from batches import Engines
 from cuda_device import open_device
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import SCORE
@@ -79,13 +80,21 @@ def test_passages_are_scored_as_on_the_host(
 ) -> None:
     host = open_device(tiny_bundles["fp16"])
     host.distrust("logits are reduced on the host")
+    engines = Engines(device.slots)  # which the batch does not keep alive
     passages = [Passage(tuple(TEXT[i : i + 3 + 5 * i]), 1 + i) for i in range(8)]
     for group in (None, GROUP):
         columns = [
             [
                 (s.logprobs, s.ranks, s.top_logprobs, s.group)
                 for s in score_tokens(
-                    kind.slots, TINY, passages, top=3, batch_size=4, threads=1, group=group
+                    kind.slots,
+                    engines.batch,
+                    TINY,
+                    passages,
+                    top=3,
+                    batch_size=4,
+                    threads=1,
+                    group=group,
                 )
             ]
             for kind in (device, host)

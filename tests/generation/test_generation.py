@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from any_settings import any_settings, check_settings, finished
-from gpt2rt import GPT2, Beams, Completion, Request, SamplingParams, Stopping
+from gpt2rt import GPT2, Beams, Completion, Passage, Request, SamplingParams, Stopping
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting, PromptTooLong
 from gpt2rt.generation.beams import log_softmax
@@ -132,6 +132,27 @@ def test_logprobs_are_the_models_own(tiny_models: dict[str, GPT2]) -> None:
     assert completion.logprobs == pytest.approx(wanted, abs=1e-4)
     pieces = [p for p in model.run([request]) if p.token is not None]
     assert tuple(p.logprob for p in pieces) == completion.logprobs
+
+
+@pytest.mark.parametrize("top", [1, 5, 10 * TINY.n_vocab])
+def test_alternatives_are_those_of_the_score(tiny_models: dict[str, GPT2], top: int) -> None:
+    """The likeliest tokens by the model, whatever the settings; all tokens if that many do not
+    exist."""
+    model = tiny_models["fp32"]
+    params = SamplingParams(seed=5, temperature=3, bad_words=("e",))
+    pieces = list(model.run([Request("hello", params, FREE, top=top)]))
+    completion = pieces[-1].completion
+    assert completion is not None
+    first, count = len(completion.prompt_tokens), min(top, TINY.n_vocab)
+    passage = Passage((*completion.prompt_tokens, *completion.tokens), first)
+    (wanted,) = model.score_tokens([passage], top=count)
+    found = [piece for piece in pieces if piece.token is not None]
+    assert [[i for i, _ in piece.top] for piece in found] == wanted.top_ids.tolist()
+    values = np.array([[value for _, value in piece.top] for piece in found])
+    np.testing.assert_allclose(values, wanted.top_logprobs, atol=1e-4)
+    for piece in found:
+        assert (piece.token, piece.logprob) in piece.top or count < TINY.n_vocab
+    assert completion.logprobs == tuple(piece.logprob for piece in found)
 
 
 # ---- the end of the context

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batches import Engines
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.request import Request
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.generation.speculation import (
     LONGEST,
     STEP_BASE,
@@ -78,11 +77,8 @@ def test_a_text_is_the_same_with_any_draft(
     request = Request("the cat the cat", params, stopping)
     (plain,) = [p.completion for p in model.run([request]) if p.completion]
     text = [*plain.prompt_tokens, *plain.tokens, *range(20)]
-    engine = Engine(model.new_slots(1))
-    drafted = Scheduler(
-        engine, TINY.n_ctx, model.tasks.begin, lambda: Scripted(text, wrong_every)
-    ).run(model.tasks.read([request]))
-    pieces = list(drafted)
+    drafted = Engines(model.new_slots, make_draft=lambda: Scripted(text, wrong_every))
+    pieces = list(drafted.run([request], model.tasks, 1))
     assert pieces[-1].completion is not None
     found = pieces[-1].completion
     assert (found.tokens, found.text) == (plain.tokens, plain.text)

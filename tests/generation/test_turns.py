@@ -1,4 +1,4 @@
-"""The turns of the scheduler: prompts are read side by side, within a budget, beside new tokens."""
+"""The turns of a batch: prompts are read side by side, within a budget, beside new tokens."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from any_settings import finished
+from batches import Engines
 from gpt2rt import GPT2, Completion, Piece, Request, SamplingParams, Stopping
-from gpt2rt.engine.engine import ALONE, BUDGET, Engine
+from gpt2rt.engine.engine import ALONE, Engine
 from gpt2rt.engine.prefixes import PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.sampling.selection import Draw
 from models import REPEATABLE, TINY, assert_same
 
@@ -27,7 +27,7 @@ class Watched:
     """Slots that write down the parts of every step."""
 
     def __init__(self, slots: Slots) -> None:
-        self._slots, self.count = slots, slots.count
+        self._slots, self.count, self.budget = slots, slots.count, slots.budget
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
         self.score = slots.score
         self.steps: list[list[Part]] = []
@@ -55,15 +55,13 @@ def run(
     model: GPT2,
     requests: Iterable[Request],
     count: int,
-    budget: int = BUDGET,
+    budget: int | None = None,
     prefixes: PrefixCache | None = None,
 ) -> tuple[list[list[Part]], Iterator[Piece]]:
     """The parts of the steps, which become more as the pieces are taken."""
     slots = Watched(model.new_slots(count))
-    engine = Engine(slots, prefixes, budget)
-    return slots.steps, Scheduler(engine, TINY.n_ctx, model.tasks.begin).run(
-        model.tasks.read(requests)
-    )
+    engines = Engines(lambda _: slots, lambda slots: Engine(slots, prefixes))
+    return slots.steps, engines.run(requests, model.tasks, count, budget)
 
 
 def completions(pieces: Iterator[Piece]) -> list[Completion]:
@@ -99,17 +97,35 @@ def test_a_text_is_the_same_alone_and_with_any_mates_and_budget(
 @pytest.mark.slow
 @given(LENGTHS, st.integers(1, 5), st.integers(1, 60))
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_a_turn_is_bounded_and_first_come_is_first_read(
+def test_a_turn_is_bounded_and_cuts_one_prompt(
     tiny_models: dict[str, GPT2], lengths: list[int], count: int, budget: int
 ) -> None:
     steps, pieces = run(tiny_models["fp32"], requests_of(lengths), count, budget)
-    first = [piece.sample for piece in pieces if piece.token is not None]
-    assert list(dict.fromkeys(first)) == sorted(set(first))
+    assert len(completions(pieces)) == len(lengths)
     for parts in steps:
         assert sum(len(part.tokens) for part in parts) <= max(ALONE * budget, budget + count)
         assert len(parts) <= count
-        assert all(part.wanted for part in parts[:-1])  # only the last prompt is cut
+        assert sum(not part.wanted for part in parts) <= 1
     assert max(map(len, steps)) == min(count, len(lengths)) or budget < sum(lengths)
+
+
+def begun(pieces: Iterator[Piece]) -> list[int]:
+    """The samples in the order of their first tokens."""
+    return list(dict.fromkeys(piece.sample for piece in pieces if piece.token is not None))
+
+
+def test_of_prompts_alike_first_come_is_first_read(tiny_models: dict[str, GPT2]) -> None:
+    for budget in (1, 7, 60):
+        pieces = run(tiny_models["fp32"], requests_of([9] * 7), 3, budget)[1]
+        assert begun(pieces) == [*range(7)]
+
+
+def test_a_short_prompt_overtakes_a_long_one_that_is_not_put_off_for_ever(
+    tiny_models: dict[str, GPT2],
+) -> None:
+    order = begun(run(tiny_models["fp32"], requests_of([40, *[10] * 11]), 3, 4)[1])
+    assert 0 < order.index(0) < 5
+    assert [n for n in order if n] == [*range(1, 12)]
 
 
 def test_ragged_prompts_keep_all_slots_busy(tiny_models: dict[str, GPT2]) -> None:

@@ -18,9 +18,7 @@ import numpy as np
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.generation.completion import Completion
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.generation.speculation import Draft, SmallerModel
-from gpt2rt.generation.tasks import Tasks
 from gpt2rt.sampling.sampling import Sampler
 
 LENGTH, ROUNDS = 96, 3
@@ -104,10 +102,8 @@ def draft_of(model: GPT2, smaller: GPT2) -> SmallerModel:
 
 def completed(model: GPT2, request: Request, draft: Draft | None) -> Completion:
     """The completion of a request with a draft of the benchmark's own, which `GPT2` cannot take."""
-    tasks = Tasks(model.name, model.tokenizer, model.hparams.n_ctx, model.load_ms)
-    make = None if draft is None else (lambda: draft)
-    scheduler = Scheduler(model.engine(1), model.hparams.n_ctx, tasks.begin, make)
-    (*_, last) = scheduler.run(tasks.read([request]))
+    model.make_draft = None if draft is None else (lambda: draft)
+    (*_, last) = model.run([request])
     assert last.completion is not None
     return last.completion
 

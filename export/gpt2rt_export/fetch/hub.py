@@ -28,7 +28,7 @@ MAIN = "main"
 SETTINGS = (
     *("config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt"),
-    *("encoder.json", "vocab.bpe", "meta.pkl"),
+    *("encoder.json", "vocab.bpe", "meta.pkl", "chat_template.jinja"),
 )
 # Formats of the weights; the first that a model has is fetched.
 WEIGHTS = (

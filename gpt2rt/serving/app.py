@@ -1,0 +1,49 @@
+"""The application: every path of the server, and how its errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from gpt2rt import __version__
+from gpt2rt.serving import chat, completions, pages, scores, state, texts, vectors
+from gpt2rt.serving.faults import ANSWERS, add_handlers
+from gpt2rt.serving.guard import Guard
+from gpt2rt.serving.service import Service
+
+PATHS = (state, completions, chat, scores, vectors, texts, pages)
+
+
+def application(service: Service) -> ASGIApp:
+    """What uvicorn runs: the endpoints behind their guard."""
+    return Guard(create_app(service), service)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The endpoints of `service`; their OpenAPI description is at /openapi.json."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(
+        title="gpt2rt",
+        version=__version__,
+        summary="GPT-2: OpenAI's API, scores and vectors",
+        docs_url=None,  # FastAPI's page asks a foreign host; ours is /docs
+        redoc_url=None,
+        responses=ANSWERS,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    add_handlers(app)
+    for module in PATHS:
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,319 @@
+"""The answer to a request for texts, completions or chat: whole, or as a stream of events.
+
+Both endpoints return what `answer` makes; how a choice looks in each is in its `ReplyForm`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Sequence as Seq
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any, Literal, NotRequired, Protocol
+
+from fastapi import Request as HttpRequest
+from fastapi import Response
+from typing_extensions import TypedDict
+
+from gpt2rt.asynchronous import AsyncGPT2
+from gpt2rt.generation.completion import Completion, Piece, Timing
+from gpt2rt.generation.request import Request
+from gpt2rt.serving.bodies import DrawingBody
+from gpt2rt.serving.events import EventStream, event, while_there
+from gpt2rt.serving.faults import ascii_json
+from gpt2rt.serving.requests import WantedTexts
+from gpt2rt.serving.service import Service
+
+DIGITS = 12  # of a bundle's digest: enough to tell weights apart
+
+
+class CachedTokens(TypedDict):
+    """Tokens of prompts whose keys and values were there from earlier ones."""
+
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    """The numbers of tokens of a request; a prompt counts once, however many texts it has."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class StopDetails(TypedDict):
+    """Why a text ended, in gpt2rt's words, and the stop text or token that ended it."""
+
+    reason: str
+    by: str | int | None
+
+
+class Envelope(TypedDict):
+    """What every answer and every event has; `seed` repeats the texts."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    seed: int
+
+
+class Choice(Protocol):
+    """One text, as a client is told of it."""
+
+    before: Seq[Piece]  # told before the first new token: an echo of the prompt
+
+    def told(self, pieces: Seq[Piece]) -> dict[str, Any]:
+        """All the pieces in the answer's form."""
+
+    def told_part(self, pieces: Seq[Piece]) -> dict[str, Any]:
+        """The next pieces in the form of an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyForm:
+    """How the answers of an endpoint look.
+
+    `prefix` is that of their ids; `whole` and `part` are the `object` of an answer and of an event;
+    `choice` makes choice number i, which continues prompt number j.
+    """
+
+    prefix: str
+    whole: str
+    part: str
+    choice: Callable[[int, int], Choice]
+
+
+@dataclass
+class Reply:
+    """The texts of one HTTP request, while they are drawn and when they are."""
+
+    service: Service
+    model: AsyncGPT2
+    form: ReplyForm
+    wanted: WantedTexts
+    requests: Seq[Request]
+    owner: str
+    usage_in_stream: bool
+    began: float
+    completions: dict[int, Completion] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def whole(self) -> bytes:
+        """The answer as one JSON object."""
+        pieces: list[list[Piece]] = [[] for _ in self.requests]
+        async with aclosing(self._steps()) as steps:
+            async for step in steps:
+                for piece in step:
+                    pieces[piece.sample].append(piece)
+        return await self.model.aside(self._told, pieces)  # a megabyte of numbers takes long
+
+    def _told(self, pieces: Seq[Seq[Piece]]) -> bytes:
+        choices = []
+        for index, sample in enumerate(self._told_samples()):
+            choice = self.form.choice(index, sample // self.wanted.best_of)
+            choices.append(choice.told([*choice.before, *pieces[sample]]))
+        return ascii_json(
+            {**self._envelope(self.form.whole), "choices": choices, "usage": self.usage}
+        )
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The answer as server-sent events, those of a step together."""
+        empty = {**self._envelope(self.form.part), "choices": []}
+        around = {**empty, "usage": None} if self.usage_in_stream else empty
+        head, inside, tail = ascii_json(around).partition(b'"choices":[')
+        choices = [
+            self.form.choice(sample, sample // self.wanted.best_of)
+            for sample in range(len(self.requests))
+        ]
+
+        def told(choice: Choice, pieces: Seq[Piece]) -> bytes:
+            return event(head + inside + ascii_json(choice.told_part(pieces)) + tail)
+
+        def echoes() -> list[bytes]:
+            return [told(choice, choice.before) for choice in choices if choice.before]
+
+        first = await self.model.aside(echoes) if self.wanted.echo else []
+        async with aclosing(self._steps()) as steps:
+            async for step in steps:
+                shown = [piece for piece in step if self._shown(piece)]
+                events = first + [told(choices[piece.sample], [piece]) for piece in shown]
+                first = []
+                if events:
+                    yield b"".join(events)
+        if self.usage_in_stream:
+            yield event(ascii_json({**empty, "usage": self.usage}))
+
+    def _shown(self, piece: Piece) -> bool:
+        """Whether a piece is an event; half a character's text comes with its other half."""
+        return bool(piece.text) or piece.last or self.wanted.logprobs
+
+    async def _steps(self) -> AsyncGenerator[list[Piece], None]:
+        """The pieces of each step. Raises the failure of a text."""
+        waited, last = self.service.metrics.first_token, self.began
+        async with aclosing(self._run()) as steps:
+            async for pieces in steps:
+                now = time.perf_counter()
+                waited.observe(now - last)
+                waited, last = self.service.metrics.between_tokens, now
+                for piece in pieces:
+                    if piece.failure is not None:
+                        raise piece.failure
+                    if piece.completion is not None:
+                        self.completions[piece.sample] = piece.completion
+                yield pieces
+
+    def _run(self) -> AsyncGenerator[list[Piece], None]:
+        if self.wanted.length == 0:
+            return _nothing_new(self.requests)
+        return self.model.run(self.requests, owner=self.owner)
+
+    @property
+    def usage(self) -> Usage:
+        """The numbers of tokens of the texts that ended."""
+        done = self.completions.values()
+        firsts = [one for one in done if one.sample % self.wanted.best_of == 0]
+        read = sum(len(one.prompt_tokens) for one in firsts)
+        drawn = sum(len(one.tokens) for one in done)
+        cached = sum(one.cached_tokens for one in firsts)
+        return Usage(
+            prompt_tokens=read,
+            completion_tokens=drawn,
+            total_tokens=read + drawn,
+            prompt_tokens_details=CachedTokens(cached_tokens=cached),
+        )
+
+    def _told_samples(self) -> list[int]:
+        """The samples that are told: for each prompt the `n` likeliest per token."""
+        n, best_of = self.wanted.n, self.wanted.best_of
+        samples = [request.sample for request in self.requests]
+        if best_of == n:
+            return samples
+        groups = (samples[s : s + best_of] for s in range(0, len(samples), best_of))
+        return [sample for group in groups for sample in sorted(group, key=self._surprise)[:n]]
+
+    def _surprise(self, sample: int) -> float:
+        """The mean surprisal of a text's tokens; a text without tokens comes last."""
+        logprobs = self.completions[sample].logprobs
+        return -math.fsum(logprobs) / len(logprobs) if logprobs else math.inf
+
+    def _envelope(self, kind: str) -> Envelope:
+        bundle, seed = self.model.model.bundle, self.requests[0].params.seed
+        assert seed is not None
+        return Envelope(
+            id=f"{self.form.prefix}-{self.id}",
+            object=kind,
+            created=self.created,
+            model=bundle.name,
+            system_fingerprint=bundle.manifest.digest[:DIGITS],
+            seed=seed,
+        )
+
+
+async def _nothing_new(requests: Seq[Request]) -> AsyncGenerator[list[Piece], None]:
+    """The pieces of texts without new tokens, whose prompts are ids."""
+    pieces = []
+    for request in requests:
+        prompt = request.prompt
+        ended = Completion(
+            prompt=prompt,
+            text="",
+            prompt_tokens=tuple(prompt) if isinstance(prompt, tuple) else (),
+            tokens=(),
+            logprobs=(),
+            finish_reason="length",
+            stopped_by=None,
+            seed=request.params.seed or 0,
+            sample=request.sample,
+            cached_tokens=0,
+            drafted=0,
+            accepted=0,
+            score=None,
+            timing=Timing(0.0, 0.0, 0.0),
+        )
+        pieces.append(Piece(request.sample, "", completion=ended))
+    yield pieces
+
+
+class Ending(TypedDict):
+    """Why a text ended: OpenAI's word (null: it goes on), and our own."""
+
+    finish_reason: Literal["length", "stop"] | None
+    stop_details: NotRequired[StopDetails]
+
+
+def ending(pieces: Seq[Piece]) -> Ending:
+    """Why the text of these pieces ended, if it did."""
+    done = pieces[-1].completion
+    if done is None:
+        return Ending(finish_reason=None)
+    short = done.finish_reason in ("length", "context")
+    return Ending(
+        finish_reason="length" if short else "stop",
+        stop_details=StopDetails(reason=done.finish_reason, by=done.stopped_by),
+    )
+
+
+async def answer(
+    request: HttpRequest,
+    service: Service,
+    body: DrawingBody,
+    make: Callable[[AsyncGPT2, float], Awaitable[Reply]],
+) -> Response:
+    """The response to a request for texts.
+
+    `make` prepares the answer of a model for a request that came at a time of `perf_counter`. What
+    it raises, and what the first step does, has a status of its own; later errors are events.
+    """
+    deadline = asyncio.get_running_loop().time() + service.settings.timeout
+    parts = _parts(request, service, body, make)
+    try:
+        async with asyncio.timeout_at(deadline):
+            first = await while_there(request.receive, anext(parts))
+    except BaseException:
+        await parts.aclose()
+        raise
+    if body.stream:
+        return EventStream(first, parts, deadline)
+    await parts.aclose()
+    return Response(first, media_type="application/json")
+
+
+async def _parts(
+    request: HttpRequest,
+    service: Service,
+    body: DrawingBody,
+    make: Callable[[AsyncGPT2, float], Awaitable[Reply]],
+) -> AsyncGenerator[bytes, None]:
+    """The parts of a stream, or the one of an answer; the model is in use until they are closed."""
+    began = time.perf_counter()
+    async with service.model(body.model) as model:
+        made = await make(model, began)
+        try:
+            if body.stream:
+                async with aclosing(made.events()) as events:
+                    async for part in events:
+                        yield part
+            else:
+                yield await made.whole()
+        finally:
+            usage = made.usage
+            note(request, model, usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def note(request: HttpRequest, model: AsyncGPT2, read: int, drawn: int = 0) -> None:
+    """Tell the access log which model read and drew how many tokens for a request."""
+    notes: dict[str, object] = request.state.notes
+    notes |= {"model": model.model.name, "prompt_tokens": read, "completion_tokens": drawn}
+
+
+def usage_wanted(body: DrawingBody) -> bool:
+    """Whether a stream ends with the numbers of tokens."""
+    return bool(body.stream_options and body.stream_options.include_usage)

@@ -1,0 +1,105 @@
+"""What the endpoints of a server share: its models, its counts, and whether it is ending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, TextIO
+
+from fastapi import Request
+
+from gpt2rt.asynchronous import AsyncGPT2
+from gpt2rt.errors import Gpt2rtError
+from gpt2rt.serving.access import AccessLog
+from gpt2rt.serving.metrics import Metrics
+from gpt2rt.serving.models import Models
+from gpt2rt.serving.settings import ServeSettings
+
+State = Literal["loading", "ready", "failing", "ending"]
+FAILURES = 3  # in a row, after which a model does not work
+TYPICAL = 64  # tokens of a text, to tell how long a queue lasts
+
+
+class Service:
+    """The state of a running server.
+
+    `draining` is whether it takes no new requests, `in_flight` the number of those that run,
+    `failure` why the models of the start could not be loaded.
+    """
+
+    def __init__(self, settings: ServeSettings, log: TextIO | None = None) -> None:
+        """Open the bundles; `log` takes the access log.
+
+        Raises `UnknownModel`, `BadBundle`, `InvalidSetting`.
+        """
+        self.settings = settings
+        self.models = Models(settings)
+        self.metrics = Metrics(self.models.loaded, lambda: self.in_flight)
+        self.draining = False
+        self.in_flight = 0
+        self.failure: Gpt2rtError | None = None
+        self._log = AccessLog(log)
+        self._start: asyncio.Task[None] | None = None
+
+    def model(self, name: str | None) -> AbstractAsyncContextManager[AsyncGPT2]:
+        """The model `name` (None: the first), loaded, and kept as long as the context is open.
+
+        Raises `UnknownModel`, `OutOfMemory` if other models leave no room, `BadBundle`.
+        """
+        return self.models.use(name)
+
+    def limit(self) -> asyncio.Timeout:
+        """A context that ends with `TimeoutError` when a request has taken too long."""
+        return asyncio.timeout(self.settings.timeout)
+
+    @property
+    def state(self) -> State:
+        """What the server is doing; `failing`: each of the last steps of a model failed."""
+        if self.draining:
+            return "ending"
+        if self._start is None or not self._start.done() or self.failure is not None:
+            return "loading"
+        works = all(model.failed < FAILURES for _, model in self.models.loaded())
+        return "ready" if works else "failing"
+
+    def wait(self) -> int:
+        """Seconds, 1 to 60, until the texts that wait now may have been continued."""
+        waits = [0.0]
+        for _, model in self.models.loaded():
+            counts = model.model.batch.statistics
+            waits.append(counts.queued * TYPICAL * counts.model_seconds / max(1, counts.tokens))
+        return min(60, max(1, round(max(waits))))
+
+    def start(self) -> None:
+        """Begin to load the models, beside requests."""
+        self._start = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        try:
+            if not self.settings.on_demand:
+                await self.models.load_all()
+        except Gpt2rtError as error:
+            self.failure = error
+
+    def record(self, line: Mapping[str, Any], scope: Mapping[str, Any]) -> None:
+        """Count a request that ended, and log it."""
+        route = scope.get("route")
+        path = getattr(route, "path", "other")  # as declared: clients do not choose the labels
+        self.metrics.requests.labels(path, line["status"]).inc()
+        self.metrics.seconds.observe(line["ms"] / 1e3)
+        self._log.add(line)
+
+    async def close(self) -> None:
+        """Close all models."""
+        if self._start is not None:
+            await asyncio.wait([self._start])
+        await self.models.close()
+        self._log.close()
+
+
+def service_of(request: Request) -> Service:
+    """The service behind a request: `Depends(service_of)` in the endpoints."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service

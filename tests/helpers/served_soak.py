@@ -1,0 +1,347 @@
+"""A server under thousands of random requests: right and wrong ones, slow readers, who leave early.
+
+`soak` holds the laws: every answer is a documented one, every text that ends is the library's, and
+at the end the server has all its slots, little more memory than before, and no error in its log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psutil
+
+import health_watch
+from command_line import start
+from gpt2rt import GPT2
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.files import record
+from gpt2rt.bundles.manifest import CHAT_TEMPLATE, MANIFEST
+from gpt2rt.errors import Gpt2rtError
+from models import REPEATABLE, TINY, LargerWeights, make_bundle
+from served_requests import BUSY, FIRST, REFUSED, ServedRequest, random_request
+from serving import wait_until
+
+SLOTS, QUEUE = 8, 4
+OPTIONS = ("--threads", "1", "--prefix-cache", "2", "--log-prompts")
+CLIENTS = 16
+LIMIT = 60.0  # seconds that an answer may take
+WARM = 1000  # requests after which memory should hardly grow
+MOST_GROWTH = 20e6  # bytes
+TEMPLATE = "{% for m in messages %}{{ m.content }}{{ '<|endoftext|>' }}{% endfor %}"
+# How an answer is read: whole; a few bytes at a time; half of it, before the client closes its
+# connection, or resets it; not at all; or the request is sent by halves, and the rest never.
+MANNERS = {"whole": 10, "slow": 2, "closes": 2, "resets": 1, "ignores": 1, "half": 1}
+
+
+@dataclass
+class SoakFigures:
+    """What happened: requests by kind, manner and status, and the measures of the server.
+
+    `checked` counts the answers with status 200 that were compared with the library's, `growth` the
+    bytes of memory since the first thousand requests, `health` is what `health_watch` found.
+    """
+
+    seed: int
+    kinds: Counter[str] = field(default_factory=Counter)
+    manners: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    checked: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+    growth: float = 0.0
+    health: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self))
+
+
+@dataclass(frozen=True)
+class SoakedServer:
+    """`gpt2rt serve` of two tiny models in a process, and the library's own model beside it."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    said: Path
+    oracle: GPT2
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), LIMIT)
+
+    def get(self, path: str) -> str:
+        request = ServedRequest("get", "GET", path)
+        with self.connect() as connection:
+            connection.sendall(request.sent)
+            status, body = whole(connection)
+        assert status == 200, (path, status, body)
+        return body.decode()
+
+    def counts(self, name: str) -> dict[str, float]:
+        """The values of a metric by its labels."""
+        found = re.findall(rf"^gpt2rt_{name}(\{{.*\}})? (\S+)$", self.get("/metrics"), re.M)
+        return {labels: float(value) for labels, value in found}
+
+    @property
+    def bytes(self) -> int:
+        """Its resident memory."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@contextmanager
+def soaked_server(place: Path) -> Iterator[SoakedServer]:
+    """The server, ready; `place` is a folder for its models."""
+    precision = "int8" if "int8" in REPEATABLE else "fp32"
+    bundle = make_bundle(place / "tiny", LargerWeights(TINY, 7), precision)
+    models = (bundle.directory, _talker(bundle, place / "talker"))
+    said = place / "stderr"
+    limits = ("--slots", str(SLOTS), "--queue", str(QUEUE))
+    with said.open("wb") as errors:
+        process = start(
+            *("serve", *map(str, models), "--port", "0", *OPTIONS, *limits),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+    try:
+        wait_until(lambda: " at http://" in said.read_text(), LIMIT)
+        found = re.search(r" at http://\S+:(\d+);", said.read_text())
+        assert found
+        with GPT2.load(bundle.directory, threads=1) as oracle:
+            server = SoakedServer(process, int(found[1]), said, oracle)
+            wait_until(lambda: _is_ready(server), LIMIT)
+            yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _talker(bundle: Bundle, place: Path) -> Path:
+    """The same model under another name, with DialoGPT's template."""
+    shutil.copytree(bundle.directory, place)
+    path = place / CHAT_TEMPLATE
+    path.write_text(TEMPLATE)
+    files = {**bundle.manifest.files, CHAT_TEMPLATE: record(path)}
+    manifest = replace(bundle.manifest, model="talker", files=files)
+    (place / MANIFEST).write_text(manifest.to_json())
+    return place
+
+
+def _is_ready(server: SoakedServer) -> bool:
+    try:
+        return bool(server.get("/ready"))
+    except (AssertionError, OSError):
+        return False
+
+
+def soak(place: Path, count: int, seed: int, health: float, tell: Any = None) -> SoakFigures:
+    """Send `count` random requests, by `CLIENTS` at a time, and check everything.
+
+    `health`: the seconds in which /health has to answer, always. Raises `AssertionError`.
+    """
+    figures = SoakFigures(seed)
+    with soaked_server(place) as server, watched_health(server, figures):
+        began, before = time.monotonic(), 0
+        warm = min(WARM, count // 2)
+        for first, last in ((0, warm), (warm, count)):
+            with ThreadPoolExecutor(CLIENTS) as clients:
+                for number, found in enumerate(
+                    clients.map(lambda n: tried(server, seed, n), range(first, last)), first
+                ):
+                    found.add_to(figures, number)
+                    if tell is not None:
+                        tell(number + 1)
+            check_idle(server)
+            figures.growth = server.bytes - before
+            before = server.bytes
+        figures.seconds = round(time.monotonic() - began, 1)
+        check_slots(server)
+        check_log(server)
+    assert not figures.failed, figures.failed
+    assert figures.growth < MOST_GROWTH, figures
+    assert figures.health["longest"] < health, figures.health
+    return figures
+
+
+@contextmanager
+def watched_health(server: SoakedServer, figures: SoakFigures) -> Iterator[None]:
+    """Ask for /health all the while, and note how long answers took."""
+    command = [sys.executable, health_watch.__file__, str(server.port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as watch:
+        try:
+            yield
+        finally:
+            out, _ = watch.communicate()
+        assert watch.returncode == 0, "a question for /health failed"
+        figures.health = json.loads(out)
+
+
+# ---- a request
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a request was and how it went; `status` 0: there was no answer."""
+
+    kind: str
+    manner: str
+    status: int
+    code: str
+    failure: str
+
+    def add_to(self, figures: SoakFigures, number: int) -> None:
+        figures.kinds[self.kind] += 1
+        figures.manners[self.manner] += 1
+        figures.statuses[f"{self.status or 'no answer'} {self.code}".strip()] += 1
+        figures.checked += self.status == 200
+        if self.failure:
+            figures.failed[number] = f"{self.kind}, {self.manner}: {self.failure}"[:600]
+
+
+def tried(server: SoakedServer, seed: int, number: int) -> Tried:
+    """Send request `number` of a seed, in its own manner, and judge the answer."""
+    random = Random(f"serving {seed} {number}")
+    request = random_request(random, server.oracle)
+    (manner,) = random.choices(list(MANNERS), list(MANNERS.values()))
+    status, code, failure = 0, "", ""
+    try:
+        with server.connect() as connection:
+            status, body = exchanged(connection, request, manner, random)
+        code = code_of(status, body)
+        if manner in ("whole", "slow"):
+            check_answer(request, status, body)
+    except AssertionError as error:
+        failure = f"status {status}: {error}"
+    except (OSError, HTTPException) as error:
+        # Who sends too much is cut off; who is answered in full is not.
+        if request.check is not None and manner in ("whole", "slow"):
+            failure = f"{type(error).__name__}: {error}"
+    return Tried(request.kind, manner, status, code, failure)
+
+
+def exchanged(
+    connection: socket.socket, request: ServedRequest, manner: str, random: Random
+) -> tuple[int, bytes]:
+    """Status and body of the answer, as far as it is read; status 0: not at all."""
+    sent = request.sent
+    if manner == "half":
+        connection.sendall(sent[: random.randrange(1, len(sent))])
+        return 0, b""
+    if manner == "slow":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    connection.sendall(sent)
+    if manner == "ignores":
+        time.sleep(random.uniform(0, 0.1))
+        return 0, b""
+    if manner in ("closes", "resets"):
+        connection.recv(random.randrange(1, 1500))
+        if manner == "resets":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return 0, b""
+    return whole(connection, 0.001 if manner == "slow" else 0.0)
+
+
+def whole(connection: socket.socket, pause: float = 0.0) -> tuple[int, bytes]:
+    """Status and body of an answer; with a pause after each few bytes."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    body = bytearray()
+    while part := answer.read(256 if pause else 1 << 20):
+        body += part
+        time.sleep(pause)
+    return answer.status, bytes(body)
+
+
+def code_of(status: int, body: bytes) -> str:
+    """The code of an error, which has to be in OpenAI's form."""
+    if status in (0, 200):
+        return ""
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}, body[:300]
+    return str(error["code"])
+
+
+def check_answer(request: ServedRequest, status: int, body: bytes) -> None:
+    """Raises `AssertionError` unless an answer is what it should be."""
+    if request.check is None:
+        assert status in REFUSED | BUSY, "a wrong request was not refused"
+    elif status in BUSY:
+        pass
+    elif status == 200:
+        request.check(decoded(body))
+        return
+    else:
+        assert status == 400, body[:300]
+        check_refusal(request)
+
+
+def check_refusal(request: ServedRequest) -> None:
+    """Raises `AssertionError` unless the library refuses the request, too."""
+    assert request.check is not None
+    with suppress(Gpt2rtError):
+        request.check(
+            {"choices": [], "data": []} if b'"stream": true' not in request.content else []
+        )
+        raise AssertionError("refused, but the library has an answer")
+
+
+def decoded(body: bytes) -> Any:
+    """The JSON of an answer, or the events of a stream."""
+    if not body.startswith(b"data: "):
+        return json.loads(body)
+    parts = [part.removeprefix("data: ") for part in body.decode("ascii").split("\n\n")]
+    assert parts.pop() == ""
+    done = parts[-1] == "[DONE]"
+    events = [json.loads(part) for part in parts[: -1 if done else None]]
+    assert done != ("error" in events[-1]), "a stream that just ends"
+    return events
+
+
+# ---- the end
+
+
+def check_idle(server: SoakedServer) -> None:
+    """Wait until nothing runs and nothing waits."""
+
+    def idle() -> bool:
+        busy = [*server.counts("running").values(), *server.counts("queued").values()]
+        return not any(busy) and server.counts("requests_in_flight") == {"": 1}
+
+    wait_until(idle, LIMIT)
+
+
+def check_slots(server: SoakedServer) -> None:
+    """Every slot of every model is there: that many texts are continued side by side."""
+    body = {"prompt": "ab", "n": SLOTS, "stream": True, "max_tokens": 12, "min_tokens": 12}
+    for model in (FIRST, "talker-int8"):
+        content = json.dumps({**body, "model": model, "return_tokens": True}).encode()
+        with server.connect() as connection:
+            connection.sendall(ServedRequest("slots", "POST", "/v1/completions", content).sent)
+            status, answer = whole(connection)
+        assert status == 200, answer
+        choices = [choice for event in decoded(answer) for choice in event["choices"]]
+        ended = next(i for i, choice in enumerate(choices) if choice["finish_reason"])
+        begun = {choice["index"] for choice in choices[:ended]}
+        assert len(begun) == SLOTS, f"{model} has {len(begun)} of {SLOTS} slots"
+
+
+def check_log(server: SoakedServer) -> None:
+    """No step failed, and nothing but documented statuses was ever answered."""
+    assert not any(server.counts("failures_total").values())
+    statuses = re.findall(r'status="(\d+)"', " ".join(server.counts("requests_total")))
+    assert {int(status) for status in statuses} <= {200, 499} | REFUSED | BUSY, statuses
+    assert "Traceback" not in server.said.read_text()
+    assert server.process.poll() is None

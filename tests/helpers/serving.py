@@ -1,0 +1,135 @@
+"""A server of small models in this process: uvicorn in a thread, on a port of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx2
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from gpt2rt.serving.app import application
+from gpt2rt.serving.guard import Guard
+from gpt2rt.serving.server import DrainingServer, listen, url_of
+from gpt2rt.serving.service import Service
+from gpt2rt.serving.settings import ServeSettings
+
+LIMIT = 20.0  # seconds that a server may take to start and to end
+
+
+class RunningServer:
+    """A server that listens; `url` is where, `log` its access log."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.log = io.StringIO()
+        self.service = Service(settings, self.log)
+        self.listener = listen(settings.host, settings.port)
+        self.port: int = self.listener.getsockname()[1]
+        self.url = url_of(self.listener)
+        self.server = DrainingServer(self.service)
+        self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
+        self.thread.start()
+        wait_until(lambda: self.service.state == "ready" or not self.thread.is_alive())
+
+    def client(self, **settings: object) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]
+
+    @property
+    def app(self) -> FastAPI:
+        """The endpoints, to which a test may add its own."""
+        guard = self.server.config.app
+        assert isinstance(guard, Guard)
+        assert isinstance(guard.app, FastAPI)
+        return guard.app
+
+    def socket(self, sent: bytes = b"") -> socket.socket:
+        """A connection, on which `sent` was sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), LIMIT)
+        connection.sendall(sent)
+        return connection
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of the access log so far."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(LIMIT)
+        assert not self.thread.is_alive()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    found = bytearray()
+    with connection, suppress(ConnectionResetError):
+        while data := connection.recv(1 << 16):
+            found += data
+    return bytes(found)
+
+
+def fault(answer: httpx2.Response) -> tuple[int, str]:
+    """Status and code of an error, which has to be in OpenAI's form."""
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return answer.status_code, error["code"]
+
+
+def raw_fault(answer: bytes) -> tuple[int, str]:
+    """As `fault`, of an answer as it came over a socket."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    fields = [line.decode().split(": ") for line in head.split(b"\r\n")[1:]]
+    status = int(head.split()[1])
+    return fault(httpx2.Response(status, headers=[(k, v) for k, v in fields], content=body))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.001)
+
+
+def url_in(process: subprocess.Popen[bytes]) -> str:
+    """The address that a server prints."""
+    assert process.stderr is not None
+    line = process.stderr.readline().decode()
+    found = re.search(r"http://\S+:\d+", line)
+    assert found, line
+    return found[0]
+
+
+def ready(url: str) -> bool:
+    """Whether the server at an address answers requests."""
+    try:
+        return httpx2.get(f"{url}/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+@contextmanager
+def running(settings: ServeSettings) -> Iterator[RunningServer]:
+    """A server on a real socket."""
+    server = RunningServer(settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def in_process(settings: ServeSettings) -> Iterator[TestClient]:
+    """A client of the application itself, without sockets."""
+    app, address = application(Service(settings)), "http://localhost"
+    with TestClient(app, address, raise_server_exceptions=False) as client:
+        yield client

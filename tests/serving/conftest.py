@@ -1,0 +1,36 @@
+"""Servers of the tiny model that the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.serving.settings import ServeSettings
+from serving import RunningServer, in_process, running
+
+
+@pytest.fixture(scope="session")
+def serve_settings(tiny_bundles: dict[str, Bundle]) -> ServeSettings:
+    """Two models, on a free port: `tiny-int8`, the first, and `tiny-fp32`."""
+    models = tuple(str(tiny_bundles[name].directory) for name in ("int8", "fp32"))
+    return ServeSettings(models, port=0, threads=1, slots=8)
+
+
+@pytest.fixture(scope="session")
+def server(serve_settings: ServeSettings) -> Iterator[RunningServer]:
+    """A server on a real socket, one for all tests."""
+    with running(serve_settings) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def client(serve_settings: ServeSettings) -> Iterator[TestClient]:
+    """A client of the application without sockets."""
+    with in_process(serve_settings) as made:
+        yield made

@@ -1,0 +1,214 @@
+"""How a server ends: running requests finish, new ones are told."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from command_line import Command, finish, posix, start
+from gpt2rt.cli import serve
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.serving import server
+from gpt2rt.serving.settings import ServeSettings
+from serving import RunningServer, fault, ready, running, url_in, wait_until
+
+ASK = b"GET /waits HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def settings(serve_settings: ServeSettings) -> ServeSettings:
+    return replace(serve_settings, on_demand=True)
+
+
+class Waiting:
+    """Adds `/waits`, which answers when `go` is set."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self.go = threading.Event()
+        self.answers: list[httpx2.Response | Exception] = []
+        self._server = server
+        server.app.add_api_route("/waits", self._wait)
+        self._thread = threading.Thread(target=self._ask)
+        self._thread.start()
+        wait_until(lambda: server.service.in_flight == 1)
+
+    def _wait(self) -> str:  # no coroutine: in a thread of its own
+        self.go.wait(20)
+        return "whole"
+
+    def _ask(self) -> None:
+        try:
+            self.answers.append(self._server.client().get("/waits"))
+        except httpx2.HTTPError as error:
+            self.answers.append(error)
+
+    def answer(self) -> httpx2.Response | Exception:
+        self._thread.join(20)
+        return self.answers[0]
+
+
+def test_running_requests_finish_and_new_ones_are_told(settings: ServeSettings) -> None:
+    with running(settings) as server:
+        waiting = Waiting(server)
+        with server.client() as earlier:  # a connection of before
+            assert earlier.get("/ready").status_code == 200
+            server.server.drain()
+            for client in (earlier, server.client()):
+                told = client.get("/v1/models")
+                assert fault(told) == (503, "draining")
+                assert told.headers["connection"] == "close"
+                assert told.headers["retry-after"]
+                assert fault(client.get("/ready")) == (503, "ending")
+                assert client.get("/health").status_code == 200
+        assert server.thread.is_alive()
+        waiting.go.set()
+        answer = waiting.answer()
+        assert isinstance(answer, httpx2.Response)
+        assert answer.json() == "whole"
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+
+
+def test_a_request_that_does_not_end_is_cut_at_the_limit(settings: ServeSettings) -> None:
+    with running(replace(settings, drain=0.1)) as server:
+        waiting = Waiting(server)
+        server.server.drain()
+        wait_until(lambda: server.server.should_exit)
+        waiting.go.set()
+        server.thread.join(20)
+        assert not server.thread.is_alive()
+        waiting.answer()
+
+
+# ---- as a process
+
+
+@pytest.fixture
+def process(model: Path, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    started = start("serve", model, "--port", "0", "--threads", "1", stdout=subprocess.PIPE)
+    yield started
+    started.kill()
+    started.communicate()
+
+
+@pytest.mark.slow
+@posix
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_with_0(
+    process: subprocess.Popen[bytes], which: signal.Signals
+) -> None:
+    url = url_in(process)
+    wait_until(lambda: ready(url))
+    process.send_signal(which)
+    ended = finish(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert {json.loads(line)["path"] for line in ended.out.splitlines()} == {"/ready"}
+
+
+@pytest.mark.slow
+@posix
+def test_a_second_signal_ends_it_at_once(process: subprocess.Popen[bytes]) -> None:
+    url = url_in(process)
+    wait_until(lambda: ready(url))
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as half:  # a request that runs on
+        half.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        half.sendall(b"Content-Length: 9\r\n\r\n")
+        time.sleep(0.1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert finish(process).code == 0
+        assert time.monotonic() - began < 5
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "open_to_all"),
+    [("127.0.0.1", (), False), ("0.0.0.0", ("k",), False), ("0.0.0.0", (), True)],
+)
+def test_a_server_that_everybody_may_use_says_so(
+    settings: ServeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    keys: tuple[str, ...],
+    open_to_all: bool,
+) -> None:
+    monkeypatch.setattr(server.DrainingServer, "run", lambda self, sockets: None)
+    told: list[str] = []
+    server.serve(replace(settings, host=host, keys=keys), tell=told.append)
+    assert re.match(rf"serving tiny-int8, tiny-fp32 at http://{host}:\d+;", told[0])
+    assert ["--api-key-file" in line for line in told[1:]] == [True] * open_to_all
+
+
+def test_keys_come_from_options_a_file_and_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("two\n\n three \n")
+    monkeypatch.setenv("GPT2RT_API_KEY", "four")
+    assert serve.keys(["one"], tmp_path / "keys") == ("one", "four", "two", "three")
+    monkeypatch.setenv("GPT2RT_API_KEY", "")
+    assert serve.keys([], None) == ()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_of_ipv6() -> None:
+    try:
+        listener = server.listen("::1", 0)
+    except InvalidSetting:
+        pytest.skip("no IPv6 here")
+    with listener:
+        assert re.fullmatch(r"http://\[::1\]:\d+", server.url_of(listener))
+
+
+def test_an_address_in_use(command: Command, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = command("serve", model, "--port", taken.getsockname()[1])
+    assert ended.code == 2
+    assert "already in use" in ended.in_one_line()
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "é" * 80, "a" * 300, "256.1.1.1"])
+def test_an_address_that_is_none(command: Command, model: Path, host: str) -> None:
+    ended = command("serve", model, "--port", "0", "--host", host)
+    assert ended.code == 2
+    assert "cannot listen" in ended.in_one_line()
+
+
+def test_wrong_options_are_told_in_a_line(command: Command, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n \n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for options in (
+        ("--slots", "0"),
+        ("--port", "70000"),
+        ("--timeout", "nan"),
+        ("--memory", "0"),
+        ("--api-key", "a b"),
+        ("--api-key-file", tmp_path / "empty"),
+        ("--api-key-file", tmp_path / "binary"),
+        ("--api-key-file", tmp_path / "none"),
+    ):
+        assert command("serve", model, *options).in_one_line()
+    assert command("serve", "nosuch").in_one_line()
+
+
+def test_the_extra_is_named(command: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2rt.cli.serve.find_spec", lambda name: None)
+    ended = command("serve", model)
+    assert 'pip install "gpt2rt[serve]"' in ended.in_one_line()
+    assert "fastapi" in ended.err

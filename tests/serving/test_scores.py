@@ -1,0 +1,94 @@
+"""`/v1/score` tells what the library finds, in the words of `gpt2rt score --json`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from command_line import Command
+from gpt2rt import GPT2
+from serving import fault
+
+PATH = "/v1/score"
+TEXT = "ab cd é"
+
+
+def score(client: TestClient, **body: Any) -> Any:
+    answer = client.post(PATH, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_score_is_that_of_the_command_line(
+    client: TestClient, gpt2: GPT2, command: Command
+) -> None:
+    ended = command("score", TEXT, "--model", gpt2.bundle.directory, "--json", "--top", "2")
+    wanted = json.loads(ended.out)
+    (told,) = score(client, text=TEXT, top=2)["data"]
+    for name in ("text", "bos", "context", "window", "stride", "boundary", "totals", "words"):
+        assert told[name] == wanted[name], name
+    assert told["tokens"] == wanted["tokens"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bos": None},
+        {"bos": 64},
+        {"bos": "a"},
+        {"context": "c"},
+        {"boundary": "trailing"},
+        {"window": 6, "stride": 3},
+        {"special": True},
+    ],
+    ids=str,
+)
+def test_every_setting_reaches_the_library(
+    client: TestClient, gpt2: GPT2, settings: dict[str, Any]
+) -> None:
+    wanted = gpt2.score(TEXT, **settings)
+    (told,) = score(client, text=TEXT, **settings)["data"]
+    assert [token["rank"] for token in told["tokens"]] == [token.rank for token in wanted.tokens]
+    assert told["totals"]["bits"] == pytest.approx(wanted.bits, abs=1e-9)
+    assert told["bos"] == wanted.bos
+
+
+def test_texts_are_scored_each_by_itself(client: TestClient) -> None:
+    found = score(client, texts=[TEXT, "c"])
+    alone = [score(client, text=text)["data"][0] for text in (TEXT, "c")]
+    assert found["data"] == [{**one, "index": number} for number, one in enumerate(alone)]
+    count = sum(len(one["tokens"]) for one in alone)
+    assert found["usage"] == {"prompt_tokens": count, "total_tokens": count}
+
+
+def test_what_is_not_known_is_null(client: TestClient) -> None:
+    (told,) = score(client, text="a", bos=None)["data"]
+    assert (told["tokens"][0]["logprob"], told["tokens"][0]["rank"]) == (None, None)
+    assert told["totals"]["perplexity"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        ({}, "invalid_value", "text"),
+        ({"text": "a", "texts": ["b"]}, "invalid_value", "text"),
+        ({"text": ""}, "bad_text", None),
+        ({"texts": ["a", ""]}, "bad_text", None),
+        ({"text": "a" * 200}, "context_length_exceeded", None),
+        ({"text": "a", "window": 49}, "invalid_value", None),
+        ({"text": "a", "bos": 300}, "invalid_value", None),
+        ({"text": "a" * 131_073}, "too_long", "text"),
+        ({"texts": ["a" * 10_000], "top": 20}, "too_long", "texts"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_scored(
+    client: TestClient, body: dict[str, Any], code: str, param: str | None
+) -> None:
+    answer = client.post(PATH, json=body)
+    assert fault(answer) == (400, code)
+    assert answer.json()["error"]["param"] == param
