@@ -12,10 +12,10 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from gpt2rt.engine.cuda_scores import Ids
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.slots import Columns, KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
-from gpt2rt.sampling.selection import Draw, Selected
+from gpt2rt.sampling.selection import Draw, Scored, Selected
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -310,8 +310,7 @@ class CudaSlots(Slots):
         none = np.empty((0, self._hparams.n_vocab), np.float32)
         return np.concatenate([none, *(whole[call][[row]] for call, row in places)])
 
-    @staticmethod
-    def _selected(places: Sequence[Place], chosen: Array, draws: Sequence[Draw]) -> Selected:
+    def _selected(self, places: Sequence[Place], chosen: Array, draws: Sequence[Draw]) -> Selected:
         """The tokens that the device chose for these rows; their logits stay there."""
 
         def fetch(number: int) -> Logits:
@@ -319,7 +318,17 @@ class CudaSlots(Slots):
             logits: Logits = forward.logits(row, 1)[0]
             return logits
 
-        return Selected(chosen.tolist(), draws, fetch)
+        def score(top: int) -> Mapping[int, Scored]:
+            count = min(top, self._hparams.n_vocab)
+            found: dict[int, tuple[Any, ...]] = {}
+            for forward in dict.fromkeys(forward for forward, _ in places):
+                told = [n for n, (its, _) in enumerate(places) if its is forward and chosen[n] >= 0]
+                rows = [places[number][1] for number in told]
+                columns = forward.score(rows, chosen[told].tolist(), count, None)
+                found |= zip(told, zip(*columns, strict=True), strict=True)
+            return {n: (logprob, ids, tops) for n, (logprob, _, ids, tops, _) in found.items()}
+
+        return Selected(chosen.tolist(), draws, fetch, score)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

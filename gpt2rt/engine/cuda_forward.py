@@ -10,7 +10,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import OFFSET, TOTAL, Port, centred, cuda
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_memory import Array, Memory
-from gpt2rt.engine.cuda_scores import Ids
+from gpt2rt.engine.cuda_scores import Ids, Scores
 from gpt2rt.engine.cuda_tails import Tail, Tails, width_for
 from gpt2rt.engine.slots import Columns, Logits
 from gpt2rt.sampling.selection import Draw
@@ -36,6 +36,7 @@ class Forward:
         self.call, self.rows = call, call.sizes["R"]
         self._memory, self._tails = memory, tails
         self._made: dict[tuple[str, int], Tail] = {}
+        self._scores: dict[int, Scores] = {}
         sent = [port for port in graph.arguments if port is not TOTAL]
         self._sent = call.frame(sent)
         for port in sent:
@@ -90,8 +91,11 @@ class Forward:
         self, rows: Sequence[int], targets: Sequence[int], top: int, group: Ids | None
     ) -> Columns:
         """The scores of a target in each of some rows. Raises `BadLogits`."""
-        address = self.addresses[self._logits.name]
-        return self._tails.scores(address, self.rows, top, group).score(rows, targets, top)
+        members, made = self._tails.group(group), self._scores.get(top)
+        if made is None or made.members is not members:
+            address = self.addresses[self._logits.name]
+            made = self._scores[top] = self._tails.scores(address, self.rows, top, members)
+        return made.score(rows, targets, top)
 
     def logits(self, first: int = 0, count: int | None = None) -> Logits:
         """The logits of rows, float32 [count, n_vocab], copied to the host; None: to the last."""

@@ -51,7 +51,7 @@ class Scores:
     def __init__(self, call: Call, hparams: HParams, address: int, members: Group) -> None:
         logits, *_ = tail(hparams, SCORE).arguments
         results = tail(hparams, SCORE).results
-        self._call, self._members = call, members
+        self._call, self.members = call, members
         self._sent, self._found = call.frame([TARGET]), call.frame(results)
         call.read(logits, address)
         call.read(TARGET, self._sent.addresses[TARGET.name])
@@ -75,5 +75,5 @@ class Scores:
             found[RANK.name][:, 0],
             found[TOP_IDS.name][:, :top].astype(np.int32),
             found[TOP_LOGPROBS.name][:, :top],
-            np.full_like(grouped, np.nan) if self._members.tokens is None else grouped,
+            np.full_like(grouped, np.nan) if self.members.tokens is None else grouped,
         )

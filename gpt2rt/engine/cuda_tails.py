@@ -147,7 +147,7 @@ class Tails:
         self._memory, self._captures = memory, captures
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._opening = Lock()
-        self._group: Group | None = None
+        self._groups: list[Group] = []
 
     @staticmethod
     def kind_for(draws: Sequence[Draw]) -> str:
@@ -168,16 +168,22 @@ class Tails:
         call = Call(self._session(kind), self._memory, self._captures, sizes)
         return Tail(call, self._hparams, kind, addresses)
 
-    def scores(self, address: int, rows: int, top: int, tokens: Ids | None) -> Scores:
+    def group(self, tokens: Ids | None) -> Group:
+        """A group of tokens on the device; the last two are kept."""
+        for group in self._groups:
+            if group.tokens is tokens:
+                return group
+        self._groups = [Group(self._hparams, self._memory, tokens), *self._groups[:1]]
+        return self._groups[0]
+
+    def scores(self, address: int, rows: int, top: int, group: Group) -> Scores:
         """The tail that scores over that many rows of logits, with `top` alternatives.
 
-        `tokens` are those of a group. Raises `BadBundle`, `ProviderMissing`.
+        Raises `BadBundle`, `ProviderMissing`.
         """
-        if self._group is None or self._group.tokens is not tokens:
-            self._group = Group(self._hparams, self._memory, tokens)
         sizes = {"R": rows, "K": max(1, top)}
         call = Call(self._session(SCORE), self._memory, self._captures, sizes)
-        return Scores(call, self._hparams, address, self._group)
+        return Scores(call, self._hparams, address, group)
 
     def _session(self, kind: str) -> ort.InferenceSession:
         with self._opening:

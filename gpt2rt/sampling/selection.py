@@ -6,7 +6,7 @@ does not suffice, the sampler copies the whole row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -74,23 +74,47 @@ class Row:
         they were."""
         return self.rows.draws[self.number].changes is not None
 
+    def scored(self, token: int, top: int) -> Scored | None:
+        """The scores of a token by the logits as they were, with `top` alternatives.
+
+        None: the device does not have them, since it did not choose this token.
+        """
+        return self.rows.scored(top).get(self.number) if token == self.chosen else None
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
         return np.asarray(self.rows.fetch(self.number), dtype)
+
+
+# The log-probability of a token, and the likeliest ones and theirs, int32 and float32 [top].
+Scored = tuple[float, NDArray[np.int32], Floats]
 
 
 class Selected:
     """The rows of a step, valid until the next one.
 
     `chosen` are their tokens, as in `Row`, which were chosen by `draws`; `fetch` copies the logits
-    float32 [n_vocab] of a row, by its number, to the host.
+    float32 [n_vocab] of a row, by its number, to the host; `score` gives the scores of the chosen
+    tokens, with so many alternatives, by the rows' numbers.
     """
 
     def __init__(
-        self, chosen: Sequence[int], draws: Sequence[Draw], fetch: Callable[[int], Floats]
+        self,
+        chosen: Sequence[int],
+        draws: Sequence[Draw],
+        fetch: Callable[[int], Floats],
+        score: Callable[[int], Mapping[int, Scored]] = lambda top: {},
     ) -> None:
         self.chosen = chosen
         self.draws = draws
+        self._score = score
+        self._scored: dict[int, Mapping[int, Scored]] = {}
         self.fetch = fetch
+
+    def scored(self, top: int) -> Mapping[int, Scored]:
+        """The scores of the chosen tokens, by the numbers of the rows where one was chosen."""
+        if top not in self._scored:
+            self._scored[top] = self._score(top)
+        return self._scored[top]
 
     def __len__(self) -> int:
         return len(self.chosen)

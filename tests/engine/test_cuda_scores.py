@@ -12,9 +12,13 @@ from cuda_device import open_device
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import SCORE
 from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda_forward import Forward
+from gpt2rt.engine.cuda_scores import Group
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
+from gpt2rt.generation.task import scored
+from gpt2rt.sampling.selection import Draw, Row
 from gpt2rt.scoring.scoring import Passage, score_tokens
 from gpt2rt_export.onnx_graph.cuda_tails import tails
 from models import TINY
@@ -104,6 +108,41 @@ def test_passages_are_scored_as_on_the_host(
                 np.testing.assert_allclose(one, other, atol=5e-3)
 
 
+def test_the_chosen_tokens_are_scored_together(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no row is copied, but where the token is another than the device chose."""
+    slots = device.slots(5)
+    slots.step([Part(slot, 0, TEXT[slot : slot + 25], 0) for slot in range(5)])
+    draws = [Draw(1.0, number / 18, 40 if number % 2 else 0) for number in range(18)]
+    rows = slots.step(PARTS, draws)
+    logits = [np.asarray(row) for row in rows]
+    copied: list[tuple[int, ...]] = []
+    whole = Forward.logits
+
+    def watched(self: Forward, *which: int) -> NDArray[np.float32]:
+        copied.append(which)
+        return whole(self, *which)
+
+    monkeypatch.setattr(Forward, "logits", watched)
+    for top in (0, 3, 1000):
+        for row, values in zip(rows, logits, strict=True):
+            assert isinstance(row, Row)
+            logprob, best = scored(row, row.chosen, top)
+            wanted, _, every = oracle(values, row.chosen)
+            assert logprob == pytest.approx(wanted, abs=1e-5)
+            assert [value for _, value in best] == pytest.approx(
+                np.sort(every)[::-1][:top], abs=1e-5
+            )
+            assert every[[token for token, _ in best]] == pytest.approx(
+                [value for _, value in best], abs=1e-5
+            )
+    assert not copied
+    other = (rows[4].chosen + 1) % TINY.n_vocab
+    assert scored(rows[4], other, 0)[0] == pytest.approx(oracle(logits[4], other)[0], abs=1e-5)
+    assert len(copied) == 1
+
+
 def test_a_device_that_is_not_trusted_scores_nothing(tiny_bundles: dict[str, Bundle]) -> None:
     careful = open_device(tiny_bundles["fp16"])
     careful.distrust("it is made up")
@@ -117,11 +156,11 @@ def test_logits_that_are_not_finite_are_told(
     slots = device.slots(1)
     scores = Tails.scores
 
-    def broken(self: Tails, address: int, rows: int, top: int, tokens: None) -> object:
+    def broken(self: Tails, address: int, rows: int, top: int, group: Group) -> object:
         import ctypes
 
         ctypes.memset(address, 0x7E, 2)  # a NaN
-        return scores(self, address, rows, top, tokens)
+        return scores(self, address, rows, top, group)
 
     monkeypatch.setattr(Tails, "scores", broken)
     with pytest.raises(BadLogits, match="not finite"):
