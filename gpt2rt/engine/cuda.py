@@ -25,6 +25,7 @@ from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Array, Memory
 from gpt2rt.engine.cuda_scores import Ids
+from gpt2rt.engine.cuda_shapes import calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.slots import Columns, KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
@@ -36,12 +37,8 @@ if TYPE_CHECKING:
 Place = tuple[Forward, int]  # a call, and the number of a row of its logits
 Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
 
-# Of calls that read prompts: their least width, and the step between widths above it. The use from
-# which one is kept, how many are, and the most rows of logits that they may hold.
-NARROWEST, PIECE = 16, 128
+# The use of a shape from which its call is kept, how many are, and the most rows that they hold.
 OFTEN, KEPT, KEPT_ROWS = 3, 16, 256
-A_CALL = 2048  # tokens that are read in the time that the launches of a call take
-TOTALS, MANY = (256, 512), 32  # total lengths of steps of fewer than so many rows
 
 
 class Buffers:
@@ -117,63 +114,6 @@ class Device:
                 raise
             self._idle.clear()
             return Buffers(self.hparams, self.memory, count)
-
-
-def power_of_two(count: int) -> int:
-    """The least power of two that is `count` or more."""
-    return 1 << max(0, count - 1).bit_length()
-
-
-def padded(width: int) -> int:
-    """The width of a call that reads prompts of up to `width` tokens, so that there are few."""
-    if width > PIECE:
-        return -(-width // PIECE) * PIECE
-    return power_of_two(max(NARROWEST, width))
-
-
-def total(rows: int, length: int, n_ctx: int) -> int:
-    """The total length with which a decode step runs, where the longest sequence has `length`.
-
-    A captured graph keeps it. The least possible is fastest, but with many rows only the greatest
-    is used, so that there are few graphs.
-    """
-    fitting = [most for most in TOTALS if length <= most < n_ctx] if rows < MANY else []
-    return min([*fitting, n_ctx])
-
-
-def single(part: Part) -> bool:
-    """Whether a part is one token whose logits are wanted, as in a decode step."""
-    return len(part.tokens) == part.wanted == 1
-
-
-def worthwhile(lengths: Sequence[int]) -> bool:
-    """Whether prompts of these lengths are better read by one call, padded to the longest."""
-    tokens = sum(lengths)
-    return len(lengths) * padded(max(lengths)) - tokens <= tokens + A_CALL
-
-
-def calls_of(parts: Sequence[Part], together: bool = True) -> list[list[int]]:
-    """The parts, by their numbers, that each call of the graph runs: first those of a decode step.
-
-    Prompts from their beginnings in consecutive slots run side by side, unless not `together`, and
-    as long as padding does not cost more than another call; all others one by one.
-    """
-    steps = [number for number, part in enumerate(parts) if single(part)]
-    runs: list[list[int]] = []
-    for number, part in enumerate(parts):
-        if single(part):
-            continue
-        before = parts[runs[-1][-1]] if runs and together else None
-        if (
-            before
-            and before.start == part.start == 0
-            and part.slot == before.slot + 1
-            and worthwhile([len(parts[n].tokens) for n in (*runs[-1], number)])
-        ):
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return [steps, *runs] if steps else runs
 
 
 class CudaSlots(Slots):

@@ -20,11 +20,11 @@ from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
-from gpt2rt.engine import cuda as cuda_module
-from gpt2rt.engine import cuda_tails
-from gpt2rt.engine.cuda import Device, calls_of, total
+from gpt2rt.engine import cuda_shapes, cuda_tails
+from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
+from gpt2rt.engine.cuda_shapes import calls_of, total
 from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
@@ -247,7 +247,7 @@ def test_texts_are_the_same_whatever_the_total_length(
     """A captured step keeps its total, which is at least the length of every sequence."""
     slots, found = device.slots(3), []
     for totals in ((), (8, 16, 24), (5, 6, 7, 8, 9, 40)):
-        monkeypatch.setattr(cuda_module, "TOTALS", totals)
+        monkeypatch.setattr(cuda_shapes, "TOTALS", totals)
         slots.step([Part(slot, 0, TEXT[slot : slot + 4 + slot]) for slot in range(3)])
         steps = [
             slots.step([Part(slot, 4 + slot + at, [TEXT[at]]) for slot in range(3)])
