@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from gpt2rt.cli.app import app
 from gpt2rt.cli.serve import KEY, NEEDED
-from gpt2rt.serving.guard import OPEN
+from gpt2rt.serving.guard import GRACE, OPEN
 from gpt2rt.serving.server import LAST
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer
@@ -156,3 +156,11 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", file.name]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_proxy_waits_longer_than_a_request_may_take() -> None:
+    (url, seconds) = re.findall(
+        r"proxy_pass http://127.0.0.1:(\d+);|proxy_read_timeout (\d+)s", PAGE
+    )
+    assert int(url[0]) == ServeSettings().port
+    assert float(seconds[1]) > ServeSettings().timeout + GRACE
