@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2rt import GPT2, AsyncGPT2, EmbedParams, Passage, Piece, Request, SamplingParams, Score, Stopping
+from gpt2rt import (
+    GPT2,
+    AsyncGPT2,
+    EmbedParams,
+    Passage,
+    Piece,
+    Request,
+    SamplingParams,
+    Score,
+    Stopping,
+)
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong, QueueFull, StepFailed
 from gpt2rt.generation.scheduler import Scheduler
 
