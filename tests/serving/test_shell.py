@@ -185,7 +185,7 @@ class Nested(BaseModel):
     ("body", "param"),
     [
         ({"prompt": 1.5}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [[]]}, "prompt.0"),
         ({"prompt": "a", "inner": {"x": [0, "b"]}}, "inner.x.1"),
         ({}, "prompt"),
         ([], None),
