@@ -10,7 +10,6 @@ from typing import Any, Literal, TextIO
 from fastapi import Request
 
 from gpt2rt.asynchronous import AsyncGPT2
-from gpt2rt.errors import Gpt2rtError
 from gpt2rt.serving.access import AccessLog
 from gpt2rt.serving.metrics import Metrics
 from gpt2rt.serving.models import Models
@@ -38,7 +37,7 @@ class Service:
         self.metrics = Metrics(self.models.loaded, lambda: self.in_flight)
         self.draining = False
         self.in_flight = 0
-        self.failure: Gpt2rtError | None = None
+        self.failure: Exception | None = None
         self._limits: set[asyncio.Timeout] = set()
         self._log = AccessLog(log)
         self._start: asyncio.Task[None] | None = None
@@ -96,7 +95,7 @@ class Service:
         try:
             if not self.settings.on_demand:
                 await self.models.load_all()
-        except Gpt2rtError as error:
+        except Exception as error:
             self.failure = error
 
     def record(self, line: Mapping[str, Any], scope: Mapping[str, Any]) -> None:
