@@ -277,11 +277,13 @@ class AsyncGPT2:
 
     async def score_batch(self, texts: Iterable[str], **settings: Any) -> list[Score]:
         """Score many texts; settings and errors are those of `GPT2.score`."""
-        return await self._collect(self.model.score_batch(texts, **settings))
+        return await self._collect(
+            lambda check: self.model.score_batch(texts, **settings, advance=check)
+        )
 
     async def score_tokens(self, passages: Iterable[Passage], *, top: int = 0) -> list[TokenScores]:
         """Score the tokens of each passage; see `GPT2.score_tokens`."""
-        return await self._collect(self.model.score_tokens(passages, top=top))
+        return await self._collect(lambda check: self.model.score_tokens(passages, top=top))
 
     async def embed(self, text: str, params: EmbedParams = EmbedParams()) -> Embedding:
         """Embed `text`; see `GPT2.embed`."""
@@ -292,18 +294,24 @@ class AsyncGPT2:
         self, texts: Iterable[str], params: EmbedParams = EmbedParams()
     ) -> list[Embedding]:
         """Embed many texts; see `GPT2.embed`."""
-        return await self._collect(self.model.embed_batch(texts, params))
+        return await self._collect(lambda check: self.model.embed_batch(texts, params))
 
-    async def _collect(self, results: Iterator[T]) -> list[T]:
-        """All results, computed beside the loop; none after the call was cancelled."""
+    async def _collect(self, begin: Callable[[Callable[[object], None]], Iterator[T]]) -> list[T]:
+        """All results of what `begin` returns, computed beside the loop.
+
+        `begin` gets a function to be called now and then, which raises when the call was cancelled.
+        """
         loop, left = self._check_place(), threading.Event()
+
+        def check(_: object) -> None:
+            if left.is_set():
+                raise asyncio.CancelledError
 
         def collect() -> list[T]:
             found = []
-            for result in results:
+            for result in begin(check):
                 found.append(result)
-                if left.is_set():
-                    break
+                check(result)
             return found
 
         try:

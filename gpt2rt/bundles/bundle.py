@@ -10,6 +10,7 @@
     tokenizer.json  in place of those two, where the vocabulary is not a byte-level BPE; it is read
                     by the library `tokenizers`
     special_tokens.json     where the vocabulary has other special tokens than OpenAI's
+    chat_template.jinja  how a conversation is written, for models that were trained on them
     defaults.json   settings for generation that the model's makers recommend, where they did
     parity.json     how closely the bundle reproduced its checkpoint when it was exported; missing
                     after `gpt2rt export --no-verify`

@@ -30,7 +30,7 @@ from gpt2rt.bundles.interface import (
 from gpt2rt.bundles.interface import best as best_of
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_memory import Memory
-from gpt2rt.engine.slots import KeysValues, Logits, Part
+from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Selected
 
@@ -116,7 +116,7 @@ def calls_of(parts: Sequence[Part]) -> list[list[int]]:
     return [steps, *runs] if steps else runs
 
 
-class CudaSlots:
+class CudaSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16.
 
     The tokens of decode steps are one call, which is replayed; prompts are other calls.

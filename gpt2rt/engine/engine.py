@@ -14,10 +14,7 @@ from gpt2rt.engine.prefixes import BLOCK, PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw, Selected
 
-# Tokens of prompts in a step: few enough that texts in progress wait for a tenth of a second or so,
-# and as many times that where no text waits, since a token then costs least.
-BUDGET = 256
-ALONE = 2
+ALONE = 2  # where no text waits, this many times the budget is read: a token then costs least
 
 
 @dataclass(slots=True, eq=False)
@@ -55,18 +52,20 @@ class Sequence:
 class Engine:
     """Runs up to `slots.count` sequences; prefixes of earlier prompts come from `prefixes`.
 
-    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it;
-    where there are none, `ALONE` times as many are read.
+    `budget` is the most tokens of prompts in a step beside texts in progress, which wait for it
+    (None: that of the slots); where there are none, `ALONE` times as many are read. `prompt_tokens`
+    counts the tokens of prompts that were read.
     """
 
     def __init__(
-        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int = BUDGET
+        self, slots: Slots, prefixes: PrefixCache | None = None, budget: int | None = None
     ) -> None:
         self._slots = slots
         self._prefixes = prefixes
-        self.budget = budget
+        self.budget = slots.budget if budget is None else budget
         self._running: list[Sequence] = []
         self._steps = 0
+        self.prompt_tokens = 0
 
     @property
     def count(self) -> int:
@@ -135,8 +134,10 @@ class Engine:
         for part in parts:
             sequence = self._running[part.slot]
             sequence.length = part.end
-            if part.start < len(sequence.prompt) <= part.end:
-                self._store(sequence)
+            if part.start < len(sequence.prompt):
+                self.prompt_tokens += min(part.end, len(sequence.prompt)) - part.start
+                if len(sequence.prompt) <= part.end:
+                    self._store(sequence)
         return rows
 
     def pieces(self, sequences: Seq[Sequence]) -> list[Part]:

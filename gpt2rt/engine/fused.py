@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import POSITIONS, ROWS, SLOTS, TOKENS, fused
+from gpt2rt.bundles.interface import POSITIONS, ROWS, SLOTS, TOKENS, Port, fused
+from gpt2rt.bundles.interface import logits as logits_of
 from gpt2rt.engine.kvcache import KVCache, share
 from gpt2rt.engine.session import kv_type, run_failure
-from gpt2rt.engine.slots import KeysValues, Logits, Part
+from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.sampling.selection import Draw
 
@@ -27,20 +28,27 @@ ARGUMENTS = (TOKENS, SLOTS, POSITIONS, ROWS)
 Numbers = NDArray[np.int32]
 
 
-class FusedSlots:
+class FusedSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) of the fused graph over one `KVCache`."""
 
-    def __init__(self, session: ForkAwareSession, hparams: HParams, count: int) -> None:
+    def __init__(
+        self,
+        session: ForkAwareSession,
+        hparams: HParams,
+        count: int,
+        result: Port | None = None,
+    ) -> None:
+        """`result` is what a step returns of the wanted tokens, float32 [R, n]; None: logits."""
         self.count = count
         self._session = session
         kv = kv_type(session)
         graph = fused(hparams, kv)
-        (self._result,) = graph.results
+        self._result = result or logits_of(hparams)
         self._cache = KVCache(hparams, count, hparams.n_ctx, kv)
         self._most = MOST_TOKENS
         if not session.kernels:
             self._most = max(1, min(MOST_TOKENS, MOST_WITHOUT_KERNELS // count))
-        self._logits = np.empty((0, hparams.n_vocab), np.float32)
+        self._logits = np.empty(self._result.sized({"R": 0, "T": 0}), np.float32)
         self._inputs: dict[str, Numbers] = {}  # bound, as the keys and values are
         self._binding = session.io_binding()
         for past, present, values in zip(

@@ -1,4 +1,4 @@
-"""Hidden states of tokens, computed by the embedding graph of a bundle."""
+"""Hidden states of tokens, computed by the embedding graph of a bundle, whole texts at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITIONS, ROWS, SLOTS, TOKENS, X, fused, hidden, past
 from gpt2rt.engine.session import kv_type, run
+from gpt2rt.engine.slots import Part
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -35,6 +36,18 @@ def hidden_states(
     found = run(session, [outputs[layer].name for layer in layers], feeds)
     shape = (*tokens.shape, hparams.n_embd)
     return [np.asarray(states, np.float32).reshape(shape) for states in found]
+
+
+def whole_texts(
+    session: ort.InferenceSession, hparams: HParams, layer: int, parts: Sequence[Part]
+) -> NDArray[np.float32]:
+    """The hidden states after all tokens of the parts, float32 [R, n_embd], of a standard graph.
+
+    It returns no past, so each part is a text from its beginning. Raises `BadBundle`.
+    """
+    assert all(part.start == 0 for part in parts), "a text is read whole"
+    texts = (np.array([part.tokens], np.int32) for part in parts)
+    return np.concatenate([hidden_states(session, hparams, text, [layer])[0][0] for text in texts])
 
 
 def _flat(session: ort.InferenceSession, hparams: HParams, tokens: NDArray[np.int32]) -> Values:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.interface import hidden
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.engine import memory
 from gpt2rt.engine.fused import FusedSlots
-from gpt2rt.engine.hidden import hidden_states
+from gpt2rt.engine.hidden import whole_texts
 from gpt2rt.engine.providers import (
     AUTO,
     CPU,
@@ -24,7 +26,7 @@ from gpt2rt.engine.providers import (
     provider_for,
 )
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
-from gpt2rt.engine.slots import Slots
+from gpt2rt.engine.slots import Part, Slots
 from gpt2rt.engine.standard import StandardSlots
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from gpt2rt.engine.forks import ForkAwareSession
 
 SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
+HiddenStep = Callable[[Sequence[Part]], NDArray[np.float32]]
 SLOTS: dict[str, SlotsOf] = {"fused": FusedSlots, "standard": StandardSlots}
 
 
@@ -61,7 +64,7 @@ class Runtime:
         self._slots_of = slots_of(bundle)
         session, self.provider = _opened(bundle, threads, provider)
         self._session: ort.InferenceSession | None = session
-        self._hidden: ort.InferenceSession | None = None
+        self._hidden: ForkAwareSession | None = None
         self.threads: int = session.get_session_options().intra_op_num_threads
         self.kernels: str = session.kernels
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
@@ -100,18 +103,27 @@ class Runtime:
         self.check(count)
         return self._slots_of(session, self._hparams, count)
 
-    def hidden_states(
-        self, tokens: NDArray[np.int32], layer: int
-    ) -> NDArray[np.float32]:  # [B,S] -> [B,S,n_embd]
-        """The hidden states after block `layer`: 0 is the embeddings, n_layer the output of ln_f.
+    @property
+    def embeds_in_slices(self) -> bool:
+        """Whether a text may be cut for `hidden_step`."""
+        return self._bundle.manifest.graph == "fused"
 
-        Raises `BadBundle` if the bundle has no embedding graph.
+    def hidden_step(self, count: int, layer: int) -> HiddenStep:
+        """A step for `count` sequences of its own, as that of `Slots`, of hidden states.
+
+        It returns float32 [R, n_embd], those after block `layer` of every token: 0 is the
+        embeddings, n_layer the output of ln_f. All tokens of a part are wanted. Raises `BadBundle`
+        if the bundle has no embedding graph, `InvalidSetting` if the memory is too small.
         """
         if self._hidden is None:
             self._hidden = self._open_hidden()
-        return hidden_states(self._hidden, self._hparams, tokens, [layer])[0]
+        if not self.embeds_in_slices:
+            return partial(whole_texts, self._hidden, self._hparams, layer)
+        self.check(count)
+        port = hidden(self._hparams, "fused")[layer]
+        return FusedSlots(self._hidden, self._hparams, count, port).step
 
-    def _open_hidden(self) -> ort.InferenceSession:
+    def _open_hidden(self) -> ForkAwareSession:
         bundle = self._bundle
         place = bundle.directory / EMBED
         if EMBED not in bundle.manifest.files:

@@ -38,9 +38,13 @@ class Part:
 
 
 class Slots(Protocol):
-    """Slots for `count` sequences, and the step that extends them."""
+    """Slots for `count` sequences, and the step that extends them.
+
+    `budget` is the most tokens of prompts that a step should read beside texts in progress.
+    """
 
     count: int
+    budget: int = 256  # on a processor, texts wait for a tenth of a second or so
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         """Append the tokens of all parts, each of which has another slot.

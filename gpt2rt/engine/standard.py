@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import X, past, standard
 from gpt2rt.engine.session import run
-from gpt2rt.engine.slots import KeysValues, Logits, Part
+from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 
-class StandardSlots:
+class StandardSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) of the standard graph; a step is a call a part."""
 
     def __init__(self, session: ort.InferenceSession, hparams: HParams, count: int) -> None:

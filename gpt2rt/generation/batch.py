@@ -28,6 +28,9 @@ from gpt2rt.generation.speculation import MakeDraft
 from gpt2rt.generation.task import Task
 
 AHEAD = 16  # steps that a text may be ahead of its reader; then it rests
+# The most tokens that other work should read between two steps, and beside texts in progress: about
+# what they wait for a step with a piece of a prompt.
+SLICE, SLICE_BESIDE = 256, 64
 
 
 class BatchModel(Protocol):
@@ -53,6 +56,7 @@ class BatchStatistics:
         slots: the most texts that can run now.
         steps: steps made.
         tokens: new tokens.
+        prompt_tokens: tokens of prompts that were read, without those from the prefix cache.
         failures: steps that failed.
         model_seconds: CPU time of the threads that made steps, in steps and draws.
     """
@@ -62,6 +66,7 @@ class BatchStatistics:
     slots: int
     steps: int
     tokens: int
+    prompt_tokens: int
     failures: int
     model_seconds: float
 
@@ -92,7 +97,7 @@ class Batch:
         self._scheduler: Scheduler | None = None
         self._running: dict[Task, Client] = {}
         self._wakes: set[Callable[[], None]] = set()
-        self._steps = self._tokens = self._failures = 0
+        self._steps = self._tokens = self._prompt_tokens = self._failures = 0
         self._seconds = 0.0
 
     def client(
@@ -135,6 +140,11 @@ class Batch:
             self._wake()
 
     @property
+    def slice(self) -> int:
+        """The most tokens that a client's `call` should read now."""
+        return SLICE_BESIDE if self._running else SLICE
+
+    @property
     def statistics(self) -> BatchStatistics:
         """Counts now, and since the model was loaded."""
         with self.lock:
@@ -144,6 +154,7 @@ class Batch:
                 self._engine.count if self._engine else 0,
                 self._steps,
                 self._tokens,
+                self._prompt_tokens,
                 self._failures,
                 self._seconds,
             )
@@ -226,7 +237,7 @@ class Batch:
                 assert self._scheduler is not None
                 self._scheduler.drop(task)
         with self.lock:
-            unused = not self._clients and self._slots is None
+            unused = self._slots is None and not any(client.most for client in self._clients)
         if unused:
             self._engine = self._scheduler = None
 
@@ -270,10 +281,12 @@ class Batch:
         resting = {task for task, at in self._running.items() if len(at.steps) >= ahead}
         if self._scheduler is None or len(resting) == len(self._running):
             return False
-        began = time.thread_time()
+        assert self._engine is not None
+        began, read = time.thread_time(), self._engine.prompt_tokens
         found = self._scheduler.turn(resting)
         self._seconds += time.thread_time() - began
         self._steps += 1
+        self._prompt_tokens += self._engine.prompt_tokens - read
         pieces: dict[Client, list[Piece]] = {}
         with self.lock:
             for task, piece in found:

@@ -10,6 +10,7 @@ import functools
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from weakref import WeakSet
@@ -25,7 +26,7 @@ class Lead:
         # find anything half done.
         self.lock = threading.Lock()
         self._holder: int | None = None
-        self._pauses = 0  # threads that wait in `held`
+        self._line: deque[object] = deque()  # of the threads that wait in `held`
         self._free = threading.Condition(self.lock)
         self._waiting: dict[threading.Condition, Callable[[], bool]] = {}
         _watch_forks()
@@ -42,7 +43,7 @@ class Lead:
         while self._takes(done, changed):
             try:
                 busy = turn()
-                while busy and not (done() or self._pauses):
+                while busy and not (done() or self._line):
                     busy = turn()
             finally:
                 self._release()
@@ -55,7 +56,7 @@ class Lead:
         while busy:
             with self.held():
                 busy = turn()
-                while busy and not self._pauses:
+                while busy and not self._line:
                     busy = turn()
 
     def tell(self, changed: threading.Condition) -> None:
@@ -71,12 +72,13 @@ class Lead:
         with self.lock:
             mine = self._holder != me
             if mine:
-                self._pauses += 1
+                place = object()
+                self._line.append(place)  # who comes back at once is behind those who waited
                 try:
-                    self._free.wait_for(lambda: self._holder is None)
+                    self._free.wait_for(lambda: self._holder is None and self._line[0] is place)
                     self._holder = me
                 finally:
-                    self._pauses -= 1
+                    self._line.remove(place)
                     self._pass_on()
         try:
             yield
@@ -103,7 +105,7 @@ class Lead:
         with self.lock:
             self._waiting[changed] = done
             try:
-                while not done() and (self._holder is not None or self._pauses):
+                while not done() and (self._holder is not None or self._line):
                     changed.wait()
                 if done():
                     return False
@@ -122,7 +124,7 @@ class Lead:
         """If nobody has the lead, wake a thread that waits for it."""
         if self._holder is not None:
             return
-        if self._pauses:
+        if self._line:
             self._free.notify_all()
         elif self._waiting:
             next(iter(self._waiting)).notify_all()
@@ -130,7 +132,7 @@ class Lead:
     def forget_threads(self) -> None:
         """In a forked child: none waits that is not there."""
         self._waiting.clear()
-        self._pauses = 0
+        self._line.clear()
 
 
 # A fork waits for the steps in progress, so that the child can go on with every text.

@@ -1,14 +1,13 @@
-"""Batches of sequences of similar length, from any number of sequences."""
+"""Batches of sequences that are read side by side, from any number of sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
-STEP = 8  # lengths are padded to a multiple of it
-GROUP = 4096  # tokens of a group, within which batches are formed
+GROUP = 4096  # tokens of a group, whose results are held
 
 
 def groups_of_tokens(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
@@ -28,18 +27,16 @@ def groups_of_tokens(items: Iterable[T], length: Callable[[T], int]) -> Iterator
 
 
 def batches(
-    lengths: Sequence[int], n_ctx: int, rows: int, most: int
-) -> Iterator[tuple[list[int], int]]:
-    """Batches of sequences: their indices, and the width to which they are padded.
-
-    A batch has at most `rows` positions and `most` sequences; a longer sequence is alone, unpadded.
-    The width depends only on a sequence's own length, and so do the bits of its results.
-    """
-    by_width: dict[int, list[int]] = {}
-    for number, length in enumerate(lengths):
-        width = length if length > rows else min(-(-length // STEP) * STEP, n_ctx)
-        by_width.setdefault(width, []).append(number)
-    for width, numbers in by_width.items():
-        count = max(1, min(most, rows // width))
-        for start in range(0, len(numbers), count):
-            yield numbers[start : start + count], width
+    items: Iterable[T], length: Callable[[T], int], size: Callable[[], int], most: int
+) -> Iterator[list[T]]:
+    """Consecutive items, at most `most`, of `size()` tokens in all; a longer item is alone."""
+    batch: list[T] = []
+    left = size()
+    for item in items:
+        if batch and (length(item) > left or len(batch) == most):
+            yield batch
+            batch, left = [], size()
+        batch.append(item)
+        left -= length(item)
+    if batch:
+        yield batch

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_kind, check_whole
+from gpt2rt.engine.runtime import HiddenStep, Runtime
+from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
+from gpt2rt.generation.batch import Batch
+from gpt2rt.generation.client import Client
 from gpt2rt.scoring.batching import batches, groups_of_tokens
 from gpt2rt.scoring.scoring import windows
 from gpt2rt.text.alignment import Span, occurrences, tokens_in, word_spans
@@ -23,7 +27,7 @@ from gpt2rt.text.tokenizer import Encoding
 from gpt2rt.text.tokenizers import TextTokenizer
 
 Vectors = NDArray[np.float32]
-ROWS = 1024  # most positions in a batch
+TOKENS = 256  # most tokens in a step; more would not be faster
 BATCH_SIZE = 32  # most texts in a batch, by default
 
 UNITS = ("token", "word", "text")
@@ -110,20 +114,18 @@ class EmbedParams:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The parts of a model that embedding needs.
-
-    `states` maps tokens int32 [B, S] and a layer to hidden states float32 [B, S, n_embd].
-    """
+    """The parts of a model that embedding needs."""
 
     tokenizer: TextTokenizer
     hparams: HParams
-    states: Callable[[NDArray[np.int32], int], Vectors]
+    runtime: Runtime
+    shared: Batch
 
 
 def embed_texts(
     texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
 ) -> Iterator[Embedding]:
-    """Embed texts in batches, in their order.
+    """Embed texts in batches, in their order, between the steps of texts in progress.
 
     Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
     """
@@ -147,7 +149,7 @@ def _embed_texts(
             for (_, encoding), parts in zip(group, cuts, strict=True)
             for start, end, _ in parts
         ]
-        found = iter(_states(pieces, layer, reader, batch_size))
+        found = _states(pieces, layer, reader, batch_size)
         for (text, encoding), parts in zip(group, cuts, strict=True):
             states = [next(found)[first - start :] for start, _, first in parts]
             yield _embedding(text, encoding, np.concatenate(states), layer, reader, params)
@@ -182,18 +184,37 @@ def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, in
 
 def _states(
     pieces: list[tuple[int, ...]], layer: int, reader: Reader, batch_size: int
-) -> list[Vectors]:
-    """The hidden states, float32 [length, n_embd], of each sequence of tokens."""
-    found: dict[int, Vectors] = {}
-    lengths = [len(piece) for piece in pieces]
-    for numbers, width in batches(lengths, reader.hparams.n_ctx, ROWS, batch_size):
-        tokens = np.zeros((len(numbers), width), np.int32)
-        for row, number in enumerate(numbers):
-            tokens[row, : lengths[number]] = pieces[number]
-        states = reader.states(tokens, layer)
-        for row, number in enumerate(numbers):
-            found[number] = states[row, : lengths[number]]
-    return [found[number] for number in range(len(pieces))]
+) -> Iterator[Vectors]:
+    """The hidden states, float32 [length, n_embd], of each sequence of tokens, in their order."""
+    runtime, shared = reader.runtime, reader.shared
+    count = min(batch_size, max(len(pieces), 1))
+    step = runtime.hidden_step(count, layer)
+
+    def size() -> int:
+        return min(TOKENS, shared.slice) if runtime.embeds_in_slices else reader.hparams.n_ctx
+
+    with shared.client(0) as client:
+        for batch in batches(pieces, len, size, count):
+            if len(batch) > 1:
+                lengths = [len(piece) for piece in batch]
+                parts = [_part(slot, 0, piece) for slot, piece in enumerate(batch)]
+                yield from np.split(_read(client, step, parts), np.cumsum(lengths)[:-1])
+            else:
+                found, start = [], 0
+                while start < len(batch[0]):
+                    part = _part(0, start, batch[0][start : start + size()])
+                    found.append(_read(client, step, [part]))
+                    start = part.end
+                yield np.concatenate(found)
+
+
+def _part(slot: int, start: int, tokens: tuple[int, ...]) -> Part:
+    return Part(slot, start, tokens, len(tokens))
+
+
+def _read(client: Client, step: HiddenStep, parts: list[Part]) -> Vectors:
+    """A step between two of the batch."""
+    return np.array(client.call(lambda: step(parts)))
 
 
 def _embedding(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_kind, check_list
 from gpt2rt.engine.runtime import Runtime
+from gpt2rt.generation.batch import Batch
 from gpt2rt.scoring import embeddings, scoring
 from gpt2rt.scoring.document import Document
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
@@ -28,6 +29,7 @@ class Scorer:
     tokenizer: TextTokenizer
     hparams: HParams
     runtime: Runtime
+    batch: Batch
 
     def score(
         self,
@@ -147,6 +149,7 @@ class Scorer:
         """
         return scoring.score_tokens(
             self.runtime.slots,
+            self.batch,
             self.hparams,
             passages,
             top=top,
@@ -174,5 +177,5 @@ class Scorer:
         """Embed many texts in batches, in their order, each as `embed` does."""
         check_list("texts", texts, "embed")
         check_kind("params", params, EmbedParams)
-        reader = Reader(self.tokenizer, self.hparams, self.runtime.hidden_states)
+        reader = Reader(self.tokenizer, self.hparams, self.runtime, self.batch)
         return embed_texts(texts, reader, params, batch_size)

@@ -18,6 +18,9 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_whole
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
+from gpt2rt.generation.batch import Batch
+from gpt2rt.generation.client import Client
+from gpt2rt.scoring.batching import batches
 
 TOKENS = 256  # most tokens in a step; more would not be faster
 LOGITS = 64 << 20  # most bytes of logits: 333 rows of GPT-2's 50,257 tokens
@@ -125,6 +128,7 @@ def check(hparams: HParams, top: int, batch_size: int) -> None:
 
 def score_tokens(
     new_slots: Callable[[int], Slots],
+    shared: Batch,
     hparams: HParams,
     passages: Iterable[Passage],
     *,
@@ -135,18 +139,21 @@ def score_tokens(
 ) -> Iterator[TokenScores]:
     """Score passages, in their order.
 
-    `new_slots` makes the slots that are needed. `top` is the number of alternatives, `group` int64
-    [n] are tokens whose summed probability is returned; `threads` share the work on the logits.
+    `new_slots` makes the slots that are needed; they are stepped between the steps of `shared`, in
+    slices, so that texts in progress do not wait for long. `top` is the number of alternatives,
+    `group` int64 [n] are tokens whose summed probability is returned; `threads` share the work on
+    the logits.
 
     Up to `batch_size` passages are read side by side. One that is longer than a step may be is read
     alone, in pieces. Raises `InvalidSetting`, `PromptTooLong`, `BadLogits`.
     """
     check(hparams, top, batch_size)
-    return _score_tokens(new_slots, hparams, passages, top, batch_size, threads, group)
+    return _score_tokens(new_slots, shared, hparams, passages, top, batch_size, threads, group)
 
 
 def _score_tokens(
     new_slots: Callable[[int], Slots],
+    shared: Batch,
     hparams: HParams,
     passages: Iterable[Passage],
     top: int,
@@ -154,32 +161,29 @@ def _score_tokens(
     threads: int,
     group: NDArray[np.int64] | None,
 ) -> Iterator[TokenScores]:
-    slots, size = new_slots(1), step_size(hparams)
-    with ThreadPoolExecutor(threads) as pool:
-        reduce = partial(_shared, pool, threads, group)
-        for batch in _batches(_checked(passages, hparams), size, batch_size):
+    slots, most = new_slots(1), step_size(hparams)
+
+    def size() -> int:
+        return min(most, shared.slice)
+
+    with shared.client(0) as client, ThreadPoolExecutor(threads) as pool:
+        reduce = partial(_divided, pool, threads, group)
+        checked = _checked(passages, hparams)
+        for batch in batches(checked, lambda passage: len(passage.inputs), size, batch_size):
             if len(batch) > slots.count:
                 slots = new_slots(len(batch))
-            yield from _score(slots, batch, size, top, reduce)
+            step = partial(_step, client, slots)
+            yield from _score(step, batch, size, top, reduce)
+
+
+def _step(client: Client, slots: Slots, parts: list[Part]) -> Logits:
+    """A step of the slots between two of the batch; its logits are valid until the next one."""
+    return np.asarray(client.call(lambda: slots.step(parts)))
 
 
 def step_size(hparams: HParams) -> int:
     """The most tokens in a step, so that their logits are at most `LOGITS` bytes."""
     return max(1, min(TOKENS, LOGITS // (hparams.n_vocab * np.dtype(np.float32).itemsize)))
-
-
-def _batches(passages: Iterable[Passage], size: int, most: int) -> Iterator[list[Passage]]:
-    """Consecutive passages, at most `most`, of `size` inputs in all; a longer one is alone."""
-    batch: list[Passage] = []
-    left = size
-    for passage in passages:
-        if batch and (len(passage.inputs) > left or len(batch) == most):
-            yield batch
-            batch, left = [], size
-        batch.append(passage)
-        left -= len(passage.inputs)
-    if batch:
-        yield batch
 
 
 def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]:
@@ -189,29 +193,32 @@ def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]
 
 
 def _score(
-    slots: Slots,
+    step: Callable[[list[Part]], Logits],
     passages: list[Passage],
-    size: int,
+    size: Callable[[], int],
     top: int,
     reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
 ) -> Iterator[TokenScores]:
-    """The scores of a batch (see `_batches`), whose inputs are read `size` at a time."""
+    """The scores of a batch (see `batches`); one passage alone is read `size()` at a time."""
     found: list[Columns] = []
-    for start in range(0, max(len(passage.inputs) for passage in passages), size):
-        parts = [passage.part(slot, start, size) for slot, passage in enumerate(passages)]
+    start, longest = 0, max(len(passage.inputs) for passage in passages)
+    while start < longest:
+        count = longest if len(passages) > 1 else size()
+        parts = [passage.part(slot, start, count) for slot, passage in enumerate(passages)]
+        start += count
         targets = [
             token
             for passage, part in zip(passages, parts, strict=True)
             for token in passage.tokens[part.end - part.wanted + 1 : part.end + 1]
         ]
-        found += reduce(np.asarray(slots.step(parts)), np.array(targets, np.int32), top)
+        found += reduce(step(parts), np.array(targets, np.int32), top)
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     ends = np.cumsum([len(passage.tokens) - passage.first for passage in passages])[:-1]
     pieces = (np.split(column, ends) for column in columns)
     return (TokenScores(*columns) for columns in zip(*pieces, strict=True))
 
 
-def _shared(
+def _divided(
     pool: ThreadPoolExecutor,
     threads: int,
     group: NDArray[np.int64] | None,

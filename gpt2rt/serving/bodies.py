@@ -8,26 +8,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.scoring.embeddings import EmbedParams
 from gpt2rt.scoring.reading import AUTO_BOS
+from gpt2rt.serving.formats import ResponseFormat, Strict, at_most
 
 DRAWING = SamplingParams()
 EMBEDDING = EmbedParams(by="text", normalize=True)
 MOST_PROMPTS = 256
 MOST_INPUTS = 2048  # as OpenAI's
 MOST_TOKENS = 1_000_000
+MOST_IDS = 1 << 16  # of one text
+MOST_BIASES = 1024
 LONGEST_TEXT = 131_072  # characters of a text that is only tokenized
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+# A list is read up to its first error: half a million of them would take seconds to tell.
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)]
 BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Biases = Annotated[
     dict[BiasKey, Bias],
-    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+    BeforeValidator(at_most(MOST_BIASES)),  # a dict's own limit is looked at last
+    Field(max_length=MOST_BIASES, json_schema_extra={"additionalProperties": False}),
 ]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -37,93 +42,37 @@ SPECIAL = (
 )
 
 
-class Body(BaseModel):
+class RequestBody(Strict):
     """The fields of every request."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str | None = Field(
         None, max_length=1000, description="A name that `/v1/models` lists; null: the first."
     )
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _whole_numbers(cls, fields: Any) -> Any:
+    def _whole_numbers(cls, value: Any) -> Any:
         """Take 1.0 for 1, which to JSON are the same; in fields and in lists of ids."""
-        if isinstance(fields, dict):
-            return {name: _whole(value, depth=2) for name, value in fields.items()}
-        return fields
+        return _whole(value, depth=2)
 
 
 def _whole(value: Any, depth: int) -> Any:
     if type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is list and depth:
+    if type(value) is list and depth and len(value) <= MOST_IDS:
         return [_whole(one, depth - 1) for one in value]
     return value
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Strict):
     """Settings of a stream."""
-
-    model_config = Body.model_config
 
     include_usage: bool | None = Field(
         False, description="Whether a last event has the numbers of tokens."
     )
 
 
-class TextFormat(BaseModel):
-    """Free text."""
-
-    model_config = Body.model_config
-
-    type: Literal["text"]
-
-
-class JsonFormat(BaseModel):
-    """Any JSON object."""
-
-    model_config = Body.model_config
-
-    type: Literal["json_object"]
-
-
-class NamedSchema(BaseModel):
-    """A JSON schema with its name, as OpenAI's API has it; only the schema has an effect."""
-
-    model_config = Body.model_config
-
-    name: str | None = Field(None, max_length=64)
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema", description="The schema (draft 2020-12).")
-    strict: bool | None = None
-
-
-class SchemaFormat(BaseModel):
-    """JSON that a schema allows."""
-
-    model_config = Body.model_config
-
-    type: Literal["json_schema"]
-    json_schema: NamedSchema
-
-
-class RegexFormat(BaseModel):
-    """Text that a regular expression matches as a whole."""
-
-    model_config = Body.model_config
-
-    type: Literal["regex"]
-    regex: str = Field(min_length=1, description="In Rust's syntax.")
-
-
-ResponseFormat = Annotated[
-    TextFormat | JsonFormat | SchemaFormat | RegexFormat, Field(discriminator="type")
-]
-
-
-class DrawingBody(Body):
+class DrawingBody(RequestBody):
     """How texts are drawn and when they end: what completions and chat have in common."""
 
     n: int | None = Field(1, ge=1, le=1024, description="Texts for each prompt.")
@@ -227,9 +176,9 @@ class CompletionBody(DrawingBody):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
         | None
     ) = Field(
         None,
@@ -252,22 +201,18 @@ class CompletionBody(DrawingBody):
     suffix: str | None = Field(None, description="Not supported: GPT-2 only continues texts.")
 
 
-class TextPart(BaseModel):
+class MessagePart(Strict):
     """A part of a message that is text."""
-
-    model_config = Body.model_config
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Strict):
     """A message of a conversation."""
 
-    model_config = Body.model_config
-
     role: Literal["system", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PROMPTS)]
+    content: str | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PROMPTS)]
 
 
 class ChatBody(DrawingBody):
@@ -287,13 +232,13 @@ class ChatBody(DrawingBody):
     )
 
 
-class ScoreBody(Body):
+class ScoreBody(RequestBody):
     """A request to score texts: the surprisal of every token and word."""
 
     text: str | None = Field(None, description="The text; or give `texts`.")
-    texts: Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)] | None = Field(
-        None, description="Texts, each scored by itself."
-    )
+    texts: (
+        Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)] | None
+    ) = Field(None, description="Texts, each scored by itself.")
     context: str | None = Field(None, description="Is read before each text, and not scored.")
     bos: str | TokenId | None = Field(
         AUTO_BOS,
@@ -316,14 +261,14 @@ class ScoreBody(Body):
     special: bool | None = Field(None, description=SPECIAL)
 
 
-class EmbeddingBody(Body):
+class EmbeddingBody(RequestBody):
     """A request for vectors of texts."""
 
     input: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)]
     ) = Field(description="A text, token ids, or a list of either.")
     encoding_format: Literal["float", "base64"] | None = Field(
         "float", description="Numbers, or base64 of float32 in little-endian order."
@@ -355,14 +300,14 @@ class EmbeddingBody(Body):
     user: str | None = Field(None, description="Has no effect.")
 
 
-class TokenizeBody(Body):
+class TokenizeBody(RequestBody):
     """A request for the tokens of a text."""
 
     text: str = Field(max_length=LONGEST_TEXT)
     special: bool | None = Field(None, description=SPECIAL)
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(RequestBody):
     """A request for the text of tokens."""
 
-    tokens: Annotated[list[TokenId], Field(max_length=LONGEST_TEXT)]
+    tokens: Annotated[list[TokenId], Field(max_length=MOST_IDS, fail_fast=True)]

@@ -15,16 +15,16 @@ from gpt2rt.serving.bodies import LONGEST_TEXT, ChatBody, ChatMessage
 from gpt2rt.serving.events import EVENT
 from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.replies import (
-    Answer,
     Ending,
     Envelope,
-    Form,
+    Reply,
+    ReplyForm,
     Usage,
     answer,
     ending,
     usage_wanted,
 )
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.tokens import ChatLogprobs, ToldToken, chat_logprobs, told_tokens
 
@@ -70,18 +70,18 @@ async def chat(
 ) -> Response:
     """Only for fine-tunes whose bundle has a chat template; a plain GPT-2 has none."""
 
-    async def make(model: AsyncGPT2, began: float) -> Answer:
+    async def make(model: AsyncGPT2, began: float) -> Reply:
         prompt = await model.aside(conversation_tokens, model.model, body.messages)
-        wanted = Wanted.reply(body, prompt)
-        wanted.check(service.settings)
+        wanted = WantedTexts.reply(body, prompt)
+        wanted.check(service.settings, model.model.hparams.n_ctx)
 
         def choice(index: int, prompt: int) -> MessageChoice:
             return MessageChoice(index, body, model)
 
-        return Answer(
+        return Reply(
             service=service,
             model=model,
-            form=Form("chatcmpl", "chat.completion", "chat.completion.chunk", choice),
+            form=ReplyForm("chatcmpl", "chat.completion", "chat.completion.chunk", choice),
             wanted=wanted,
             requests=wanted.requests(body),
             owner=request.state.owner,

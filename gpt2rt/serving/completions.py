@@ -13,16 +13,16 @@ from gpt2rt.serving.bodies import CompletionBody
 from gpt2rt.serving.echoes import with_echoes
 from gpt2rt.serving.events import EVENT
 from gpt2rt.serving.replies import (
-    Answer,
     Ending,
     Envelope,
-    Form,
+    Reply,
+    ReplyForm,
     Usage,
     answer,
     ending,
     usage_wanted,
 )
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.tokens import (
     CompletionLogprobs,
@@ -65,10 +65,10 @@ async def complete(
     body: CompletionBody, request: Request, service: Service = Depends(service_of)
 ) -> Response:
     """Each text is that of the library for the same seed and sample number."""
-    wanted = Wanted.completions(body)
-    wanted.check(service.settings)
+    wanted = WantedTexts.completions(body)
 
-    async def make(model: AsyncGPT2, began: float) -> Answer:
+    async def make(model: AsyncGPT2, began: float) -> Reply:
+        wanted.check(service.settings, model.model.hparams.n_ctx)
         mine = wanted
         echoed: list[tuple[Piece, ...]] = [()] * len(wanted.prompts)
         if body.echo:
@@ -77,10 +77,10 @@ async def complete(
         def choice(index: int, prompt: int) -> TextChoice:
             return TextChoice(index, body, model, echoed[prompt])
 
-        return Answer(
+        return Reply(
             service=service,
             model=model,
-            form=Form("cmpl", "text_completion", "text_completion", choice),
+            form=ReplyForm("cmpl", "text_completion", "text_completion", choice),
             wanted=mine,
             requests=mine.requests(body),
             owner=request.state.owner,

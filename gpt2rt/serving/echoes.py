@@ -9,15 +9,15 @@ from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Piece
 from gpt2rt.scoring.scoring import Passage, TokenScores
 from gpt2rt.serving.bodies import CompletionBody
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.text.prompts import Prompt
 
 Pieces = tuple[Piece, ...]
 
 
 async def with_echoes(
-    body: CompletionBody, wanted: Wanted, model: AsyncGPT2
-) -> tuple[Wanted, list[Pieces]]:
+    body: CompletionBody, wanted: WantedTexts, model: AsyncGPT2
+) -> tuple[WantedTexts, list[Pieces]]:
     """What is wanted, with token ids as prompts, and the pieces to be told before their texts.
 
     Raises as `GPT2.prompt_tokens`.
@@ -36,7 +36,7 @@ async def with_echoes(
     return replace(wanted, prompts=tokens), echoes
 
 
-def _tokens(body: CompletionBody, wanted: Wanted, model: AsyncGPT2) -> list[tuple[int, ...]]:
+def _tokens(body: CompletionBody, wanted: WantedTexts, model: AsyncGPT2) -> list[tuple[int, ...]]:
     return [
         model.model.prompt_tokens(
             prompt, body.truncate, wanted.length or None, special=body.special
@@ -54,7 +54,9 @@ def _text(prompt: Prompt, tokens: Seq[int], body: CompletionBody, model: AsyncGP
     return model.model.tokenizer.decode(tokens)
 
 
-async def _scored(prompts: Seq[tuple[int, ...]], wanted: Wanted, model: AsyncGPT2) -> list[Pieces]:
+async def _scored(
+    prompts: Seq[tuple[int, ...]], wanted: WantedTexts, model: AsyncGPT2
+) -> list[Pieces]:
     """A piece without text for each token; the first token of a prompt has no score."""
     found = await model.score_tokens(
         [Passage(tokens) for tokens in prompts if len(tokens) > 1], top=wanted.top

@@ -21,6 +21,7 @@ OF_A_MODEL: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]]
     "queued": (GaugeMetricFamily, "Texts that wait for a slot."),
     "steps": (CounterMetricFamily, "Steps made."),
     "tokens": (CounterMetricFamily, "New tokens."),
+    "prompt_tokens": (CounterMetricFamily, "Tokens of prompts read."),
     "failures": (CounterMetricFamily, "Steps that failed."),
     "model_seconds": (CounterMetricFamily, "CPU time of steps, of the thread that makes them."),
     "prefix_looked_up": (CounterMetricFamily, "Tokens of prompts looked up in the cache."),

@@ -1,6 +1,6 @@
 """The answer to a request for texts, completions or chat: whole, or as a stream of events.
 
-Both endpoints return what `answer` makes; how a choice looks in each is in its `Form`.
+Both endpoints return what `answer` makes; how a choice looks in each is in its `ReplyForm`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpt2rt.generation.request import Request
 from gpt2rt.serving.bodies import DrawingBody
 from gpt2rt.serving.events import EventStream, event, while_there
 from gpt2rt.serving.faults import ascii_json
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service
 
 DIGITS = 12  # of a bundle's digest: enough to tell weights apart
@@ -77,7 +77,7 @@ class Choice(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ReplyForm:
     """How the answers of an endpoint look.
 
     `prefix` is that of their ids; `whole` and `part` are the `object` of an answer and of an event;
@@ -91,13 +91,13 @@ class Form:
 
 
 @dataclass
-class Answer:
+class Reply:
     """The texts of one HTTP request, while they are drawn and when they are."""
 
     service: Service
     model: AsyncGPT2
-    form: Form
-    wanted: Wanted
+    form: ReplyForm
+    wanted: WantedTexts
     requests: Seq[Request]
     owner: str
     usage_in_stream: bool
@@ -113,6 +113,9 @@ class Answer:
             async for step in steps:
                 for piece in step:
                     pieces[piece.sample].append(piece)
+        return await self.model.aside(self._told, pieces)  # a megabyte of numbers takes long
+
+    def _told(self, pieces: Seq[Seq[Piece]]) -> bytes:
         choices = []
         for index, sample in enumerate(self._told_samples()):
             choice = self.form.choice(index, sample // self.wanted.best_of)
@@ -134,8 +137,11 @@ class Answer:
         def told(choice: Choice, pieces: Seq[Piece]) -> bytes:
             return event(head + inside + ascii_json(choice.told_part(pieces)) + tail)
 
+        def echoes() -> list[bytes]:
+            return [told(choice, choice.before) for choice in choices if choice.before]
+
+        first = await self.model.aside(echoes) if self.wanted.echo else []
         async with aclosing(self._steps()) as steps:
-            first = [told(choice, choice.before) for choice in choices if choice.before]
             async for step in steps:
                 shown = [piece for piece in step if self._shown(piece)]
                 events = first + [told(choices[piece.sample], [piece]) for piece in shown]
@@ -174,25 +180,24 @@ class Answer:
         """The numbers of tokens of the texts that ended."""
         done = self.completions.values()
         firsts = [one for one in done if one.sample % self.wanted.best_of == 0]
-        prompt, new = (
-            sum(len(one.prompt_tokens) for one in firsts),
-            sum(len(c.tokens) for c in done),
-        )
-        cached = CachedTokens(cached_tokens=sum(one.cached_tokens for one in firsts))
+        read = sum(len(one.prompt_tokens) for one in firsts)
+        drawn = sum(len(one.tokens) for one in done)
+        cached = sum(one.cached_tokens for one in firsts)
         return Usage(
-            prompt_tokens=prompt,
-            completion_tokens=new,
-            total_tokens=prompt + new,
-            prompt_tokens_details=cached,
+            prompt_tokens=read,
+            completion_tokens=drawn,
+            total_tokens=read + drawn,
+            prompt_tokens_details=CachedTokens(cached_tokens=cached),
         )
 
     def _told_samples(self) -> list[int]:
         """The samples that are told: for each prompt the `n` likeliest per token."""
         n, best_of = self.wanted.n, self.wanted.best_of
-        groups = [range(s, s + best_of) for s in range(0, len(self.requests), best_of)]
-        if best_of > n:
-            groups = [sorted(group, key=self._surprise)[:n] for group in groups]  # type: ignore[misc]
-        return [sample for group in groups for sample in group]
+        samples = [request.sample for request in self.requests]
+        if best_of == n:
+            return samples
+        groups = (samples[s : s + best_of] for s in range(0, len(samples), best_of))
+        return [sample for group in groups for sample in sorted(group, key=self._surprise)[:n]]
 
     def _surprise(self, sample: int) -> float:
         """The mean surprisal of a text's tokens; a text without tokens comes last."""
@@ -260,7 +265,7 @@ async def answer(
     request: HttpRequest,
     service: Service,
     body: DrawingBody,
-    make: Callable[[AsyncGPT2, float], Awaitable[Answer]],
+    make: Callable[[AsyncGPT2, float], Awaitable[Reply]],
 ) -> Response:
     """The response to a request for texts.
 
@@ -285,7 +290,7 @@ async def _parts(
     request: HttpRequest,
     service: Service,
     body: DrawingBody,
-    make: Callable[[AsyncGPT2, float], Awaitable[Answer]],
+    make: Callable[[AsyncGPT2, float], Awaitable[Reply]],
 ) -> AsyncGenerator[bytes, None]:
     """The parts of a stream, or the one of an answer; the model is in use until they are closed."""
     began = time.perf_counter()

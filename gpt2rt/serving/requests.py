@@ -12,20 +12,18 @@ from typing import Any
 
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import Stopping
-from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.serving.bodies import (
     ChatBody,
     CompletionBody,
     DrawingBody,
-    JsonFormat,
-    RegexFormat,
-    SchemaFormat,
 )
 from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.formats import constraint_of
 from gpt2rt.serving.settings import ServeSettings
 from gpt2rt.text.prompts import Prompt
 
+MOST_LOGPROBS = 1 << 19  # of an answer; some 50 MB
 MAX_TOKENS = 16  # OpenAI's default for completions
 # Field -> the name in `SamplingParams`.
 NAMES = {
@@ -44,11 +42,11 @@ NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedTexts:
     """The texts that a client wants: for each prompt the best `n` of `best_of`.
 
     `length` is the most new tokens (None: as many as fit), `logprobs` whether log-probabilities are
-    needed, `top` how many alternatives.
+    needed, `top` how many alternatives, `echo` whether prompts are told, too.
     """
 
     prompts: Seq[Prompt]
@@ -57,9 +55,10 @@ class Wanted:
     length: int | None
     logprobs: bool
     top: int
+    echo: bool = False
 
     @classmethod
-    def completions(cls, body: CompletionBody) -> Wanted:
+    def completions(cls, body: CompletionBody) -> WantedTexts:
         """What a request for completions wants. Raises `Fault`."""
         n = body.n or 1
         best_of = body.best_of or n
@@ -81,11 +80,12 @@ class Wanted:
             best_of=best_of,
             length=length,
             logprobs=shown or best_of > n,
-            top=max(body.logprobs or 0, (body.return_tokens and body.top_logprobs) or 0),
+            top=max(body.logprobs or 0, body.top_logprobs or 0),
+            echo=bool(body.echo),
         )
 
     @classmethod
-    def reply(cls, body: ChatBody, prompt: Seq[int]) -> Wanted:
+    def reply(cls, body: ChatBody, prompt: Seq[int]) -> WantedTexts:
         """What a request for the next message wants; `prompt` are the conversation's tokens."""
         n = body.n or 1
         if body.top_logprobs and not (body.logprobs or body.return_tokens):
@@ -99,8 +99,8 @@ class Wanted:
             top=body.top_logprobs or 0,
         )
 
-    def check(self, settings: ServeSettings) -> None:
-        """Raises `Fault` for more texts than the server can hold."""
+    def check(self, settings: ServeSettings, n_ctx: int) -> None:
+        """Raises `Fault` for more texts, or more numbers, than a server of `n_ctx` can hold."""
         if self.best_of > settings.slots:
             name = "best_of" if self.best_of > self.n else "n"
             raise _wrong(name, f"is {self.best_of}, and the server has {settings.slots} slots")
@@ -109,13 +109,22 @@ class Wanted:
             raise _wrong(
                 "prompt", f"asks for {count} texts, and the server holds {room}; send fewer prompts"
             )
+        length = n_ctx if self.echo or self.length is None else min(self.length, n_ctx)
+        told = count * length * (1 + self.top) if self.logprobs else 0
+        if told > MOST_LOGPROBS:
+            raise Fault(
+                400,
+                f"up to {told:,} log-probabilities are asked for, and an answer holds "
+                f"{MOST_LOGPROBS:,}; ask for fewer texts, tokens or likely tokens",
+                code="too_long",
+            )
 
     def requests(self, body: DrawingBody) -> list[Request]:
         """The library's requests, in the order of their samples.
 
         Raises `InvalidSetting`.
         """
-        params, constraint = _params(body), _constraint(body)
+        params, constraint = _params(body), constraint_of(body.response_format)
         stopping = Stopping(
             self.length or None,  # 0: nothing is run
             [body.stop] if isinstance(body.stop, str) else body.stop or (),
@@ -157,13 +166,3 @@ def _params(body: DrawingBody) -> SamplingParams:
     }
     named = {NAMES[name]: value for name, value in given.items()}
     return SamplingParams(**named, logit_bias=bias).seeded()
-
-
-def _constraint(body: DrawingBody) -> Constraint | None:
-    """The format that the text has to match."""
-    wanted = body.response_format
-    if isinstance(wanted, RegexFormat):
-        return Constraint(regex=wanted.regex)
-    if isinstance(wanted, SchemaFormat):
-        return Constraint(json_schema=wanted.json_schema.schema_)
-    return Constraint(json_schema={"type": "object"}) if isinstance(wanted, JsonFormat) else None

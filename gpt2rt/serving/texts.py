@@ -18,13 +18,16 @@ router = APIRouter(tags=["gpt2rt"])
 class TokensReply(TypedDict):
     """The ids of a text's tokens, the text of each, and the characters that each is of.
 
-    `n_ctx` is how many tokens fit the model's context.
+    `prompt` are the ids that the model reads for the text as a prompt: with those that the
+    tokenizer puts around it, and for an empty text those that begin a new one. `n_ctx` is how many
+    tokens fit the model's context.
     """
 
     model: str
     tokens: list[int]
     texts: list[str]
     spans: list[list[int]]
+    prompt: list[int]
     count: int
     n_ctx: int
 
@@ -42,7 +45,7 @@ class TextReply(TypedDict):
 async def tokenize(
     body: TokenizeBody, request: Request, service: Service = Depends(service_of)
 ) -> Response:
-    """Without the tokens that some tokenizers put around a prompt."""
+    """Without the tokens that some tokenizers put around a prompt, but in `prompt` with them."""
 
     async def work() -> Response:
         async with service.model(body.model) as model:
@@ -75,12 +78,16 @@ async def detokenize(
 
 
 def _tokens(body: TokenizeBody, model: GPT2) -> TokensReply:
-    found = model.tokenizer.encode_spans(body.text, special=body.special)
+    tokenizer = model.tokenizer
+    found = tokenizer.encode_spans(body.text, special=body.special)
+    whole = (*tokenizer.before, *found.tokens, *tokenizer.after)
+    begins = tokenizer.before or (tokenizer.start_of_text,)
     return TokensReply(
         model=model.name,
         tokens=list(found.tokens),
-        texts=[model.tokenizer.decode([token]) for token in found.tokens],
+        texts=[tokenizer.decode([token]) for token in found.tokens],
         spans=[list(span) for span in found.spans],
+        prompt=list(whole if found.tokens else begins),
         count=len(found.tokens),
         n_ctx=model.hparams.n_ctx,
     )

@@ -28,8 +28,9 @@ from checkpoints import (
 )
 from command_line import Command
 from gpt2rt import GPT2, HParams
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import ACTIVATIONS
-from gpt2rt.bundles.manifest import GRAPH, WEIGHTS
+from gpt2rt.bundles.manifest import CHAT_TEMPLATE, GRAPH, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.providers import Threads, open_session
 from gpt2rt.engine.runtime import SLOTS
@@ -596,6 +597,17 @@ def test_how_it_is_generated_with_is_carried(
     assert "top_p is not used" in " ".join(ended.err.split())
     assert "max_length is not carried" in " ".join(ended.err.split())
     assert GPT2.load(tmp_path / "out").defaults.named == {"temperature": 0.7}
+
+
+@pytest.mark.slow
+def test_the_chat_template_is_carried(command: Command, folder: Path, tmp_path: Path) -> None:
+    """Only how it is rendered is tested with the server."""
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ eos_token }}"}')
+    ended = command("export", folder, "--no-verify", "--output", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert CHAT_TEMPLATE in Bundle.open(tmp_path / "out").manifest.files
+    written = (tmp_path / "out" / CHAT_TEMPLATE).read_text()
+    assert written == '{% set eos_token = "<|endoftext|>" %}\n{{ eos_token }}'
 
 
 @pytest.mark.slow

@@ -347,7 +347,8 @@ class Breaking:
     """Slots that raise at a step, once."""
 
     def __init__(self, slots: Slots, at: int, error: BaseException) -> None:
-        self._slots, self.count, self._left, self._error = slots, slots.count, at, error
+        self._slots, self.count, self.budget = slots, slots.count, slots.budget
+        self._left, self._error = at, error
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from any_settings import finished
 from batches import Engines
 from gpt2rt import GPT2, Completion, Piece, Request, SamplingParams, Stopping
-from gpt2rt.engine.engine import ALONE, BUDGET, Engine
+from gpt2rt.engine.engine import ALONE, Engine
 from gpt2rt.engine.prefixes import PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.sampling.selection import Draw
@@ -27,7 +27,7 @@ class Watched:
     """Slots that write down the parts of every step."""
 
     def __init__(self, slots: Slots) -> None:
-        self._slots, self.count = slots, slots.count
+        self._slots, self.count, self.budget = slots, slots.count, slots.budget
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
         self.steps: list[list[Part]] = []
 
@@ -54,7 +54,7 @@ def run(
     model: GPT2,
     requests: Iterable[Request],
     count: int,
-    budget: int = BUDGET,
+    budget: int | None = None,
     prefixes: PrefixCache | None = None,
 ) -> tuple[list[list[Part]], Iterator[Piece]]:
     """The parts of the steps, which become more as the pieces are taken."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from gpt2rt import HParams, Piece, Request
-from gpt2rt.engine.engine import BUDGET, Engine
+from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.running import run_all
@@ -28,7 +28,7 @@ class Engines:
         return self.engine_of(self.new_slots(count))
 
     def run(
-        self, requests: Iterable[Request], tasks: Tasks, most: int, budget: int = BUDGET
+        self, requests: Iterable[Request], tasks: Tasks, most: int, budget: int | None = None
     ) -> Iterator[Piece]:
         """The pieces of requests that run in a batch of their own."""
         batch = Batch(self)

@@ -225,7 +225,7 @@ static void attend(const char *name, Attention *a) {
         for (size_t t = 0; t < a->t;) {
             size_t count = 1; /* followers, as many as a call takes or fewer */
             while (count < QUERIES && t + count < a->t && a->slot[t + count] == a->slot[t] &&
-                   a->position[t + count] == a->position[t] + (int32_t)count && below(8))
+                   a->position[t + count] == a->position[t] + (int32_t)count && below(20))
                 count++;
             kernels->attend(a, head, t, count, scratch);
             t += count;

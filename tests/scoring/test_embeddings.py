@@ -10,12 +10,13 @@ import pytest
 
 import reference
 from command_line import Edit
-from gpt2rt import GPT2, EmbedParams
+from gpt2rt import GPT2, EmbedParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.errors import BadBundle, BadText, InvalidSetting, PromptTooLong
+from gpt2rt.generation import batch
 from gpt2rt.scoring.embeddings import cosine
-from models import NOISE, REPEATABLE, TINY, LargerWeights
+from models import NOISE, REPEATABLE, TINY, LargerWeights, assert_same
 
 TEXTS = ["the cat sat", "naïve 🦊 co-op\r\n ends ", "x", "a b", "many words " * 3, "y z"]
 LONG = "a long text of more tokens than the context of the model has room for, " * 2
@@ -54,6 +55,22 @@ def test_a_text_is_bit_equal_whatever_its_batch_mates(
     assert [found.text for found in together] == TEXTS
     for found in together:
         np.testing.assert_array_equal(found.vectors, model.embed(found.text).vectors)
+
+
+@pytest.mark.parametrize("layer", [0, 1, TINY.n_layer])
+def test_beside_texts_vectors_are_the_same_in_smaller_slices(
+    tiny: GPT2, monkeypatch: pytest.MonkeyPatch, layer: int
+) -> None:
+    params = EmbedParams(layer=layer)
+    wanted = list(tiny.embed_batch(TEXTS, params))
+    monkeypatch.setattr(batch, "SLICE_BESIDE", 3)
+    text = tiny.stream([1], stopping=Stopping(40, end_of_text=False))
+    next(text)
+    precision = tiny.bundle.manifest.precision
+    for ours, theirs in zip(tiny.embed_batch(TEXTS, params), wanted, strict=True):
+        assert ours.text == theirs.text
+        assert_same(ours.vectors, theirs.vectors, precision)
+    assert list(text)
 
 
 def test_words_lie_where_they_are_and_own_their_tokens(tiny: GPT2) -> None:

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 import reference
-from gpt2rt import GPT2
+from gpt2rt import GPT2, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
+from gpt2rt.generation import batch
 from gpt2rt.sampling.selection import Draw
 from gpt2rt.scoring import scoring
 from gpt2rt.scoring.scoring import Passage, windows
@@ -100,6 +101,32 @@ def test_a_step_has_no_more_rows_and_tokens_than_stated(
     assert max(sum(len(part.tokens) for part in parts) for parts in steps) == min(rows, 30)
     assert 1 <= max(len(parts) for parts in steps) <= 6
     assert sum(part.wanted for parts in steps for part in parts) == sum(LENGTHS) - len(LENGTHS)
+
+
+def test_beside_texts_scores_are_the_same_in_smaller_slices(
+    tiny: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = [Passage(TEXT[i : i + length]) for i, length in enumerate(LENGTHS)]
+    wanted = list(tiny.score_tokens(passages, top=2))
+    monkeypatch.setattr(batch, "SLICE_BESIDE", 7)
+    steps: list[int] = []
+    real = FusedSlots.step
+
+    def step(self: FusedSlots, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
+        if not draws:
+            steps.append(sum(len(part.tokens) for part in parts))
+        return real(self, parts, draws)
+
+    monkeypatch.setattr(FusedSlots, "step", step)
+    text = tiny.stream([1], stopping=Stopping(40, end_of_text=False))
+    next(text)  # and then it rests
+    found = list(tiny.score_tokens(passages, top=2))
+    assert max(steps) <= 7
+    precision = tiny.bundle.manifest.precision
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert_same(ours.logprobs, theirs.logprobs, precision)
+        assert_same(ours.top_logprobs, theirs.top_logprobs, precision)
+    assert list(text)
 
 
 def test_any_number_of_passages_is_read_only_a_little_ahead(tiny: GPT2) -> None:

@@ -335,6 +335,18 @@ def test_scores_and_vectors_are_those_of_the_library(path: Path, gpt2: GPT2) -> 
     asyncio.run(check())
 
 
+def test_a_cancelled_score_of_a_long_text_ends(path: Path) -> None:
+    async def check() -> None:
+        async with opened(path) as model:
+            scoring = asyncio.create_task(model.score("a small boat " * 3_000, stride=1))
+            await asyncio.sleep(0.05)
+            scoring.cancel()
+            async with asyncio.timeout(10):
+                await model.aclose()  # waits for the threads
+
+    asyncio.run(check())
+
+
 def test_cancelled_scores_end(path: Path) -> None:
     given: list[int] = []
 

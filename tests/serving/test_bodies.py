@@ -112,6 +112,27 @@ def test_a_whole_number_may_have_a_point() -> None:
     assert type(body.n) is int
 
 
+def test_what_is_wrong_many_times_is_told_once() -> None:
+    """Half a million errors would take seconds, in which the server does nothing else."""
+    many = 100_000
+    for kind, fields in (
+        (CompletionBody, {"prompt": [-1] * many}),
+        (CompletionBody, {"prompt": [[]] * many}),
+        (CompletionBody, {"prompt": ["a"] * many}),
+        (CompletionBody, {"stop": [1] * many}),
+        (CompletionBody, {"logit_bias": {f"{n}a": 1 for n in range(many)}}),
+        (CompletionBody, {f"a{n}": 1 for n in range(many)}),
+        (CompletionBody, {"stream_options": {f"a{n}": 1 for n in range(many)}}),
+        (ChatBody, {"messages": [{}] * many}),
+        (ScoreBody, {"texts": [1] * many}),
+        (EmbeddingBody, {"input": [True] * many}),
+        (DetokenizeBody, {"tokens": [-1] * many}),
+    ):
+        with pytest.raises(ValidationError) as raised:
+            kind.model_validate({**BODIES[kind], **fields})
+        assert raised.value.error_count() < 10
+
+
 def test_the_defaults_of_drawing_are_the_librarys() -> None:
     body, params = CompletionBody.model_validate({}), SamplingParams()
     for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty"):

@@ -16,6 +16,9 @@ import httpx2
 import pytest
 
 from command_line import Command, finish, posix, start
+from gpt2rt.cli import serve
+from gpt2rt.errors import InvalidSetting
+from gpt2rt.serving import server
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, fault, ready, running, url_in, wait_until
 
@@ -132,6 +135,44 @@ def test_a_second_signal_ends_it_at_once(process: subprocess.Popen[bytes]) -> No
 
 
 # ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "open_to_all"),
+    [("127.0.0.1", (), False), ("0.0.0.0", ("k",), False), ("0.0.0.0", (), True)],
+)
+def test_a_server_that_everybody_may_use_says_so(
+    settings: ServeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    keys: tuple[str, ...],
+    open_to_all: bool,
+) -> None:
+    monkeypatch.setattr(server.DrainingServer, "run", lambda self, sockets: None)
+    told: list[str] = []
+    server.serve(replace(settings, host=host, keys=keys), tell=told.append)
+    assert re.match(rf"serving tiny-int8, tiny-fp32 at http://{host}:\d+;", told[0])
+    assert ["--api-key-file" in line for line in told[1:]] == [True] * open_to_all
+
+
+def test_keys_come_from_options_a_file_and_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("two\n\n three \n")
+    monkeypatch.setenv("GPT2RT_API_KEY", "four")
+    assert serve.keys(["one"], tmp_path / "keys") == ("one", "four", "two", "three")
+    monkeypatch.setenv("GPT2RT_API_KEY", "")
+    assert serve.keys([], None) == ()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_of_ipv6() -> None:
+    try:
+        listener = server.listen("::1", 0)
+    except InvalidSetting:
+        pytest.skip("no IPv6 here")
+    with listener:
+        assert re.fullmatch(r"http://\[::1\]:\d+", server.url_of(listener))
 
 
 def test_an_address_in_use(command: Command, model: Path) -> None:

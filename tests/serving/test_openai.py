@@ -92,7 +92,7 @@ def test_embeddings(sdk: OpenAI, gpt2: GPT2) -> None:
     found = sdk.embeddings.create(model=MODEL, input=["ab", "cd e"])  # the client asks for base64
     for one, text in zip(found.data, ["ab", "cd e"], strict=True):
         wanted = gpt2.embed(text, EmbedParams(by="text", normalize=True)).vectors[0]
-        np.testing.assert_array_equal(np.float32(one.embedding), wanted)
+        np.testing.assert_array_equal(np.array(one.embedding, np.float32), wanted)
 
 
 def test_models(sdk: OpenAI) -> None:

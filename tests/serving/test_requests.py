@@ -9,7 +9,7 @@ import pytest
 from gpt2rt import Constraint, Request, SamplingParams, Stopping
 from gpt2rt.serving.bodies import ChatBody, CompletionBody
 from gpt2rt.serving.faults import Fault
-from gpt2rt.serving.requests import Wanted
+from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(slots=4, queue=8)
@@ -17,8 +17,8 @@ SETTINGS = ServeSettings(slots=4, queue=8)
 
 def requests(**fields: Any) -> list[Request]:
     body = CompletionBody(**fields)
-    wanted = Wanted.completions(body)
-    wanted.check(SETTINGS)
+    wanted = WantedTexts.completions(body)
+    wanted.check(SETTINGS, n_ctx=48)
     return wanted.requests(body)
 
 
@@ -130,6 +130,21 @@ def test_what_does_not_go_together_is_named(fields: dict[str, Any], param: str) 
     assert (raised.value.status, raised.value.param) == (400, param)
 
 
+def test_numbers_that_fill_no_memory() -> None:
+    """64 texts of a whole context with all their alternatives would take 150 MB."""
+    large = ServeSettings(slots=64)
+    for fields, most in (
+        ({"max_tokens": 10_000, "logprobs": 5}, 1 << 19),
+        ({"max_tokens": 1, "logprobs": 5, "echo": True}, 1 << 19),
+        ({"max_tokens": 10_000}, 0),
+    ):
+        wanted = WantedTexts.completions(CompletionBody.model_validate({"n": 64, **fields}))
+        wanted.check(large, n_ctx=1024)
+        if most:
+            with pytest.raises(Fault, match="log-probabilities"):
+                wanted.check(large, n_ctx=2048)
+
+
 def test_a_suffix_that_says_nothing_is_none() -> None:
     assert requests(suffix="", seed=1) == requests(suffix=None, seed=1)
 
@@ -142,7 +157,7 @@ def test_chat_is_as_long_as_the_context_unless_told() -> None:
         ({"max_completion_tokens": 4}, 4),
     ):
         body = ChatBody.model_validate({"messages": messages, **fields})
-        (request,) = Wanted.reply(body, [1, 2]).requests(body)
+        (request,) = WantedTexts.reply(body, [1, 2]).requests(body)
         assert (request.prompt, request.stopping.length) == ((1, 2), length)
 
 
@@ -150,4 +165,4 @@ def test_chat_tells_likely_tokens_only_with_logprobs() -> None:
     messages = [{"role": "user", "content": "a"}]
     body = ChatBody.model_validate({"messages": messages, "top_logprobs": 2})
     with pytest.raises(Fault, match="logprobs"):
-        Wanted.reply(body, [1])
+        WantedTexts.reply(body, [1])

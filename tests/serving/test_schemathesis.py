@@ -6,6 +6,8 @@ description has to be refused.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +39,7 @@ def described(server: RunningServer) -> BaseSchema:
 
 
 def test_no_operation_is_left_out(described: BaseSchema) -> None:
-    found = [result.ok() for result in described.get_all_operations()]
+    found = [result.ok() for result in described.get_all_operations()]  # type: ignore[union-attr]
     assert sorted((one.method.upper(), one.path) for one in found) == sorted(OPERATIONS)
 
 
@@ -60,7 +62,7 @@ def test_every_answer_is_a_documented_one(
         max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
     )
     @given(case=operation.as_strategy(generation_mode=mode))
-    def check(case: Case) -> None:
+    def check(case: Case[Any]) -> None:
         # A description does not say that a prompt fits the context, or which formats make sense.
         answer = case.call_and_validate(excluded_checks=[positive_data_acceptance])
         assert (mode, answer.status_code) != (GenerationMode.POSITIVE, 422)

@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated
 
 import pytest
@@ -18,9 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 from gpt2rt import Stopping
 from gpt2rt.errors import BadText, InvalidSetting, MissingExtra, PromptTooLong
+from gpt2rt.generation.batch import BatchStatistics
 from gpt2rt.serving import guard
 from gpt2rt.serving.access import AccessLog
 from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.metrics import OF_A_MODEL
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, fault, in_process, raw_fault, read_all, running, wait_until
@@ -96,6 +98,10 @@ def test_metrics_count_requests_by_declared_paths(serve_settings: ServeSettings)
     assert 'gpt2rt_requests_total{path="/v1/models/{name}",status="404"} 1.0' in told
     assert 'gpt2rt_requests_total{path="other",status="404"} 1.0' in told
     assert "gpt2rt_requests_in_flight 1.0" in told
+
+
+def test_every_count_of_a_batch_is_told() -> None:
+    assert {field.name for field in fields(BatchStatistics)} < set(OF_A_MODEL)
 
 
 def test_metrics_can_be_off(quick: ServeSettings) -> None:
@@ -360,26 +366,27 @@ def test_a_request_that_takes_too_long_is_ended(
     assert ended == [True]
 
 
-def endless_stream(server: RunningServer) -> list[bool]:
-    """Add `/stream`, which sends without end; returns what is filled when it was ended."""
-    ended: list[bool] = []
+def endless_stream(server: RunningServer) -> list[str]:
+    """Add `/stream`, which sends without end; the list is told its begin and its end."""
+    seen: list[str] = []
 
     class Endless(Response):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200})
+            seen.append("begin")
             try:
                 while True:
                     await asyncio.sleep(0)
                     part = {"type": "http.response.body", "body": b"x" * 10_000}
                     await send({**part, "more_body": True})
             finally:
-                ended.append(True)
+                seen.append("end")
 
     async def stream() -> Response:
         return Endless()
 
     server.app.add_api_route("/stream", stream, response_class=Response)
-    return ended
+    return seen
 
 
 def test_a_reader_that_does_not_read_is_cut_off(
@@ -387,12 +394,11 @@ def test_a_reader_that_does_not_read_is_cut_off(
 ) -> None:
     monkeypatch.setattr(guard, "GRACE", 0.0)
     with running(replace(quick, timeout=0.5)) as server:
-        ended = endless_stream(server)
+        seen = endless_stream(server)
         with server.socket(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-            wait_until(lambda: server.service.in_flight == 1)
+            wait_until(lambda: bool(seen))
             assert server.client().get("/health").status_code == 200
-            assert not ended
-            wait_until(lambda: bool(ended))
+            wait_until(lambda: seen == ["begin", "end"])
         wait_until(lambda: server.service.in_flight == 0)
 
 

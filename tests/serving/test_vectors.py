@@ -106,6 +106,7 @@ def test_tokens_and_text_are_a_round_trip(
 ) -> None:
     found = client.post("/tokenize", json={"text": text, "special": special}).json()
     assert found["tokens"] == gpt2.tokenizer.encode(text, special=special)
+    assert tuple(found["prompt"]) == gpt2.prompt_tokens(text or None, special=special)
     assert found["count"] == len(found["tokens"])
     assert found["n_ctx"] == gpt2.hparams.n_ctx
     spans = gpt2.tokenizer.encode_spans(text, special=special).spans

@@ -44,7 +44,7 @@ PEERS = (
         "llama.cpp",
         "llamacpp",
         ("llama_cpp", "gguf", "safetensors"),
-        {"fp32": "f32", "int8": "q8_0", "int4": "q4_0"},
+        {"fp32": "f32", "fp16": "f16", "int8": "q8_0", "int4": "q4_0"},
     ),
     Peer(
         "CTranslate2",

@@ -35,10 +35,12 @@ static void remember(const Attention *a, size_t first, size_t last) {
 }
 
 #if defined(__AVX512F__)
-#define SCORES 16 /* sums of a tile: as many as there are registers for */
+#define SUMS 16 /* of a tile: as many as there are registers for */
 #else
-#define SCORES 4
+#define SUMS 4
 #endif
+
+/* ---- a few queries, each with a row of scores */
 
 /* Scores of Q queries with the N positions from `at` on. */
 INLINE void score_tile(const float *q, size_t pitch, const char *keys, size_t at, size_t width,
@@ -58,21 +60,14 @@ INLINE void score_tile(const float *q, size_t pitch, const char *keys, size_t at
         UNROLL for (int n = 0; n < N; n++) scores[i * row + at + n] = all[i * N + n] * scale;
 }
 
-/* The values of the positions from `start` to `end`, weighted, added to Q rows of 16 lanes each. */
-INLINE void mix_tile(const float *weights, size_t row, const char *values, size_t start, size_t end,
-                     size_t width, size_t d, f32x16 *acc, const int Q, const int D,
-                     const int half) {
-    f32x16 sums[4][4];
-    UNROLL for (int i = 0; i < Q; i++)
-        UNROLL for (int j = 0; j < D; j++) sums[i][j] = acc[i * 4 + j];
-    for (size_t at = start; at < end; at++)
-        UNROLL for (int j = 0; j < D; j++) {
-            const f32x16 value = load_kept(values, at * width + d + 16 * j, half);
-            UNROLL for (int i = 0; i < Q; i++)
-                sums[i][j] = fma16(splat(weights[i * row + at]), value, sums[i][j]);
-        }
-    UNROLL for (int i = 0; i < Q; i++)
-        UNROLL for (int j = 0; j < D; j++) acc[i * 4 + j] = sums[i][j];
+INLINE void scores_of(const Attention *a, const float *q, size_t pitch, const char *keys,
+                      size_t length, float *scores, size_t row, const int Q, const int half) {
+    const size_t width = a->width;
+    size_t at = 0;
+    for (; at + SUMS / Q <= length; at += SUMS / Q)
+        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, SUMS / Q, half);
+    for (; at < length; at++)
+        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, 1, half);
 }
 
 /* Make scores [length] to exp(score - largest), and return one over their sum. The sum has 16
@@ -97,25 +92,50 @@ static float soften(float *scores, size_t length) {
     return 1.0f / sum16(sum);
 }
 
-INLINE void scores_of(const Attention *a, const float *q, size_t pitch, const char *keys,
-                      size_t length, float *scores, size_t row, const int Q, const int half) {
-    const size_t width = a->width;
-    size_t at = 0;
-    for (; at + SCORES / Q <= length; at += SCORES / Q)
-        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, SCORES / Q, half);
-    for (; at < length; at++)
-        score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, 1, half);
+/* The values that Q queries see, weighted, for D times 16 lanes. The first query sees `shared`
+ * positions, each further one another; what all see is read once. The weight of query i at a position
+ * is weights[position * step + i * row] * inverse[i]. */
+INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *values, size_t shared,
+                     size_t width, size_t d, const float *inverse, float *mixed, size_t pitch,
+                     const int Q, const int D, const int half) {
+    f32x16 sums[4][4];
+    UNROLL for (int i = 0; i < Q; i++)
+        UNROLL for (int j = 0; j < D; j++) sums[i][j] = splat(0);
+    for (size_t at = 0; at < shared; at++)
+        UNROLL for (int j = 0; j < D; j++) {
+            const f32x16 value = load_kept(values, at * width + d + 16 * j, half);
+            UNROLL for (int i = 0; i < Q; i++)
+                sums[i][j] = fma16(splat(weights[at * step + i * row]), value, sums[i][j]);
+        }
+    UNROLL for (int i = 0; i < Q; i++)
+        UNROLL for (int j = 0; j < D; j++) {
+            for (size_t at = shared; at < shared + i; at++)
+                sums[i][j] = fma16(splat(weights[at * step + i * row]),
+                                   load_kept(values, at * width + d + 16 * j, half), sums[i][j]);
+            store(mixed + i * pitch + d + 16 * j, mul(sums[i][j], splat(inverse[i])));
+        }
 }
 
-/* `attend` for Q tokens; the positions that all of them see are read once. */
-INLINE void attend_some(const Attention *a, size_t head, size_t first, float *scratch, const int Q,
+INLINE void mix(const float *weights, size_t step, size_t row, const char *values, size_t shared,
+                size_t width, const float *inverse, float *mixed, size_t pitch, const int Q,
+                const int half) {
+    const int D = SUMS / Q < 4 ? SUMS / Q : 4;
+    size_t d = 0;
+    for (; d + D * LANES <= width; d += D * LANES)
+        mix_tile(weights, step, row, values, shared, width, d, inverse, mixed, pitch, Q, D, half);
+    for (; d < width; d += LANES)
+        mix_tile(weights, step, row, values, shared, width, d, inverse, mixed, pitch, Q, 1, half);
+}
+
+/* `attend` for Q tokens with a row of scores each. */
+INLINE void attend_rows(const Attention *a, size_t head, size_t first, float *scratch, const int Q,
                         const int half) {
     const size_t width = a->width, all = a->heads * width, pitch = 3 * all;
     const size_t row = round_up(a->capacity, LANES), shared = (size_t)a->position[first] + 1;
     const char *keys = head_of(a, a->keys, (size_t)a->slot[first], head);
     const char *values = head_of(a, a->values, (size_t)a->slot[first], head);
     const float *q = a->qkv + first * pitch + head * width;
-    float *mixed = a->mixed + first * all + head * width, inverse[4];
+    float inverse[4];
     scores_of(a, q, pitch, keys, shared, scratch, row, Q, half);
     UNROLL for (int i = 0; i < Q; i++) {
         for (size_t at = shared; at < shared + i; at++)
@@ -123,42 +143,130 @@ INLINE void attend_some(const Attention *a, size_t head, size_t first, float *sc
                        half);
         inverse[i] = soften(scratch + i * row, shared + i);
     }
-    for (size_t d = 0; d < width; d += 64) {
-        const int D = width - d < 64 ? (int)((width - d) / LANES) : 4;
-        f32x16 acc[16];
-        UNROLL for (int i = 0; i < 16; i++) acc[i] = splat(0);
-        switch (D) {
-        case 4: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 4, half); break;
-        case 3: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 3, half); break;
-        case 2: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 2, half); break;
-        default: mix_tile(scratch, row, values, 0, shared, width, d, acc, Q, 1, half);
-        }
-        UNROLL for (int i = 0; i < Q; i++)
-            UNROLL for (int j = 0; j < D; j++) {
-                f32x16 sum = acc[i * 4 + j];
-                for (size_t at = shared; at < shared + i; at++)
-                    sum = fma16(splat(scratch[i * row + at]),
-                                load_kept(values, at * width + d + 16 * j, half), sum);
-                store(mixed + i * all + d + 16 * j, mul(sum, splat(inverse[i])));
-            }
+    mix(scratch, 1, row, values, shared, width, inverse, a->mixed + first * all + head * width, all,
+        Q, half);
+}
+
+/* ---- 16 queries, one in each lane, so that no sum goes over lanes */
+
+#define TILE 4 /* positions that are scored together */
+
+/* Queries [LANES, width], `pitch` floats apart, to [width, LANES]. */
+static void turn(const float *q, size_t pitch, size_t width, float *turned) {
+    for (size_t d = 0; d < width; d++)
+        for (size_t i = 0; i < LANES; i++) turned[d * LANES + i] = q[i * pitch + d];
+}
+
+/* Keys [count, width] from the position `at` on as floats; they lie where they did, or in `room`. */
+INLINE const float *floats_of(const char *keys, size_t at, size_t count, size_t width, float *room,
+                              const int half) {
+    if (!half) return (const float *)(const void *)keys + at * width;
+    for (size_t i = 0; i < count * width; i += LANES)
+        store(room + i, load_kept(keys, at * width + i, half));
+    return room;
+}
+
+/* What `score_tile` sums in one of its lanes: every 16th product. */
+INLINE void lane_of_scores(const float *turned, const float *keys, size_t width, size_t lane,
+                           f32x16 *sums, const int N) {
+    UNROLL for (int n = 0; n < N; n++) sums[n] = splat(0);
+    for (size_t d = lane; d < width; d += LANES) {
+        const f32x16 queries = load(turned + d * LANES);
+        UNROLL for (int n = 0; n < N; n++)
+            sums[n] = fma16(queries, splat(keys[n * width + d]), sums[n]);
     }
+}
+
+/* Scores [N, LANES] with N keys: the sums of `score_tile`, one of its lanes after another, in the
+ * order of `sum16`. */
+INLINE void score_block(const float *turned, const float *keys, size_t width, float scale,
+                        float *scores, const int N) {
+    f32x16 quarters[4][TILE];
+    for (size_t lane = 0; lane < 4; lane++) {
+        f32x16 sums[4][TILE];
+        UNROLL for (int i = 0; i < 4; i++)
+            lane_of_scores(turned, keys, width, lane + 4 * i, sums[i], N);
+        UNROLL for (int n = 0; n < N; n++)
+            quarters[lane][n] = add(add(sums[0][n], sums[2][n]), add(sums[1][n], sums[3][n]));
+    }
+    UNROLL for (int n = 0; n < N; n++) {
+        const f32x16 even = add(quarters[0][n], quarters[1][n]);
+        const f32x16 odd = add(quarters[2][n], quarters[3][n]);
+        store(scores + n * LANES, mul(add(even, odd), splat(scale)));
+    }
+}
+
+INLINE void scores_of_block(const Attention *a, const float *turned, const char *keys, size_t length,
+                            float *scores, float *room, const int half) {
+    const size_t width = a->width;
+    size_t at = 0;
+    for (; at + TILE <= length; at += TILE)
+        score_block(turned, floats_of(keys, at, TILE, width, room, half), width, a->scale,
+                    scores + at * LANES, TILE);
+    for (; at < length; at++)
+        score_block(turned, floats_of(keys, at, 1, width, room, half), width, a->scale,
+                    scores + at * LANES, 1);
+}
+
+/* Set the scores that do not count: query i sees `shared` + i positions. */
+static void set_unseen(float *scores, size_t shared, size_t padded, float value) {
+    for (size_t at = shared; at < padded; at++)
+        for (size_t i = 0; i < LANES && i <= at - shared; i++) scores[at * LANES + i] = value;
+}
+
+/* `soften` for scores [padded, LANES]: the same sums, one of its lanes after another. */
+static void soften_block(float *scores, size_t shared, size_t padded, float *inverse) {
+    f32x16 most = splat(-INFINITY), sums[LANES];
+    set_unseen(scores, shared, padded, -INFINITY);
+    for (size_t at = 0; at < padded; at++) most = larger(load(scores + at * LANES), most);
+    for (size_t at = 0; at < padded; at++)
+        store(scores + at * LANES, exponential(sub(load(scores + at * LANES), most)));
+    set_unseen(scores, shared, padded, 0);
+    UNROLL for (int i = 0; i < LANES; i++) sums[i] = splat(0);
+    for (size_t at = 0; at < padded; at += LANES)
+        UNROLL for (int i = 0; i < LANES; i++)
+            sums[i] = add(sums[i], load(scores + (at + i) * LANES));
+    for (int n = LANES / 2; n > 2; n /= 2)
+        for (int i = 0; i < n; i++) sums[i] = add(sums[i], sums[i + n]);
+    const f32x16 all = add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+    store(inverse, quotient(splat(1), all));
+}
+
+/* `attend` for 16 tokens. */
+INLINE void attend_block(const Attention *a, size_t head, size_t first, float *scratch,
+                         const int half) {
+    const size_t width = a->width, all = a->heads * width, pitch = 3 * all;
+    const size_t shared = (size_t)a->position[first] + 1, length = shared + LANES - 1;
+    const char *keys = head_of(a, a->keys, (size_t)a->slot[first], head);
+    const char *values = head_of(a, a->values, (size_t)a->slot[first], head);
+    float *mixed = a->mixed + first * all + head * width, inverse[LANES];
+    float *scores = scratch, *turned = scores + round_up(a->capacity, LANES) * LANES;
+    turn(a->qkv + first * pitch + head * width, pitch, width, turned);
+    scores_of_block(a, turned, keys, length, scores, turned + width * LANES, half);
+    soften_block(scores, shared, round_up(length, LANES), inverse);
+    for (size_t i = 0; i < LANES; i += 4)
+        mix(scores + i, LANES, 1, values, shared + i, width, inverse + i, mixed + i * all, all, 4,
+            half);
+}
+
+INLINE void attend_as(const Attention *a, size_t head, size_t first, size_t count, float *scratch,
+                      const int half) {
+    if (count == LANES) { /* fewer than 13 or so are faster by the row */
+        attend_block(a, head, first, scratch, half);
+        return;
+    }
+    const size_t end = first + count;
+    for (; first + 4 <= end; first += 4) attend_rows(a, head, first, scratch, 4, half);
+    for (; first < end; first++) attend_rows(a, head, first, scratch, 1, half);
 }
 
 static void attend(const Attention *a, size_t head, size_t first, size_t count, float *scratch) {
-    if (count == QUERIES) {
-        if (a->half)
-            attend_some(a, head, first, scratch, QUERIES, 1);
-        else
-            attend_some(a, head, first, scratch, QUERIES, 0);
-        return;
-    }
-    for (size_t token = first; token < first + count; token++)
-        if (a->half)
-            attend_some(a, head, token, scratch, 1, 1);
-        else
-            attend_some(a, head, token, scratch, 1, 0);
+    if (a->half)
+        attend_as(a, head, first, count, scratch, 1);
+    else
+        attend_as(a, head, first, count, scratch, 0);
 }
 
 static size_t scratch_floats(const Attention *a) {
-    return QUERIES * round_up(a->capacity, LANES);
+    return LANES * round_up(a->capacity, LANES) + (LANES + TILE) * a->width;
 }

@@ -79,7 +79,7 @@ typedef struct {
     size_t (*scratch_floats)(const Attention *a);
 } Kernels;
 
-#define QUERIES 4 /* most tokens of a call of `attend` */
+#define QUERIES 16 /* most tokens of a call of `attend`: one for each lane */
 
 static inline size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 

@@ -335,14 +335,15 @@ static void ORT_CALL remember_task(void *data, size_t task) {
 static void ORT_CALL attend_task(void *data, size_t task) {
     Attending *job = data;
     const size_t group = task % job->groups, head = task / job->groups;
-    float *scratch = malloc(job->scratch * sizeof *scratch);
-    if (!scratch) {
+    char *memory = malloc(job->scratch * sizeof(float) + 64);
+    if (!memory) {
         job->failed = 1;
         return;
     }
+    float *scratch = (float *)(void *)(memory + (-(uintptr_t)memory & 63)); /* whole cache lines */
     const size_t first = job->first[group];
     job->kernels->attend(&job->attention, head, first, job->first[group + 1] - first, scratch);
-    free(scratch);
+    free(memory);
 }
 
 /* Groups of tokens that follow each other in one slot. */

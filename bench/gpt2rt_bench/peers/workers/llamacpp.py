@@ -18,7 +18,7 @@ from protocol import Answer, Ready, Tokens, greedy
 
 CALLBACKS: list[Any] = []  # a callback must live as long as llama.cpp may call it
 
-FILE_TYPES = {"f32": 0, "q8_0": 7, "q4_0": 2}  # enum llama_ftype
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "q4_0": 2}  # enum llama_ftype
 KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
 
 # Transformers' names -> llama.cpp's, architecture gpt2; the ending .weight or .bias stays.
