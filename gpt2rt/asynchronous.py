@@ -227,6 +227,7 @@ class AsyncGPT2:
                     await arrived.wait()
                     arrived.clear()
                     if pieces := client.ready():
+                        self._drive()  # its texts may have rested, and nothing else have run
                         yield pieces
         finally:
             del self._arrivals[client]

@@ -279,7 +279,7 @@ class GPT2(Scorer):
         self, requests: Iterator[Prompted], batch_size: int, ends_only: bool
     ) -> Iterator[Piece]:
         self.runtime.check(int(batch_size))  # at once; the memory is taken with the first piece
-        return run_all(self.batch, requests, batch_size, self.tasks.begin, ends_only=ends_only)
+        return run_all(self, requests, batch_size, ends_only=ends_only)
 
     def beam_search(
         self,

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import ref
 
@@ -19,6 +18,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import Gpt2rtError, QueueFull, StepFailed
+from gpt2rt.generation.batch_statistics import BatchStatistics
 from gpt2rt.generation.client import Client
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.lead import Lead
@@ -27,6 +27,7 @@ from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.generation.speculation import MakeDraft
 from gpt2rt.generation.task import Task
 
+CLOSED = "the call was closed, so nothing more is made for it"
 AHEAD = 16  # steps that a text may be ahead of its reader; then it rests
 # The most tokens that other work should read between two steps, and beside texts in progress: about
 # what they wait for a step with a piece of a prompt.
@@ -44,31 +45,6 @@ class BatchModel(Protocol):
 
     def new_slots(self, count: int) -> Slots:
         """Slots for `count` sequences."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchStatistics:
-    """Counts of a batch: now, and since the model was loaded.
-
-    Attributes:
-        running: texts in progress, with those whose prompts are read.
-        queued: texts that wait for a slot.
-        slots: the most texts that can run now.
-        steps: steps made.
-        tokens: new tokens.
-        prompt_tokens: tokens of prompts that were read, without those from the prefix cache.
-        failures: steps that failed.
-        model_seconds: CPU time of the threads that made steps, in steps and draws.
-    """
-
-    running: int
-    queued: int
-    slots: int
-    steps: int
-    tokens: int
-    prompt_tokens: int
-    failures: int
-    model_seconds: float
 
 
 class Batch:
@@ -121,9 +97,9 @@ class Batch:
         """
         with self._lead.held():
             self._check_open()
-            self._slots, self._most_queued, self._budget = slots, queue, budget
             if slots is not None:
-                self._room()
+                self._room(slots)
+            self._slots, self._most_queued, self._budget = slots, queue, budget
             if self._engine is not None and budget is not None:
                 self._engine.budget = budget
 
@@ -147,11 +123,12 @@ class Batch:
     @property
     def statistics(self) -> BatchStatistics:
         """Counts now, and since the model was loaded."""
+        engine = self._engine
         with self.lock:
             return BatchStatistics(
                 len(self._running),
                 len(self._queue),
-                self._engine.count if self._engine else 0,
+                engine.count if engine else 0,
                 self._steps,
                 self._tokens,
                 self._prompt_tokens,
@@ -163,7 +140,7 @@ class Batch:
 
     def join(self, client: Client, tasks: Seq[Task], wait: bool) -> None:
         with self.lock:
-            self._check_open()
+            self._check_open(client)
             if not wait and self._most_queued is not None:
                 free = (self._slots or 0) - len(self._running)
                 if len(self._queue) + len(tasks) > self._most_queued + max(0, free):
@@ -185,7 +162,7 @@ class Batch:
 
     def between_steps(self, client: Client, work: Callable[[], Any], done: Future[Any]) -> None:
         with self.lock:
-            self._check_open()
+            self._check_open(client)
             self._calls.append((client, work, done))
 
     def step_until(self, client: Client, done: Callable[[], bool]) -> None:
@@ -195,7 +172,7 @@ class Batch:
         """
         self._lead.step_until(lambda: done() or client.closed, client.changed, self.turn)
         if not done():
-            raise StepFailed("the call was closed while it waited for a step")
+            raise StepFailed(CLOSED)
 
     def drive(self) -> None:
         """Make steps until there is nothing to do, for clients whose threads do not wait."""
@@ -244,8 +221,10 @@ class Batch:
     def _admit(self) -> None:
         """Give free slots to tasks of the queue."""
         while self._queue:
+            with self.lock:
+                wanted = self._slots or sum(of.most for of in self._clients if of.tasks)
             try:
-                scheduler = self._room()
+                scheduler = self._room(wanted)
             except (Gpt2rtError, MemoryError) as error:
                 failure = error if isinstance(error, Gpt2rtError) else _step_failed(error)
                 with self.lock:
@@ -261,10 +240,8 @@ class Batch:
             self._running |= dict.fromkeys(tasks, client)
             scheduler.admit(tasks)
 
-    def _room(self) -> Scheduler:
-        """The scheduler, with slots as there should be. Raises what making slots does."""
-        with self.lock:
-            wanted = self._slots or sum(client.most for client in self._clients if client.tasks)
+    def _room(self, wanted: int) -> Scheduler:
+        """The scheduler, with that many slots if they are needed. Raises what making slots does."""
         model = self._model()
         assert model is not None, "a model outlives the calls of its methods"
         if self._scheduler is None or self._engine is None:
@@ -345,10 +322,12 @@ class Batch:
         if tasks:
             self._hand(client, [Piece(task.request.sample, "", failure=error) for task in tasks])
 
-    def _check_open(self) -> None:
-        """Raises the error of a closed batch."""
+    def _check_open(self, client: Client | None = None) -> None:
+        """Raises the error of a closed batch, or `StepFailed` for a closed client."""
         if self._closed is not None:
             raise type(self._closed)(*self._closed.args)
+        if client is not None and client.closed:
+            raise StepFailed(CLOSED)
 
 
 def _step_failed(error: BaseException) -> StepFailed:

@@ -40,15 +40,17 @@ class Lead:
         `changed`, on `lock`, wakes this thread (`tell`). `turn` makes a step, and returns whether
         there was anything to do; what it raises is raised.
         """
-        while self._takes(done, changed):
-            try:
+        try:
+            while self._takes(done, changed):
                 busy = turn()
                 while busy and not (done() or self._line):
                     busy = turn()
-            finally:
                 self._release()
-            if not busy and not done():
-                time.sleep(RETRY)
+                if not busy and not done():
+                    time.sleep(RETRY)
+        finally:  # whatever interrupts this thread, even before its first turn
+            if self._holder == threading.get_ident():
+                self._release()
 
     def step_while_busy(self, turn: Callable[[], bool]) -> None:
         """Call `turn` with the lead as long as there is anything to do."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from gpt2rt.checks import check_kind, check_list
 from gpt2rt.errors import Gpt2rtError
@@ -13,7 +14,7 @@ from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import same_prompt_groups
 from gpt2rt.generation.stopping import Stopping
-from gpt2rt.generation.task import Task
+from gpt2rt.generation.tasks import Tasks
 from gpt2rt.sampling.constraint import Constraint
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.text.prompts import Prompt, Truncate
@@ -37,21 +38,23 @@ def requests_of(
     )
 
 
+class Model(Protocol):
+    """A model with what a run needs of it: its batch, and tasks for requests."""
+
+    batch: Batch
+    tasks: Tasks
+
+
 def run_all(
-    batch: Batch,
-    requests: Iterator[Prompted],
-    most: int,
-    begin: Callable[[Prompted], Task],
-    *,
-    ends_only: bool,
+    model: Model, requests: Iterator[Prompted], most: int, *, ends_only: bool
 ) -> Iterator[Piece]:
     """The pieces of all requests, of which up to `most` run at a time; more are taken as some end.
 
-    `begin` makes a task; what it raises is the failure of a piece. `ends_only`: pieces may be left
-    out, except the last of each text.
+    A request that cannot begin gives a piece with the failure. `ends_only`: pieces may be left out,
+    except the last of each text.
     """
     groups, left = same_prompt_groups(requests, most), deque[Prompted]()
-    with batch.client(most) as client:
+    with model.batch.client(most) as client:
         while True:
             while room := most - client.in_flight:
                 left = left or deque(next(groups, ()))
@@ -60,7 +63,7 @@ def run_all(
                 tasks = []
                 for prompted in [left.popleft() for _ in range(min(len(left), room))]:
                     try:
-                        tasks.append(begin(prompted))
+                        tasks.append(model.tasks.begin(prompted))
                     except Gpt2rtError as error:
                         yield Piece(prompted.request.sample, "", failure=error)
                 client.submit(tasks)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from gpt2rt import __version__
+from gpt2rt.serving import chat, completions, pages, scores, state, texts, vectors
 from gpt2rt.serving.faults import ANSWERS, add_handlers
 from gpt2rt.serving.guard import Guard
 from gpt2rt.serving.service import Service
 
-# The modules that have a `router`.
-ROUTERS = ("state", "completions", "chat", "scores", "vectors", "texts", "pages")
+PATHS = (state, completions, chat, scores, vectors, texts, pages)
 
 
 def application(service: Service) -> ASGIApp:
@@ -46,7 +44,6 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     add_handlers(app)
-    for name in ROUTERS:
-        if find_spec(f"gpt2rt.serving.{name}") is not None:
-            app.include_router(import_module(f"gpt2rt.serving.{name}").router)
+    for module in PATHS:
+        app.include_router(module.router)
     return app

@@ -44,6 +44,12 @@ def test_the_last_reference_frees_the_session_at_once(model: Path) -> None:
         gc.enable()
 
 
+def test_texts_in_progress_keep_their_model(model: Path) -> None:
+    texts = GPT2.load(model, threads=1).stream("the cat", GREEDY, SHORT)
+    gc.collect()
+    assert "".join(texts) == GPT2.load(model, threads=1).generate("the cat", GREEDY, SHORT).text
+
+
 def test_constraints_keep_no_model_and_no_tokenizer_alive(model: Path) -> None:
     pytest.importorskip("llguidance")
     gpt2 = GPT2.load(model, threads=1)

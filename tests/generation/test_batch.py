@@ -283,17 +283,16 @@ def test_slots_grow_with_the_callers_and_go_with_them(model: GPT2) -> None:
     assert found == {n: alone(model, request(n, 20)) for n in (1, 2, 3, 4)}
 
 
-def limited(model: GPT2, slots: int, queue: int | None = None) -> Batch:
-    """A batch of its own, with that many slots."""
+def limited(model: GPT2, slots: int, queue: int | None = None) -> Engines:
+    """With a batch of that many slots."""
     engines = Engines(model.new_slots)
-    batch = Batch(engines)
-    batch.engines = engines  # type: ignore[attr-defined]  # which it does not keep alive
-    batch.limit(slots, queue)
-    return batch
+    engines.batch.limit(slots, queue)
+    return engines
 
 
 def test_owners_take_turns_in_the_queue(model: GPT2) -> None:
-    batch = limited(model, 1)
+    engines = limited(model, 1)
+    batch = engines.batch
     greedy = [batch.client(9, owner="greedy") for _ in range(2)]
     modest = batch.client(9, owner="modest")
     for n, client in enumerate(greedy):
@@ -308,7 +307,8 @@ def test_owners_take_turns_in_the_queue(model: GPT2) -> None:
 
 
 def test_a_full_queue_refuses_who_does_not_wait(model: GPT2) -> None:
-    batch = limited(model, slots=2, queue=1)
+    engines = limited(model, slots=2, queue=1)
+    batch = engines.batch
     client = batch.client(9)
     client.submit(tasks(model, [request(n) for n in range(3)]), wait=False)
     with pytest.raises(QueueFull, match="3 texts wait already, and 1 may; try again later"):
@@ -330,7 +330,7 @@ def test_slots_that_cannot_be_had_are_the_failure_of_who_asked(model: GPT2) -> N
         return model.new_slots(count)
 
     engines = Engines(few)
-    batch = Batch(engines)
+    batch = engines.batch
     with batch.client(2) as first, batch.client(1) as second:
         first.submit(tasks(model, [request(0), request(1)]))
         pieces = first.take()
@@ -374,7 +374,7 @@ def test_a_step_that_fails_is_everybodys_and_the_next_one_is_nobodys(
         return Breaking(slots, at, errors.pop()) if errors else slots
 
     engines = Engines(new_slots)
-    batch = Batch(engines)
+    batch = engines.batch
     with batch.client(1) as leader, batch.client(3) as other:
         leader.submit(tasks(model, [request(0)]))
         other.submit(tasks(model, [request(n) for n in (1, 2, 3)]))
@@ -400,7 +400,7 @@ def test_a_thread_that_is_interrupted_while_it_leads_lets_the_others_go_on(model
         return Breaking(model.new_slots(count), 5, errors.pop() if errors else StepFailed(""))
 
     engines = Engines(new_slots)
-    batch = Batch(engines)
+    batch = engines.batch
     ended: dict[int, object] = {}
     together = threading.Barrier(4)
 
@@ -490,7 +490,8 @@ def test_who_does_not_wait_is_called_once_a_step(model: GPT2) -> None:
     def wake() -> None:
         calls.append(1)
 
-    batch = limited(model, 8)
+    engines = limited(model, 8)
+    batch = engines.batch
     clients = [batch.client(2, wake=wake) for _ in range(3)]
     for n, client in enumerate(clients):
         client.submit(tasks(model, [request(n, 7), request(n + 3, 7)]))
@@ -505,7 +506,8 @@ def test_who_does_not_wait_is_called_once_a_step(model: GPT2) -> None:
 
 def test_one_thread_steps_for_all_and_gives_way(model: GPT2) -> None:
     """To a thread that needs the lead, such as one that forks or closes the model."""
-    batch = limited(model, 2)
+    engines = limited(model, 2)
+    batch = engines.batch
     client = batch.client(1, wake=lambda: None)
     client.submit(tasks(model, [request(4, 3000)]))  # it slides
     thread = threading.Thread(target=batch.drive, daemon=True)
@@ -541,7 +543,8 @@ def test_a_child_goes_on_with_texts_that_a_thread_of_its_parent_stepped(
 ) -> None:
     model = tiny_models["fp32"]
     wanted = [alone(model, request(n, 30)) for n in range(3)]
-    batch = limited(model, 4)
+    engines = limited(model, 4)
+    batch = engines.batch
     endless = batch.client(1, wake=lambda: None)
     endless.submit(tasks(model, [request(4, 10_000)]))  # it slides
     thread = threading.Thread(target=batch.drive, daemon=True)

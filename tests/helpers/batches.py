@@ -17,12 +17,15 @@ from models import TINY
 
 @dataclass(eq=False)
 class Engines:
-    """What a batch needs of its model: slots, and an engine over them."""
+    """What a batch needs of its model: slots, and an engine over them. `batch` is that batch."""
 
     new_slots: Callable[[int], Slots]
     engine_of: Callable[[Slots], Engine] = Engine
     make_draft: MakeDraft | None = None
     hparams: HParams = TINY
+
+    def __post_init__(self) -> None:
+        self.batch = Batch(self)
 
     def engine(self, count: int) -> Engine:
         return self.engine_of(self.new_slots(count))
@@ -30,7 +33,7 @@ class Engines:
     def run(
         self, requests: Iterable[Request], tasks: Tasks, most: int, budget: int | None = None
     ) -> Iterator[Piece]:
-        """The pieces of requests that run in a batch of their own."""
-        batch = Batch(self)
-        batch.limit(None, None, budget)
-        yield from run_all(batch, tasks.read(requests), most, tasks.begin, ends_only=False)
+        """The pieces of requests."""
+        self.tasks = tasks
+        self.batch.limit(None, None, budget)
+        yield from run_all(self, tasks.read(requests), most, ends_only=False)

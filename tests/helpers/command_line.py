@@ -53,7 +53,7 @@ def start(*arguments: str | Path, **settings: Any) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> Ended:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
 
 

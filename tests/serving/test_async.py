@@ -399,3 +399,24 @@ def in_child(model: AsyncGPT2) -> int:
 
     asyncio.events._set_running_loop(None)  # the parent's
     return asyncio.run(ask()) or model.model.generate("a", PARAMS, TEN).finish_reason != "length"
+
+
+def test_a_text_that_rested_goes_on_when_its_reader_does(path: Path) -> None:
+    """Its reader was more than a context behind, so there was nothing more to do."""
+
+    async def scenario() -> None:
+        async with opened(path) as model:
+            sliding = Stopping(length=200, end_of_text=False, overflow="slide")
+            async with aclosing(model.run([Request("ab", PARAMS, sliding)])) as steps:
+                found = [*await anext(steps)]
+                before = -1
+                while (now := model.model.batch.statistics.steps) != before:
+                    before = now
+                    await asyncio.sleep(0.05)
+                assert now < 200
+                async with asyncio.timeout(20):
+                    async for pieces in steps:
+                        found += pieces
+            assert sum(piece.token is not None for piece in found) == 200
+
+    asyncio.run(scenario())
