@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from starlette.types import ASGIApp
 
 from gpt2rt import __version__
 from gpt2rt.serving import chat, completions, pages, scores, state, texts, vectors
-from gpt2rt.serving.faults import ANSWERS, add_handlers
+from gpt2rt.serving.faults import ANSWERS, add_handlers, ascii_json
 from gpt2rt.serving.guard import Guard
 from gpt2rt.serving.service import Service
 
@@ -37,6 +37,7 @@ def create_app(service: Service) -> FastAPI:
         title="gpt2rt",
         version=__version__,
         summary="GPT-2: OpenAI's API, scores and vectors",
+        openapi_url=None,  # FastAPI would make the description, which takes long, in the event loop
         docs_url=None,  # FastAPI's page asks a foreign host; ours is /docs
         redoc_url=None,
         responses=ANSWERS,
@@ -46,4 +47,9 @@ def create_app(service: Service) -> FastAPI:
     add_handlers(app)
     for module in PATHS:
         app.include_router(module.router)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def describe() -> Response:  # no coroutine: in a thread
+        return Response(ascii_json(app.openapi()), media_type="application/json")
+
     return app

@@ -15,16 +15,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import hypothesis
 import psutil
+import schemathesis
+from schemathesis import GenerationMode
 
 import health_watch
 from command_line import start
@@ -53,8 +57,9 @@ MANNERS = {"whole": 10, "slow": 2, "closes": 2, "resets": 1, "ignores": 1, "half
 class SoakFigures:
     """What happened: requests by kind, manner and status, and the measures of the server.
 
-    `checked` counts the answers with status 200 that were compared with the library's, `growth` the
-    bytes of memory since the first thousand requests, `health` is what `health_watch` found.
+    `checked` counts the answers with status 200 that were compared with the library's, `made_up`
+    the requests of schemathesis. `growth` are the bytes of memory since the first thousand
+    requests, `health` is what `health_watch` found.
     """
 
     seed: int
@@ -62,6 +67,7 @@ class SoakFigures:
     manners: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     checked: int = 0
+    made_up: int = 0
     failed: dict[int, str] = field(default_factory=dict)
     growth: float = 0.0
     health: dict[str, float] = field(default_factory=dict)
@@ -147,26 +153,34 @@ def _is_ready(server: SoakedServer) -> bool:
         return False
 
 
-def soak(place: Path, count: int, seed: int, health: float, tell: Any = None) -> SoakFigures:
+def soak(
+    place: Path,
+    count: int,
+    seed: int,
+    health: float,
+    examples: int = 0,
+    tell: Callable[[int], None] = lambda done: None,
+) -> SoakFigures:
     """Send `count` random requests, by `CLIENTS` at a time, and check everything.
 
-    `health`: the seconds in which /health has to answer, always. Raises `AssertionError`.
+    Beside them come right and wrong ones that schemathesis makes up, `examples` of either for each
+    endpoint. `health`: the seconds in which /health has to answer, always; `tell` is called with
+    the number of requests done. Raises `AssertionError`.
     """
     figures = SoakFigures(seed)
     with soaked_server(place) as server, watched_health(server, figures):
-        began, before = time.monotonic(), 0
-        warm = min(WARM, count // 2)
-        for first, last in ((0, warm), (warm, count)):
-            with ThreadPoolExecutor(CLIENTS) as clients:
-                for number, found in enumerate(
-                    clients.map(lambda n: tried(server, seed, n), range(first, last)), first
-                ):
-                    found.add_to(figures, number)
-                    if tell is not None:
-                        tell(number + 1)
-            check_idle(server)
-            figures.growth = server.bytes - before
-            before = server.bytes
+        began = time.monotonic()
+        with ThreadPoolExecutor(CLIENTS + 1) as clients:
+            made_up = clients.submit(make_up, server, examples, seed)
+            trials = clients.map(partial(tried, server, seed), range(count))
+            for done, found in enumerate(trials, 1):
+                found.add_to(figures, done - 1)
+                tell(done)
+                if done == min(WARM, count // 2):
+                    before = server.bytes
+            figures.made_up = made_up.result()
+        check_idle(server)
+        figures.growth = server.bytes - before
         figures.seconds = round(time.monotonic() - began, 1)
         check_slots(server)
         check_log(server)
@@ -308,6 +322,35 @@ def decoded(body: bytes) -> Any:
     events = [json.loads(part) for part in parts[: -1 if done else None]]
     assert done != ("error" in events[-1]), "a stream that just ends"
     return events
+
+
+def make_up(server: SoakedServer, examples: int, seed: int) -> int:
+    """Send right and wrong requests that schemathesis makes up; returns how many.
+
+    Whether each answer fits the description is the matter of tests/serving/test_schemathesis.py.
+    """
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+    statuses: list[int] = []
+    operations: Any = schema.get_all_operations() if examples else ()
+    for operation in (found.ok() for found in operations):
+        for mode in GenerationMode:
+            if (operation.method.upper(), mode) == ("GET", GenerationMode.NEGATIVE):
+                continue  # all that can be asked is right
+
+            @hypothesis.seed(seed)
+            @hypothesis.settings(
+                max_examples=examples,
+                database=None,
+                deadline=None,
+                suppress_health_check=list(hypothesis.HealthCheck),
+            )
+            @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+            def call(case: Any) -> None:
+                statuses.append(case.call().status_code)
+                assert statuses[-1] < 500 or statuses[-1] in BUSY, case
+
+            call()
+    return len(statuses)
 
 
 # ---- the end

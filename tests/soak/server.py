@@ -18,13 +18,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000, help="requests")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--health", type=float, default=0.1, help="seconds /health may take")
+    parser.add_argument("--examples", type=int, default=50, help="of schemathesis, by endpoint")
     wanted = parser.parse_args()
 
     def tell(done: int) -> None:
         print(f"\r{done} requests", end="", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        figures = soak(Path(folder), wanted.count, wanted.seed, wanted.health, tell)
+        figures = soak(
+            Path(folder), wanted.count, wanted.seed, wanted.health, wanted.examples, tell
+        )
     print(f"\r{figures.to_json()}")
 
 
