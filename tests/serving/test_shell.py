@@ -145,6 +145,12 @@ def test_a_page_of_another_site_cannot_lead_its_name_here(client: TestClient, ho
     assert fault(client.get("/health", headers={"Host": host})) == (400, "wrong_host")
 
 
+def test_a_proxy_may_pass_on_its_name_where_keys_are_asked_for(quick: ServeSettings) -> None:
+    with in_process(replace(quick, keys=("secret",))) as client:
+        headers = {"Host": "gpt2.example.org", "Authorization": "Bearer secret"}
+        assert client.get("/v1/models", headers=headers).status_code == 200
+
+
 def test_a_server_for_others_is_asked_by_any_name(quick: ServeSettings) -> None:
     with in_process(replace(quick, host="0.0.0.0")) as client:
         assert client.get("/health", headers={"Host": "gpt2.example"}).status_code == 200
