@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gpt2rt import Stopping
 from gpt2rt.errors import BadText, InvalidSetting, MissingExtra, PromptTooLong
-from gpt2rt.generation.batch import BatchStatistics
+from gpt2rt.generation.batch_statistics import BatchStatistics
 from gpt2rt.serving import guard
 from gpt2rt.serving.access import AccessLog
 from gpt2rt.serving.faults import Fault, ascii_json, ascii_json_of_many
