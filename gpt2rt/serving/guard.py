@@ -158,8 +158,10 @@ class Guard:
         if self._service.draining and path not in WHILE_DRAINING:
             raise Fault(503, "the server is ending", code="draining", retry_after=5)
         host = exchange.header(b"host")
-        if self._settings.loopback and host is not None and not _local(host, self._settings.host):
-            # A page of another site that let its name lead here, to be taken for this server's.
+        open_here = self._settings.loopback and not self._keys
+        if open_here and host is not None and not _local(host, self._settings.host):
+            # A page of another site that let its name lead here, to be taken for this server's. It
+            # has no key; proxies, which pass on such names, have their clients'.
             raise Fault(400, "this server is asked by the name localhost", code="wrong_host")
         if self._keys and not (
             method in ("GET", "HEAD") and (path in OPEN or path.startswith(PAGE))

@@ -23,7 +23,7 @@ from gpt2rt.generation.completion import Completion, Piece, Timing
 from gpt2rt.generation.request import Request
 from gpt2rt.serving.bodies import DrawingBody
 from gpt2rt.serving.events import EventStream, event, while_there
-from gpt2rt.serving.faults import ascii_json
+from gpt2rt.serving.faults import ascii_json, ascii_json_of_many
 from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service
 
@@ -119,9 +119,8 @@ class Reply:
         for index, sample in enumerate(self._told_samples()):
             choice = self.form.choice(index, sample // self.wanted.best_of)
             choices.append(choice.told([*choice.before, *pieces[sample]]))
-        return ascii_json(
-            {**self._envelope(self.form.whole), "choices": choices, "usage": self.usage}
-        )
+        around = {**self._envelope(self.form.whole), "usage": self.usage}
+        return ascii_json_of_many(around, "choices", choices)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, those of a step together."""

@@ -13,7 +13,7 @@ from gpt2rt.model import GPT2
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Vectors
 from gpt2rt.serving.bodies import EMBEDDING, EmbeddingBody
 from gpt2rt.serving.events import in_time
-from gpt2rt.serving.faults import Fault, ascii_json
+from gpt2rt.serving.faults import Fault, ascii_json_of_many
 from gpt2rt.serving.replies import note
 from gpt2rt.serving.scores import TextUsage
 from gpt2rt.serving.service import Service, service_of
@@ -43,8 +43,8 @@ class EmbeddingReply(TypedDict):
     object: Literal["list"]
     model: str
     layer: int
-    data: list[ToldVector]
     usage: TextUsage
+    data: list[ToldVector]
 
 
 @router.post(
@@ -122,9 +122,8 @@ def _reply(
                 told |= {"input": number, "text": text, "span": list(span)}
             data.append(told)
     usage = TextUsage(prompt_tokens=count, total_tokens=count)
-    return ascii_json(
-        EmbeddingReply(object="list", model=model, layer=found[0].layer, data=data, usage=usage)
-    )
+    reply = EmbeddingReply(object="list", model=model, layer=found[0].layer, usage=usage, data=[])
+    return ascii_json_of_many(reply, "data", data)
 
 
 def _written(vectors: Vectors, base64_wanted: bool) -> list[list[float] | str]:

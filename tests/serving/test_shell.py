@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Body, Depends, Request, Response
@@ -21,7 +21,7 @@ from gpt2rt.errors import BadText, InvalidSetting, MissingExtra, PromptTooLong
 from gpt2rt.generation.batch_statistics import BatchStatistics
 from gpt2rt.serving import guard
 from gpt2rt.serving.access import AccessLog
-from gpt2rt.serving.faults import Fault
+from gpt2rt.serving.faults import Fault, ascii_json, ascii_json_of_many
 from gpt2rt.serving.metrics import OF_A_MODEL
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.settings import ServeSettings
@@ -143,6 +143,12 @@ def test_this_machine_has_these_names(client: TestClient, host: str) -> None:
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "[", "", "10.0.0.1"])
 def test_a_page_of_another_site_cannot_lead_its_name_here(client: TestClient, host: str) -> None:
     assert fault(client.get("/health", headers={"Host": host})) == (400, "wrong_host")
+
+
+def test_a_proxy_may_pass_on_its_name_where_keys_are_asked_for(quick: ServeSettings) -> None:
+    with in_process(replace(quick, keys=("secret",))) as client:
+        headers = {"Host": "gpt2.example.org", "Authorization": "Bearer secret"}
+        assert client.get("/v1/models", headers=headers).status_code == 200
 
 
 def test_a_server_for_others_is_asked_by_any_name(quick: ServeSettings) -> None:
@@ -304,6 +310,12 @@ def test_too_many_connections_are_told(own: RunningServer, monkeypatch: pytest.M
     with own.client() as first, own.client() as second:
         assert {first.get("/health").status_code, second.get("/health").status_code} == {200}
         assert raw_fault(read_all(own.socket())) == (503, "overloaded")
+
+
+@pytest.mark.parametrize("items", [[], [1], [{"a": [0.5]}, "é", None]])
+def test_json_of_many_is_the_json_of_all(items: list[Any]) -> None:
+    found = ascii_json_of_many({"z": 1, "data": None}, "data", items)
+    assert found == ascii_json({"z": 1, "data": items})
 
 
 # ---- errors of handlers
