@@ -3,6 +3,7 @@
 A public name is imported when it is first used, so `import gpt2rt` takes no time.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from gpt2rt.text.tokenizers import TextTokenizer as TextTokenizer
 
 __version__ = "0.1.0"
+
+# From 1.29 on, ONNX Runtime's packages report to Microsoft what they run, on Linux and macOS, too.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # The modules that define the public names; type checkers read the imports above instead.
 _NAMES = {

@@ -87,6 +87,7 @@ class AsyncGPT2:
         self._due = False  # whether a job of `_steps` waits that has not begun
         self._arrivals: dict[Client, asyncio.Event] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         self._process = os.getpid()
 
     @classmethod
@@ -117,16 +118,17 @@ class AsyncGPT2:
         return cls(loaded, slots=slots, queue=queue, budget=budget)
 
     async def aclose(self) -> None:
-        """Close the model and end the threads; texts in progress end with `InvalidSetting`.
+        """Close the model and end the threads; calls in progress end with `InvalidSetting`.
 
         `async with` does so at its end.
         """
+        self._closed = True
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self.model.close()
+        self.model.close()  # so what waits for a thread ends at once, with its error
         for executor in (self._steps, self._aside, self._scores):
-            executor.shutdown(cancel_futures=True)
+            executor.shutdown()
 
     async def __aenter__(self) -> AsyncGPT2:
         return self
@@ -226,8 +228,10 @@ class AsyncGPT2:
                 if client.in_flight:
                     await arrived.wait()
                     arrived.clear()
-                    if pieces := client.ready():
-                        self._drive()  # its texts may have rested, and nothing else have run
+                    pieces = client.ready()
+                    if client.in_flight:  # its texts may have rested until it took the pieces
+                        self._drive()
+                    if pieces:
                         yield pieces
         finally:
             del self._arrivals[client]
@@ -328,7 +332,12 @@ class AsyncGPT2:
         return await loop.run_in_executor(self._aside, lambda: function(*arguments, **named))
 
     def _check_place(self) -> asyncio.AbstractEventLoop:
-        """The running loop. Raises `InvalidSetting` if it is not that of the first call."""
+        """The running loop.
+
+        Raises `InvalidSetting` if it is not that of the first call, or the model is closed.
+        """
+        if self._closed:
+            raise self.model.runtime.closed()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop

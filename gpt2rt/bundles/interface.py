@@ -7,6 +7,9 @@ Letters are sizes that differ from call to call. Fused: T new tokens in all, eac
 position, R rows whose logits are wanted, S slots of C positions. CUDA: B sequences of S new tokens
 each, R rows, a cache of C positions. Standard: B sequences of S new tokens each, P past positions
 and T = P + S in all.
+
+The CUDA graph ends in logits. Its tails are graphs without weights that read these on the device:
+they choose a token for every row, in one of `CHOICES`' ways, or score one (`SCORE`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from gpt2rt.bundles.hparams import HParams
 
 Size = int | str
 KNOWN = 8  # shapes whose tables are kept: a call of a graph asks for them
-SHORTLIST = 256  # likeliest tokens that the CUDA graph returns
+SHORTLIST = 256  # likeliest tokens among which filters choose on CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,46 @@ ROWS = Port("rows", "int32", ("R",))
 SEQLENS = Port("seqlens_k", "int32", ("B",))
 # The greatest length, including the new tokens.
 TOTAL = Port("total_sequence_length", "int32", ())
-# On CUDA, for drawing a token: one over the temperature, and a random number in [0, 1). Exported
-# bundles have the names "heat" and "mass", so they stay.
-INVERSE_TEMPERATURE = Port("heat", "float32", ("R",))
-UNIFORM = Port("uniform", "float32", ("R",))
-# On CUDA: the sum of exp((logit - largest) * inverse temperature), and the token that the random
-# number falls on.
-NORMALISER = Port("mass", "float32", ("R",))
-DRAWN = Port("drawn", "int64", ("R",))
+# Of the CUDA graph: what is to be subtracted from its logits, whose differences do not need it.
+OFFSET = Port("offset", "float32", ("R", 1))
+
+# Of the tails on CUDA. One over the temperature, and a random number in [0, 1).
+INVERSE_TEMPERATURE = Port("inverse_temperature", "float32", ("R", 1))
+UNIFORM = Port("uniform", "float32", ("R", 1))
+# Whether any filter is used. Top-k: whether it is, and the place of the k-th in the shortlist (the
+# last one without top-k). Top-p is 2 where it is not used, min-p 0.
+FILTERED = Port("filtered", "bool", ("R", 1))
+LIMITED = Port("limited", "bool", ("R", 1))
+KTH = Port("kth", "int64", ("R", 1))
+TOP_P = Port("top_p", "float32", ("R", 1))
+MIN_P = Port("min_p", "float32", ("R", 1))
+# Changes of logits: tokens of each row, to whose logits a bias is added, which are then divided by
+# the factor if positive, else multiplied, and reduced by what is off. A token that comes twice has
+# the same changes each time.
+IDS = Port("ids", "int64", ("R", "N"))
+BIAS = Port("bias", "float32", ("R", "N"))
+FACTOR = Port("factor", "float32", ("R", "N"))
+OFF = Port("off", "float32", ("R", "N"))
+# Random numbers in [0, 1) for tokens of which the first that the filters keep is taken.
+TRIES = Port("tries", "float32", ("R", 4))
+# A number that is finite if the row's logits are: the largest logit, or the sum of
+# exp((logit - largest) * inverse temperature).
+LARGEST = Port("largest", "float16", ("R", 1))
+NORMALISER = Port("normaliser", "float32", ("R", 1))
+# The token chosen; -1: not to be told from the shortlist.
+CHOSEN = Port("chosen", "int64", ("R", 1))
+
+# Of the tail that scores. The token to be scored in each row, and how many of the likeliest are
+# returned (on the host).
+TARGET = Port("target", "int64", ("R", 1))
+TOP = Port("top", "int64", (1,))
+# The log-probability of the target, the number of likelier tokens, the likeliest ones with theirs,
+# and the log-probability of any token of the group.
+LOGPROB = Port("logprob", "float32", ("R", 1))
+RANK = Port("rank", "int32", ("R", 1))
+TOP_IDS = Port("top_ids", "int64", ("R", "K"))
+TOP_LOGPROBS = Port("top_logprobs", "float32", ("R", "K"))
+GROUPED = Port("grouped", "float32", ("R", 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +121,13 @@ class Interface:
 
 
 def logits(hparams: HParams) -> Port:
-    """The logits of the wanted rows, an output of the fused and the CUDA graph."""
+    """The logits of the wanted rows, the output of the fused graph."""
     return Port("logits", "float32", ("R", hparams.n_vocab))
 
 
-@lru_cache(maxsize=KNOWN)
-def best(hparams: HParams) -> Pair:
-    """The logits of the `SHORTLIST` likeliest tokens, best first, and their ids (CUDA graph)."""
-    shape = ("R", min(SHORTLIST, hparams.n_vocab))
-    return Port("best_logits", "float32", shape), Port("best", "int64", shape)
+def centred(hparams: HParams) -> Port:
+    """The logits of the wanted rows without their `OFFSET`, an output of the CUDA graph."""
+    return Port("logits", "float16", ("R", hparams.n_vocab))
 
 
 def _pairs(when: str, hparams: HParams, dtype: str, slots: str) -> tuple[Pair, ...]:
@@ -120,13 +153,50 @@ def fused(hparams: HParams, kv: str) -> Interface:
 
 @lru_cache(maxsize=KNOWN)
 def cuda(hparams: HParams) -> Interface:
-    """The interface of the CUDA graph, which also draws the next token."""
+    """The interface of the CUDA graph."""
     return Interface(
-        (X, POSITION, ROWS, SEQLENS, TOTAL, INVERSE_TEMPERATURE, UNIFORM),
-        (logits(hparams), *best(hparams), NORMALISER, DRAWN),
+        (X, POSITION, ROWS, SEQLENS, TOTAL),
+        (centred(hparams), OFFSET),
         _pairs("past", hparams, "float16", "B"),
         _pairs("present", hparams, "float16", "B"),
     )
+
+
+FILTERS = (INVERSE_TEMPERATURE, UNIFORM, FILTERED, LIMITED, KTH, TOP_P, MIN_P)
+# The tails that choose tokens: their inputs beside the logits, and what tells whether these are
+# finite. From the cheapest to the one that can do all; "wide" comes after "list", for those rows
+# whose tokens it could not tell.
+CHOICES: dict[str, tuple[tuple[Port, ...], Port]] = {
+    "greedy": ((), LARGEST),
+    "plain": ((INVERSE_TEMPERATURE, UNIFORM), NORMALISER),
+    "list": (FILTERS, NORMALISER),
+    "wide": ((INVERSE_TEMPERATURE, TOP_P, MIN_P, TRIES), NORMALISER),
+    "edit": ((OFFSET, *FILTERS, IDS, BIAS, FACTOR, OFF), NORMALISER),
+}
+
+
+SCORE = "score"
+
+
+def group(hparams: HParams) -> Port:
+    """1 for the tokens of a group, 0 for others: an input of the tail that scores."""
+    return Port("group", "float32", (hparams.n_vocab, 1))
+
+
+@lru_cache(maxsize=KNOWN)
+def tail(hparams: HParams, kind: str) -> Interface:
+    """The interface of a tail of the CUDA graph, whose first input are the logits."""
+    if kind == SCORE:
+        return Interface(
+            (centred(hparams), TARGET, TOP, group(hparams)),
+            (LOGPROB, RANK, TOP_IDS, TOP_LOGPROBS, GROUPED),
+        )
+    settings, finite = CHOICES[kind]
+    return Interface((centred(hparams), *settings), (finite, CHOSEN))
+
+
+def _interface_of(kind: str) -> Callable[[HParams, str], Interface]:
+    return lambda hparams, kv: tail(hparams, kind)
 
 
 def past(hparams: HParams) -> Port:
@@ -151,6 +221,7 @@ INTERFACES: dict[str, Callable[[HParams, str], Interface]] = {
     "fused": fused,
     "standard": lambda hparams, kv: standard(hparams),
     "cuda": lambda hparams, kv: cuda(hparams),
+    **{kind: _interface_of(kind) for kind in (*CHOICES, SCORE)},
 }
 
 

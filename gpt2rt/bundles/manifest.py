@@ -12,6 +12,7 @@ from typing import Any
 from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS, TOKENIZER
 from gpt2rt.bundles.files import FileRecord, read_small
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.bundles.interface import CHOICES, SCORE
 from gpt2rt.bundles.precision import KV_TYPES
 from gpt2rt.errors import BadBundle, BadCheckpoint, reason
 
@@ -26,7 +27,8 @@ WEIGHTS = "weights.bin"
 PARITY = "parity.json"
 DEFAULTS = "defaults.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-GRAPHS = (GRAPH, CUDA_GRAPH, EMBED)
+TAILS = {kind: f"{kind}.cuda.onnx" for kind in (*CHOICES, SCORE)}  # they read CUDA_GRAPH's logits
+GRAPHS = (GRAPH, CUDA_GRAPH, EMBED, *TAILS.values())
 
 LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand
 LARGEST_GRAPH = 1 << 26  # bytes, without weights; that of 1542M has 200,000

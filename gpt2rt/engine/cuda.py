@@ -1,7 +1,7 @@
 """The CUDA graph of a bundle: keys, values, inputs and logits stay on the device between calls.
 
 A decode step is bound once to fixed addresses, so that ONNX Runtime can replay it as a CUDA graph.
-Of its logits only the best are copied to the host (`gpt2rt.sampling.selection`).
+Its tails (`gpt2rt.engine.cuda_tails`) choose the next tokens, and only these travel to the host.
 
 Device memory is behind the interface `Memory`. Tests use its implementation over ordinary memory to
 run the same code on the CPU provider and compare it with the other slots.
@@ -11,40 +11,42 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import (
-    DRAWN,
-    NORMALISER,
-    POSITION,
-    ROWS,
-    SEQLENS,
-    X,
-    cuda,
-)
-from gpt2rt.bundles.interface import best as best_of
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Memory
-from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
+from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
+from gpt2rt.engine.cuda_call import Call, Captures
+from gpt2rt.engine.cuda_forward import Forward
+from gpt2rt.engine.cuda_memory import Array, Memory
+from gpt2rt.engine.cuda_scores import Ids
+from gpt2rt.engine.cuda_shapes import calls_of, padded, power_of_two, single, total
+from gpt2rt.engine.cuda_tails import Tails
+from gpt2rt.engine.slots import Columns, KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
-from gpt2rt.sampling.selection import Draw, Selected
+from gpt2rt.sampling.selection import Draw, Scored, Selected
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-Place = tuple[Call, int]  # a call, and the number of a row of its logits
-GRAPHS = itertools.count(1)  # numbers of CUDA graphs, unique across sessions
+Place = tuple[Forward, int]  # a call, and the number of a row of its logits
+Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
+
+# The use of a shape from which its call is kept, how many are, and the most rows that they hold.
+OFTEN, KEPT, KEPT_ROWS = 3, 16, 256
 
 
 class Buffers:
-    """The keys and values of `count` slots, and the decode steps that are bound to them.
+    """The keys and values of `count` slots, and the calls that are bound to them.
 
-    `pitch` is the size in bytes of a head, `slot` that of all heads of a slot.
+    `pitch` is the size in bytes of a head, `slot` that of all heads of a slot. `steps` are decode
+    steps by rows and total length, `reads` the calls that read prompts by their shapes, of which
+    `uses` counts how often each was needed.
     """
 
     def __init__(self, hparams: HParams, memory: Memory, count: int) -> None:
@@ -53,20 +55,46 @@ class Buffers:
         self.slot = hparams.n_head * self.pitch
         keys_values = chain.from_iterable(cuda(hparams).past)
         self.cache = {port.name: memory.allocate(count * self.slot) for port in keys_values}
-        self.steps: dict[int, Call] = {}
+        self.steps: dict[tuple[int, int], Forward] = {}
+        self.reads: dict[Shape, Forward] = {}
+        self.uses: Counter[Shape] = Counter()
 
 
 class Device:
-    """A session on a device, and its pool of buffers for slots.
+    """A session on a device with its tails, and its pool of buffers for slots.
 
     Buffers are reused, since a captured CUDA graph is bound to their addresses and exists as long
     as the session. The number of slots is a power of two, and so is the number of rows of a step,
     so that there are few graphs; the extra rows run in unused slots.
     """
 
-    def __init__(self, session: ort.InferenceSession, hparams: HParams, memory: Memory) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, directory: Path, hparams: HParams, memory: Memory
+    ) -> None:
+        """`session` is that of the CUDA graph in the bundle's `directory`.
+
+        Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
+        nothing is captured, and tokens are chosen on the host.
+        """
         self.session, self.hparams, self.memory = session, hparams, memory
+        self.captures = Captures()
+        self.careful: str | None = None
+        self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What is slower than it could be on this device, and why."""
+        found = []
+        if self.careful is not None:
+            found.append(f"on CUDA, the slow way: {self.careful}")
+        elif self.captures.failure is not None:
+            found.append(f"CUDA graphs are not used: {self.captures.failure}")
+        return found
+
+    def distrust(self, why: str) -> None:
+        """Work the slow way from now on."""
+        self.careful = self.captures.failure = why
 
     def slots(self, count: int) -> CudaSlots:
         """Slots for `count` sequences, whose buffers return to the pool. Raises `OutOfMemory`."""
@@ -88,34 +116,6 @@ class Device:
             return Buffers(self.hparams, self.memory, count)
 
 
-def power_of_two(count: int) -> int:
-    """The least power of two that is `count` or more."""
-    return 1 << max(0, count - 1).bit_length()
-
-
-def single(part: Part) -> bool:
-    """Whether a part is one token whose logits are wanted, as in a decode step."""
-    return len(part.tokens) == part.wanted == 1
-
-
-def calls_of(parts: Sequence[Part]) -> list[list[int]]:
-    """The parts, by their numbers, that each call of the graph runs: first those of a decode step.
-
-    Prompts from their beginnings in consecutive slots run side by side, all others one by one.
-    """
-    steps = [number for number, part in enumerate(parts) if single(part)]
-    runs: list[list[int]] = []
-    for number, part in enumerate(parts):
-        if single(part):
-            continue
-        before = parts[runs[-1][-1]] if runs else None
-        if before and before.start == part.start == 0 and part.slot == before.slot + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return [steps, *runs] if steps else runs
-
-
 class CudaSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16.
 
@@ -128,80 +128,119 @@ class CudaSlots(Slots):
         self._ends = np.zeros(buffers.count, np.int32)  # after the last position of each slot
         self._device, self._hparams, self._memory = device, device.hparams, device.memory
 
-    def _call(
-        self, first: int, shape: tuple[int, int], rows: int, graph: int | None = None
-    ) -> Call:
+    def _forward(self, first: int, shape: tuple[int, int], rows: int, total: int) -> Forward:
         """A call that reads and writes the keys and values of the slots from `first` on."""
-        h = self._hparams
-        form = (shape[0], h.n_head, h.n_ctx, h.kv_width)
-        cache = {name: (form, self._at(name, first, 0)) for name in self.buffers.cache}
-        return Call(self._device.session, h, self._memory, shape, rows, cache, graph)
+        device, h = self._device, self._hparams
+        sizes = {"B": shape[0], "S": shape[1], "R": rows, "C": h.n_ctx}
+        call = Call(device.session, self._memory, device.captures, sizes)
+        cache = {name: self._at(name, first, 0) for name in self.buffers.cache}
+        return Forward(call, h, self._memory, device.tails, cache, total)
 
     def _at(self, name: str, slot: int, position: int) -> int:
         """The address of a position in the first head of a slot."""
         within = position * self.buffers.pitch // self._hparams.n_ctx
         return self.buffers.cache[name].address + slot * self.buffers.slot + within
 
-    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
-        firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
-        chosen = list(draws) or [Draw()] * firsts[-1]
-        places: dict[int, Place] = {}
-        for numbers in calls_of(parts):
-            rows = [row for n in numbers for row in range(firsts[n], firsts[n + 1])]
-            members, theirs = [parts[n] for n in numbers], [chosen[row] for row in rows]
-            run = self._decode if single(members[0]) else self._read
-            places |= zip(rows, run(members, theirs), strict=True)
-        for part in parts:
-            self._ends[part.slot] = part.end
-        found = [places[row] for row in range(firsts[-1])]
-        return self._selected(found, chosen) if draws else self._logits(found)
+    def score(
+        self, parts: Sequence[Part], targets: Sequence[int], top: int, group: Ids | None
+    ) -> Columns | None:
+        if self._device.careful is not None:
+            return None
+        rows: list[int] = []
+        found: list[Columns] = []
+        for forward, theirs, numbers in self._run(parts):
+            if numbers:
+                rows += numbers
+                found.append(forward.score(theirs, [targets[row] for row in numbers], top, group))
+        return Columns.joined(found, top).ordered(np.argsort(np.array(rows, np.int64)))
 
-    def _read(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
-        """Run a call for one part, or for prompts in consecutive slots, padded at their ends."""
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
+        draws = () if self._device.careful is not None else draws
+        places: dict[int, Place] = {}
+        chosen = np.full(sum(part.wanted for part in parts), -1)
+        for forward, theirs, rows in self._run(parts):
+            if draws and rows:
+                chosen[rows] = forward.choose(theirs, [draws[row] for row in rows])
+            places |= zip(rows, ((forward, row) for row in theirs), strict=True)
+        ordered = [places[row] for row in range(len(chosen))]
+        return self._selected(ordered, chosen, draws) if draws else self._logits(ordered)
+
+    def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Forward, list[int], list[int]]]:
+        """Run the calls for parts: each, the rows of it that are wanted, and their numbers."""
+        firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
+        for numbers in calls_of(parts, together=self._device.careful is None):
+            members = [parts[n] for n in numbers]
+            forward, theirs = (self._decode if single(members[0]) else self._read)(members)
+            for part in members:
+                self._ends[part.slot] = part.end
+            yield forward, theirs, [r for n in numbers for r in range(firsts[n], firsts[n + 1])]
+
+    def _read(self, parts: Sequence[Part]) -> tuple[Forward, list[int]]:
+        """Run a call for one part, or for prompts in consecutive slots, padded at their ends.
+
+        Returns it, and which of its rows are wanted.
+        """
         first, count = parts[0], len(parts)
-        width = max(len(part.tokens) for part in parts)
+        longest = max(len(part.tokens) for part in parts)
+        width = min(padded(longest), self._hparams.n_ctx - first.start)
         rows = [
             number * width + place
             for number, part in enumerate(parts)
             for place in range(len(part.tokens) - part.wanted, len(part.tokens))
         ]
-        call = self._call(first.slot, (count, width), max(1, len(rows)))
-        for tokens, part in zip(call.inputs[X.name], parts, strict=True):
+        forward = self._reading(first, (count, width), max(1, len(rows)))
+        for tokens, part in zip(forward.inputs[X.name], parts, strict=True):
             tokens[: len(part.tokens)] = part.tokens
-        call.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
-        call.inputs[ROWS.name][...] = rows or [0]
-        call.inputs[SEQLENS.name][...] = first.start + width - 1
-        call.draw(range(len(rows)), draws)
-        call.run(first.start + width)
-        return [(call, row) for row in range(len(rows))]
+        forward.inputs[POSITION.name][...] = np.arange(first.start, first.start + width)
+        forward.inputs[ROWS.name][...] = rows or [0]
+        forward.inputs[SEQLENS.name][...] = first.start + width - 1
+        forward.run()
+        return forward, list(range(len(rows)))
 
-    def _step(self, rows: int) -> Call:
-        """The decode step for that many rows, captured as a CUDA graph when it first runs."""
+    def _reading(self, first: Part, shape: tuple[int, int], rows: int) -> Forward:
+        """The call of that shape for parts from the slot and position of `first` on.
+
+        One that is needed often is kept, and captured as a CUDA graph.
+        """
+        buffers, key = self.buffers, (first.slot, *shape, rows)
+        if first.start == 0 and key in buffers.reads:
+            return buffers.reads[key]
+        forward = self._forward(first.slot, shape, rows, first.start + shape[1])
+        if first.start == 0 and rows <= KEPT_ROWS:
+            buffers.uses[key] += 1
+            if buffers.uses[key] == OFTEN and len(buffers.reads) < KEPT:
+                buffers.reads[key] = forward
+                forward.call.capture()
+        return forward
+
+    def _step(self, rows: int, length: int) -> Forward:
+        """The decode step for that many rows of sequences of at most `length` positions.
+
+        It is captured as a CUDA graph when it first runs.
+        """
+        most = total(rows, length, self._hparams.n_ctx)
         steps = self.buffers.steps
-        if rows not in steps:
-            steps[rows] = self._call(0, (rows, 1), rows, next(GRAPHS))
-            steps[rows].inputs[ROWS.name][...] = np.arange(rows)
-        return steps[rows]
+        if (rows, most) not in steps:
+            forward = steps[rows, most] = self._forward(0, (rows, 1), rows, most)
+            forward.inputs[ROWS.name][...] = np.arange(rows)
+            forward.call.capture()
+        return steps[rows, most]
 
-    def _decode(self, parts: Sequence[Part], draws: Sequence[Draw]) -> list[Place]:
-        """Run the decode step for parts of one token.
+    def _decode(self, parts: Sequence[Part]) -> tuple[Forward, list[int]]:
+        """Run the decode step for parts of one token. Returns it, and the rows of the parts.
 
         It also runs over slots that take no part in it, where it writes after the last position.
         """
         slots = [part.slot for part in parts]
         rows = power_of_two(max(slots) + 1)
-        call = self._step(rows)
         ends = np.minimum(self._ends[:rows], self._hparams.n_ctx - 1)
         ends[slots] = [part.start for part in parts]
-        call.inputs[X.name][...] = 0
-        call.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
-        call.inputs[POSITION.name][:, 0] = call.inputs[SEQLENS.name][...] = ends
-        call.draw(slots, draws)
-        # A captured graph keeps the numbers it read on the host. Attention reads only as far as
-        # `seqlens_k`, so the total may be the greatest possible.
-        device = self._memory.device == "cuda"
-        call.run(self._hparams.n_ctx if device else int(ends.max()) + 1)
-        return [(call, slot) for slot in slots]
+        forward = self._step(rows, int(ends.max()) + 1)
+        forward.inputs[X.name][...] = 0
+        forward.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
+        forward.inputs[POSITION.name][:, 0] = forward.inputs[SEQLENS.name][...] = ends
+        forward.run()
+        return forward, slots
 
     def _logits(self, places: Sequence[Place]) -> Logits:
         """The logits of these rows, float32 [R, n_vocab], copied to the host."""
@@ -211,20 +250,25 @@ class CudaSlots(Slots):
         none = np.empty((0, self._hparams.n_vocab), np.float32)
         return np.concatenate([none, *(whole[call][[row]] for call, row in places)])
 
-    def _selected(self, places: Sequence[Place], draws: list[Draw]) -> Selected:
-        """What the device selected of these rows; their logits stay there."""
-        found = {call: call.selected() for call in dict.fromkeys(call for call, _ in places)}
-        logits, best, normaliser, drawn = (
-            np.array([found[call][port.name][row] for call, row in places])
-            for port in (*best_of(self._hparams), NORMALISER, DRAWN)
-        )
-        n_vocab = self._hparams.n_vocab
+    def _selected(self, places: Sequence[Place], chosen: Array, draws: Sequence[Draw]) -> Selected:
+        """The tokens that the device chose for these rows; their logits stay there."""
 
         def fetch(number: int) -> Logits:
-            call, row = places[number]
-            return call.row(row)
+            forward, row = places[number]
+            logits: Logits = forward.logits(row, 1)[0]
+            return logits
 
-        return Selected(best, logits, normaliser, drawn, draws, n_vocab, fetch)
+        def score(top: int) -> Mapping[int, Scored]:
+            count = min(top, self._hparams.n_vocab)
+            found: dict[int, tuple[Any, ...]] = {}
+            for forward in dict.fromkeys(forward for forward, _ in places):
+                told = [n for n, (its, _) in enumerate(places) if its is forward and chosen[n] >= 0]
+                rows = [places[number][1] for number in told]
+                columns = forward.score(rows, chosen[told].tolist(), count, None)
+                found |= zip(told, zip(*columns, strict=True), strict=True)
+            return {n: (logprob, ids, tops) for n, (logprob, _, ids, tops, _) in found.items()}
+
+        return Selected(chosen.tolist(), draws, fetch, score)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

@@ -1,96 +1,105 @@
-"""A call of the CUDA graph, whose inputs and outputs lie on the device."""
+"""A call of a graph whose inputs and outputs lie on the device."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.interface import INVERSE_TEMPERATURE, TOTAL, UNIFORM, Port, cuda
+from gpt2rt.bundles.interface import Port
 from gpt2rt.engine.cuda_memory import Array, Frame, Memory
 from gpt2rt.engine.kvcache import share
 from gpt2rt.engine.session import run_failure
-from gpt2rt.engine.slots import Logits
-from gpt2rt.errors import Gpt2rtError, OutOfMemory
-from gpt2rt.sampling.selection import Draw
+from gpt2rt.errors import BadBundle, Gpt2rtError, OutOfMemory
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+NUMBERS = itertools.count(1)  # of CUDA graphs, unique across sessions
+
+
+class Captures:
+    """Gives calls the numbers of the CUDA graphs that replay them; none once a capture failed.
+
+    `failure` says why it did (None: none did).
+    """
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+
+    def number(self) -> int | None:
+        """The number of another CUDA graph; None: the call is not to be captured."""
+        return next(NUMBERS) if self.failure is None else None
+
 
 class Call:
-    """A call of the graph with fixed shapes, whose arrays on the device are bound once."""
+    """A call of a graph with fixed shapes, whose arrays on the device are bound once.
+
+    `graph` is the number of the CUDA graph that replays it from its next run on, which captures it;
+    None: it is not replayed.
+    """
 
     def __init__(
         self,
         session: ort.InferenceSession,
-        hparams: HParams,
         memory: Memory,
-        shape: tuple[int, int],
-        rows: int,
-        cache: Mapping[str, tuple[tuple[int, ...], int]],
-        graph: int | None = None,
+        captures: Captures,
+        sizes: Mapping[str, int],
     ) -> None:
-        """`shape` is (B, S), the tokens of the call, `rows` how many logits are wanted.
-
-        `cache` maps the names of keys and values to shapes and addresses on the device. `graph` is
-        the number of the CUDA graph that replays this call; None: it is not replayed.
-        """
-        self._session, self._memory, self._graph = session, memory, graph
+        """`sizes` are those of the letters in the shapes of the graph's ports."""
+        self.graph: int | None = None
+        self.sizes = sizes
+        self._session, self._memory, self._captures = session, memory, captures
         self._binding = session.io_binding()
-        graph_of = cuda(hparams)
-        sizes = {"B": shape[0], "S": shape[1], "R": rows}
-        inputs = [port for port in graph_of.arguments if port is not TOTAL]
-        logits, *outputs = graph_of.results
-        self._sent, self._selected = _frame(memory, inputs, sizes), _frame(memory, outputs, sizes)
-        self._form = logits.sized(sizes)
-        self._row = hparams.n_vocab * np.dtype(logits.dtype).itemsize
-        self._logits = memory.allocate(max(1, rows) * self._row)
-        for port in inputs:
-            self._bind_input(port, port.sized(sizes), self._sent.addresses[port.name])
-        for port in outputs:
-            self._bind_output(port, port.sized(sizes), self._selected.addresses[port.name])
-        self._bind_output(logits, self._form, self._logits.address)
-        self._total = np.zeros((), np.int32)  # read on the host
-        self._shared = share(self._total)
-        self._binding.bind_ortvalue_input(TOTAL.name, self._shared)
-        for past, present in zip(graph_of.past, graph_of.present, strict=True):
-            for before, after in zip(past, present, strict=True):
-                self._bind_input(before, *cache[before.name])
-                self._bind_output(after, *cache[before.name])
+        self._held: list[object] = []
 
-    def _bind_input(self, port: Port, shape: tuple[int, ...], address: int) -> None:
-        self._binding.bind_input(port.name, self._memory.device, 0, _type(port), shape, address)
+    def capture(self) -> None:
+        """Replay it as a CUDA graph from its next run on, unless a capture failed."""
+        if self.graph is None:
+            self.graph = self._captures.number()
 
-    def _bind_output(self, port: Port, shape: tuple[int, ...], address: int) -> None:
-        self._binding.bind_output(port.name, self._memory.device, 0, _type(port), shape, address)
+    def frame(self, ports: Sequence[Port]) -> Frame:
+        """Arrays for ports, adjacent on the device and equal ones on the host."""
+        return Frame(self._memory, [(p.name, p.sized(self.sizes), p.dtype) for p in ports])
 
-    @property
-    def inputs(self) -> dict[str, Array]:
-        """The arrays of the inputs on the host, to be written before `run`."""
-        return self._sent.arrays
+    def read(self, port: Port, address: int) -> None:
+        """Let the input `port` be what lies on the device at `address`."""
+        self._binding.bind_input(port.name, *self._place(port, address))
 
-    def draw(self, rows: Sequence[int], draws: Sequence[Draw]) -> None:
-        """Set how the tokens of these rows are drawn."""
-        for name, values in (
-            (INVERSE_TEMPERATURE.name, [draw.inverse_temperature for draw in draws]),
-            (UNIFORM.name, [draw.uniform for draw in draws]),
-        ):
-            self.inputs[name][...] = 0
-            self.inputs[name][list(rows)] = values
+    def write(self, port: Port, address: int) -> None:
+        """Let the output `port` be written to the device at `address`."""
+        self._binding.bind_output(port.name, *self._place(port, address))
 
-    def run(self, total: int) -> None:
-        """Run the graph; `total` is the greatest length. Raises `OutOfMemory`, `BadBundle`."""
+    def read_host(self, port: Port, array: Array) -> None:
+        """Let the input `port` be an array in the memory of the host."""
+        value = share(array)
+        self._held.append((array, value))
+        self._binding.bind_ortvalue_input(port.name, value)
+
+    def _place(self, port: Port, address: int) -> tuple[Any, ...]:
+        kind = np.dtype(port.dtype).type
+        return self._memory.device, 0, kind, port.sized(self.sizes), address
+
+    def run(self) -> None:
+        """Run the graph, or replay it. Raises `OutOfMemory`, `BadBundle`.
+
+        Where a capture fails, this call runs without from then on, and no other is captured.
+        """
+        try:
+            self._run(self.graph)
+        except (OutOfMemory, BadBundle) as error:
+            if self.graph is None:
+                raise
+            self._run(None)
+            self.graph, self._captures.failure = None, str(error)
+
+    def _run(self, graph: int | None) -> None:
         import onnxruntime as ort
 
-        self._sent.send()
-        self._total[...] = total
         options = ort.RunOptions()
-        if self._memory.device == "cuda":
-            number = -1 if self._graph is None else self._graph
-            options.add_run_config_entry("gpu_graph_id", str(number))
+        options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
         try:
             with self._memory.lock:
                 self._session.run_with_iobinding(self._binding, options)
@@ -103,31 +112,3 @@ class Call:
                     "generate fewer side by side"
                 ) from error
             raise run_failure(error) from error
-
-    def logits(self) -> Logits:  # [R,V]
-        """All logits, float32 [R, n_vocab], copied to the host."""
-        return self._fetched(self._form, 0)
-
-    def row(self, number: int) -> Logits:  # [V]
-        """The logits of a row, float32 [n_vocab], copied to the host."""
-        return self._fetched(self._form[1:], number)
-
-    def _fetched(self, form: tuple[int, ...], first: int) -> Logits:
-        array = np.empty(form, np.float32)
-        size, source = array.nbytes, self._logits.address + first * self._row
-        if size:
-            self._memory.copy(array.ctypes.data, size, source, size, size, 1)
-        return array
-
-    def selected(self) -> dict[str, Array]:
-        """The outputs other than logits, by name, copied to the host."""
-        self._selected.fetch()
-        return {name: array.copy() for name, array in self._selected.arrays.items()}
-
-
-def _frame(memory: Memory, ports: Sequence[Port], sizes: Mapping[str, int]) -> Frame:
-    return Frame(memory, [(port.name, port.sized(sizes), port.dtype) for port in ports])
-
-
-def _type(port: Port) -> Any:
-    return np.dtype(port.dtype).type

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
+from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH, TAILS
 from gpt2rt.bundles.paths import native
 from gpt2rt.checks import whole
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"
 PROVIDERS = {CPU: "CPUExecutionProvider", CUDA: "CUDAExecutionProvider"}  # ONNX Runtime's names
 MOST_THREADS = 1024
+XQA = "ORT_ENABLE_XQA"  # the environment variable by which ONNX Runtime chooses attention kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,18 @@ def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
     """The provider to run a bundle on, `cpu` or `cuda`; `auto` prefers CUDA if it is usable.
 
     Raises `InvalidSetting` for another name, `ProviderMissing` if `cuda` is not available or the
-    bundle has no graph for it.
+    bundle has no graph for it, `BadBundle` if it has one of before.
     """
     if provider not in (*PROVIDERS, AUTO):
         raise InvalidSetting(f"provider is {', '.join(PROVIDERS)} or {AUTO}, not {provider!r}")
     if provider == CPU:
         return CPU
-    usable = CUDA_GRAPH in bundle.manifest.files
+    usable = CUDA_GRAPH in bundle.manifest.files and not outdated(bundle)
     problem = cuda_problem() if usable or provider == CUDA else None
     if provider == AUTO:
         return CUDA if usable and problem is None else CPU
+    if old := outdated(bundle):
+        raise BadBundle(old)
     if not usable:
         raise ProviderMissing(
             f"{bundle.name} cannot run on CUDA: only fused fp16 and int4 bundles have a graph for "
@@ -100,9 +104,25 @@ def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
     return CUDA
 
 
+def outdated(bundle: Bundle) -> str | None:
+    """Why the graph for CUDA of a bundle of before is not used; None: the bundle is not."""
+    files = bundle.manifest.files
+    if CUDA_GRAPH not in files or set(TAILS.values()) <= set(files):
+        return None
+    return (
+        f"{bundle.directory}: its graph for CUDA was made before tokens were chosen by graphs of "
+        f"their own; {bundle.remedy}"
+    )
+
+
 def graph_of(bundle: Bundle, provider: str) -> Path:
     """The file of the bundle's graph for `cpu` or `cuda`."""
     return bundle.directory / (CUDA_GRAPH if provider == CUDA else GRAPH)
+
+
+def provider_of(session: ort.InferenceSession) -> str:
+    """The provider that a session runs on, `cpu` or `cuda`."""
+    return next(name for name in PROVIDERS if PROVIDERS[name] == session.get_providers()[0])
 
 
 def cuda_problem() -> str | None:
@@ -207,14 +227,36 @@ def kernels_for(graph: Path, provider: str) -> Kernels:
     return kernels() if provider == CPU and has_kernels(graph) else Kernels()
 
 
+@contextmanager
+def _attention(xqa: bool) -> Iterator[None]:
+    """Whether sessions that are opened meanwhile use the XQA kernels for attention on CUDA.
+
+    The flash kernels need fewer launches a step. The user's own setting stays.
+    """
+    if xqa or XQA in os.environ:
+        yield
+        return
+    os.environ[XQA] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[XQA]
+
+
 def open_session(
-    graph: Path, threads: Threads, provider: str = CPU, *, prepack: bool = True
+    graph: Path,
+    threads: Threads,
+    provider: str = CPU,
+    *,
+    prepack: bool = True,
+    xqa: bool = False,
 ) -> ForkAwareSession:
     """Open a graph file in an ONNX Runtime session on `cpu` or `cuda`.
 
     Kernels of gpt2rt read the weights where the file is mapped. Without them, `prepack` gives the
     session its own copy of the weights, which makes decode steps fast; without that it opens at
-    once, and is as fast for calls of many tokens.
+    once, and is as fast for calls of many tokens. `xqa`: ONNX Runtime chooses the attention kernels
+    on CUDA.
 
     Raises `BadBundle`, or `ProviderMissing` if ONNX Runtime cannot run the graph on the provider.
     """
@@ -228,15 +270,16 @@ def open_session(
         options.register_custom_ops_library(native(own.path))
     chosen: list[object] = [PROVIDERS[CPU]]
     if provider == CUDA:
-        chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1"}))
+        chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1", "use_tf32": "0"}))
     try:
-        session = ForkAwareSession(
-            _NativePath(graph),
-            options,
-            kernels=own.instructions,
-            providers=chosen,
-            enable_fallback=0,  # otherwise it prints a message and runs on the CPU
-        )
+        with _attention(xqa or provider != CUDA):
+            session = ForkAwareSession(
+                _NativePath(graph),
+                options,
+                kernels=own.instructions,
+                providers=chosen,
+                enable_fallback=0,  # otherwise it prints a message and runs on the CPU
+            )
     except Exception as error:  # ONNX Runtime's errors have no common base
         reason = " ".join(str(error).split())[:300]
         if provider == CUDA:

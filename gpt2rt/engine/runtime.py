@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from gpt2rt.engine.providers import (
     Threads,
     graph_of,
     open_session,
+    outdated,
     provider_for,
 )
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
@@ -70,7 +72,17 @@ class Runtime:
         kind = CUDA if self.provider == CUDA else bundle.manifest.graph
         if odd := interface_mismatch(session, self._hparams, kind, bundle.manifest.kv):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
-        self._device = _device(session, self._hparams) if self.provider == CUDA else None
+        self._device: Device | None = None
+        if self.provider == CUDA:
+            self._device = _device(session, bundle, threads)
+            self._session = self._device.session
+        self._outdated = outdated(bundle) if provider == AUTO else None
+
+    @property
+    def notes(self) -> list[str]:
+        """Why the model is slower on this machine than it could be."""
+        found = [] if self._device is None else self._device.notes
+        return found if self._outdated is None else [*found, self._outdated]
 
     def close(self) -> None:
         """Release the weights and threads; after that there are no more slots."""
@@ -154,8 +166,17 @@ def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ForkAwareSes
         return open_session(graph_of(bundle, CPU), threads, CPU), CPU
 
 
-def _device(session: ort.InferenceSession, hparams: HParams) -> Device:
+def _device(session: ort.InferenceSession, bundle: Bundle, threads: Threads) -> Device:
+    """The device of a session; one that works the slow way if it computes what it should not."""
     from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.cuda_check import fault
     from gpt2rt.engine.cuda_memory import CudaMemory
 
-    return Device(session, hparams, CudaMemory())
+    hparams, memory = bundle.manifest.hparams, CudaMemory()
+    device = Device(session, bundle.directory, hparams, memory)
+    if why := fault(device):
+        session = open_session(graph_of(bundle, CUDA), threads, CUDA, xqa=True)
+        device = Device(session, bundle.directory, hparams, memory)
+        device.distrust(why)
+        warnings.warn(f"{bundle.name}: {device.notes[0]}", RuntimeWarning, stacklevel=3)
+    return device

@@ -19,6 +19,7 @@ TYPES = {
     "int64": "tensor(int64)",
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
+    "bool": "tensor(bool)",
 }
 
 

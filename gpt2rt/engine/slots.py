@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,31 @@ class Part:
         return self.start + len(self.tokens)
 
 
+class Columns(NamedTuple):
+    """The scores of a token in each of n rows of logits, as in `gpt2rt.scoring.TokenScores`.
+
+    float32 [n], int32 [n], int32 and float32 [n, top], float32 [n].
+    """
+
+    logprobs: NDArray[np.float32]
+    ranks: NDArray[np.int32]
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float32]
+    group: NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Columns], top: int) -> Columns:
+        """The rows of all parts, with `top` alternatives each."""
+        kinds = (np.float32, np.int32, np.int32, np.float32, np.float32)
+        shapes: tuple[tuple[int, ...], ...] = ((0,), (0,), (0, top), (0, top), (0,))
+        none = cls(*(np.empty(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
+        return cls(*(np.concatenate(column) for column in zip(none, *parts, strict=True)))
+
+    def ordered(self, order: NDArray[np.int64]) -> Columns:
+        """The rows of these numbers, in this order."""
+        return Columns(*(column[order] for column in self))  # type: ignore[arg-type]
+
+
 class Slots(Protocol):
     """Slots for `count` sequences, and the step that extends them.
 
@@ -56,6 +81,19 @@ class Slots(Protocol):
         A slot without a part keeps its positions, except that of a full slot the last one may be
         overwritten.
         """
+
+    def score(
+        self,
+        parts: Sequence[Part],
+        targets: Sequence[int],
+        top: int,
+        group: NDArray[np.int64] | None,
+    ) -> Columns | None:
+        """As `step`, but for each wanted row the scores of a token of `targets`.
+
+        None: nothing was done; their logits are to be had by `step`. Raises `BadLogits`.
+        """
+        return None
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` to slot `target`."""

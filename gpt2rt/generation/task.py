@@ -79,10 +79,7 @@ class Task:
         logprob: float | None = None
         top: Alternatives = ()
         if logits is not None:
-            row = np.asarray(logits)
-            best = likeliest(row, self.request.top)
-            logprob, *others = logprobs_of(row, [token, *best])
-            top = tuple(zip(best, others, strict=True))
+            logprob, top = scored(logits, token, self.request.top)
             self.logprobs.append(logprob)
         if self.matcher is not None:
             self.matcher.take(token)
@@ -155,6 +152,17 @@ class Task:
             score=self.score,
             timing=Timing(self.load_ms, self.prefill_ms, now() - self.started - self.prefill_ms),
         )
+
+
+def scored(logits: Logits | Row, token: int, count: int) -> tuple[float, Alternatives]:
+    """The log-probability of a token, and the `count` likeliest ones with theirs."""
+    if isinstance(logits, Row) and (found := logits.scored(token, count)) is not None:
+        logprob, ids, others = found
+        return float(logprob), tuple(zip(ids.tolist(), others.tolist(), strict=True))
+    row = np.asarray(logits)
+    best = likeliest(row, count)
+    own, *rest = logprobs_of(row, [token, *best])
+    return own, tuple(zip(best, rest, strict=True))
 
 
 def logprobs_of(logits: Logits, tokens: Sequence[int]) -> list[float]:

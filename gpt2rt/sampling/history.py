@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.sampling.params import SamplingParams
+from gpt2rt.sampling.selection import Changes
 from gpt2rt.text.tokenizers import TextTokenizer
 
 Floats = NDArray[np.float32]
@@ -147,6 +148,22 @@ class History:
         if self._new < self._params.min_length:
             logits[self._stop_ids] = -np.inf
         return logits
+
+    def changes(self) -> Changes:
+        """What `edit` does, for a device."""
+        params, seen = self._params, len(self._place) if self._penalised else 0
+        banned = [*self._banned(), *(self._stop_ids if self._new < params.min_length else ())]
+        groups = self._bias_ids, self._ids[:seen], np.array(banned, np.int64)
+        ids, places = np.unique(np.concatenate(groups), return_inverse=True)
+        biased, penalised, out = np.split(places, np.cumsum([len(g) for g in groups])[:2])
+        bias, factor, off = np.zeros((3, len(ids)), np.float32)
+        bias[biased] = self._bias
+        factor[...] = 1
+        factor[penalised] = params.repetition_penalty
+        each, once = params.frequency_penalty, params.presence_penalty
+        off[penalised] = -frequency(np.zeros(seen, np.float32), self._counts[:seen], each, once)
+        off[out] = np.inf
+        return Changes(ids, bias, factor, off)
 
     def _banned(self) -> set[int]:
         """Tokens that would repeat an n-gram or complete a bad word."""

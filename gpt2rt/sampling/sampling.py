@@ -27,7 +27,6 @@ from gpt2rt.sampling.filters import (
     candidates,
     chunk_sums,
     clamped,
-    filtered,
     pick,
     softmax_weights,
     sum_above,
@@ -35,7 +34,7 @@ from gpt2rt.sampling.filters import (
 )
 from gpt2rt.sampling.history import Edits, History
 from gpt2rt.sampling.params import SamplingParams
-from gpt2rt.sampling.selection import Draw, Row
+from gpt2rt.sampling.selection import BEST, Draw, Row
 
 DRAWN = 64  # tokens whose random numbers are generated together
 SMALL = 0.25  # below this top-p, tokens of small weight are left out before the first try
@@ -79,11 +78,21 @@ class Sampler:
         self._drawn = 0
 
     def next_draw(self, ahead: int = 0) -> Draw:
-        """How a device should draw, without filters, the token `ahead` tokens after the next."""
-        if self._params.greedy:
-            return Draw()
-        number = self._numbers(self._drawn + ahead)[0]
-        return Draw(1 / clamped(self._params.temperature), number)
+        """How a device should choose the token `ahead` tokens after the next."""
+        params = self._params
+        if not chosen_on_devices(params):
+            return BEST
+        # What is drawn before a later token would change its logits further.
+        changes = self._history.changes() if self._history.edits and not ahead else None
+        if params.greedy:
+            return BEST._replace(changes=changes)
+        numbers = self._numbers(self._drawn + ahead)
+        heat, filters = 1 / clamped(params.temperature), (params.top_k, params.top_p, params.min_p)
+        if params.top_k:
+            return Draw(heat, numbers[-1], *filters, changes)
+        if not active(params):
+            return Draw(heat, numbers[0], *filters, changes)
+        return Draw(heat, numbers[-1], *filters, changes, tuple(numbers[:4]) if not changes else ())
 
     def draw(
         self, logits: Floats | Row, matcher: Restriction | None = None, left: int | None = None
@@ -93,7 +102,8 @@ class Sampler:
         `matcher` restricts the tokens; `left` is how many may still be drawn (None: no limit).
         Raises `BadLogits` for NaN or +infinity, or if the settings leave no token.
         """
-        if self._history.edits:
+        told = matcher is None and isinstance(logits, Row) and logits.changed and logits.chosen >= 0
+        if self._history.edits and not told:
             logits = self._history.edit(np.array(logits))
         if matcher is not None:
             logits = matcher.mask(np.asarray(logits), left)
@@ -129,12 +139,13 @@ class Sampler:
 def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -> int:
     """Choose a token by `NUMBERS` random numbers in [0, 1), or the best one if `params` are greedy.
 
-    A row on a device is copied only if its best tokens do not suffice. Raises `BadLogits`.
+    Of a row on a device it is the one that was chosen there, by `Sampler.next_draw`; the row is
+    copied only if the device could not tell. Raises `BadLogits`.
     """
+    tried = isinstance(logits, Row) and chosen_on_devices(params)
     if isinstance(logits, Row):
-        token = choose_selected(logits, params, uniforms)
-        if token is not None:
-            return token
+        if tried and logits.chosen >= 0:
+            return logits.chosen
         logits = np.asarray(logits)
     best = int(np.argmax(logits))  # the first NaN, if there is any
     if logits[best] == -math.inf:
@@ -144,7 +155,8 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
     if params.greedy:
         return best
     few = 0 < params.top_k < len(logits)
-    if few or not all(rule.one_by_one for rule in active(params)):
+    # The device did not find a token by the first numbers: to try these again would not be random.
+    if few or tried or not all(rule.one_by_one for rule in active(params)):
         return _picked(logits, params, uniforms[-1])
     return _rejection_sampled(logits, best, params, uniforms)
 
@@ -155,51 +167,11 @@ def _picked(logits: Floats, params: SamplingParams, uniform: float) -> int:
     return index if ids is None else int(ids[index])
 
 
-def choose_selected(row: Row, params: SamplingParams, uniforms: Seq[float]) -> int | None:
-    """As `choose`, from the best tokens of a row on a device; None: they do not suffice."""
-    if not (math.isfinite(row.logits[0]) and math.isfinite(row.normaliser)):
-        return None
-    if params.greedy:
-        return int(row.ids[0])
-    if 0 < params.top_k < row.n_vocab:
-        return _from_top_k(row, params, uniforms[-1])
-    rules = active(params)
-    if not rules:
-        return row.drawn
-    one_by_one = all(rule.one_by_one for rule in rules)
-    return _from_nucleus(row, params, uniforms[-1]) if one_by_one else None
-
-
-def _from_top_k(row: Row, params: SamplingParams, uniform: float) -> int | None:
-    least = row.logits[min(params.top_k, len(row.ids)) - 1]
-    if row.logits[-1] == least and not row.whole:
-        return None  # the k-th may have ties that were not selected
-    count = int(np.count_nonzero(row.logits >= least))
-    order = np.argsort(row.ids[:count])
-    weights = softmax_weights(row.logits[:count][order], params.temperature)
-    kept = filtered(weights, params)
-    return int(row.ids[order[pick(kept, chunk_sums(kept), uniform)]])
-
-
-def _from_nucleus(row: Row, params: SamplingParams, uniform: float) -> int | None:
-    """A token of those that top-p and min-p keep; None: there may be more than the best tokens."""
-    weights = softmax_weights(row.logits, params.temperature)
-    count = len(weights)
-    if params.top_p < 1:
-        sums = np.cumsum(weights, dtype=np.float64)
-        wanted = params.top_p * row.normaliser
-        crossing = int(np.searchsorted(sums, wanted))
-        if crossing < count and params.compat == "openai":
-            count = max(1, crossing + int(sums[crossing] <= wanted))
-            count = int(np.count_nonzero(weights >= weights[count - 1]))
-        elif crossing < count:
-            count = crossing + 1
-    count = min(count, int(np.count_nonzero(weights >= np.float32(params.min_p))))
-    if count == len(weights) and not row.whole:
-        return None  # more tokens may be in the nucleus
-    order = np.argsort(row.ids[:count])
-    kept = weights[order]
-    return int(row.ids[order[pick(kept, chunk_sums(kept), uniform)]])
+def chosen_on_devices(params: SamplingParams) -> bool:
+    """Whether devices know the filters of `params`."""
+    return params.greedy or (
+        params.typical_p == 1 and (params.top_p == 1 or params.compat != "openai")
+    )
 
 
 def _rejection_sampled(

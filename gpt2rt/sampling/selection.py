@@ -1,98 +1,129 @@
-"""Rows of logits on a device, of which only the best tokens are copied to the host.
+"""Rows of logits on a device, which chose a token of each; a row is copied only where it is needed.
 
-The CUDA graph itself finds the best tokens and draws one (`gpt2rt.bundles.interface.cuda`). Mostly
-that is enough for the sampler; otherwise it copies the whole row.
+What a device can choose is what its graphs say (`gpt2rt.bundles.interface.CHOICES`). Where that
+does not suffice, the sampler copies the whole row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """How a device draws a token: one over the temperature, and a random number in [0, 1)."""
-
-    inverse_temperature: float = 1.0
-    uniform: float = 0.0
+SHARPEST = 1e20  # an inverse temperature with which only the largest logits have a weight
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Row:
-    """A row of logits on a device: its likeliest tokens, the token drawn, and access to the rest.
+class Changes(NamedTuple):
+    """Changes of logits: of n different tokens, int64 [n] and three of float32 [n].
 
-    `ids` int64 [K] are the likeliest tokens, best first, `logits` float32 [K] theirs. `normaliser`
-    is the sum over all tokens of exp((logit - largest logit) * inverse_temperature), `drawn` the
-    token that was drawn by `draw`. `fetch` copies all logits, float32 [n_vocab], to the host; NumPy
-    calls it where it takes the row as an array.
+    `bias` is added to a token's logit, which is then divided by `factor` if it is positive, or else
+    multiplied by it, and reduced by `off`.
     """
 
     ids: NDArray[np.int64]
-    logits: Floats
-    normaliser: float
-    drawn: int
-    draw: Draw
-    n_vocab: int
-    fetch: Callable[[], Floats]
+    bias: Floats
+    factor: Floats
+    off: Floats
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
-        return np.asarray(self.fetch(), dtype)
+
+class Draw(NamedTuple):
+    """How a device chooses a token, the best one by default.
+
+    One over the temperature, a random number in [0, 1), the filters as in `SamplingParams`, the
+    changes of logits before (None: there are none), and further random numbers, for what top-p and
+    min-p keep of many tokens (none: the device does not try).
+    """
+
+    inverse_temperature: float = SHARPEST
+    uniform: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    changes: Changes | None = None
+    tries: tuple[float, ...] = ()
 
     @property
-    def whole(self) -> bool:
-        """Whether `ids` are all tokens of the vocabulary."""
-        return len(self.ids) == self.n_vocab
+    def filtered(self) -> bool:
+        """Whether it has any filter."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+BEST = Draw()
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A row of logits on a device. NumPy copies it where it takes it as an array [n_vocab]."""
+
+    rows: Selected
+    number: int
+
+    @property
+    def chosen(self) -> int:
+        """The token that the device chose; -1 if it cannot tell, or the logits are not finite."""
+        return self.rows.chosen[self.number]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the device changed the logits before it chose; the row as an array has them as
+        they were."""
+        return self.rows.draws[self.number].changes is not None
+
+    def scored(self, token: int, top: int) -> Scored | None:
+        """The scores of a token by the logits as they were, with `top` alternatives.
+
+        None: the device does not have them, since it did not choose this token.
+        """
+        return self.rows.scored(top).get(self.number) if token == self.chosen else None
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
+        return np.asarray(self.rows.fetch(self.number), dtype)
+
+
+# The log-probability of a token, and the likeliest ones and theirs, int32 and float32 [top].
+Scored = tuple[float, NDArray[np.int32], Floats]
 
 
 class Selected:
-    """The rows of a decode step, valid until the next call."""
+    """The rows of a step, valid until the next one.
+
+    `chosen` are their tokens, as in `Row`, which were chosen by `draws`; `fetch` copies the logits
+    float32 [n_vocab] of a row, by its number, to the host; `score` gives the scores of the chosen
+    tokens, with so many alternatives, by the rows' numbers.
+    """
 
     def __init__(
         self,
-        best: NDArray[np.int64],
-        logits: Floats,
-        normaliser: Floats,
-        drawn: NDArray[np.int64],
-        draws: list[Draw],
-        n_vocab: int,
+        chosen: Sequence[int],
+        draws: Sequence[Draw],
         fetch: Callable[[int], Floats],
+        score: Callable[[int], Mapping[int, Scored]] = lambda top: {},
     ) -> None:
-        """`best` and `logits` are [R, K], `normaliser` and `drawn` [R], as in `Row`.
+        self.chosen = chosen
+        self.draws = draws
+        self._score = score
+        self._scored: dict[int, Mapping[int, Scored]] = {}
+        self.fetch = fetch
 
-        `fetch` copies the logits float32 [n_vocab] of the row of that number.
-        """
-        self._rows = [
-            Row(
-                best[i],
-                logits[i],
-                float(normaliser[i]),
-                int(drawn[i]),
-                draw,
-                n_vocab,
-                _of(fetch, i),
-            )
-            for i, draw in enumerate(draws)
-        ]
+    def scored(self, top: int) -> Mapping[int, Scored]:
+        """The scores of the chosen tokens, by the numbers of the rows where one was chosen."""
+        if top not in self._scored:
+            self._scored[top] = self._score(top)
+        return self._scored[top]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.chosen)
 
-    def __getitem__(self, index: int) -> Row:
-        return self._rows[index]
+    def __getitem__(self, number: int) -> Row:
+        return Row(self, range(len(self))[number])
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)
+        return (Row(self, number) for number in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
-        return np.asarray([row.fetch() for row in self._rows], dtype)
-
-
-def _of(fetch: Callable[[int], Floats], row: int) -> Callable[[], Floats]:
-    return lambda: fetch(row)
+        return np.asarray([self.fetch(number) for number in range(len(self))], dtype)

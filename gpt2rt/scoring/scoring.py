@@ -1,7 +1,7 @@
 """Scores of tokens: log-probabilities, ranks and the likeliest alternatives.
 
-A passage is a sequence of tokens that fits the context. Its logits are reduced here, and take at
-most `LOGITS` bytes at a time.
+A passage is a sequence of tokens that fits the context. Its logits are reduced on the device, or
+here; they take at most `LOGITS` bytes at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_whole
-from gpt2rt.engine.slots import Logits, Part, Slots
+from gpt2rt.engine.slots import Columns, Logits, Part, Slots
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.client import Client
@@ -25,14 +25,6 @@ from gpt2rt.scoring.batching import batches
 TOKENS = 256  # most tokens in a step; more would not be faster
 LOGITS = 64 << 20  # most bytes of logits: 333 rows of GPT-2's 50,257 tokens
 BATCH_SIZE = 16  # most passages in a step, by default
-
-Columns = tuple[
-    NDArray[np.float32],
-    NDArray[np.int32],
-    NDArray[np.int32],
-    NDArray[np.float32],
-    NDArray[np.float32],
-]  # as in `TokenScores`
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +164,29 @@ def _score_tokens(
         for batch in batches(checked, lambda passage: len(passage.inputs), size, batch_size):
             if len(batch) > slots.count:
                 slots = new_slots(len(batch))
-            step = partial(_step, client, slots)
-            yield from _score(step, batch, size, top, reduce)
+            score = partial(_step, client, slots, reduce, group, top)
+            yield from _score(score, batch, size, top)
 
 
-def _step(client: Client, slots: Slots, parts: list[Part]) -> Logits:
-    """A step of the slots between two of the batch; its logits are valid until the next one."""
-    return np.asarray(client.call(lambda: slots.step(parts)))
+def _step(
+    client: Client,
+    slots: Slots,
+    reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
+    group: NDArray[np.int64] | None,
+    top: int,
+    parts: list[Part],
+    targets: list[int],
+) -> list[Columns]:
+    """The scores of a step of the slots, which is made between two of the batch."""
+
+    def step() -> Columns | Logits:
+        found = slots.score(parts, targets, top, group)
+        return np.asarray(slots.step(parts)) if found is None else found
+
+    found = client.call(step)
+    if isinstance(found, Columns):
+        return [found]
+    return reduce(found, np.array(targets, np.int32), top)
 
 
 def step_size(hparams: HParams) -> int:
@@ -193,11 +201,10 @@ def _checked(passages: Iterable[Passage], hparams: HParams) -> Iterator[Passage]
 
 
 def _score(
-    step: Callable[[list[Part]], Logits],
+    score: Callable[[list[Part], list[int]], list[Columns]],
     passages: list[Passage],
     size: Callable[[], int],
     top: int,
-    reduce: Callable[[Logits, NDArray[np.int32], int], list[Columns]],
 ) -> Iterator[TokenScores]:
     """The scores of a batch (see `batches`); one passage alone is read `size()` at a time."""
     found: list[Columns] = []
@@ -211,10 +218,10 @@ def _score(
             for passage, part in zip(passages, parts, strict=True)
             for token in passage.tokens[part.end - part.wanted + 1 : part.end + 1]
         ]
-        found += reduce(step(parts), np.array(targets, np.int32), top)
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+        found += score(parts, targets)
+    joined = Columns.joined(found, top)
     ends = np.cumsum([len(passage.tokens) - passage.first for passage in passages])[:-1]
-    pieces = (np.split(column, ends) for column in columns)
+    pieces = (np.split(column, ends) for column in joined)
     return (TokenScores(*columns) for columns in zip(*pieces, strict=True))
 
 
@@ -258,4 +265,4 @@ def _reduce(
             best = np.argpartition(row, -top)[-top:]
             ids[i] = best[np.lexsort((best, -row[best]))]
             values[i] = row[ids[i]] - total
-    return logprobs, ranks, ids, values, grouped
+    return Columns(logprobs, ranks, ids, values, grouped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -35,18 +36,23 @@ def event(body: bytes) -> bytes:
 class EventStream(Response):
     """Sends parts of a stream as they come, each by one `send`, then `[DONE]`.
 
-    An error becomes the last event, without `[DONE]`. When the client leaves, or `deadline` (of the
-    loop's clock) has come, the parts are closed, so that their work ends.
+    An error becomes the last event, without `[DONE]`. When the client leaves, or `limit` ends, the
+    parts are closed, so that their work ends.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, others: AsyncGenerator[bytes, None], deadline: float) -> None:
+    def __init__(
+        self,
+        first: bytes,
+        others: AsyncGenerator[bytes, None],
+        limit: AbstractAsyncContextManager[None],
+    ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._first = first
         self._others = others
-        self._deadline = deadline
+        self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -64,7 +70,7 @@ class EventStream(Response):
 
         last = DONE
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with self._limit:
                 await write(self._first)
                 async for part in self._others:
                     await write(part)
@@ -109,5 +115,5 @@ async def _left(receive: Receive) -> None:
 
 async def in_time(request: Request, service: Service, work: Awaitable[T]) -> T:
     """The result of `work`, while the client is there and for as long as a request may take."""
-    async with service.limit():
+    async with service.limit(service.deadline()):
         return await while_there(request.receive, work)

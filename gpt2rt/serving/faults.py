@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from itertools import takewhile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -175,13 +174,23 @@ async def _known(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """A body that is no JSON (400), or of the wrong shape (422): its first wrong field."""
-    first = error.errors()[0]
-    place = ".".join(map(str, takewhile(_names_a_field, first["loc"][1:]))) or None
+    first = _nearest(error.errors())
+    place = ".".join(map(str, filter(_names_a_field, first["loc"][1:]))) or None
     if first["type"] == "json_invalid":
         why = f"the body is no JSON ({first['ctx']['error']}, character {place})"
         return Fault(400, why, code="invalid_json").response()
     message = f"{place}: {first['msg']}" if place else first["msg"]
     return Fault(422, message, param=place, code=first["type"]).response()
+
+
+def _nearest(errors: Sequence[Any]) -> Any:
+    """The error of the first wrong field that is nearest to what was meant.
+
+    A field of several kinds has one of each; the kind that was meant is wrong in its value, or
+    deepest inside.
+    """
+    same = [error for error in errors if error["loc"][:2] == errors[0]["loc"][:2]]
+    return max(same, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
 
 
 def _names_a_field(part: str | int) -> bool:

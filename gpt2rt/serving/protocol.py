@@ -26,8 +26,10 @@ class GuardedHttp(HttpToolsProtocol):
     def __init__(self, *, settings: ServeSettings, **given: Any) -> None:
         super().__init__(**given)
         self._patience = settings.patience
+        self._longest = settings.timeout
         self._most = HEAD_BYTES + CHUNKED * settings.body_bytes  # of a whole request
         self._timer: asyncio.TimerHandle | None = None  # runs while a head is awaited
+        self._reader: asyncio.TimerHandle | None = None  # runs while the client takes nothing
         self._fault: Fault | None = None
         self._in_head = True
         self._received = 0  # bytes of the request so far
@@ -44,7 +46,17 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_reader()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Even a closed connection stays as long as its client does not take what is left.
+        self._reader = self.loop.call_later(self._longest, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_reader()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -93,6 +105,11 @@ class GuardedHttp(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     def _too_late(self) -> None:
         if self._received:

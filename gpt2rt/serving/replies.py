@@ -5,7 +5,6 @@ Both endpoints return what `answer` makes; how a choice looks in each is in its 
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -272,16 +271,16 @@ async def answer(
     `make` prepares the answer of a model for a request that came at a time of `perf_counter`. What
     it raises, and what the first step does, has a status of its own; later errors are events.
     """
-    deadline = asyncio.get_running_loop().time() + service.settings.timeout
+    deadline = service.deadline()
     parts = _parts(request, service, body, make)
     try:
-        async with asyncio.timeout_at(deadline):
+        async with service.limit(deadline):
             first = await while_there(request.receive, anext(parts))
     except BaseException:
         await parts.aclose()
         raise
     if body.stream:
-        return EventStream(first, parts, deadline)
+        return EventStream(first, parts, service.limit(deadline))
     await parts.aclose()
     return Response(first, media_type="application/json")
 

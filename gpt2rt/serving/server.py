@@ -19,7 +19,7 @@ from gpt2rt.serving.service import Service
 from gpt2rt.serving.settings import ServeSettings
 
 KEEP_ALIVE = 30  # seconds that a connection may rest between requests
-LAST = 1  # seconds that connections have to close at the end
+LAST = 1  # seconds that requests which are cut have to tell so, and connections to close
 
 
 class DrainingServer(uvicorn.Server):
@@ -61,8 +61,10 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         service = self.service
-        drained = service.draining and (not service.in_flight or time.monotonic() > self._end)
-        if drained or service.failure is not None:
+        late = time.monotonic() > self._end
+        if late:
+            service.cut()
+        if late or (service.draining and not service.in_flight) or service.failure is not None:
             self.should_exit = True
         return await super().on_tick(counter)
 

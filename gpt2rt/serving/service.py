@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TextIO
 
 from fastapi import Request
 
 from gpt2rt.asynchronous import AsyncGPT2
-from gpt2rt.errors import Gpt2rtError
 from gpt2rt.serving.access import AccessLog
 from gpt2rt.serving.metrics import Metrics
 from gpt2rt.serving.models import Models
@@ -38,7 +37,8 @@ class Service:
         self.metrics = Metrics(self.models.loaded, lambda: self.in_flight)
         self.draining = False
         self.in_flight = 0
-        self.failure: Gpt2rtError | None = None
+        self.failure: Exception | None = None
+        self._limits: set[asyncio.Timeout] = set()
         self._log = AccessLog(log)
         self._start: asyncio.Task[None] | None = None
 
@@ -49,9 +49,25 @@ class Service:
         """
         return self.models.use(name)
 
-    def limit(self) -> asyncio.Timeout:
-        """A context that ends with `TimeoutError` when a request has taken too long."""
-        return asyncio.timeout(self.settings.timeout)
+    def deadline(self) -> float:
+        """When a request that comes now has taken too long, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self.settings.timeout
+
+    @asynccontextmanager
+    async def limit(self, deadline: float) -> AsyncIterator[None]:
+        """A context that ends with `TimeoutError` at `deadline`, and at `cut`."""
+        async with asyncio.timeout_at(deadline) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
+
+    def cut(self) -> None:
+        """End all requests that run, as if they had taken too long."""
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(0.0)
 
     @property
     def state(self) -> State:
@@ -79,7 +95,7 @@ class Service:
         try:
             if not self.settings.on_demand:
                 await self.models.load_all()
-        except Gpt2rtError as error:
+        except Exception as error:
             self.failure = error
 
     def record(self, line: Mapping[str, Any], scope: Mapping[str, Any]) -> None:

@@ -15,16 +15,22 @@ from numpy.typing import NDArray
 
 import reference
 from batches import Engines
-from cuda_device import MEMORY, PROVIDER
+from cuda_device import PROVIDER, open_device
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
-from gpt2rt.engine.cuda import CudaSlots, Device
-from gpt2rt.engine.providers import Threads, graph_of, open_session
+from gpt2rt.engine import cuda_shapes, cuda_tails
+from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda_check import fault
+from gpt2rt.engine.cuda_forward import Forward
+from gpt2rt.engine.cuda_shapes import calls_of, total
+from gpt2rt.engine.cuda_tails import changes
+from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle
+from gpt2rt.sampling.selection import BEST
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
 
@@ -40,29 +46,25 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def session(tiny_bundles: dict[str, Bundle], precision: str) -> ort.InferenceSession:
-    return open_session(graph_of(tiny_bundles[precision], "cuda"), Threads(1), PROVIDER)
-
-
-def slots(session: ort.InferenceSession, count: int) -> CudaSlots:
-    return Device(session, TINY, MEMORY()).slots(count)
+def device(tiny_bundles: dict[str, Bundle], precision: str) -> Device:
+    return open_device(tiny_bundles[precision])
 
 
 def test_logits_equal_oracle_whole_and_token_by_token(
-    session: ort.InferenceSession, precision: str, tiny_weights: LargerWeights
+    device: Device, precision: str, tiny_weights: LargerWeights
 ) -> None:
     oracle = reference.logits(tiny_weights.read, TINY, TEXT)
     noise = 2 * NOISE[precision]  # activations are float16, too
-    whole = slots(session, 1).step([Part(0, 0, TEXT, len(TEXT))])
+    whole = device.slots(1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(whole, oracle, atol=noise)
-    one = slots(session, 1)
+    one = device.slots(1)
     steps = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(TEXT)]
     np.testing.assert_allclose(steps, oracle, atol=noise)
 
 
-def test_ragged_rows_equal_those_alone(session: ort.InferenceSession) -> None:
-    together = slots(session, 3)
-    alone = [slots(session, 1) for _ in range(3)]
+def test_ragged_rows_equal_those_alone(device: Device) -> None:
+    together = device.slots(3)
+    alone = [device.slots(1) for _ in range(3)]
     lengths = [5, 1, 17]
     for row, length in enumerate(lengths):
         together.step([Part(row, 0, TEXT[row : row + length])])
@@ -74,8 +76,8 @@ def test_ragged_rows_equal_those_alone(session: ort.InferenceSession) -> None:
         np.testing.assert_allclose(batch[row], single[0], atol=5e-3)
 
 
-def test_copies_reads_and_writes_carry_a_past_over(session: ort.InferenceSession) -> None:
-    three = slots(session, 3)
+def test_copies_reads_and_writes_carry_a_past_over(device: Device) -> None:
+    three = device.slots(3)
     three.step([Part(0, 0, TEXT[:9])])
     three.copy(0, 1, 9)
     kept = three.read(0, 2, 9)
@@ -98,11 +100,11 @@ MIXED = [
 
 
 def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
-    session: ort.InferenceSession,
+    device: Device,
 ) -> None:
     """Whatever the order of the parts; slots that take no part, or not yet, keep their tokens."""
     for order in (range(6), (4, 2, 5, 1, 3, 0), (1, 4), (4,)):
-        mixed, parts = slots(session, 7), [MIXED[number] for number in order]
+        mixed, parts = device.slots(7), [MIXED[number] for number in order]
         mixed.step([Part(slot, 0, TEXT[slot : slot + 30], 0) for slot in range(7)])
         rows = np.asarray(mixed.step(parts))
         more = [Part(slot, 30 if slot in (3, 6) else 25, [9]) for slot in range(7)]
@@ -110,19 +112,18 @@ def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
         assert len(rows) == firsts[-1]
         after = np.asarray(mixed.step([part for part in more if part.slot == 6]))
         for part, first in zip(parts, firsts, strict=False):
-            alone = slots(session, 1)
+            alone = device.slots(1)
             alone.step([Part(0, 0, TEXT[part.slot : part.slot + 30], 0)])
             single = np.asarray(alone.step([replace(part, slot=0)]))
             np.testing.assert_allclose(rows[first : first + part.wanted], single, atol=5e-3)
-        alone = slots(session, 1)
+        alone = device.slots(1)
         alone.step([Part(0, 0, TEXT[6:36], 0)])
         kept = np.asarray(alone.step([Part(0, 30, [9])]))
         np.testing.assert_allclose(after, kept, atol=5e-3)
 
 
-def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) -> None:
+def test_buffers_are_used_again_and_never_by_two(device: Device) -> None:
     """A captured CUDA graph is bound to their addresses."""
-    device = Device(session, TINY, MEMORY())
     first, second = device.slots(3), device.slots(3)
     assert first.buffers is not second.buffers
     logits = np.asarray(first.step([Part(0, 0, TEXT[:5])]))
@@ -136,9 +137,8 @@ def test_buffers_are_used_again_and_never_by_two(session: ort.InferenceSession) 
     np.testing.assert_array_equal(np.array(again.step([Part(0, 5, [7])])[0]), step)
 
 
-def test_threads_do_not_disturb_each_other(session: ort.InferenceSession) -> None:
+def test_threads_do_not_disturb_each_other(device: Device) -> None:
     """Steps are captured in one thread while others copy, allocate and free."""
-    device = Device(session, TINY, MEMORY())
 
     def text(start: int) -> list[int]:
         slots = device.slots(2)
@@ -153,9 +153,9 @@ def test_threads_do_not_disturb_each_other(session: ort.InferenceSession) -> Non
 
 
 def test_the_graph_is_the_one_of_the_contract(
-    session: ort.InferenceSession, tiny_bundles: dict[str, Bundle], precision: str
+    device: Device, tiny_bundles: dict[str, Bundle], precision: str
 ) -> None:
-    assert interface_mismatch(session, TINY, "cuda", "float16") is None
+    assert interface_mismatch(device.session, TINY, "cuda", "float16") is None
     model = onnx.load(graph_of(tiny_bundles[precision], "cuda"), load_external_data=False)
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["GroupQueryAttention"] == TINY.n_layer
@@ -186,16 +186,13 @@ def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
 
     weights = Shifted(TINY, seed=7)
     bundle = make_bundle(tmp_path / "shifted", weights, "fp16")
-    session = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
+    device = open_device(bundle)
     oracle = reference.logits(weights.read, TINY, TEXT)
     assert oracle.max() < -100
-    found = slots(session, 1).step([Part(0, 0, TEXT, len(TEXT))])
-    np.testing.assert_allclose(found, oracle, atol=0.03)
+    found = device.slots(1).step([Part(0, 0, TEXT, len(TEXT))])
+    np.testing.assert_allclose(found, oracle, atol=0.04)
 
-    model = onnx.load(graph_of(bundle, "cuda"))
-    half = onnx.helper.make_tensor_value_info("lm_head/half", onnx.TensorProto.FLOAT16, None)
-    model.graph.output.append(half)
-    opened = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    opened = ort.InferenceSession(graph_of(bundle, "cuda"), providers=["CPUExecutionProvider"])
     h, size = TINY, len(TEXT)
     past = np.zeros((1, h.n_head, h.n_ctx, h.kv_width), np.float16)
     names = [port.name for pair in cuda(TINY).past for port in pair]
@@ -205,16 +202,14 @@ def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
         "rows": np.arange(size, dtype=np.int32),
         "seqlens_k": np.array([size - 1], np.int32),
         "total_sequence_length": np.array(size, np.int32),
-        "heat": np.ones(size, np.float32),
-        "uniform": np.zeros(size, np.float32),
         **dict.fromkeys(names, past),
     }
-    (rounded,) = opened.run(["lm_head/half"], feeds)
+    (rounded,) = opened.run(["logits"], feeds)
     assert np.abs(rounded).max() < 16
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch(
-    tiny_models: dict[str, GPT2], session: ort.InferenceSession, precision: str
+    tiny_models: dict[str, GPT2], device: Device, precision: str
 ) -> None:
     """Generation on device slots with all settings; penalties and log-probabilities copy rows."""
     model = tiny_models[precision]
@@ -233,7 +228,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     ]
 
     def run(count: int, budget: int = 256) -> dict[int, tuple[int, ...]]:
-        engines = Engines(lambda count: slots(session, count))
+        engines = Engines(device.slots)
         pieces = engines.run(requests, model.tasks, count, budget)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
@@ -243,8 +238,137 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
 
 
-def test_a_graph_that_fails_is_an_error_of_ours(session: ort.InferenceSession) -> None:
+# ---- calls and their sizes
+
+
+def test_texts_are_the_same_whatever_the_total_length(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A captured step keeps its total, which is at least the length of every sequence."""
+    slots, found = device.slots(3), []
+    for totals in ((), (8, 16, 24), (5, 6, 7, 8, 9, 40)):
+        monkeypatch.setattr(cuda_shapes, "TOTALS", totals)
+        slots.step([Part(slot, 0, TEXT[slot : slot + 4 + slot]) for slot in range(3)])
+        steps = [
+            slots.step([Part(slot, 4 + slot + at, [TEXT[at]]) for slot in range(3)])
+            for at in range(30)
+        ]
+        found.append(np.array(steps))
+    np.testing.assert_allclose(found[1], found[0], atol=5e-3)
+    np.testing.assert_allclose(found[2], found[0], atol=5e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 32, 128])
+def test_no_sequence_is_longer_than_the_total(rows: int) -> None:
+    found = [total(rows, length, 1024) for length in range(1, 1025)]
+    assert all(length <= most <= 1024 for length, most in enumerate(found, 1))
+    assert set(found) == ({256, 512, 1024} if rows < 32 else {1024})
+    assert total(rows, 40, 48) == 48
+
+
+def test_prompts_are_read_side_by_side_unless_padding_costs_more_than_a_call() -> None:
+    def calls(lengths: list[int]) -> list[int]:
+        parts = [Part(slot, 0, [1] * length, 2) for slot, length in enumerate(lengths)]
+        return [len(numbers) for numbers in calls_of(parts)]
+
+    assert calls([64] * 32) == [32]
+    assert calls([10, 90] * 8) == [16]
+    assert calls([5] * 30 + [1000] + [5] * 3) == [30, 3, 1]
+    assert calls([1000] * 4) == [4]
+
+
+def test_shapes_that_are_read_often_are_kept_and_captured(device: Device) -> None:
+    slots = device.slots(4)
+    reads = slots.buffers.reads
+    reads.clear()
+    slots.buffers.uses.clear()
+    found = []
+    for _ in range(5):
+        found.append(np.array(slots.step([Part(n, 0, TEXT[n : n + 3 + n]) for n in range(3)])))
+        slots.step([Part(3, 0, TEXT[:5])])
+    assert len(reads) == 2
+    assert all(forward.call.graph is not None for forward in reads.values())
+    for logits in found:
+        np.testing.assert_array_equal(logits, found[0])
+
+
+# ---- what goes wrong on a device
+
+
+class Session:
+    """A session that fails, or does nothing, in runs of some numbers of CUDA graphs."""
+
+    def __init__(self, session: ort.InferenceSession, fails: bool) -> None:
+        self._session, self._fails = session, fails
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: ort.IOBinding, options: ort.RunOptions) -> None:
+        captured = options.get_run_config_entry("gpu_graph_id") != "-1"
+        if captured and self._fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        if self._fails:
+            self._session.run_with_iobinding(binding, options)
+
+
+def test_where_a_capture_fails_calls_run_without(
+    device: Device, tiny_bundles: dict[str, Bundle], precision: str
+) -> None:
+    assert fault(device) is None
+    assert device.notes == []
+    directory = tiny_bundles[precision].directory
+    failing = Device(Session(device.session, fails=True), directory, TINY, device.memory)
+    assert fault(failing) is None
+    assert len(failing.notes) == 1
+    assert "CUDA graphs are not used" in failing.notes[0]
+    assert "stream is capturing" in failing.notes[0]
+    assert all(forward.call.graph is None for forward in failing.slots(4).buffers.steps.values())
+
+
+def test_a_device_that_computes_nothing_is_found_out(
+    device: Device, tiny_bundles: dict[str, Bundle], precision: str
+) -> None:
+    directory = tiny_bundles[precision].directory
+    dead = Device(Session(device.session, fails=False), directory, TINY, device.memory)
+    assert "differ from those read alone" in (fault(dead) or "")
+
+
+def test_noise_and_wrong_tokens_are_found_out(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        random, logits = np.random.default_rng(0), Forward.logits
+        patch.setattr(
+            Forward, "logits", lambda *given: (x := logits(*given)) + random.normal(0, 0.2, x.shape)
+        )
+        assert "differ from those read alone" in (fault(device) or "")
+    for name, fake in (
+        ("LARGEST_SHARE", 0.01),
+        ("changes", lambda draws, width: changes([BEST] * len(draws), width)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda_tails, name, fake)
+            assert "not the one to be drawn" in (fault(device) or ""), name
+
+
+def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(
+    tiny_bundles: dict[str, Bundle], precision: str, device: Device
+) -> None:
+    careful = open_device(tiny_bundles[precision])
+    careful.distrust("it is made up")
+    assert careful.notes == ["on CUDA, the slow way: it is made up"]
+    slow, quick = careful.slots(2), device.slots(2)
+    parts = [Part(0, 0, TEXT[:9]), Part(1, 0, TEXT[:4])]
+    logits = slow.step(parts, [BEST] * 2)
+    assert isinstance(logits, np.ndarray)
+    np.testing.assert_allclose(logits, np.asarray(quick.step(parts)), atol=5e-3)
+    slow.step([Part(0, 9, [3])])
+    assert [forward.call.graph for forward in slow.buffers.steps.values()] == [None]
+
+
+def test_a_graph_that_fails_is_an_error_of_ours(device: Device) -> None:
     if PROVIDER == "cuda":
         pytest.skip("a device does not look whether a token is in the vocabulary")
     with pytest.raises(BadBundle, match="cannot run the graph"):
-        slots(session, 1).step([Part(0, 0, [TINY.n_vocab + 1])])
+        device.slots(1).step([Part(0, 0, [TINY.n_vocab + 1])])

@@ -1,176 +1,427 @@
-"""What is selected on the device: the likeliest tokens, and what a draw takes from them."""
+"""What is chosen on the device: the tokens that NumPy's sampler chooses, or none."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from cuda_device import MEMORY, PROVIDER
+from cuda_device import open_device
 from gpt2rt import HParams, SamplingParams
-from gpt2rt.engine.cuda import CudaSlots, Device
-from gpt2rt.engine.providers import Threads, graph_of, open_session
+from gpt2rt.bundles.interface import CHOICES, OFFSET, TRIES, tail
+from gpt2rt.engine.cuda import CudaSlots
+from gpt2rt.engine.cuda_tails import Tails, changes, settings
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
-from gpt2rt.sampling.filters import candidates, chunk_sums, pick, softmax_weights
-from gpt2rt.sampling.sampling import NUMBERS, choose
-from gpt2rt.sampling.selection import Draw, Row, Selected
+from gpt2rt.sampling.filters import Floats, candidates
+from gpt2rt.sampling.history import Edits, History
+from gpt2rt.sampling.sampling import NUMBERS, Sampler, choose
+from gpt2rt.sampling.selection import BEST, Changes, Draw, Row, Selected
+from gpt2rt_export.onnx_graph.cuda_tails import tails
 from models import LargerWeights, make_bundle
 
 # Where there is a device, all of this runs on it.
 pytestmark = pytest.mark.cuda
 
-WIDE = HParams(n_vocab=700, n_ctx=24, n_embd=32, n_head=2, n_layer=2)  # more than is selected
+WIDE = HParams(n_vocab=700, n_ctx=24, n_embd=32, n_head=2, n_layer=2)  # more than the shortlist
+FEW = replace(WIDE, n_vocab=200)  # less, and less than a chunk
+OFFSET_OF_ALL = 101.25  # of made-up logits
+BOUNDARY = 1e-6  # of a share: float32 and float64 may differ there
+
+SETTINGS = [
+    SamplingParams(),
+    SamplingParams(temperature=0.3),
+    SamplingParams(temperature=2.5),
+    SamplingParams(top_k=1),
+    SamplingParams(top_k=40, temperature=0.7),
+    SamplingParams(top_k=200, top_p=0.8, min_p=0.01),
+    SamplingParams(top_k=2000),
+    SamplingParams(top_p=0.3),
+    SamplingParams(top_p=0.5, temperature=0.6),
+    SamplingParams(min_p=0.2),
+    SamplingParams(top_p=0.6, min_p=0.1, temperature=0.5),
+    SamplingParams(top_k=60, temperature=1e-6),
+]
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> CudaSlots:
+def slots(tmp_path_factory: pytest.TempPathFactory) -> CudaSlots:
     weights = LargerWeights(WIDE, seed=5)
     bundle = make_bundle(tmp_path_factory.mktemp("wide") / "bundle", weights, "fp16")
-    opened = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
-    return Device(opened, WIDE, MEMORY()).slots(8)
+    return open_device(bundle).slots(8)
 
 
-def rows(wide: CudaSlots, draws: list[Draw]) -> Selected:
+def rows(slots: CudaSlots, draws: list[Draw], seed: int = 0) -> Selected:
     count = len(draws)
-    wide.step([Part(slot, 0, [slot + 1, 2 * slot + 5]) for slot in range(count)])
-    found = wide.step([Part(slot, 2, [10 + slot]) for slot in range(count)], draws)
+    slots.step([Part(slot, 0, [slot + 1, 2 * slot + 5 + seed]) for slot in range(count)])
+    found = slots.step([Part(slot, 2, [10 + slot]) for slot in range(count)], draws)
     assert isinstance(found, Selected)
     return found
 
 
-def test_the_likeliest_come_first_and_the_mass_is_the_sum(wide: CudaSlots) -> None:
-    for row in rows(wide, [Draw(heat) for heat in (0.5, 1.0, 2.0, 5.0)]):
-        logits = np.asarray(row)
-        np.testing.assert_array_equal(row.logits, np.sort(logits)[::-1][: len(row.ids)])
-        np.testing.assert_array_equal(logits[row.ids], row.logits)
-        weights = np.exp((logits.astype(np.float64) - logits.max()) * row.draw.inverse_temperature)
-        assert row.normaliser == pytest.approx(weights.sum(), rel=1e-5)
+def draw_of(params: SamplingParams, uniform: float) -> Draw:
+    filters = params.top_k, params.top_p, params.min_p
+    return BEST if params.greedy else Draw(1 / params.temperature, uniform, *filters)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_the_drawn_token_is_the_one_the_number_falls_on(
-    wide: CudaSlots, temperature: float
-) -> None:
-    params = SamplingParams(temperature=temperature)
-    numbers = np.random.default_rng(3).random(64).tolist()
-    for start in range(0, 64, 8):
-        chosen = [Draw(1 / temperature, number) for number in numbers[start : start + 8]]
-        for row in rows(wide, chosen):
-            weights = softmax_weights(np.asarray(row), temperature)
-            fallen = pick(weights, chunk_sums(weights), row.draw.uniform)
-            assert choose(replace(row, fetch=unwanted), params, [0.5]) == fallen
+def shares(logits: Floats, params: SamplingParams) -> NDArray[np.float64]:
+    """The probability of every token, by NumPy in float64."""
+    ids, found = candidates(logits, params)
+    weights = np.zeros(len(logits))
+    weights[slice(None) if ids is None else ids] = found
+    found_shares: NDArray[np.float64] = weights / weights.sum()
+    return found_shares
 
 
-@pytest.mark.parametrize("number", [0.0, np.nextafter(np.float32(1), np.float32(0))])
-def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_drawn(
-    wide: CudaSlots, number: float
-) -> None:
-    for heat in (1.0, 60.0):  # at 60 most weights are 0
-        for row in rows(wide, [Draw(heat, float(number))] * 4):
-            logits = np.asarray(row)
-            assert np.exp((logits[row.drawn] - logits.max()) * np.float32(heat)) > 0
-
-
-SETTINGS = [
-    SamplingParams(temperature=0),
-    SamplingParams(top_k=1),
-    SamplingParams(top_k=40, temperature=0.7),
-    SamplingParams(top_k=200, top_p=0.8, min_p=0.01),
-    SamplingParams(top_k=40, typical_p=0.5),
-    SamplingParams(top_k=40, top_p=0.5, compat="openai"),
-]
+def assert_falls(token: int, draw: Draw, shares: NDArray[np.float64]) -> None:
+    """The number of `draw` lies in the token's interval, but for `BOUNDARY`."""
+    ends = np.cumsum(shares)
+    assert shares[token] > 0
+    assert ends[token] - shares[token] - BOUNDARY <= draw.uniform <= ends[token] + BOUNDARY
 
 
 @pytest.mark.parametrize("params", SETTINGS, ids=str)
-def test_the_best_and_top_k_give_the_tokens_that_the_whole_row_gives(
-    wide: CudaSlots, params: SamplingParams
+def test_the_chosen_token_is_the_one_that_the_number_falls_on(
+    slots: CudaSlots, params: SamplingParams
 ) -> None:
-    random = np.random.default_rng(1)
-    for row in rows(wide, [Draw()] * 8):
-        without = replace(row, fetch=unwanted)
-        for _ in range(20):
-            uniforms = random.random(NUMBERS).tolist()
-            assert choose(without, params, uniforms) == choose(np.asarray(row), params, uniforms)
-
-
-def test_a_greedy_choice_takes_no_random_number(wide: CudaSlots) -> None:
-    for row in rows(wide, [Draw()] * 3):
-        best = int(np.asarray(row).argmax())
-        assert choose(replace(row, fetch=unwanted), SamplingParams(temperature=0), []) == best
-
-
-def unwanted() -> NDArray[np.float32]:
-    raise AssertionError("the whole row was fetched")
+    numbers, undecided = np.random.default_rng(3).random(48).tolist(), 0
+    for start in range(0, 48, 8):
+        draws = [draw_of(params, number) for number in numbers[start : start + 8]]
+        for row, draw in zip(rows(slots, draws, start), draws, strict=True):
+            if row.chosen >= 0:
+                assert_falls(row.chosen, draw, shares(np.asarray(row), params))
+            undecided += row.chosen < 0
+    assert undecided <= 12
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(top_p=0.3),
-        SamplingParams(top_p=0.5, temperature=0.6),
-        SamplingParams(top_p=0.5, temperature=0.6, compat="openai"),
-        SamplingParams(min_p=0.2),
-        SamplingParams(top_p=0.6, min_p=0.1, temperature=0.5),
-    ],
-    ids=str,
-)
-def test_a_nucleus_is_drawn_from_as_often_as_it_should_be(
-    wide: CudaSlots, params: SamplingParams
+@pytest.mark.parametrize("params", SETTINGS, ids=str)
+def test_every_token_is_chosen_as_often_as_it_should_be(
+    slots: CudaSlots, params: SamplingParams
 ) -> None:
-    """Over the range of the last random number, every token has its share."""
-    for row in rows(wide, [Draw(1 / params.temperature)] * 3):
-        without = replace(row, fetch=unwanted)
-        ids, found_weights = candidates(np.asarray(row), params)
-        weights = np.zeros(WIDE.n_vocab)
-        weights[slice(None) if ids is None else ids] = found_weights
-        sweep = (np.arange(4000) + 0.5) / 4000
-        found = Counter(choose(without, params, [number]) for number in sweep)
-        assert set(found) <= set(np.flatnonzero(weights).tolist())
-        shares = np.array([found[token] for token in range(WIDE.n_vocab)]) / len(sweep)
-        np.testing.assert_allclose(shares, weights / weights.sum(), atol=2 / len(sweep) + 1e-4)
+    """Over the range of the random number."""
+    found: list[Counter[int]] = [Counter() for _ in range(8)]
+    sweep = (np.arange(400) + 0.5) / 400
+    for number in sweep:
+        selected = rows(slots, [draw_of(params, number)] * 8)
+        for row, counter in zip(selected, found, strict=True):
+            counter[row.chosen] += 1
+    for row, counter in zip(selected, found, strict=True):
+        if counter[-1]:
+            assert counter[-1] == len(sweep)  # it does not depend on the number
+            continue
+        got = np.array([counter[token] for token in range(WIDE.n_vocab)]) / len(sweep)
+        np.testing.assert_allclose(got, shares(np.asarray(row), params), atol=1.01 / len(sweep))
 
 
-def test_what_the_selection_cannot_tell_comes_from_the_whole_row() -> None:
-    logits = np.linspace(0, 1, 700).astype(np.float32)
-    order = np.argsort(-logits)[:256]
-    fetched = []
+@pytest.mark.parametrize("number", [0.0, np.nextafter(1.0, 0.0)])
+def test_the_ends_of_the_unit_interval_fall_on_tokens_that_can_be_drawn(
+    slots: CudaSlots, number: float
+) -> None:
+    for heat in (1.0, 60.0, 1e20):  # at 60 most weights are 0
+        for top_k in (0, 5):
+            for row in rows(slots, [Draw(heat, number, top_k)] * 4):
+                logits = np.asarray(row)
+                assert np.exp((logits[row.chosen] - logits.max()) * np.float32(heat)) > 0
 
-    def fetch() -> NDArray[np.float32]:
-        fetched.append(1)
-        return logits
 
-    row = Row(order, logits[order], float(np.exp(logits - 1).sum()), 3, Draw(), 700, fetch)
-    settings = [
-        SamplingParams(top_p=0.99),
-        SamplingParams(min_p=0.1),
-        SamplingParams(typical_p=0.9),
-        SamplingParams(top_k=300),
+def test_settings_of_all_kinds_side_by_side_choose_as_alone(slots: CudaSlots) -> None:
+    """Whichever tail serves them together."""
+    draws = [draw_of(params, 0.4) for params in SETTINGS[:7]]
+    together = [row.chosen for row in rows(slots, [*draws, BEST])]
+    for number, draw in enumerate(draws):
+        alone = rows(slots, [*[BEST] * number, draw, *[BEST] * (7 - number)])
+        assert alone[number].chosen == together[number]
+    mixed = rows(slots, [BEST] * 7 + [Draw(1.0, 0.5)])
+    best = [int(np.asarray(row).argmax()) for row in mixed]
+    assert [row.chosen for row in mixed][:7] == best[:7]
+    assert [row.chosen for row in rows(slots, [BEST] * 8)] == best
+
+
+def test_the_cheapest_tail_that_serves_all_rows_is_run() -> None:
+    plain, listed = Draw(1.0, 0.5), Draw(1.0, 0.5, top_p=0.9)
+    assert Tails.kind_for([BEST, BEST]) == "greedy"
+    assert Tails.kind_for([BEST, plain]) == "plain"
+    assert Tails.kind_for([BEST, plain, listed]) == "list"
+    none = Changes(np.empty(0, np.int64), *np.empty((3, 0), np.float32))
+    assert Tails.kind_for([BEST._replace(changes=none), listed]) == "edit"
+
+
+# ---- logits made up, with ties
+
+
+def over(
+    hparams: HParams, logits: NDArray[np.float16], draws: list[Draw], kind: str | None = None
+) -> list[int]:
+    """What a tail chooses from these logits [R, n_vocab]; None: the cheapest."""
+    kind = kind or Tails.kind_for(draws)
+    model = tails(hparams)[kind].SerializeToString()
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    values = settings(draws, hparams.n_vocab) | changes(draws, 64)
+    values[TRIES.name] = np.array([draw.tries for draw in draws])
+    values[OFFSET.name] = np.full(len(draws), OFFSET_OF_ALL)
+    feeds = {
+        port.name: values[port.name].reshape(len(draws), -1).astype(port.dtype)
+        for port in tail(hparams, kind).arguments[1:]
+    }
+    finite, chosen = session.run(None, {"logits": logits, **feeds})
+    return [
+        int(c) if np.isfinite(f) else -1 for f, c in zip(finite[:, 0], chosen[:, 0], strict=True)
     ]
-    for number, params in enumerate(settings, 1):
-        assert choose(row, params, [0.5] * NUMBERS) == choose(logits, params, [0.5] * NUMBERS)
-        assert len(fetched) == number
-    flat = replace(row, logits=np.ones(256, np.float32))  # ties go on beyond what was selected
-    choose(flat, SamplingParams(top_k=9), [0.5] * NUMBERS)
-    assert len(fetched) == len(settings) + 1
-    broken = replace(row, normaliser=float("nan"), fetch=lambda: np.full(700, np.nan, np.float32))
+
+
+def ties(n_vocab: int) -> Iterator[NDArray[np.float16]]:
+    """Rows with ever fewer different logits."""
+    random = np.random.default_rng(n_vocab)
+    for levels in (3000, 60, 12, 3):
+        yield (random.integers(0, levels, n_vocab) / levels * 8).astype(np.float16)
+
+
+@pytest.mark.parametrize("hparams", [WIDE, FEW], ids=["wide", "few"])
+@pytest.mark.parametrize("params", SETTINGS, ids=str)
+def test_of_equal_logits_the_lower_ids_come_first(hparams: HParams, params: SamplingParams) -> None:
+    random = np.random.default_rng(4)
+    for logits in ties(hparams.n_vocab):
+        draws = [draw_of(params, number) for number in random.random(30)]
+        found = over(hparams, np.tile(logits, (30, 1)), draws)
+        wanted = shares(logits.astype(np.float32), params)
+        for token, draw in zip(found, draws, strict=True):
+            if hparams is FEW or token >= 0:
+                assert_falls(token, draw, wanted)
+
+
+def test_it_does_not_choose_where_the_shortlist_does_not_suffice() -> None:
+    flat = np.linspace(0, 1, 700).astype(np.float16)[None]
+    tied = np.ones((1, 700), np.float16)
+    for logits, draw in (
+        (flat, Draw(1.0, 0.5, top_p=0.99)),
+        (flat, Draw(1.0, 0.5, min_p=0.1)),
+        (flat, Draw(1.0, 0.5, top_k=300)),
+        (tied, Draw(1.0, 0.5, top_k=9)),
+        (tied, Draw(1.0, 0.5, top_p=0.01)),
+    ):
+        assert over(WIDE, logits, [draw]) == [-1]
+    for draw in (BEST, Draw(1.0, 0.5), Draw(1.0, 0.5, top_k=9)):
+        assert over(WIDE, np.full((1, 700), np.nan, np.float16), [draw]) == [-1]
+
+
+# ---- nuclei of more tokens than the shortlist has
+
+FLAT = [
+    SamplingParams(top_p=0.9, temperature=2.0),
+    SamplingParams(top_p=0.3, temperature=3.0),
+    SamplingParams(min_p=0.2, temperature=2.0),
+    SamplingParams(top_p=0.8, min_p=0.25, temperature=2.0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", FLAT, ids=str)
+def test_of_a_wide_nucleus_every_token_is_chosen_as_often_as_it_should_be(
+    params: SamplingParams,
+) -> None:
+    """And a share (1 - p)**4 of rows is left, where none of four tokens is kept."""
+    count, random = 4000, np.random.default_rng(8)
+    for logits in list(ties(WIDE.n_vocab))[::2]:
+        wanted = shares(logits.astype(np.float32), params)
+        weights = shares(logits.astype(np.float32), replace(params, top_p=1.0, min_p=0.0))
+        draws = [
+            draw_of(params, 0)._replace(tries=tuple(numbers))
+            for numbers in random.random((count, 4)).tolist()
+        ]
+        found = np.array(over(WIDE, np.tile(logits, (count, 1)), draws, "wide"))
+        kept = float(weights[wanted > 0].sum())
+        left = (1 - kept) ** 4
+        assert np.mean(found < 0) == pytest.approx(left, abs=4 * np.sqrt(left / count) + 1e-9)
+        got = np.bincount(found[found >= 0], minlength=WIDE.n_vocab)
+        assert not got[wanted == 0].any()
+        expected = got.sum() * wanted[wanted > 0]
+        score = float((np.square(got[wanted > 0] - expected) / expected).sum())
+        freedom = len(expected) - 1
+        assert abs(score - freedom) < 5 * np.sqrt(2 * freedom + 1)
+
+
+def test_the_first_of_the_tries_that_is_kept_is_taken() -> None:
+    logits = np.linspace(0, 1, 700).astype(np.float16)
+    params = SamplingParams(top_p=0.5)
+    wanted = shares(logits.astype(np.float32), params)
+    weights = shares(logits.astype(np.float32), SamplingParams())
+    for tries in np.random.default_rng(9).random((40, 4)).tolist():
+        tokens = [int(np.searchsorted(np.cumsum(weights), number)) for number in tries]
+        kept = [token for token in tokens if wanted[token] > 0]
+        draw = draw_of(params, 0)._replace(tries=tuple(tries))
+        assert over(WIDE, logits[None], [draw], "wide") == [kept[0] if kept else -1]
+    none = np.full((1, 700), np.nan, np.float16)
+    assert over(WIDE, none, [draw], "wide") == [-1]
+
+
+def test_samplers_of_wide_nuclei_seldom_copy_a_row(slots: CudaSlots) -> None:
+    params = SamplingParams(top_p=0.95, temperature=9.0)
+    samplers = [Sampler(params, 7, sample) for sample in range(8)]
+    undecided = 0
+    for turn in range(20):
+        found = rows(slots, [sampler.next_draw() for sampler in samplers], turn)
+        for row, sampler in zip(found, samplers, strict=True):
+            undecided += row.chosen < 0
+            assert shares(np.asarray(row), params)[sampler.draw(row)] > 0
+    assert undecided <= 1
+
+
+# ---- penalties, biases and bans
+
+PENALTIES = [
+    (SamplingParams(repetition_penalty=1.3), Edits()),
+    (SamplingParams(frequency_penalty=0.3, presence_penalty=-0.2, top_k=40), Edits()),
+    (SamplingParams(repetition_penalty=0.7, no_repeat_ngram=2, temperature=0), Edits()),
+    (
+        SamplingParams(presence_penalty=0.5, min_length=9, top_p=0.4, temperature=0.5),
+        Edits(((3, 4.5), (8, -np.inf), (9, -1e6), (11, 1e6)), ((5,), (6, 7)), (12,)),
+    ),
+    (SamplingParams(repetition_penalty=1.2, min_p=0.3), Edits(((11, 2.0),))),
+    (SamplingParams(min_length=3), Edits()),  # changes nothing
+]
+
+
+@pytest.mark.parametrize("hparams", [WIDE, FEW], ids=["wide", "few"])
+@pytest.mark.parametrize(("params", "edits"), PENALTIES, ids=str)
+def test_changed_logits_are_chosen_from_as_the_host_changes_them(
+    hparams: HParams, params: SamplingParams, edits: Edits
+) -> None:
+    random = np.random.default_rng(6)
+    for logits in ties(hparams.n_vocab):
+        history = History(params, edits, random.integers(0, 30, 20).tolist())
+        for token in random.integers(0, 30, 7).tolist():
+            history.take(token)
+        numbers = [0.0] * 20 if params.greedy else random.random(20).tolist()
+        draws = [draw_of(params, number)._replace(changes=history.changes()) for number in numbers]
+        found = over(hparams, np.tile(logits, (20, 1)), draws)
+        changed = history.edit(logits.astype(np.float32) - np.float32(OFFSET_OF_ALL))
+        for token, draw in zip(found, draws, strict=True):
+            if params.greedy:
+                assert token == changed.argmax()
+            elif hparams is FEW or token >= 0:
+                assert_falls(token, draw, shares(changed, params))
+
+
+def test_rows_with_and_without_changes_side_by_side(slots: CudaSlots) -> None:
+    params = SamplingParams(repetition_penalty=1.4, frequency_penalty=2.0)
+    history = History(params, Edits(), list(range(0, 700, 5)))
+    few = History(params, Edits(), [1, 2])
+    draws = [
+        Draw(1.0, 0.3),
+        Draw(1.0, 0.3, changes=history.changes()),
+        BEST,
+        BEST._replace(changes=few.changes()),
+        Draw(1.0, 0.3, top_k=30),
+    ]
+    found = rows(slots, draws)
+    for row, draw, used in zip(found, draws, (None, history, None, few, None), strict=True):
+        logits = np.asarray(row)
+        assert row.changed == (used is not None)
+        if used is not None:
+            logits = used.edit(logits.copy())
+        if draw.uniform == 0:
+            assert row.chosen == logits.argmax()
+        else:
+            filters = SamplingParams(top_k=draw.top_k)
+            assert_falls(row.chosen, draw, shares(logits, filters))
+
+
+def test_a_sampler_with_penalties_copies_no_row(slots: CudaSlots) -> None:
+    params = SamplingParams(repetition_penalty=1.3, top_k=20, presence_penalty=0.1)
+    for greedy in (False, True):
+        settings_ = replace(params, temperature=0.0) if greedy else params
+        pairs = [
+            [Sampler(settings_, 7, sample, prompt=[sample, 5, 9]) for sample in range(8)]
+            for _ in range(2)
+        ]
+        for turn in range(3):
+            found = rows(slots, [sampler.next_draw() for sampler in pairs[0]], turn)
+            logits = np.asarray(found)
+            for number, (one, other) in enumerate(zip(*pairs, strict=True)):
+                row = Row(Selected(found.chosen, found.draws, unwanted), number)
+                assert one.draw(row) == other.draw(logits[number])
+    ahead = Sampler(params, 7, 0).next_draw(1)
+    assert ahead.changes is None
+    before = Selected([3], [ahead], lambda number: logits[0])[0]
+    assert Sampler(params, 7, 0).draw(before) == Sampler(params, 7, 0).draw(logits[0])
+
+
+# ---- the sampler
+
+
+def unwanted(number: int) -> Floats:
+    raise AssertionError("the whole row was fetched")
+
+
+@pytest.mark.parametrize("params", [SamplingParams(temperature=0), *SETTINGS], ids=str)
+def test_a_sampler_takes_what_its_draw_chose(slots: CudaSlots, params: SamplingParams) -> None:
+    samplers = [Sampler(params, 7, sample) for sample in range(8)]
+    found = rows(slots, [sampler.next_draw() for sampler in samplers])
+    for number, sampler in enumerate(samplers):
+        if (token := found.chosen[number]) >= 0:
+            assert sampler.draw(Row(Selected(found.chosen, found.draws, unwanted), number)) == token
+
+
+def test_what_the_device_cannot_tell_comes_from_the_whole_row() -> None:
+    logits = np.linspace(0, 1, 700).astype(np.float32)
+    numbers = [0.3] * NUMBERS
+    for params in (
+        SamplingParams(top_p=0.99),
+        SamplingParams(min_p=0.6),
+        SamplingParams(top_k=300),
+    ):
+        row = Selected([-1], [BEST], lambda number: logits)[0]
+        for last in (0.0, 0.4, 0.999):  # which alone tells, as the device knows the others
+            token = choose(row, params, [*numbers[:-1], last])
+            assert_falls(token, Draw(1.0, last), shares(logits, params))
+    row = Selected([-1], [BEST], lambda number: logits)[0]
+    assert choose(row, SamplingParams(temperature=0), []) == 699
+    for params in (  # devices do not know these, whatever they chose
+        SamplingParams(typical_p=0.5),
+        SamplingParams(top_k=40, typical_p=0.5),
+        SamplingParams(top_p=0.5, compat="openai"),
+    ):
+        row = Selected([3], [BEST], lambda number: logits)[0]
+        assert choose(row, params, numbers) == choose(logits, params, numbers)
+        assert Sampler(params, 1, 0).next_draw() == BEST
+    broken = Selected([-1], [BEST], lambda number: np.full(700, np.nan, np.float32))[0]
     with pytest.raises(BadLogits):
-        choose(broken, SamplingParams(), [0.5] * NUMBERS)
+        choose(broken, SamplingParams(), numbers)
 
 
-def test_rows_of_any_part_are_drawn_from_by_its_own_draw(wide: CudaSlots) -> None:
-    wide.step([Part(slot, 0, [3, 5, slot], 0) for slot in range(8)])
+def test_rows_of_any_part_are_chosen_by_its_own_draw(slots: CudaSlots) -> None:
+    slots.step([Part(slot, 0, [3, 5, slot], 0) for slot in range(8)])
     parts = [Part(6, 3, [1]), Part(0, 0, [4, 5], 2), Part(2, 3, [9]), Part(3, 2, [8, 8])]
     draws = [Draw(1 + number / 4, 0.1 + number / 5) for number in range(5)]
-    logits = np.asarray(wide.step(parts))
-    found = wide.step(parts, draws)
+    logits = np.asarray(slots.step(parts))
+    found = slots.step(parts, draws)
     assert isinstance(found, Selected)
     for row, plain, draw in zip(found, logits, draws, strict=True):
-        assert row.draw == draw
         np.testing.assert_array_equal(np.asarray(row), plain)
-        weights = softmax_weights(plain, 1 / draw.inverse_temperature)
-        assert row.drawn == pick(weights, chunk_sums(weights), draw.uniform)
+        params = SamplingParams(temperature=1 / draw.inverse_temperature)
+        assert_falls(row.chosen, draw, shares(plain, params))
+
+
+# ---- the graphs
+
+# Ops and types that ONNX Runtime 1.31 runs on CUDA, and in a captured CUDA graph.
+ON_DEVICE = {
+    "Add", "And", "Cast", "Constant", "CumSum", "Div", "Equal", "Exp", "Gather", "GatherElements",
+    "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Or",
+    "Pad", "ReduceSum", "Reshape", "ScatterElements", "Sub", "TopK", "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+def test_tails_have_no_op_that_would_run_on_the_processor() -> None:
+    for hparams in (WIDE, FEW):
+        for kind in CHOICES:
+            model = tails(hparams)[kind]
+            onnx.checker.check_model(model, full_check=True)
+            assert {node.op_type for node in model.graph.node} <= ON_DEVICE, kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 
 from gpt2rt import GPT2
 from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.manifest import TAILS
 from gpt2rt.engine import providers as providers_module
-from gpt2rt.engine.providers import Threads, graph_of, open_session, provider_for
-from gpt2rt.errors import InvalidSetting, ProviderMissing
+from gpt2rt.engine.providers import XQA, Threads, graph_of, open_session, provider_for
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
 # Where there is a device, all of this runs on it.
 pytestmark = pytest.mark.cuda
@@ -39,6 +42,50 @@ def test_auto_is_cuda_where_the_bundle_has_a_graph_for_it(
         provider_for(tiny_bundles["int8"], "cuda")
     with pytest.raises(InvalidSetting, match="cpu, cuda or auto, not 'gpu'"):
         provider_for(tiny_bundles["fp16"], "gpu")
+
+
+def test_a_bundle_of_before_is_not_run_on_cuda(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no graphs that choose tokens."""
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    bundle = tiny_bundles["fp16"]
+    files = {n: f for n, f in bundle.manifest.files.items() if n not in TAILS.values()}
+    old = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    with pytest.raises(BadBundle, match=r"chosen by graphs.*export it again"):
+        provider_for(old, "cuda")
+    model = GPT2(old, Threads(1), "auto")
+    assert model.provider == "cpu"
+    assert any("chosen by graphs" in note for note in model.runtime.notes)
+    assert GPT2(old, Threads(1), "cpu").runtime.notes == []
+
+
+def test_flash_attention_is_asked_for_unless_the_user_chose(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpt2rt.engine import forks
+
+    seen: list[str | None] = []
+
+    class Refusing:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            seen.append(os.environ.get(XQA))
+            raise RuntimeError("seen")
+
+    monkeypatch.setattr(forks, "ForkAwareSession", Refusing)
+    monkeypatch.delenv(XQA, raising=False)
+    graph = graph_of(tiny_bundles["fp16"], "cuda")
+    for xqa in (False, True):
+        with pytest.raises(ProviderMissing):
+            open_session(graph, Threads(1), "cuda", xqa=xqa)
+    with pytest.raises(BadBundle):
+        open_session(graph, Threads(1), "cpu")
+    assert XQA not in os.environ
+    monkeypatch.setenv(XQA, "1")
+    with pytest.raises(ProviderMissing):
+        open_session(graph, Threads(1), "cuda")
+    assert seen == ["0", None, None, "1"]
+    assert os.environ[XQA] == "1"
 
 
 def test_a_silent_fall_back_to_the_cpu_is_an_error(

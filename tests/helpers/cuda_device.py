@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_memory import CudaMemory, HostMemory
-from gpt2rt.engine.providers import cuda_problem
+from gpt2rt.engine.providers import Threads, cuda_problem, graph_of, open_session
 
 PROVIDER = "cpu" if cuda_problem() else "cuda"
 MEMORY: type[HostMemory | CudaMemory] = HostMemory if PROVIDER == "cpu" else CudaMemory
+
+
+def open_device(bundle: Bundle) -> Device:
+    """A bundle's CUDA graph and its tails."""
+    session = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
+    return Device(session, bundle.directory, bundle.manifest.hparams, MEMORY())

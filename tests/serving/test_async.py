@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2rt import GPT2, AsyncGPT2, EmbedParams, Passage, Piece, Request, SamplingParams, Stopping
+from gpt2rt import (
+    GPT2,
+    AsyncGPT2,
+    EmbedParams,
+    Passage,
+    Piece,
+    Request,
+    SamplingParams,
+    Score,
+    Stopping,
+)
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong, QueueFull, StepFailed
 from gpt2rt.generation.scheduler import Scheduler
 
@@ -183,6 +193,23 @@ def test_a_loop_that_is_left_frees_its_slot(path: Path) -> None:
     asyncio.run(check())
 
 
+def test_a_reader_who_was_long_away_goes_on(path: Path, gpt2: GPT2) -> None:
+    """Its text rests when it is a context ahead of the reader."""
+    stopping = Stopping(length=200, end_of_text=False, overflow="slide")
+
+    async def check() -> None:
+        async with opened(path) as model, asyncio.timeout(20):
+            batch, text = model.model.batch, ""
+            async for piece in model.stream("a", PARAMS, stopping):
+                if not text:
+                    await until(lambda: batch.statistics.tokens >= model.model.hparams.n_ctx)
+                    await asyncio.sleep(0.05)  # the steps have ended
+                text += piece
+            assert text == gpt2.generate("a", PARAMS, stopping).text
+
+    asyncio.run(check())
+
+
 def test_a_program_that_leaves_everything_ends(path: Path) -> None:
     """Without closing anything, while texts run."""
     code = f"""
@@ -284,6 +311,22 @@ def test_a_closed_model_ends_what_runs_and_takes_no_more(path: Path) -> None:
                 with pytest.raises(InvalidSetting, match="closed"):
                     await kind(model)
             await model.aclose()
+
+    asyncio.run(check())
+
+
+def test_scores_that_wait_for_a_thread_end_with_a_closed_model(path: Path) -> None:
+    async def check() -> None:
+        async with opened(path) as model:
+            calls = [asyncio.create_task(model.score("ab" * 10)) for _ in range(20)]
+            await asyncio.sleep(0)
+            await model.aclose()
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            assert InvalidSetting in map(type, ends)
+            assert {type(end) for end in ends} <= {Score, InvalidSetting}
+            for late in (model.score("a"), model.embed("a"), model.aside(len, "a")):
+                with pytest.raises(InvalidSetting, match="closed"):
+                    await late
 
     asyncio.run(check())
 

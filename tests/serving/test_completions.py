@@ -299,7 +299,9 @@ WRONG: list[tuple[int, str | None, str, dict[str, Any]]] = [
     (400, "max_tokens", "invalid_value", {"max_tokens": 0}),
     (422, "n", "less_than_equal", {"n": 10**9}),
     (422, "temperature", "finite_number", {"temperature": math.nan}),
-    (422, "stop", "", {"stop": ["a"] * 5000}),
+    (422, "stop", "too_long", {"stop": ["a"] * 5000}),
+    (422, "prompt.1", "string_type", {"prompt": ["a", 1]}),
+    (422, "prompt", "too_short", {"prompt": []}),
     (422, "frobnicate", "extra_forbidden", {"frobnicate": 1}),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -9,7 +10,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import httpx2
 import pytest
 
 from command_line import Command, finish, posix, start
+from gpt2rt import AsyncGPT2, Piece
 from gpt2rt.cli import serve
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.serving import server
@@ -89,6 +92,29 @@ def test_a_request_that_does_not_end_is_cut_at_the_limit(settings: ServeSettings
         server.thread.join(20)
         assert not server.thread.is_alive()
         waiting.answer()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_whose_text_is_cut_at_the_limit_is_told(
+    settings: ServeSettings, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    async def endless(
+        self: AsyncGPT2, *given: object, **named: object
+    ) -> AsyncIterator[list[Piece]]:
+        yield [Piece(0, "x", 64)]
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(AsyncGPT2, "run", endless)
+    with running(replace(settings, drain=0.0)) as server, ThreadPoolExecutor() as threads:
+        body = {"prompt": "ab", "stream": stream}
+        asked = threads.submit(server.client().post, "/v1/completions", json=body)
+        wait_until(lambda: server.service.metrics.text().find(b"first_token_seconds_count 1") > 0)
+        server.server.drain()
+        answer = asked.result(20)
+    if stream:
+        assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "timeout"
+    else:
+        assert fault(answer) == (503, "timeout")
 
 
 # ---- as a process

@@ -207,3 +207,17 @@ def test_a_server_whose_model_cannot_be_loaded_ends(
         server.thread.join(20)
         assert not server.thread.is_alive()
         assert isinstance(server.service.failure, BadBundle)
+
+
+def test_whatever_ends_the_loading_ends_the_server(
+    three: ServeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than a server that says it is ready, and has no model."""
+
+    def fail(*given: object, **named: object) -> GPT2:
+        raise MemoryError("of all things")
+
+    monkeypatch.setattr(models, "GPT2", fail)
+    with running(replace(three, on_demand=False)) as server:
+        server.thread.join(20)
+        assert isinstance(server.service.failure, MemoryError)

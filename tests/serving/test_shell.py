@@ -185,7 +185,7 @@ class Nested(BaseModel):
     ("body", "param"),
     [
         ({"prompt": 1.5}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [[]]}, "prompt.0"),
         ({"prompt": "a", "inner": {"x": [0, "b"]}}, "inner.x.1"),
         ({}, "prompt"),
         ([], None),
@@ -397,8 +397,10 @@ def test_a_reader_that_does_not_read_is_cut_off(
         seen = endless_stream(server)
         with server.socket(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             wait_until(lambda: bool(seen))
-            assert server.client().get("/health").status_code == 200
+            with server.client() as other:
+                assert other.get("/health").status_code == 200
             wait_until(lambda: seen == ["begin", "end"])
+            wait_until(lambda: not server.server.server_state.connections)
         wait_until(lambda: server.service.in_flight == 0)
 
 

@@ -1,9 +1,9 @@
 """Makes the fused graph for CUDA: float16 throughout, residual and norm in one op.
 
-It also samples the next token, so that a step's 50,257 logits stay on the device. Parts are
-replaced at the same named cuts as in `fuse.py`, and the weight file is shared. Activations stay
-[B,S,D], so that there is nothing to reshape, and every node runs on the device, as a CUDA graph
-needs. Attention here takes float16 only, so there is no float32.
+It ends in logits, which stay on the device for its tails (`cuda_tails.py`). Parts are replaced at
+the same named cuts as in `fuse.py`, and the weight file is shared. Activations stay [B,S,D], so
+that there is nothing to reshape, and every node runs on the device, as a CUDA graph needs.
+Attention here takes float16 only, so there is no float32.
 """
 
 from __future__ import annotations
@@ -17,19 +17,14 @@ from onnx import TensorProto
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
-    DRAWN,
-    INVERSE_TEMPERATURE,
-    NORMALISER,
+    OFFSET,
     POSITION,
     ROWS,
     SEQLENS,
-    SHORTLIST,
     TOTAL,
-    UNIFORM,
     X,
-    best,
+    centred,
     cuda,
-    logits,
 )
 from gpt2rt_export.onnx_graph.body import MICROSOFT
 from gpt2rt_export.onnx_graph.builder import Builder
@@ -37,8 +32,6 @@ from gpt2rt_export.onnx_graph.formats import HALF, INT4, INT8
 from gpt2rt_export.onnx_graph.fuse import assemble, cut
 from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half
 from gpt2rt_export.onnx_graph.weights import Weight
-
-CHUNK = 256  # tokens whose weights are summed first when one is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +56,7 @@ def fuse_cuda(
     )
     for i in range(hparams.n_layer):
         x, normed = block(b, x, normed, i, arithmetic)
-    select(b, lm_head(b, normed, arithmetic))
+    lm_head(b, normed, arithmetic)
     return assemble(b, standard, cuda(hparams)), list(b.weights.values())
 
 
@@ -143,8 +136,8 @@ def activate(b: Builder, x: str, h: str) -> str:
     return b.op("Cast", [cut(f"{h}/gelu")], f"{h}/active", to=TensorProto.FLOAT16)
 
 
-def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> float32 [R,V]
-    """Logits, computed in float16 as differences from their mean, to which the mean is added after.
+def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> None:  # [R,D] -> [R,V], [R,1]
+    """Logits less their mean, and its negative.
 
     GPT-2's logits of a row may all be about -100, where float16 has steps of 1/16. Their mean is
     the product with the mean row of the lm_head; it is subtracted inside the product, which sums in
@@ -154,10 +147,10 @@ def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> str:  # [R,D] -> 
     (mean,) = b.weight(
         Weight(source, (f"{source}/mean",), lambda w: (half(-w.mean(0, np.float64)[:, None]),))
     )
-    below = b.op("MatMul", [x, mean], "lm_head/below")  # [R,1]
-    centred = b.op("Cast", [arithmetic.head(b, x, below, "lm_head/half")], "lm_head/centred", to=1)
-    offset = b.op("Cast", [below], "lm_head/offset", to=1)
-    return b.op("Sub", [centred, offset], logits(b.hparams).name)
+    below = b.op("MatMul", [x, mean], "lm_head/below")
+    # What is subtracted from the logits is what was added to them, rounded or not.
+    b.op("Cast", [below], OFFSET.name, to=TensorProto.FLOAT)
+    arithmetic.head(b, x, below, centred(b.hparams).name)
 
 
 # ---- precisions
@@ -235,75 +228,3 @@ CUDA = {
     "fp16": HalfArithmetic(fp16_tokens, fp16_product, fp16_head),
     "int4": HalfArithmetic(int4_tokens, int4_product, int4_head),
 }
-
-
-# ---- the next token
-
-
-def select_constants(b: Builder) -> dict[str, str]:
-    """The shapes, indices and sizes that `select` needs, as constants of the graph."""
-    n_vocab = b.hparams.n_vocab
-    chunks = -(-n_vocab // CHUNK)
-    return {
-        name: b.constant(f"select/{name}", np.array(values, np.int64))
-        for name, values in (
-            ("zero", [0]),
-            ("one", [1]),
-            ("two", [2]),
-            ("last", [chunks - 1]),
-            ("end", [CHUNK - 1]),
-            ("width", [CHUNK]),
-            ("k", [min(SHORTLIST, n_vocab)]),
-            ("pads", [0, 0, 0, chunks * CHUNK - n_vocab]),
-            ("shape", [-1, chunks, CHUNK]),
-        )
-    }
-
-
-def select(b: Builder, scores: str) -> None:
-    """Emit the most likely tokens of each row, and one drawn from all by the row's uniform number.
-
-    Inverse transform sampling as in `gpt2rt.sampling.filters.pick`: the chunk in which the running
-    sum passes the number's share, then the token in it. CumSum over a whole row would take
-    quadratic time on CUDA.
-    """
-    const = select_constants(b)
-    axis = b.constant("select/axis", np.array(1, np.int64))
-
-    def op(kind: str, inputs: list[str], name: str, **attributes: object) -> str:
-        return b.op(kind, inputs, f"select/{name}", domain="", **attributes)
-
-    def count(condition: str, name: str) -> str:  # [R,N] -> int64 [R,1]
-        numbers = op("Cast", [condition], f"{name}/ones", to=TensorProto.FLOAT)
-        total = op("ReduceSum", [numbers, const["one"]], f"{name}/sum", keepdims=1)
-        return op("Cast", [total], name, to=TensorProto.INT64)
-
-    def crossing(sums: str, wanted: str, total: str, name: str) -> str:  # [R,N] -> int64 [R,1]
-        """Where running sums pass `wanted`, at most where they reach their end."""
-        passed = count(op("LessOrEqual", [sums, wanted], f"{name}/passed"), f"{name}/place")
-        short = count(op("Less", [sums, total], f"{name}/short"), f"{name}/most")
-        return op("Min", [passed, short], name)
-
-    b.op("TopK", [scores, const["k"]], [port.name for port in best(b.hparams)], axis=1)
-    # Not ReduceMax, which takes 3 ms on an H100 as soon as there are two rows.
-    largest = op("Gather", [best(b.hparams)[0].name, const["zero"]], "largest", axis=1)
-    inverse = op("Unsqueeze", [INVERSE_TEMPERATURE.name, const["one"]], "inverse_temperature")
-    scaled = op("Mul", [op("Sub", [scores, largest], "below"), inverse], "scaled")
-    weights = op("Pad", [op("Exp", [scaled], "weights"), const["pads"]], "padded")
-    parts = op("Reshape", [weights, const["shape"]], "parts")
-    sums = op("ReduceSum", [parts, const["two"]], "sums", keepdims=0)
-    running = op("CumSum", [sums, axis], "running")
-    total = op("Gather", [running, const["last"]], "total", axis=1)
-    wanted = op("Mul", [op("Unsqueeze", [UNIFORM.name, const["one"]], "uniform"), total], "wanted")
-    chunk = crossing(running, wanted, total, "chunk")
-    within = op("GatherElements", [sums, chunk], "within", axis=1)
-    reached = op("GatherElements", [running, chunk], "reached", axis=1)
-    left = op("Sub", [wanted, op("Sub", [reached, within], "before")], "left")
-    part = op("GatherND", [parts, chunk], "part", batch_dims=1)
-    inside = op("CumSum", [part, axis], "inside")
-    end = op("Gather", [inside, const["end"]], "inside/end", axis=1)
-    place = crossing(inside, left, end, "place")
-    first = op("Mul", [chunk, const["width"]], "first")
-    drawn = op("Add", [first, place], "drawn")
-    b.op("Squeeze", [drawn, const["one"]], DRAWN.name)
-    b.op("Squeeze", [total, const["one"]], NORMALISER.name)

@@ -183,7 +183,7 @@ def _cuda(
         return None
     advance = progress.stage("Verify: the graph for CUDA", len(tokens))
     session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
-    slots = Device(session, wanted.hparams, HostMemory()).slots(1)
+    slots = Device(session, directory, wanted.hparams, HostMemory()).slots(1)
     half = -(-len(tokens) // 2)
     found = [np.asarray(slots.step([Part(0, 0, tokens[:half], half)]))]
     for at in range(half, len(tokens)):

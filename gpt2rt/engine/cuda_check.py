@@ -1,0 +1,104 @@
+"""A check that a device computes what it should, made once when a model is loaded.
+
+Its kernels are ONNX Runtime's, chosen by the device, the shapes and the version. So texts that are
+read together and step by step are compared with the same texts read alone, and the tokens that are
+chosen with those of the sampler on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gpt2rt.engine.cuda import CudaSlots, Device
+from gpt2rt.engine.slots import Logits, Part
+from gpt2rt.errors import BadBundle, OutOfMemory, ProviderMissing
+from gpt2rt.sampling.filters import candidates
+from gpt2rt.sampling.params import SamplingParams
+from gpt2rt.sampling.sampling import Sampler
+from gpt2rt.sampling.selection import Draw, Selected
+
+LENGTHS = (3, 19, 8)  # of the prompts
+STEPS = 2  # the first is captured as a CUDA graph, the second replayed
+APART = 0.05  # most of the logits' deviation by which two ways to compute them may differ
+OFF = 1e-3  # of a share: how far beyond a token's interval its random number may lie
+SETTINGS = (  # one for each tail
+    SamplingParams(temperature=0),
+    SamplingParams(),
+    SamplingParams(top_k=40, top_p=0.8, temperature=0.8),
+    SamplingParams(top_p=0.9, temperature=1e3),
+    SamplingParams(temperature=0, repetition_penalty=0.01),  # which makes a token of the text best
+)
+
+
+def fault(device: Device) -> str | None:
+    """What a device computes wrongly, or cannot compute; None: nothing was found.
+
+    That is so, too, where there is no room for four texts.
+    """
+    h = device.hparams
+    random = np.random.default_rng(0)
+    lengths = [min(length, h.n_ctx - STEPS) for length in LENGTHS]
+    texts = [random.integers(0, h.n_vocab, length + STEPS).tolist() for length in lengths]
+    try:
+        slots = device.slots(len(LENGTHS) + 1)
+        together = list(_together(slots, texts, lengths))
+        for slot, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+            alone = np.asarray(slots.step([Part(len(texts), 0, text, STEPS + 1)]))
+            for rows, wanted in zip(together, alone, strict=True):
+                if not _near(rows[slot], wanted):
+                    return f"the logits of a text of {length} tokens differ from those read alone"
+        return _choices(slots, texts)
+    except OutOfMemory:
+        return None
+    except (BadBundle, ProviderMissing) as error:
+        return str(error)
+
+
+def _together(
+    slots: CudaSlots, texts: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> Iterator[Logits]:
+    """The logits [texts, n_vocab] after the prompts, and after each step."""
+    pairs = list(enumerate(zip(texts, lengths, strict=True)))
+    yield np.asarray(slots.step([Part(slot, 0, text[:length]) for slot, (text, length) in pairs]))
+    for step in range(STEPS):
+        parts = [Part(s, length + step, [text[length + step]]) for s, (text, length) in pairs]
+        yield np.asarray(slots.step(parts))
+
+
+def _near(found: Logits, wanted: Logits) -> bool:
+    """Whether two rows of logits are no more apart than float16 explains, and not all the same."""
+    deviation = float(np.std(wanted))
+    return deviation > 0 and float(np.std(found - wanted)) <= APART * deviation  # False for NaN
+
+
+def _choices(slots: CudaSlots, texts: Sequence[Sequence[int]]) -> str | None:
+    """What is wrong with the tokens that the device chooses after the texts; None: nothing."""
+    parts = [Part(slot, len(text) - 1, text[-1:]) for slot, text in enumerate(texts)]
+    for params in SETTINGS:
+        samplers = [Sampler(params, 0, slot, prompt=text) for slot, text in enumerate(texts)]
+        draws = [sampler.next_draw() for sampler in samplers]
+        found = slots.step(parts, draws)
+        assert isinstance(found, Selected)
+        for row, draw, sampler in zip(found, draws, samplers, strict=True):
+            logits = sampler.edited(np.asarray(row), [])
+            if row.chosen >= 0 and not _right(row.chosen, logits, params, draw):
+                return f"token {row.chosen} is not the one to be drawn with {params}"
+    return None
+
+
+def _right(token: int, logits: Logits, params: SamplingParams, draw: Draw) -> bool:
+    """Whether a token may be chosen from logits [n_vocab] by a draw."""
+    if params.greedy:
+        return bool(logits[token] == logits.max())
+    ids, weights = candidates(logits, params)
+    ids = np.arange(len(logits)) if ids is None else ids
+    place = int(np.searchsorted(ids, token))
+    if place == len(ids) or ids[place] != token or weights[place] == 0:
+        return False
+    if draw.tries:
+        return True
+    ends = np.cumsum(weights, dtype=np.float64) / weights.sum(dtype=np.float64)
+    start = ends[place - 1] if place else 0.0
+    return bool(start - OFF <= draw.uniform <= ends[place] + OFF)
