@@ -79,8 +79,10 @@ def test_a_client_notes_when_each_part_came_on_one_connection() -> None:
 
 def test_events_are_the_same_however_they_are_cut() -> None:
     data = b": ping\n\n" + part("a") + part("b") + b"data: [DONE]\n\n"
-    for cut in range(1, len(data)):
-        (text,) = streamed(HEAD + chunk(data[:cut]) + chunk(data[cut:]) + END)
+    lines = data.replace(b"\n", b"\r\n")
+    cuts = [(sent, cut) for sent in (data, lines) for cut in range(1, len(sent))]
+    for sent, cut in cuts:
+        (text,) = streamed(HEAD + chunk(sent[:cut]) + chunk(sent[cut:]) + END)
         assert (len(text.arrivals), text.tokens) == (2, 2)
 
 
@@ -91,6 +93,8 @@ def test_events_are_the_same_however_they_are_cut() -> None:
         (HEAD + chunk(b'data: {"error": {"message": "no"}}\n\n') + END, "'message': 'no'"),
         (HEAD.replace(b"chunked", b"none"), "not sent in chunks"),
         (HEAD + b"x\r\n", "ValueError"),
+        (HEAD + chunk(part("a")) + END, "without [DONE]"),
+        (HEAD + END, "without [DONE]"),
         (HEAD + chunk(part("a")), "ValueError"),
         (HEAD + b"ff\r\nshort", "IncompleteReadError"),
         (b"", "IncompleteReadError"),

@@ -103,18 +103,21 @@ class StreamClient:
         await reader.readline()
 
     def _text(self, began: float, received: list[tuple[float, bytes]]) -> StreamedText:
-        """The times of the events that have text, or are the last of it."""
-        arrivals, tokens, rest = [], 0, b""
+        """The times of the events that have text. Raises `SubjectFailed` unless the text ended."""
+        arrivals, tokens, rest, done = [], 0, b"", False
         for at, chunk in received:
-            *whole, rest = (rest + chunk).split(b"\n\n")
+            *whole, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+            done = done or b"data: [DONE]" in whole
             for event in map(_data, whole):
                 if "error" in event:
                     raise SubjectFailed(f"{self.url}: {str(event['error'])[:300]}")
                 if any(choice.get("text") for choice in event.get("choices") or ()):
                     arrivals.append(at)
                 tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+        if not done:
+            raise SubjectFailed(f"{self.url}: a stream ended without [DONE]")
         if not arrivals:  # only control tokens: they are over when the stream is
-            arrivals = [received[-1][0]] if received else [time.perf_counter()]
+            arrivals = [received[-1][0]]
         return StreamedText(began, arrivals, tokens or len(arrivals))
 
 
