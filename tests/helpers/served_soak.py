@@ -297,8 +297,8 @@ def check_answer(request: ServedRequest, status: int, body: bytes) -> None:
     elif status == 200:
         try:
             request.check(decoded(body))
-        except Gpt2rtError as error:  # the library could not go on, either
-            assert b'data: {"error":' in body, f"answered, but the library: {error}"
+        except Gpt2rtError:  # the library could not go on, either
+            assert b'data: {"error":' in body, "answered, but the library has no answer"
     else:
         assert status == 400, body[:300]
         check_refusal(request)
