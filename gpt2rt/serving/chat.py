@@ -83,7 +83,7 @@ async def chat(
             model=model,
             form=ReplyForm("chatcmpl", "chat.completion", "chat.completion.chunk", choice),
             wanted=wanted,
-            requests=wanted.requests(body),
+            requests=await model.aside(wanted.requests, body),
             owner=request.state.owner,
             usage_in_stream=usage_wanted(body),
             began=began,

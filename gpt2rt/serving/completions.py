@@ -82,7 +82,7 @@ async def complete(
             model=model,
             form=ReplyForm("cmpl", "text_completion", "text_completion", choice),
             wanted=mine,
-            requests=mine.requests(body),
+            requests=await model.aside(mine.requests, body),
             owner=request.state.owner,
             usage_in_stream=usage_wanted(body),
             began=began,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -27,6 +29,7 @@ OF_A_MODEL: dict[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]]
     "prefix_looked_up": (CounterMetricFamily, "Tokens of prompts looked up in the cache."),
     "prefix_found": (CounterMetricFamily, "Tokens of prompts that were in it."),
 }
+THREADS = Path("/proc/self/task")  # of Linux
 Loaded = Callable[[], Iterable[tuple[str, AsyncGPT2]]]
 
 
@@ -66,7 +69,7 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         running = "Requests that run, waiting ones included."
         yield GaugeMetricFamily("gpt2rt_requests_in_flight", running, self._in_flight())
-        if hasattr(time, "pthread_getcpuclockid"):  # not on macOS and Windows
+        if THREADS.is_dir():
             about = "CPU time of the server's threads, less those that only compute."
             yield GaugeMetricFamily("gpt2rt_python_seconds", about, _python_seconds())
         models = [(name, _counts(model)) for name, model in self._loaded()]
@@ -79,8 +82,14 @@ class _Now(Collector):
 
 def _python_seconds() -> float:
     """CPU time of the threads that run Python; beyond `model_seconds` it is the server's own."""
-    clocks = [time.pthread_getcpuclockid(t.ident) for t in threading.enumerate() if t.ident]
-    return sum(map(time.clock_gettime, clocks))
+    ticks = 0
+    for thread in threading.enumerate():
+        with suppress(OSError):  # it has ended meanwhile
+            fields = (
+                (THREADS / str(thread.native_id) / "stat").read_text().rpartition(")")[2].split()
+            )
+            ticks += int(fields[11]) + int(fields[12])  # utime and stime (proc(5))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _counts(model: AsyncGPT2) -> dict[str, float]:

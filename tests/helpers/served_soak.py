@@ -297,9 +297,8 @@ def check_answer(request: ServedRequest, status: int, body: bytes) -> None:
     elif status == 200:
         try:
             request.check(decoded(body))
-        except Gpt2rtError:  # the library cannot go on: then the answer has to tell an error, too
-            if b'data: {"error":' not in body:
-                raise
+        except Gpt2rtError:  # the library could not go on, either
+            assert b'data: {"error":' in body, "answered, but the library has no answer"
     else:
         assert status == 400, body[:300]
         check_refusal(request)
