@@ -15,7 +15,7 @@ from gpt2rt.generation.task import Task, now
 def best_texts(engine: Engine, first: Task, beams: Beams) -> list[Completion]:
     """The completions that a beam search finds for the task `first`, the best first.
 
-    Raises `BadLogits` if the settings leave no token.
+    Raises `BadLogits`, and `InvalidSetting` if the settings leave no token.
     """
     began = now()
     endings = _Endings(first)

@@ -82,7 +82,7 @@ def beam_search(
 
     `first` is the only running sequence of `engine`, which has a slot for each beam; `logits`
     float32 [n_vocab] are those after it. `edit` applies penalties and bans, `ending` says why a
-    sequence of tokens ends a text. Raises `BadLogits` if no text is found.
+    sequence of tokens ends a text. Raises `InvalidSetting` if no text is found.
     """
     running = [_Beam(first, (), 0.0)]
     rows: NDArray[np.float32] = logits[None]
@@ -112,7 +112,9 @@ def beam_search(
         parts = [beam.sequence.part(beam.tokens[-1:]) for beam in running]
         rows = np.asarray(engine.step(parts))
     if not finished:
-        raise BadLogits("beam search found no text: the settings together rule out every token")
+        raise InvalidSetting(
+            "beam search found no text: the settings together rule out every token"
+        )
     return finished
 
 

@@ -61,7 +61,10 @@ class Task:
         return min(limits) - len(self.tokens) if limits else None
 
     def take(self, logits: Logits | Row) -> Piece:
-        """Draw a token from logits float32 [n_vocab] and `accept` it. Raises `BadLogits`."""
+        """Draw a token from logits float32 [n_vocab] and `accept` it.
+
+        Raises `BadLogits`, and `InvalidSetting` if the settings leave no token.
+        """
         token = self.sampler.draw(logits, self.matcher, self.left)
         return self.accept(token, logits if self.request.logprobs else None)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.errors import BadLogits
+from gpt2rt.errors import BadLogits, InvalidSetting
 from gpt2rt.sampling.filters import (
     SORTED,
     SPARSE,
@@ -100,7 +100,7 @@ class Sampler:
         """Draw the next token from logits float32 [n_vocab], which are not changed.
 
         `matcher` restricts the tokens; `left` is how many may still be drawn (None: no limit).
-        Raises `BadLogits` for NaN or +infinity, or if the settings leave no token.
+        Raises `BadLogits` for NaN or +infinity, `InvalidSetting` if the settings leave no token.
         """
         told = matcher is None and isinstance(logits, Row) and logits.changed and logits.chosen >= 0
         if self._history.edits and not told:
@@ -140,7 +140,8 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
     """Choose a token by `NUMBERS` random numbers in [0, 1), or the best one if `params` are greedy.
 
     Of a row on a device it is the one that was chosen there, by `Sampler.next_draw`; the row is
-    copied only if the device could not tell. Raises `BadLogits`.
+    copied only if the device could not tell. Raises `BadLogits`, and `InvalidSetting` if no token
+    is left.
     """
     tried = isinstance(logits, Row) and chosen_on_devices(params)
     if isinstance(logits, Row):
@@ -149,7 +150,7 @@ def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -
         logits = np.asarray(logits)
     best = int(np.argmax(logits))  # the first NaN, if there is any
     if logits[best] == -math.inf:
-        raise BadLogits("no token is left to draw: the settings together rule out every one")
+        raise InvalidSetting("no token is left to draw: the settings together rule out every one")
     if not math.isfinite(logits[best]):
         raise BadLogits(f"the model's logits are not finite ({logits[best]} for token {best})")
     if params.greedy:

@@ -78,7 +78,7 @@ def test_a_request_that_fails_does_not_stop_the_others(tiny: GPT2) -> None:
     for batch_size in (1, 3):
         last = {p.sample: p for p in tiny.run(requests, batch_size=batch_size) if p.last}
         assert {n: type(p.failure).__name__ for n, p in last.items() if p.failure} == {
-            1: "BadLogits",
+            1: "InvalidSetting",
             2: "BadText",
             3: "PromptTooLong",
         }

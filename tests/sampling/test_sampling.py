@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gpt2rt import SamplingParams
-from gpt2rt.errors import BadLogits
+from gpt2rt.errors import BadLogits, InvalidSetting
 from gpt2rt.sampling.filters import (
     chunk_sums,
     pick,
@@ -115,7 +115,7 @@ def test_broken_logits_are_an_error(bad: float) -> None:
 
 
 def test_where_nothing_is_left_the_error_says_so() -> None:
-    with pytest.raises(BadLogits, match="rule out every"):
+    with pytest.raises(InvalidSetting, match="rule out every"):
         choose(np.full(4, -np.inf, np.float32), SamplingParams(), [0.5])
 
 

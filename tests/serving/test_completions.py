@@ -284,6 +284,7 @@ def test_the_named_model_answers(client: TestClient) -> None:
 
 # ---- errors
 
+Q = {"type": "regex", "regex": "q"}  # which no token can begin where none is repeated
 WRONG: list[tuple[int, str | None, str, dict[str, Any]]] = [
     (404, None, "model_not_found", {"model": "nobody"}),
     (400, None, "context_length_exceeded", {"prompt": [1] * 49}),
@@ -293,6 +294,7 @@ WRONG: list[tuple[int, str | None, str, dict[str, Any]]] = [
     (400, None, "invalid_value", {"logit_bias": {"300": 1}}),
     (400, None, "invalid_value", {"stop_token_ids": [300]}),
     (400, None, "invalid_value", {"min_tokens": 20}),
+    (400, None, "invalid_value", {"prompt": "q", "no_repeat_ngram": 1, "response_format": Q}),
     (400, None, "invalid_value", {"response_format": {"type": "regex", "regex": "("}}),
     (400, "suffix", "invalid_value", {"suffix": "x"}),
     (400, "n", "invalid_value", {"n": 9}),
