@@ -25,7 +25,7 @@ from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Array, Memory
 from gpt2rt.engine.cuda_scores import Ids
-from gpt2rt.engine.cuda_shapes import calls_of, padded, power_of_two, single, total
+from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.slots import Columns, KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
@@ -121,6 +121,8 @@ class CudaSlots(Slots):
 
     The tokens of decode steps are one call, which is replayed; prompts are other calls.
     """
+
+    budget = A_CALL
 
     def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
         self.count = count
