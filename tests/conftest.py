@@ -150,7 +150,9 @@ def exported(home: Path, model: Path, edit_manifest: Edit) -> Callable[[str], Bu
 # ---- a real browser
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright is there, so is its event loop, beside which no other
+# can run in the same thread.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")

@@ -45,6 +45,7 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
+    "llm": ("llm",),
 }
 
 # Release of Unicode -> a letter that is new in it.
