@@ -21,7 +21,7 @@ from gpt2rt.cli.serve import KEY, NEEDED
 from gpt2rt.serving.guard import GRACE, OPEN
 from gpt2rt.serving.server import LAST
 from gpt2rt.serving.settings import ServeSettings
-from serving import RunningServer
+from serving import running
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -73,20 +73,18 @@ def test_the_image_serves_on_the_port_that_is_exposed_and_asked() -> None:
     assert path in OPEN  # without a key
 
 
-def test_the_health_check_passes_while_the_server_is_ready(server: RunningServer) -> None:
+def test_the_health_check_passes_while_the_server_is_ready(serve_settings: ServeSettings) -> None:
     """As it stands, but for the port."""
     (command,) = re.findall(r"CMD\s+(\[.*\])$", step("HEALTHCHECK"))
 
-    def check() -> int:
-        words = [word.replace(":8000", f":{server.port}") for word in json.loads(command)]
+    def check(port: int) -> int:
+        words = [word.replace(":8000", f":{port}") for word in json.loads(command)]
         return subprocess.run([sys.executable, *words[1:]], capture_output=True).returncode
 
-    assert check() == 0
-    server.service.draining = True
-    try:
-        assert check() == 1
-    finally:
-        server.service.draining = False
+    with running(serve_settings) as server:  # of its own, as it ends here
+        assert check(server.port) == 0
+        server.server.drain()
+        assert check(server.port) == 1
 
 
 def test_the_image_is_small_and_without_root() -> None:
