@@ -147,7 +147,7 @@ def _register(name: str) -> None:
     except Exception as error:  # of any package, and ONNX Runtime's have no common base
         raise ProviderMissing(
             f"{provider.package} cannot be used with ONNX Runtime {ort.__version__} "
-            f"({reason_of(error)}); upgrade both: pip install -U onnxruntime {provider.package}"
+            f"({reason_of(error)}); upgrade the older of the two"
         ) from error
 
 
