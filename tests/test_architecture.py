@@ -88,6 +88,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.errors": "what can go wrong",
     "gpt2rt.runs": "runs on record",
     "gpt2rt.model": "the defaults of its settings",
+    "gpt2rt.engine.provider_table": "what providers are called",
     "gpt2rt.bundles.catalog": "which models there are, and the home directory",
     "gpt2rt.bundles.library": "bundles by name",
     "gpt2rt.bundles.storage": "what they take on disk",

@@ -13,7 +13,7 @@ from gpt2rt.bundles.manifest import GRAPH, PORTABLE_GRAPH
 from gpt2rt.engine.placement import placement
 from gpt2rt.engine.plugins import Place, place_of, provider_named, reason_of
 from gpt2rt.engine.provider_table import Provider, Wish
-from gpt2rt.engine.providers import CPU, PROVIDERS, Threads, _NativePath, _session_options
+from gpt2rt.engine.providers import CPU, PROVIDERS, Threads, NativePath, session_options
 from gpt2rt.errors import BadBundle, ProviderMissing
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def portable_graph(bundle: Bundle, provider: Provider) -> Path:
 def _session(graph: Path, place: Place, threads: Threads, precision: str) -> ForkAwareSession:
     from gpt2rt.engine.forks import ForkAwareSession
 
-    options = _session_options(threads, prepack=True)
+    options = session_options(threads, prepack=True)
     device = place.device
     wish = Wish(
         device=device.name,
@@ -102,7 +102,7 @@ def _session(graph: Path, place: Place, threads: Threads, precision: str) -> For
         own = place.provider.runtime_name
         chosen = {"providers": [(own, wanted), PROVIDERS[CPU]], "enable_fallback": 0}
     try:
-        session = ForkAwareSession(_NativePath(graph), options, **chosen)
+        session = ForkAwareSession(NativePath(graph), options, **chosen)
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ProviderMissing(f"{graph}: {place} cannot run it ({reason_of(error)})") from error
     if place.provider.runtime_name not in session.get_providers():
