@@ -13,7 +13,7 @@ from gpt2rt.bundles.manifest import GRAPH, PORTABLE_GRAPH
 from gpt2rt.engine.placement import placement
 from gpt2rt.engine.plugins import Place, place_of, provider_named, reason_of
 from gpt2rt.engine.provider_table import Provider, Wish
-from gpt2rt.engine.providers import CPU, PROVIDERS, Threads, NativePath, session_options
+from gpt2rt.engine.providers import CPU, PROVIDERS, NativePath, Threads, session_options
 from gpt2rt.errors import BadBundle, ProviderMissing
 
 if TYPE_CHECKING:

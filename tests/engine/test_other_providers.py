@@ -121,9 +121,7 @@ def test_a_provider_of_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProviderMissing, match="coreml is for macOS"):
         devices(TABLE["coreml"])
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(
-        ProviderMissing, match="without directml; install onnxruntime-directml"
-    ):
+    with pytest.raises(ProviderMissing, match="without directml; install onnxruntime-directml"):
         devices(TABLE["directml"])
 
 
@@ -214,9 +212,9 @@ def test_where_nodes_run_is_what_onnx_runtime_says() -> None:
         SimpleNamespace(ep_name="CPU", get_nodes=lambda: [node]),
     ]
     session = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
-    assert placement(session, "Mine") == Placement(4, {"Add": 1})  # type: ignore[arg-type]
-    assert placement(session, "Mine").share == 0.25  # type: ignore[arg-type, union-attr]
-    assert placement(SimpleNamespace(), "Mine") is None  # type: ignore[arg-type]
+    assert placement(session, "Mine") == Placement(4, {"Add": 1})
+    assert Placement(4, {"Add": 1}).share == 0.25
+    assert placement(SimpleNamespace(), "Mine") is None
 
 
 CHILD = """
