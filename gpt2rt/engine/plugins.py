@@ -119,8 +119,9 @@ def _named(handles: list[ort.OrtEpDevice]) -> list[ProviderDevice]:
     return found
 
 
+@cache
 def register(provider: Provider) -> None:
-    """Make a plug-in known to ONNX Runtime; once is enough. Raises `ProviderMissing`."""
+    """Make a plug-in known to ONNX Runtime, once in a process. Raises `ProviderMissing`."""
     import onnxruntime as ort
 
     if find_spec(provider.plugin) is None:
@@ -132,15 +133,6 @@ def register(provider: Provider) -> None:
             f"{provider.name} is a plug-in for ONNX Runtime {wanted} or later, this one is "
             f"{ort.__version__}; upgrade it"
         )
-    _register(provider.name)
-
-
-@cache
-def _register(name: str) -> None:
-    """Once in a process. An error is not remembered."""
-    import onnxruntime as ort
-
-    provider = TABLE[name]
     try:
         library = importlib.import_module(provider.plugin).get_library_path()
         ort.register_execution_provider_library(provider.runtime_name, library)

@@ -15,6 +15,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import hidden
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.engine import memory
+from gpt2rt.engine.chosen import chosen
 from gpt2rt.engine.execution import Opened, open_on
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.hidden import whole_texts
@@ -163,7 +164,12 @@ class Runtime:
 
 
 def _opened(bundle: Bundle, threads: Threads, wanted: str) -> Opened:
-    """Open the graph, for `auto` on the CPU if CUDA fails."""
+    """Open the graph; for `auto` on the provider that was chosen, else on CUDA or the CPU."""
+    if wanted == AUTO and (choice := chosen(bundle)) is not None:
+        try:
+            return _opened(bundle, threads, choice.provider)
+        except (ProviderMissing, InvalidSetting):
+            pass  # it is no longer there, so nothing was chosen
     if wanted not in (AUTO, CPU, CUDA):
         return open_on(bundle, wanted, threads)
     provider = provider_for(bundle, wanted)

@@ -50,9 +50,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     monkeypatch.setitem(sys.modules, row.plugin, module)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None, raising=False)
-    plugins._register.cache_clear()
+    plugins.register.cache_clear()
     yield row
-    plugins._register.cache_clear()
+    plugins.register.cache_clear()
 
 
 def device(kind: str, name: str = TABLE["openvino"].runtime_name) -> SimpleNamespace:
