@@ -57,7 +57,7 @@ def test_another_machine_has_chosen_nothing(
 def test_damaged_notes_are_no_notes(
     damage: str, home: Path, choice: Choice, tiny_bundles: dict[str, Bundle]
 ) -> None:
-    bundle = tiny_bundles["int8"]
+    bundle, choice = tiny_bundles["int8"], replace(choice, provider="cpu")
     place = remember(bundle, choice)
     place.write_text(damage.replace("%s", bundle.manifest.digest))
     assert chosen(bundle) is None
@@ -68,8 +68,9 @@ def test_damaged_notes_are_no_notes(
 def test_the_oldest_are_forgotten(
     home: Path, choice: Choice, tiny_bundles: dict[str, Bundle]
 ) -> None:
-    first = tiny_bundles["int8"]
+    first, choice = tiny_bundles["int8"], replace(choice, provider="cpu")
     remember(first, choice)
+    assert chosen(first) == choice
     for number in range(MOST_BUNDLES):
         manifest = replace(first.manifest, model=f"model{number}")
         remember(replace(first, manifest=manifest), choice)
