@@ -350,7 +350,6 @@ class Breaking:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
         self._left, self._error = at, error
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
-        self.score = slots.score
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
         self._left -= 1
