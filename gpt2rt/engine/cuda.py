@@ -280,7 +280,11 @@ class CudaSlots(Slots):
                 found |= zip(told, zip(*columns, strict=True), strict=True)
             return {n: (logprob, ids, tops) for n, (logprob, _, ids, tops, _) in found.items()}
 
-        return Selected(chosen.tolist(), draws, fetch, score)
+        def again(number: int, draw: Draw) -> Selected:
+            forward, row = places[number]
+            return self._selected([places[number]], forward.choose([row], [draw]), [draw])
+
+        return Selected(chosen.tolist(), draws, fetch, score, again)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

@@ -75,6 +75,7 @@ class Tokenizer(WithSpecialTokens):
         self._symbols.update((token.id, _symbols_of(token.text)) for token in special.tokens)
         self._symbols.update(zip(encoder.values(), encoder, strict=True))
         self._tokens = _Memory(self._tokens_of)
+        self._bytes: dict[int, bytes] = {}  # of tokens that were asked for
 
     @classmethod
     def read(cls, directory: Path) -> Tokenizer:
@@ -194,7 +195,10 @@ class Tokenizer(WithSpecialTokens):
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, which may be part of a character. Raises as `decode`."""
-        return self.decode_bytes((token,))
+        found = self._bytes.get(token)
+        if found is None:
+            found = self._bytes[token] = self.decode_bytes((token,))
+        return found
 
     def stream(self, after: Sequence[int] = ()) -> TextStream:
         """A stream for the text of tokens; no token's text depends on those before it (`after`)."""
