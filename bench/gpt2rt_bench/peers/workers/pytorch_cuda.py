@@ -85,7 +85,7 @@ class StaticGPT2(nn.Module):  # type: ignore[misc]
         self.tied = config.get("tie_word_embeddings", True)
         self.wte = nn.Embedding(config["vocab_size"], d)
         self.wpe = nn.Embedding(config["n_positions"], d)
-        self.h = nn.ModuleList(Block(config) for _ in range(config["n_layer"]))
+        self.h = nn.ModuleList(StaticBlock(config) for _ in range(config["n_layer"]))
         self.ln_f = nn.LayerNorm(d, config["layer_norm_epsilon"])
         self.lm_head = nn.Linear(d, config["vocab_size"], bias=False)
 
