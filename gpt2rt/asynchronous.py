@@ -85,7 +85,7 @@ class AsyncGPT2:
         self._scores = ThreadPoolExecutor(ASIDE, "gpt2rt-scores")
         self.failed = 0
         self._due = False  # whether a job of `_steps` waits that has not begun
-        self._arrivals: dict[Client, asyncio.Event] = {}
+        self._waiting: dict[Client, asyncio.Future[None]] = {}  # those without a piece
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._process = os.getpid()
@@ -213,7 +213,6 @@ class AsyncGPT2:
         prompted, more, first = self.model.tasks.read(requests), True, True
         client = self.model.batch.client(self._slots, owner=owner, wake=self._wake)
         client.ends_only = ends_only
-        arrived = self._arrivals[client] = asyncio.Event()
         try:
             while more or client.in_flight:
                 if more and (room := self._slots - client.in_flight):
@@ -226,16 +225,23 @@ class AsyncGPT2:
                     if failures:
                         yield failures
                 if client.in_flight:
-                    await arrived.wait()
-                    arrived.clear()
-                    pieces = client.ready()
+                    pieces = await self._arrived(client)
                     if client.in_flight:  # its texts may have rested until it took the pieces
                         self._drive()
                     if pieces:
                         yield pieces
         finally:
-            del self._arrivals[client]
             client.close()
+
+    async def _arrived(self, client: Client) -> list[Piece]:
+        """The pieces of a client, as soon as there are any."""
+        if not client.steps:
+            self._waiting[client] = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting[client]
+            finally:
+                del self._waiting[client]
+        return client.ready()
 
     def _begin(self, prompted: Iterator[Prompted], most: int) -> tuple[list[Task], list[Piece]]:
         """The tasks of up to `most` requests, and the failures of those that cannot begin."""
@@ -269,9 +275,9 @@ class AsyncGPT2:
             self._loop.call_soon_threadsafe(self._hand_on)
 
     def _hand_on(self) -> None:
-        for client, arrived in self._arrivals.items():
-            if client.steps:
-                arrived.set()
+        for client, arrived in self._waiting.items():
+            if client.steps and not arrived.done():
+                arrived.set_result(None)
 
     # ---- scoring and embedding
 

@@ -103,7 +103,7 @@ class Client:
         with self._home.lock:
             pieces = [piece for step in self.steps for piece in step]
             self.steps.clear()
-        self.in_flight -= sum(piece.last for piece in pieces)
+        self.in_flight -= len([piece for piece in pieces if piece.last])
         return pieces
 
     def call(self, work: Callable[[], T]) -> T:

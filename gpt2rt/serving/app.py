@@ -14,7 +14,7 @@ from gpt2rt.serving.faults import ANSWERS, add_handlers, ascii_json
 from gpt2rt.serving.guard import Guard
 from gpt2rt.serving.service import Service
 
-PATHS = (state, completions, chat, scores, vectors, texts, pages)
+PATHS = (completions, chat, scores, vectors, texts, state, pages)  # as they are tried
 
 
 def application(service: Service) -> ASGIApp:

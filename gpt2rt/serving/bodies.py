@@ -59,9 +59,15 @@ class RequestBody(Strict):
 def _whole(value: Any, depth: int) -> Any:
     if type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is list and depth and len(value) <= MOST_IDS:
+    if type(value) is list and depth and len(value) <= MOST_IDS and _has_floats(value, depth):
         return [_whole(one, depth - 1) for one in value]
     return value
+
+
+def _has_floats(values: list[Any], depth: int) -> bool:
+    """Whether there may be floats in a list, or in its lists."""
+    inner = {float, list} if depth > 1 else {float}
+    return not inner.isdisjoint(map(type, values))
 
 
 class StreamOptions(Strict):

@@ -178,7 +178,7 @@ def add_handlers(app: FastAPI) -> None:
 async def _known(request: Request, error: Exception) -> Response:
     fault = fault_of(error, request.state.id)
     if isinstance(error, QueueFull):
-        fault.headers["Retry-After"] = str(service_of(request).wait())
+        fault.headers["Retry-After"] = str((await service_of(request)).wait())
     return fault.response()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -89,6 +89,47 @@ class ReplyForm:
     choice: Callable[[int, int], Choice]
 
 
+class ChoiceEvents:
+    """The events of a choice, with `around` about each.
+
+    Those with nothing but text differ in it alone, so the rest of them is written once.
+    """
+
+    def __init__(self, choice: Choice, around: Mapping[str, Any]) -> None:
+        self._choice = choice
+        head, inside, self._after = ascii_json(around).partition(b'"choices":[')
+        self._before = head + inside
+        self._frame: tuple[bytes, bytes] | None = None
+
+    def echo(self) -> bytes:
+        """The event with what is told before the first new token, if there is any."""
+        return self._event(self._choice.before) if self._choice.before else b""
+
+    def told(self, piece: Piece) -> bytes:
+        """The event of a piece."""
+        return self._event([piece])
+
+    def told_text(self, piece: Piece) -> bytes:
+        """The same for a piece of whose token nothing is told."""
+        if piece.completion is not None or self._frame is None:
+            told = self._event([piece])
+            if piece.completion is None:  # from the second event on all are alike
+                self._frame = self._framed(piece.sample)
+            return told
+        before, after = self._frame
+        return before + ascii_json(piece.text) + after
+
+    def _framed(self, sample: int) -> tuple[bytes, bytes]:
+        """What is before and after the text in an event."""
+        mark = "\0"
+        before, _, after = self._event([Piece(sample, mark)]).partition(ascii_json(mark))
+        return before, after
+
+    def _event(self, pieces: Seq[Piece]) -> bytes:
+        told = ascii_json(self._choice.told_part(pieces))
+        return event(self._before + told + self._after)
+
+
 @dataclass
 class Reply:
     """The texts of one HTTP request, while they are drawn and when they are."""
@@ -126,26 +167,22 @@ class Reply:
         """The answer as server-sent events, those of a step together."""
         empty = {**self._envelope(self.form.part), "choices": []}
         around = {**empty, "usage": None} if self.usage_in_stream else empty
-        head, inside, tail = ascii_json(around).partition(b'"choices":[')
         choices = [
-            self.form.choice(sample, sample // self.wanted.best_of)
+            ChoiceEvents(self.form.choice(sample, sample // self.wanted.best_of), around)
             for sample in range(len(self.requests))
         ]
 
-        def told(choice: Choice, pieces: Seq[Piece]) -> bytes:
-            return event(head + inside + ascii_json(choice.told_part(pieces)) + tail)
+        def echoes() -> bytes:
+            return b"".join([choice.echo() for choice in choices])
 
-        def echoes() -> list[bytes]:
-            return [told(choice, choice.before) for choice in choices if choice.before]
-
-        first = await self.model.aside(echoes) if self.wanted.echo else []
+        first = await self.model.aside(echoes) if self.wanted.echo else b""
+        form = ChoiceEvents.told if self.wanted.logprobs else ChoiceEvents.told_text
         async with aclosing(self._steps()) as steps:
             async for step in steps:
                 shown = [piece for piece in step if self._shown(piece)]
-                events = first + [told(choices[piece.sample], [piece]) for piece in shown]
-                first = []
-                if events:
-                    yield b"".join(events)
+                if events := first + b"".join([form(choices[p.sample], p) for p in shown]):
+                    yield events
+                first = b""
         if self.usage_in_stream:
             yield event(ascii_json({**empty, "usage": self.usage}))
 
@@ -210,7 +247,7 @@ class Reply:
             object=kind,
             created=self.created,
             model=bundle.name,
-            system_fingerprint=bundle.manifest.digest[:DIGITS],
+            system_fingerprint=bundle.digest[:DIGITS],
             seed=seed,
         )
 

@@ -114,8 +114,11 @@ class Service:
         self._log.close()
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request: `Depends(service_of)` in the endpoints."""
+async def service_of(request: Request) -> Service:
+    """The service behind a request: `Depends(service_of)` in the endpoints.
+
+    A coroutine, since FastAPI would run a function in another thread.
+    """
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
