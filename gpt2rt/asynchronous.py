@@ -236,7 +236,8 @@ class AsyncGPT2:
     async def _arrived(self, client: Client) -> list[Piece]:
         """The pieces of a client, as soon as there are any."""
         if not client.steps:
-            self._waiting[client] = asyncio.get_running_loop().create_future()
+            assert self._loop is not None
+            self._waiting[client] = self._loop.create_future()
             try:
                 await self._waiting[client]
             finally:
