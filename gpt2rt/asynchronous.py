@@ -17,13 +17,14 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from contextvars import copy_context
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gpt2rt.checks import check_kind, check_list, check_whole
 from gpt2rt.engine.providers import AUTO
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
-from gpt2rt.generation.client import Client
+from gpt2rt.generation.client import Client, caller_left
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
@@ -68,6 +69,8 @@ class AsyncGPT2:
     ) -> None:
         """Share `model` among up to `slots` texts at a time; takes their memory at once.
 
+        That takes a while, so an event loop that runs calls `load`, or this in a thread.
+
         Up to `queue` texts wait for a slot. A step reads up to `budget` tokens of prompts beside
         texts in progress: more read prompts sooner, but the other texts wait longer.
 
@@ -107,15 +110,14 @@ class AsyncGPT2:
 
         `slots`, `queue` and `budget` are as in the constructor. Raises what both raise.
         """
-        loaded = await asyncio.to_thread(
-            GPT2.load,
-            model,
-            threads=threads,
-            provider=provider,
-            draft=draft,
-            prefix_bytes=prefix_bytes,
-        )
-        return cls(loaded, slots=slots, queue=queue, budget=budget)
+
+        def loaded() -> AsyncGPT2:
+            found = GPT2.load(
+                model, threads=threads, provider=provider, draft=draft, prefix_bytes=prefix_bytes
+            )
+            return cls(found, slots=slots, queue=queue, budget=budget)
+
+        return await asyncio.to_thread(loaded)
 
     async def aclose(self) -> None:
         """Close the model and end the threads; calls in progress end with `InvalidSetting`.
@@ -289,13 +291,11 @@ class AsyncGPT2:
 
     async def score_batch(self, texts: Iterable[str], **settings: Any) -> list[Score]:
         """Score many texts; settings and errors are those of `GPT2.score`."""
-        return await self._collect(
-            lambda check: self.model.score_batch(texts, **settings, advance=check)
-        )
+        return await self._collect(lambda: self.model.score_batch(texts, **settings))
 
     async def score_tokens(self, passages: Iterable[Passage], *, top: int = 0) -> list[TokenScores]:
         """Score the tokens of each passage; see `GPT2.score_tokens`."""
-        return await self._collect(lambda check: self.model.score_tokens(passages, top=top))
+        return await self._collect(lambda: self.model.score_tokens(passages, top=top))
 
     async def embed(self, text: str, params: EmbedParams = EmbedParams()) -> Embedding:
         """Embed `text`; see `GPT2.embed`."""
@@ -306,28 +306,17 @@ class AsyncGPT2:
         self, texts: Iterable[str], params: EmbedParams = EmbedParams()
     ) -> list[Embedding]:
         """Embed many texts; see `GPT2.embed`."""
-        return await self._collect(lambda check: self.model.embed_batch(texts, params))
+        return await self._collect(lambda: self.model.embed_batch(texts, params))
 
-    async def _collect(self, begin: Callable[[Callable[[object], None]], Iterator[T]]) -> list[T]:
+    async def _collect(self, begin: Callable[[], Iterator[T]]) -> list[T]:
         """All results of what `begin` returns, computed beside the loop.
 
-        `begin` gets a function to be called now and then, which raises when the call was cancelled.
+        When the call is cancelled the work ends with the next slice.
         """
-        loop, left = self._check_place(), threading.Event()
-
-        def check(_: object) -> None:
-            if left.is_set():
-                raise asyncio.CancelledError
-
-        def collect() -> list[T]:
-            found = []
-            for result in begin(check):
-                found.append(result)
-                check(result)
-            return found
-
+        loop, left, context = self._check_place(), threading.Event(), copy_context()
+        context.run(caller_left.set, left)
         try:
-            return await loop.run_in_executor(self._scores, collect)
+            return await loop.run_in_executor(self._scores, context.run, lambda: list(begin()))
         finally:
             left.set()
 

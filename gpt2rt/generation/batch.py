@@ -19,7 +19,7 @@ from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import Gpt2rtError, QueueFull, StepFailed
 from gpt2rt.generation.batch_statistics import BatchStatistics
-from gpt2rt.generation.client import Client
+from gpt2rt.generation.client import CLOSED, Client
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.lead import Lead
 from gpt2rt.generation.queue import Queue
@@ -27,7 +27,6 @@ from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.generation.speculation import MakeDraft
 from gpt2rt.generation.task import Task
 
-CLOSED = "the call was closed, so nothing more is made for it"
 AHEAD = 16  # steps that a text may be ahead of its reader; then it rests
 # The most tokens that other work should read between two steps, and beside texts in progress: about
 # what they wait for a step with a piece of a prompt.

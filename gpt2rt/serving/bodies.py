@@ -217,7 +217,9 @@ class MessagePart(Strict):
 class ChatMessage(Strict):
     """A message of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="`developer` is OpenAI's newer name of `system`."
+    )
     content: str | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PROMPTS)]
 
 
@@ -303,6 +305,9 @@ class EmbeddingBody(RequestBody):
         description="Tokens by which the window advances over a long text; null: an error.",
     )
     special: bool | None = Field(None, description=SPECIAL)
+    dimensions: int | None = Field(
+        None, ge=1, le=1 << 31, description="Only the model's own: GPT-2's vectors have one length."
+    )
     user: str | None = Field(None, description="Has no effect.")
 
 

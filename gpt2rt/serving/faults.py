@@ -7,9 +7,8 @@ A handler raises what the library raises, or a `Fault`; `fault_of` knows the sta
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -28,6 +27,7 @@ from gpt2rt.errors import (
     StepFailed,
     UnknownModel,
 )
+from gpt2rt.serving.ascii_json import ascii_json
 from gpt2rt.serving.service import service_of
 
 AGAIN = 1  # seconds after which a client may try again, where nothing better is known
@@ -108,24 +108,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         503: "The server is loading, ending or out of memory; `Retry-After` says when to come.",
     }.items()
 }
-
-_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def ascii_json(value: Any) -> bytes:
-    """JSON in ASCII; raises `ValueError` for NaN and infinity, which JSON has not."""
-    return _encoder.encode(value).encode("ascii")
-
-
-def ascii_json_of_many(around: Mapping[str, Any], name: str, items: Iterable[Any]) -> bytes:
-    """The JSON of `around` with `items` as its list `name`.
-
-    Each item is written by itself: Python writes JSON without a pause for other threads.
-    """
-    parts = b",".join(map(ascii_json, items))
-    rest = {key: value for key, value in around.items() if key != name}
-    return ascii_json({**rest, name: []})[:-2] + parts + b"]}"
-
 
 # The library's errors; the first that fits counts.
 KNOWN: tuple[tuple[type[Exception], int, str], ...] = (

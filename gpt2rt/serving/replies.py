@@ -21,9 +21,9 @@ from typing_extensions import TypedDict
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Completion, Piece, Timing
 from gpt2rt.generation.request import Request
+from gpt2rt.serving.ascii_json import ascii_json, large_json
 from gpt2rt.serving.bodies import DrawingBody
 from gpt2rt.serving.events import EventStream, event, while_there
-from gpt2rt.serving.faults import ascii_json, ascii_json_of_many
 from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service
 
@@ -160,8 +160,8 @@ class Reply:
         for index, sample in enumerate(self._told_samples()):
             choice = self.form.choice(index, sample // self.wanted.best_of)
             choices.append(choice.told([*choice.before, *pieces[sample]]))
-        around = {**self._envelope(self.form.whole), "usage": self.usage}
-        return ascii_json_of_many(around, "choices", choices)
+        envelope = self._envelope(self.form.whole)
+        return large_json({**envelope, "choices": choices, "usage": self.usage})
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, those of a step together."""

@@ -12,9 +12,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from typing_extensions import TypedDict
 
 from gpt2rt.scoring.score import Boundary, Score, TokenScore, WordScore
+from gpt2rt.serving.ascii_json import large_json
 from gpt2rt.serving.bodies import LONGEST_TEXT, ScoreBody
 from gpt2rt.serving.events import in_time
-from gpt2rt.serving.faults import Fault, ascii_json
+from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.replies import note
 from gpt2rt.serving.service import Service, service_of
 
@@ -145,7 +146,7 @@ async def _scored(texts: Seq[str], body: ScoreBody, request: Request, service: S
 
 def _reply(model: str, found: Seq[Score]) -> bytes:
     count = sum(len(one.tokens) for one in found)
-    return ascii_json(
+    return large_json(
         ScoreReply(
             object="list",
             model=model,
