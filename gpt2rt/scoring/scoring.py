@@ -97,9 +97,11 @@ def windows(count: int, size: int, stride: int) -> Iterator[tuple[int, int, int]
     `InvalidSetting`.
     """
     if size < 1:
-        raise InvalidSetting(f"the window must be 1 token or more, not {size}")
+        raise InvalidSetting(f"the window must be 1 token or more, not {size}", "window")
     if not 1 <= stride <= size:
-        raise InvalidSetting(f"the stride must be 1 to the window's {size} tokens, not {stride}")
+        raise InvalidSetting(
+            f"the stride must be 1 to the window's {size} tokens, not {stride}", "stride"
+        )
     return _windows(count, size, stride)
 
 
@@ -115,7 +117,8 @@ def check(hparams: HParams, top: int, batch_size: int) -> None:
     check_whole("batch_size", batch_size, 1)
     check_whole("top", top)
     if not 0 <= top <= hparams.n_vocab:
-        raise InvalidSetting(f"top must be 0 to the vocabulary's {hparams.n_vocab}, not {top}")
+        why = f"top must be 0 to the vocabulary's {hparams.n_vocab}, not {top}"
+        raise InvalidSetting(why, "top")
 
 
 def score_tokens(

@@ -120,6 +120,22 @@ KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (QueueFull, 429, "queue_full"),
     (StepFailed, 503, "step_failed"),
 )
+# The library's name of a setting -> the field of a request, where they differ.
+FIELDS = {
+    "min_length": "min_tokens",
+    "length": "max_tokens",
+    "strings": "stop",
+    "tokens": "stop_token_ids",
+    "constraint": "response_format",
+}
+# Path -> the field with the text that is too long or cannot be read.
+TEXTS = {
+    "/v1/completions": "prompt",
+    "/v1/chat/completions": "messages",
+    "/v1/embeddings": "input",
+    "/tokenize": "text",
+    "/detokenize": "tokens",
+}
 KINDS = {"str", "int", "float", "bool", "none", "dict", "list", "tuple"}
 log = logging.getLogger("gpt2rt.serve")
 
@@ -136,12 +152,23 @@ def fault_of(error: Exception, place: str = "") -> Fault:
     for kind, status, code in KNOWN:
         if isinstance(error, kind):
             again = AGAIN if status in (429, 503) else None
-            return Fault(status, str(error), code=code, retry_after=again)
+            return Fault(status, str(error), param=_field(error), code=code, retry_after=again)
     more = f"the server's log has more{place and f' at {place}'}"
     if isinstance(error, Gpt2rtError):  # it may name files, which are no business of clients
         log.error("%s %s", place, error)
         return Fault(503, f"the model failed; {more}", code="model_failed", retry_after=AGAIN)
     return Fault(500, f"an error of the server; {more}", code="internal_error")
+
+
+def _field(error: Exception) -> str | None:
+    """The field that an error of the library is about, as far as it is known."""
+    if isinstance(error, UnknownModel):
+        return "model"
+    if isinstance(error, MissingExtra):
+        return "response_format"
+    if isinstance(error, InvalidSetting) and error.setting is not None:
+        return FIELDS.get(error.setting, error.setting)
+    return None
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -159,6 +186,8 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _known(request: Request, error: Exception) -> Response:
     fault = fault_of(error, request.state.id)
+    if isinstance(error, PromptTooLong | BadText):
+        fault.param = TEXTS.get(request.url.path)
     if isinstance(error, QueueFull):
         fault.headers["Retry-After"] = str((await service_of(request)).wait())
     return fault.response()

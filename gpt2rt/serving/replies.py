@@ -143,6 +143,7 @@ class Reply:
     usage_in_stream: bool
     began: float
     completions: dict[int, Completion] = field(default_factory=dict)
+    drawn: int = 0
     id: str = field(default_factory=lambda: token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -199,6 +200,7 @@ class Reply:
                 waited.observe(now - last)
                 waited, last = self.service.metrics.between_tokens, now
                 for piece in pieces:
+                    self.drawn += piece.token is not None
                     if piece.failure is not None:
                         raise piece.failure
                     if piece.completion is not None:
@@ -339,12 +341,15 @@ async def _parts(
             else:
                 yield await made.whole()
         finally:
-            usage = made.usage
-            note(request, model, usage["prompt_tokens"], usage["completion_tokens"])
+            ended = len(made.completions) == len(made.requests)
+            note(request, model, made.usage["prompt_tokens"] if ended else None, made.drawn)
 
 
-def note(request: HttpRequest, model: AsyncGPT2, read: int, drawn: int = 0) -> None:
-    """Tell the access log which model read and drew how many tokens for a request."""
+def note(request: HttpRequest, model: AsyncGPT2, read: int | None, drawn: int = 0) -> None:
+    """Tell the access log which model read and drew how many tokens for a request.
+
+    Of texts that did not end it is not known how many were read: None.
+    """
     notes: dict[str, object] = request.state.notes
     notes |= {"model": model.model.name, "prompt_tokens": read, "completion_tokens": drawn}
 

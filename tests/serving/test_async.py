@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -386,6 +387,30 @@ def test_a_cancelled_score_of_a_long_text_ends(path: Path) -> None:
             scoring.cancel()
             async with asyncio.timeout(10):
                 await model.aclose()  # waits for the threads
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", ["score", "embed"])
+def test_a_cancelled_call_ends_with_its_slice(path: Path, kind: str) -> None:
+    """Not with its text, whose reading takes as long as it is long."""
+    text = "a small boat " * 3_000
+
+    async def check() -> None:
+        async with opened(path) as model:
+            calling = asyncio.ensure_future(
+                model.score(text, stride=1)
+                if kind == "score"
+                else model.embed(text, EmbedParams(stride=1))
+            )
+            batch = model.model.batch
+            await until(lambda: bool(batch._clients))
+            calling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await calling
+            began = time.monotonic()
+            await until(lambda: not batch._clients)
+            assert time.monotonic() - began < 1  # the whole takes half a minute
 
     asyncio.run(check())
 
