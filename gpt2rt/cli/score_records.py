@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
-from gpt2rt import GPT2, Score, TokenScore, WordScore
-from gpt2rt.cli import heatmap, texts
+from gpt2rt import GPT2, Score, TokenScore
+from gpt2rt.cli import texts
 from gpt2rt.cli.texts import Source
 from gpt2rt.errors import InvalidSetting
 
@@ -23,33 +22,11 @@ class Unit(StrEnum):
     TEXT = "text"
 
 
-def totals(result: Score) -> dict[str, Any]:
-    """What is known of the text as a whole; None where a number is not known or beyond all."""
-    found = {
-        "tokens": len(result.tokens),
-        "scored": len(result.scored),
-        "words": len(result.words),
-        "bytes": result.bytes,
-        "logprob": result.logprob,
-        "bits": result.bits,
-        "perplexity": result.perplexity,
-        "word_perplexity": result.word_perplexity,
-        "byte_perplexity": result.byte_perplexity,
-        "bits_per_byte": result.bits_per_byte,
-    }
-    return {name: heatmap.known(value) for name, value in found.items()}
-
-
 def token_record(token: TokenScore) -> dict[str, Any]:
-    body = asdict(token)
-    alternatives = body.pop("alternatives")
-    numbers = {"logprob": token.logprob, "bits": token.bits, "probability": token.probability}
-    body |= {name: heatmap.known(value) for name, value in numbers.items()}
-    return body | ({"alternatives": alternatives} if alternatives else {})
-
-
-def word_record(word: WordScore) -> dict[str, Any]:
-    return asdict(word) | {"bits": heatmap.known(word.bits)}
+    body = token.as_dict()
+    if not token.alternatives:
+        del body["alternatives"]
+    return body
 
 
 def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
@@ -58,26 +35,18 @@ def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
         "model": gpt2.name,
         "source": source.name,
         **({"columns": dict(source.columns)} if source.columns else {}),
-        "text": result.text,
-        "bos": result.bos,
-        "context": result.context,
-        "preceding": result.preceding,
-        "window": result.window,
-        "stride": result.stride,
-        "boundary": result.boundary,
-        "totals": totals(result),
+        **result.as_dict(),
         "tokens": [token_record(token) for token in result.tokens],
-        "words": [word_record(word) for word in result.words],
     }
 
 
 def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
     """The rows of `--csv`."""
     if by is Unit.TEXT:
-        yield beside(source, totals(result))
+        yield beside(source, result.totals)
     elif by is Unit.WORD:
         for word in result.words:
-            yield beside(source, word_record(word))
+            yield beside(source, word.as_dict())
     else:
         for token in result.tokens:
             row = token_record(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TextIO
 
@@ -27,8 +27,13 @@ class Service:
     `failure` why the models of the start could not be loaded.
     """
 
-    def __init__(self, settings: ServeSettings, log: TextIO | None = None) -> None:
-        """Open the bundles; `log` takes the access log.
+    def __init__(
+        self,
+        settings: ServeSettings,
+        log: TextIO | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the bundles; `log` takes the access log, `ready` is called when they are loaded.
 
         Raises `UnknownModel`, `BadBundle`, `InvalidSetting`.
         """
@@ -40,6 +45,7 @@ class Service:
         self.failure: Exception | None = None
         self._limits: set[asyncio.Timeout] = set()
         self._log = AccessLog(log)
+        self._ready = ready
         self._start: asyncio.Task[None] | None = None
 
     def model(self, name: str | None) -> AbstractAsyncContextManager[AsyncGPT2]:
@@ -95,6 +101,7 @@ class Service:
         try:
             if not self.settings.on_demand:
                 await self.models.load_all()
+            self._ready()
         except Exception as error:
             self.failure = error
 
@@ -114,8 +121,11 @@ class Service:
         self._log.close()
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request: `Depends(service_of)` in the endpoints."""
+async def service_of(request: Request) -> Service:
+    """The service behind a request: `Depends(service_of)` in the endpoints.
+
+    A coroutine, since FastAPI would run a function in another thread.
+    """
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
