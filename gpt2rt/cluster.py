@@ -52,6 +52,14 @@ def joined(address: str, *, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def resources(name: str) -> tuple[float, float]:
+    """How many of `CPU` or `GPU` the joined cluster has, and how many of them one node, at most."""
+    import ray
+
+    nodes = [node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"]]
+    return sum(nodes), max(nodes, default=0.0)
+
+
 def check_address(address: str) -> None:
     """Raises `InvalidSetting` unless `address` can be one."""
     found = ADDRESS.fullmatch(address)
