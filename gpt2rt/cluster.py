@@ -94,4 +94,7 @@ def _reason(error: BaseException) -> str:
     """What Ray says in one line."""
     if isinstance(error, SystemExit):
         return "it does not answer"
-    return " ".join(str(error).split())[:300]
+    said = " ".join(str(error).split())[:300]
+    if said.startswith("Failed to connect"):
+        said += "; where it asks for tokens set RAY_AUTH_MODE=token"
+    return said

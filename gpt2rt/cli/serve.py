@@ -186,8 +186,10 @@ def _serve_on(
     from gpt2rt.serving.replicas import Replicas, counts, fitted, listening, local_cores
 
     least, most = counts(replicas)
-    settings = listening(settings)
-    with joined(address, cpus=local_cores(settings, most) if address == LOCAL else None):
+    cores = None
+    if address == LOCAL:
+        settings, cores = listening(settings), local_cores(settings, most)
+    with joined(address, cpus=cores):
         from gpt2rt.serving.ray_serve import run
 
         told, gpus = fitted(settings, most, resources("CPU"), resources("GPU"))

@@ -6,13 +6,15 @@ proxies listen, choose a replica and pass the answer on as it comes.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -32,6 +34,7 @@ from gpt2rt.serving.service import Service
 ID = b"x-request-id"
 MOST_ID = 64  # characters of a client's own id that stand in the log
 PATIENCE = 5.0  # seconds for what all replicas are asked
+LAST = 20.0  # seconds that Ray has to end, beside those that requests have
 LOOK = 1.0  # seconds between looks whether the application is still there
 RAISED = re.compile(r"^gpt2rt\.errors\.\w+: (.+)$", re.MULTILINE)  # in a traceback
 
@@ -116,20 +119,32 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
     """Serve on the cluster that the program has joined, until SIGTERM or Ctrl-C.
 
     Running requests finish then, as by `gpt2rt serve`. Raises `InvalidSetting` where Serve listens
-    elsewhere, and `Gpt2rtError` for what keeps replicas from starting, or ends them.
+    elsewhere or the cluster serves already, and `Gpt2rtError` for what keeps replicas from
+    starting, or ends them.
     """
     host, port = replicas.settings.host, replicas.settings.port
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
-    with _Ending() as ending:
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    with redirect_stdout(sys.stderr), _Ending() as ending:  # where Ray tells of workers that died
+        serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
+        if APPLICATION in serve.status().applications:
+            raise InvalidSetting("the cluster serves already; `serve shutdown` ends that")
         try:
             handle = _started(replicas, url)
             tell(f"serving at {url}, replicas: {replicas.count}; Ctrl-C ends it")
             ending.wait(_check_there)
+            _end_at_last(replicas.settings.drain + LAST)
             _drain(handle, replicas.settings.drain)
         finally:
             with suppress(Exception):  # the cluster may be gone
                 serve.delete(APPLICATION)
+
+
+def _end_at_last(seconds: float) -> None:
+    """End the program after so long, whatever Ray waits for."""
+    timer = threading.Timer(seconds, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
