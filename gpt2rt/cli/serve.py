@@ -188,6 +188,8 @@ def _serve_on(
     least, most = counts(replicas)
     cores = None
     if address == LOCAL:
+        for name in settings.models:
+            library.find(name)  # told before a cluster starts
         settings, cores = listening(settings), local_cores(settings, most)
     with joined(address, cpus=cores):
         from gpt2rt.serving.ray_serve import run

@@ -36,7 +36,7 @@ MOST_ID = 64  # characters of a client's own id that stand in the log
 PATIENCE = 5.0  # seconds for what all replicas are asked
 LAST = 20.0  # seconds that Ray has to end, beside those that requests have
 LOOK = 1.0  # seconds between looks whether the application is still there
-RAISED = re.compile(r"^gpt2rt\.errors\.\w+: (.+)$", re.MULTILINE)  # in a traceback
+RAISED = re.compile(r"^(?:ray\.\S+: )?gpt2rt\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 class Replica:
@@ -126,9 +126,7 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with redirect_stdout(sys.stderr), _Ending() as ending:  # where Ray tells of workers that died
-        serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
-        if APPLICATION in serve.status().applications:
-            raise InvalidSetting("the cluster serves already; `serve shutdown` ends that")
+        _start_serve(replicas)
         try:
             handle = _started(replicas, url)
             tell(f"serving at {url}, replicas: {replicas.count}; Ctrl-C ends it")
@@ -138,6 +136,17 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
         finally:
             with suppress(Exception):  # the cluster may be gone
                 serve.delete(APPLICATION)
+
+
+def _start_serve(replicas: Replicas) -> None:
+    """Start Serve on the cluster, where it does not run."""
+    try:
+        serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
+        applications = serve.status().applications
+    except Exception as error:
+        raise Gpt2rtError(f"Serve does not start on the cluster: {_reason(str(error))}") from error
+    if APPLICATION in applications:
+        raise InvalidSetting("the cluster serves already; `serve shutdown` ends that")
 
 
 def _end_at_last(seconds: float) -> None:
@@ -152,7 +161,8 @@ def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
     try:
         handle: DeploymentHandle[Any] = serve.run(deployed(replicas), name=APPLICATION)
     except RuntimeError as error:
-        raise Gpt2rtError(f"no replica could start: {_reason(error)}") from error
+        why = _reason(_told_of_replicas() or str(error))
+        raise Gpt2rtError(f"no replica could start: {why}") from error
     try:
         with urlopen(f"{url}/-/healthz", timeout=PATIENCE):
             return handle
@@ -163,10 +173,17 @@ def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
         ) from error
 
 
-def _reason(error: RuntimeError) -> str:
-    """The line of Serve's traceback that says what happened."""
-    found = RAISED.findall(str(error))
-    return found[-1] if found else " ".join(str(error).split())[:300]
+def _told_of_replicas() -> str:
+    """What Serve tells of the deployment, with the traceback of a replica that could not start."""
+    found = serve.status().applications.get(APPLICATION)
+    deployment = found and found.deployments.get(DEPLOYMENT)
+    return deployment.message if deployment else ""
+
+
+def _reason(said: str) -> str:
+    """What Serve says, in a line: of an error of ours, in a traceback, its message."""
+    found = RAISED.findall(said)
+    return found[-1] if found else " ".join(said.split())[:300]
 
 
 def _check_there() -> None:

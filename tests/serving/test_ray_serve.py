@@ -43,7 +43,7 @@ class Served:
         self.url = url_in(self.process)
         self.key = "key"
 
-    def client(self, retries: int = 0, **headers: str) -> OpenAI:
+    def client(self, retries: int = 0, headers: dict[str, str] | None = None) -> OpenAI:
         return OpenAI(
             base_url=f"{self.url}/v1",
             api_key=self.key,
@@ -168,7 +168,7 @@ def test_replicas_share_the_requests_and_count_them(served: Served) -> None:
 def test_a_session_stays_at_its_replica(served: Served) -> None:
     for session in ("one", "two", "three"):
         before = served.counts("tokens_total")
-        with served.client(**{"X-Session-Id": session}) as client:
+        with served.client(headers={"X-Session-Id": session}) as client:
             for seed in range(6):
                 client.completions.create(model=MODEL, prompt="ab", seed=seed, max_tokens=5)
         after = served.counts("tokens_total")
@@ -262,7 +262,7 @@ def test_a_file_for_serve_deploy_is_deployed(served: Served, model: Path, tmp_pa
     options = ("--slots", "3", "--threads", "1", "--api-key-file", tmp_path / "keys")
     written = finish(start("serve", model, "--ray", "--write-config", file, *options))
     assert written.code == 0, written.err
-    command = [Path(sys.executable).with_name("serve"), "run", file, "--address"]
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(file), "--address"]
     environment = {**TOKENS, "PYTHONPATH": os.pathsep.join(sys.path)}
     deploying = subprocess.Popen(
         [*command, address_of(served)],
