@@ -12,6 +12,7 @@ import typer
 
 from gpt2rt.bundles import library
 from gpt2rt.cli import completion, options
+from gpt2rt.cli.fetch import fetch
 from gpt2rt.errors import InvalidSetting, missing_extra, reason
 
 KEY = "GPT2RT_API_KEY"
@@ -116,6 +117,8 @@ def serve(
 
     if not models:
         options.tell_of(library.default())
+    for name in models or ():
+        fetch(name)
     settings = ServeSettings(
         models=tuple(models or ()),
         on_demand=on_demand,
