@@ -100,9 +100,9 @@ def test_who_comes_meanwhile_waits_and_nothing_comes_twice(url: str, server: Fil
 
 def test_a_pin_decides(url: str, folder: Path, home: Path) -> None:
     pin = sha256(folder / "tiny.gpt2rt")
-    assert fetched(f"{url}#sha256={pin}").verified is not None
+    fetched(f"{url}#sha256={pin}").check()
     other = "0" * 64
-    with pytest.raises(BadBundle, match="sha256 .*, not the 000000000000… of the URL"):
+    with pytest.raises(BadBundle, match=r"sha256 .*, not the 000000000000… of the URL"):
         fetched(f"{url}#sha256={other}")
     with pytest.raises(InvalidSetting, match="can only be sha256="):
         fetched(f"{url}#md5=1234")
