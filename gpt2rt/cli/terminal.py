@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-# Controls (C0, DEL, C1), characters that turn the direction of what follows or break a line, and
-# half surrogate pairs, by which Python keeps the bytes of file names that are not UTF-8.
-CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+from gpt2rt.text.controls import CONTROLS, restored
+
 COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
@@ -27,14 +24,6 @@ def escaped(text: str, keep: str = "") -> str:
     return CONTROLS.sub(
         lambda found: found[0] if found[0] in keep else _escape(found[0]), restored(text)
     )
-
-
-def restored(text: str) -> str:
-    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.bundles.paths`."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # other surrogates, of no path
-        return text
 
 
 def _escape(c: str) -> str:

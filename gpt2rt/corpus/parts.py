@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.corpus.jobs import RowResult
 from gpt2rt.corpus.shards import Shard
 from gpt2rt.corpus.tables import Table
+from gpt2rt.corpus.values import nested
+from gpt2rt.text.controls import json_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,8 @@ class DonePart:
         part: the number of the shard.
         rows: rows read, rejects included.
         records: records written.
-        rejects: rows (or samples of rows) that failed.
+        rejects: faults: rows, or samples of rows, that could not be made.
+        bytes: the size of the file of records.
         input: the digest of the shard's rows.
         sha256: of the file of records.
     """
@@ -28,6 +35,7 @@ class DonePart:
     rows: int
     records: int
     rejects: int
+    bytes: int
     input: str
     sha256: str
 
@@ -41,15 +49,38 @@ class Layout:
 
     def path(self, number: int) -> Path:
         """The file of a shard's records."""
-        raise NotImplementedError
+        return self.directory / f"part-{number:08d}{self.table.suffix}"
 
     def rejects(self, number: int) -> Path:
         """The file of a shard's rejects, JSON lines; there is none where nothing was rejected."""
-        raise NotImplementedError
+        return self.directory / f"_rejects-{number:08d}.jsonl"
 
     def write(self, shard: Shard, results: Iterable[RowResult]) -> DonePart:
         """Write both files of a shard, the records last, replacing what there is.
 
-        The same results give the same bytes. Raises `OSError`.
+        The same results, in whatever order, give the same bytes. Raises `OSError`, `BadData`.
         """
-        raise NotImplementedError
+        ordered = sorted(results, key=lambda result: result.row.number)
+        faults = [(result.row, fault) for result in ordered for fault in result.faults]
+        if faults:
+            lines = (
+                json_line(nested(row, {"reason": fault, "text": row.text})) for row, fault in faults
+            )
+            write_bytes(self.rejects(shard.number), "".join(lines).encode())
+        else:
+            with suppress(FileNotFoundError):
+                self.rejects(shard.number).unlink()
+        file = io.BytesIO()
+        placed = ((result.row, record) for result in ordered for record in result.records)
+        count = self.table.write(placed, file)
+        data = file.getvalue()
+        write_bytes(self.path(shard.number), data)
+        return DonePart(
+            shard.number,
+            len(shard.rows),
+            count,
+            len(faults),
+            len(data),
+            shard.digest,
+            hashlib.sha256(data).hexdigest(),
+        )

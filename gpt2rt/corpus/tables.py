@@ -1,17 +1,31 @@
-"""Records as bytes: JSON lines, CSV, TSV, text and Parquet."""
+"""Records as bytes: JSON lines, CSV, TSV, text and Parquet; files of them, joined to one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfileobj
+from typing import Any, BinaryIO
 
-from gpt2rt.corpus.jobs import Kind
+from gpt2rt.corpus.jobs import Kind, Record
+from gpt2rt.corpus.rows import TextRow
+from gpt2rt.corpus.streams import BytesRead, arrow, compressing, parquet, reading
+from gpt2rt.corpus.values import INPUT, PLACE, cell, nested
+from gpt2rt.errors import BadData
+from gpt2rt.text.controls import json_line
+
+Placed = tuple[TextRow, Record]
+GROUP_ROWS, GROUP_BYTES = 1 << 16, 1 << 26  # of a row group where Parquet files are joined
+ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r"})
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The form of an output and its columns.
+    """The form of an output and its columns; can be pickled.
 
     Attributes:
         form: `jsonl`, `csv`, `tsv`, `txt` or `parquet`.
@@ -19,10 +33,172 @@ class Table:
         carried: the columns carried through from the input, with their Arrow types (None: text);
             None: they are one column `input` of JSON.
         compression: `gz`, `bz2`, `xz`, `zst`, or nothing.
+        line: the field that is a line of text.
     """
 
     form: str
     columns: Mapping[str, Kind]
     carried: Mapping[str, Any] | None = None
     compression: str = ""
-    line: str | None = field(default=None)
+    line: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """How a file's name ends."""
+        return f".{self.form}" + (f".{self.compression}" if self.compression else "")
+
+    def write(self, records: Iterable[Placed], file: BinaryIO) -> int:
+        """Write all records into a file that is open; returns how many there are.
+
+        The same records give the same bytes. Raises `BadData` for rows whose other columns are not
+        those of the table, `MissingExtra`.
+        """
+        count = 0
+
+        def counted() -> Iterator[Placed]:
+            nonlocal count
+            for count, placed in enumerate(records, 1):
+                yield placed
+
+        if self.form == "parquet":
+            self._write_parquet(counted(), file)
+        else:
+            with compressing(file, self.compression) as stream:
+                for line in self._lines(counted()):
+                    stream.write(line)
+        return count
+
+    def _lines(self, records: Iterable[Placed]) -> Iterator[bytes]:
+        if self.form in ("csv", "tsv"):
+            yield from self._separated(records)
+        elif self.form == "jsonl":
+            for row, record in records:
+                yield json_line(nested(row, record)).encode()
+        else:
+            for _, record in records:
+                yield f"{_plain(record[self.line or ''])}\n".encode("utf-8", "backslashreplace")
+
+    # ---- CSV
+
+    @property
+    def _names(self) -> list[str]:
+        carried = [INPUT] if self.carried is None else [*self.carried]
+        return [*PLACE, *carried, *self.columns]
+
+    def _separated(self, records: Iterable[Placed]) -> Iterator[bytes]:
+        """A line of names, then the records, every text in quotes."""
+        held = io.StringIO(newline="")
+        delimiter = "," if self.form == "csv" else "\t"
+        # The writer would leave a carriage return without quotes.
+        style: Any = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}
+        writer = csv.writer(held, delimiter=delimiter, **style)
+        writer.writerow(self._names)
+        for row, record in records:
+            writer.writerow(map(cell, self._values(row, record)))
+            yield held.getvalue().encode("utf-8", "backslashreplace")
+            held.seek(0)
+            held.truncate()
+        yield held.getvalue().encode("utf-8", "backslashreplace")
+
+    def _values(self, row: TextRow, record: Record) -> list[Any]:
+        """The cells of a row of the table. Raises `BadData`."""
+        place = [row.number, row.source, row.line]
+        results = [record.get(name) for name in self.columns]
+        if self.carried is None:
+            return [*place, dict(row.columns) or None, *results]
+        if row.columns.keys() != self.carried.keys():
+            raise BadData(
+                f"{row.place}: has the columns {_told(row.columns)} beside the text, the first "
+                f"file {_told(self.carried)}; write JSON lines, or give files that are alike"
+            )
+        return [*place, *(row.columns[name] for name in self.carried), *results]
+
+    # ---- Parquet
+
+    def _write_parquet(self, records: Iterable[Placed], file: BinaryIO) -> None:
+        pa, module = arrow(".parquet"), parquet()
+        schema = self._schema(pa)
+        rows = [(row, self._values(row, record)) for row, record in records]
+        columns = []
+        for nth, field in enumerate(schema):
+            values = [values[nth] for _, values in rows]
+            if field.name in self.columns and self.columns[field.name] == "any":
+                values = [cell(value) for value in values]
+            if field.name == INPUT and self.carried is None:
+                values = [cell(value) for value in values]
+            try:
+                columns.append(pa.array(values, field.type))
+            except (ValueError, TypeError) as error:  # Arrow's errors are of these
+                raise BadData(
+                    f"{rows[0][0].place} and after it: the column {field.name!r} is not of "
+                    f"the first file's type, {field.type} ({str(error).splitlines()[0]})"
+                ) from None
+        table = pa.Table.from_arrays(columns, schema=schema)
+        module.write_table(table, pa.PythonFile(file, "w"))
+
+    def _schema(self, pa: Any) -> Any:
+        kinds = {
+            "int": pa.int64(),
+            "float": pa.float64(),
+            "text": pa.string(),
+            "ints": pa.list_(pa.int32()),
+            "floats": pa.list_(pa.float32()),
+            "any": pa.string(),
+        }
+        found = {"row": pa.int64(), "source": pa.string(), "line": pa.int64()}
+        found |= {name: kind or pa.string() for name, kind in (self.carried or {}).items()}
+        if self.carried is None:
+            found[INPUT] = pa.string()
+        return pa.schema([*found.items(), *((n, kinds[k]) for n, k in self.columns.items())])
+
+    # ---- many files as one
+
+    def join(self, parts: Iterable[Path], file: BinaryIO, compression: str) -> None:
+        """Write the records of parts, one after the other, as one file. Raises `BadData`."""
+        if self.form == "parquet":
+            self._join_parquet(parts, file)
+            return
+        with compressing(file, compression) as stream:
+            for nth, part in enumerate(parts):
+                with reading(str(part), self.compression, BytesRead()) as lines:
+                    if nth and self.form in ("csv", "tsv"):
+                        next(csv_header(lines))
+                    copyfileobj(lines, stream)
+
+    def _join_parquet(self, parts: Iterable[Path], file: BinaryIO) -> None:
+        pa, module = arrow(".parquet"), parquet()
+        with ExitStack() as stack:
+            sink = pa.PythonFile(file, "w")
+            writer = stack.enter_context(module.ParquetWriter(sink, self._schema(pa)))
+            held: list[Any] = []
+            for part in parts:
+                held.append(module.read_table(part, partitioning=None))
+                if (
+                    sum(t.num_rows for t in held) >= GROUP_ROWS
+                    or sum(t.nbytes for t in held) >= GROUP_BYTES
+                ):
+                    writer.write_table(pa.concat_tables(held))
+                    held = []
+            if held:
+                writer.write_table(pa.concat_tables(held))
+
+
+def csv_header(lines: Any) -> Iterator[bytes]:
+    """The lines of the first row of a table, joined; a name may have line breaks."""
+    header = b""
+    for line in lines:
+        header += line
+        if header.count(b'"') % 2 == 0:
+            yield header
+            return
+
+
+def _plain(value: Any) -> str:
+    """A value as a line of text; line breaks in it as --escape reads them."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value).translate(ESCAPES)
+
+
+def _told(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
