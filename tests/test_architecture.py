@@ -20,6 +20,7 @@ PACKAGES = {
 ROOMS = [
     "gpt2rt.errors",
     "gpt2rt.checks",
+    "gpt2rt.cluster",
     "gpt2rt.bundles",
     "gpt2rt.kernels",
     "gpt2rt.text",
@@ -87,6 +88,7 @@ def test_imports_point_down(module: str) -> None:
 # What the command line has from the runtime, beside the public names of the package `gpt2rt`.
 COMMAND_LINE_HAS = {
     "gpt2rt.errors": "what can go wrong",
+    "gpt2rt.cluster": "clusters of Ray, and their addresses",
     "gpt2rt.runs": "runs on record",
     "gpt2rt.model": "the defaults of its settings",
     "gpt2rt.bundles.catalog": "which models there are, and the home directory",
