@@ -31,6 +31,7 @@ ROOMS = [
     "gpt2rt.asynchronous",
     "gpt2rt.serving",
     "gpt2rt.runs",
+    "gpt2rt.corpus",
     "gpt2rt.llm_models",
     "gpt2rt_export.progress",
     "gpt2rt_export.fetch",

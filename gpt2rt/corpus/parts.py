@@ -72,13 +72,13 @@ class Layout:
                 self.rejects(shard.number).unlink()
         file = io.BytesIO()
         placed = ((result.row, record) for result in ordered for record in result.records)
-        count = self.table.write(placed, file)
+        self.table.write(placed, file)
         data = file.getvalue()
         write_bytes(self.path(shard.number), data)
         return DonePart(
             shard.number,
             len(shard.rows),
-            count,
+            sum(len(result.records) for result in ordered),
             len(faults),
             len(data),
             shard.digest,
