@@ -85,7 +85,7 @@ class GenerateJob(Job):
             if isinstance(piece.failure, StepFailed | OutOfMemory):
                 raise piece.failure
             number, nth = divmod(piece.sample, run.nsamples)
-            row, made, faults = taken[number + 1]
+            _, made, faults = taken[number + 1]
             if piece.completion is not None:
                 made[nth] = piece.completion
             else:

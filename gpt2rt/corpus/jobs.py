@@ -47,9 +47,7 @@ class Loading:
         draft: Any = LOOKUP if self.draft == LOOKUP else None
         if self.draft not in (None, LOOKUP):
             draft = GPT2(library.find(self.draft), settings, self.provider, prefix_bytes=0)
-        return GPT2(
-            bundle, settings, self.provider, draft=draft, prefix_bytes=self.prefix_bytes
-        )
+        return GPT2(bundle, settings, self.provider, draft=draft, prefix_bytes=self.prefix_bytes)
 
 
 class Job(ABC):
@@ -88,7 +86,8 @@ class Job(ABC):
         """
 
 
-U, R = TypeVar("U"), TypeVar("R")
+U = TypeVar("U")
+R = TypeVar("R")
 
 
 def attempted(

@@ -311,7 +311,7 @@ class Output:
         parts = [self.done[number] for number in sorted(self.done)]
         if not self.complete:
             self._join_rejects(parts)
-            body = {
+            body: dict[str, Any] = {
                 "complete": True,
                 "parts": len(parts),
                 "rows": self.rows,
@@ -359,14 +359,18 @@ class Output:
             nonlocal sha256
             self.layout.table.join(paths, file, self.target.compression)
             file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = _hash(file)
             if place.exists() and place.stat().st_size:
                 with place.open("rb") as there:  # that of a run that was killed here, or another
-                    if hashlib.file_digest(there, "sha256").hexdigest() != sha256:
+                    if _hash(there) != sha256:
                         raise self._refuse("has come to be meanwhile; move it away")
 
         write_with(place, write)
         return sha256
+
+
+def _hash(file: Any) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _table(target: Target, job: Job, carried: dict[str, Any] | None) -> Table:
@@ -407,4 +411,3 @@ def _differences(earlier: Any, now: Any, name: str = "settings") -> Iterator[str
             yield from _differences(earlier.get(key), now.get(key), key)
     elif earlier != now:
         yield f"{name} {json.dumps(earlier)}, now {json.dumps(now)}"
-

@@ -80,12 +80,12 @@ class Layout:
         )
         file = io.BytesIO()
         placed = ((result.row, record) for result in ordered for record in result.records)
-        count = self.table.write(placed, file)
+        self.table.write(placed, file)
         data = file.getvalue()
         part = DonePart(
             shard.number,
             len(shard.rows),
-            count,
+            sum(len(result.records) for result in ordered),
             len(faults),
             len(data),
             shard.digest,

@@ -74,7 +74,7 @@ class FileReader:
         if self.form not in ("csv", "tsv") or self.path == STDIN:
             return None
         with reading(self.path, self.compression, BytesRead()) as stream:
-            names = self._header(self._cells(stream))
+            names: list[str] = self._header(self._cells(stream))
         return {name: None for name in names if name != self.column}
 
     # ---- text and JSON lines

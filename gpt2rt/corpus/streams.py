@@ -61,18 +61,18 @@ def reading(path: str, compression: str, meter: BytesRead) -> Iterator[IO[bytes]
         raise BadData(f"{named(path)}: {reason(error)}") from None
 
 
-def _decompressed(raw: io.BufferedReader, compression: str) -> IO[bytes]:
+def _decompressed(raw: Any, compression: str) -> IO[bytes]:
     if compression == "gz":
         return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
     if compression == "bz2":
-        return bz2.BZ2File(raw)
+        return cast(IO[bytes], bz2.BZ2File(raw))
     if compression == "xz":
-        return lzma.LZMAFile(raw)
+        return cast(IO[bytes], lzma.LZMAFile(raw))
     if compression == "zst":
         pa = arrow(".zst")
         stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
         return cast(IO[bytes], io.BufferedReader(stream, 1 << 16))
-    return raw
+    return cast(IO[bytes], raw)
 
 
 @contextmanager

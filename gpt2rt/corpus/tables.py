@@ -47,26 +47,18 @@ class Table:
         """How a file's name ends."""
         return f".{self.form}" + (f".{self.compression}" if self.compression else "")
 
-    def write(self, records: Iterable[Placed], file: BinaryIO) -> int:
-        """Write all records into a file that is open; returns how many there are.
+    def write(self, records: Iterable[Placed], file: BinaryIO) -> None:
+        """Write all records into a file that is open.
 
         The same records give the same bytes. Raises `BadData` for rows whose other columns are not
         those of the table, `MissingExtra`.
         """
-        count = 0
-
-        def counted() -> Iterator[Placed]:
-            nonlocal count
-            for count, placed in enumerate(records, 1):
-                yield placed
-
         if self.form == "parquet":
-            self._write_parquet(counted(), file)
+            self._write_parquet(records, file)
         else:
             with compressing(file, self.compression) as stream:
-                for line in self._lines(counted()):
+                for line in self._lines(records):
                     stream.write(line)
-        return count
 
     def _lines(self, records: Iterable[Placed]) -> Iterator[bytes]:
         if self.form in ("csv", "tsv"):

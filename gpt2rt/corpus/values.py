@@ -61,4 +61,3 @@ def check_names(carried: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         raise InvalidSetting(
             f"the column {min(both)!r} is one of the results, too; rename it, or write JSON lines"
         )
-
