@@ -17,6 +17,7 @@ import typer
 from gpt2rt import GPT2, Embedding, EmbedParams, cosine
 from gpt2rt.cli import corpora, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.texts import Source
 from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.output import Target
@@ -101,6 +102,8 @@ def embed(
         ),
     ] = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
     threads: options.ThreadCount = None,
 ) -> None:
@@ -134,6 +137,8 @@ def embed(
         stride,
         special,
     )
+    bundle = options.bundle_of(model)
+    cluster = corpora.elsewhere(ray, actors, model, bundle, output if many else None)
     if output is not None and whole is None:
         if text or as_json or similarity:
             raise InvalidSetting(
@@ -143,14 +148,15 @@ def embed(
             EmbedJob(params),
             corpora.corpus_of(file, lines, column),
             Target.of(output),
-            options.bundle_of(model),
+            bundle,
             options.loading(threads),
             shard_rows,
+            cluster,
         )
         return
     texts.check_output(whole)
     sources = texts.read(text, file, lines, escape, column)
-    gpt2 = options.load(model, threads)
+    gpt2 = options.loading(threads).load(bundle)
     bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
     results: list[Result] = []
     with bar:

@@ -14,6 +14,7 @@ from gpt2rt.cli import corpora, options, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.output import Target
@@ -129,6 +130,8 @@ def generate(
     ] = None,
     output: corpora.Destination = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     save_run: Annotated[
         Path | None,
         typer.Option(
@@ -155,6 +158,8 @@ def generate(
       gpt2rt generate --nsamples 3 --seed 1 --json
 
       gpt2rt generate --file prompts.jsonl --output out.jsonl --length 50
+
+      gpt2rt generate --file prompts.parquet --output out.parquet --length 50 --ray 10.0.0.1:6379
 
       gpt2rt generate --file questions.csv --column question --output answers.csv --length 50
 
@@ -197,6 +202,7 @@ def generate(
     )
     bundle = options.bundle_of(model)
     loading = options.loading(threads, provider, draft, prefix_cache)
+    cluster = corpora.elsewhere(ray, actors, model, bundle, output)
     if params.compat is not None and stopping.length is None:
         n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)
@@ -206,7 +212,7 @@ def generate(
         if output is not None:
             target = Target.of(output)
             job = GenerateJob(with_seed(run, params.seed, target), logprobs)
-            generate_to(target, job, corpus, bundle, loading, shard_rows)
+            generate_to(target, job, corpus, bundle, loading, shard_rows, cluster)
         elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
             raise typer.Exit(1)
         return

@@ -13,6 +13,7 @@ import typer
 from gpt2rt import GPT2, Document, Score
 from gpt2rt.cli import corpora, heatmap, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.score_records import Sheet, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
@@ -117,6 +118,8 @@ def score(
     ] = None,
     output: corpora.Destination = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
@@ -154,6 +157,8 @@ def score(
     before = None if context is None or follow else typed.typed(context, escape)
     between = typed.typed(joint, escape)
     corpora.check_shard_rows(shard_rows, output)
+    bundle = options.bundle_of(model)
+    cluster = corpora.elsewhere(ray, actors, model, bundle, output)
     if output is not None:
         if text or as_json or as_csv or html:
             raise InvalidSetting(
@@ -174,16 +179,17 @@ def score(
             ),
             corpora.corpus_of(file, lines, column),
             Target.of(output),
-            options.bundle_of(model),
+            bundle,
             options.loading(threads, provider),
             shard_rows,
+            cluster,
         )
         return
     sources = texts.read(text, file, lines, escape, column)
     groups = _documents(sources, follow)
     whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
-    gpt2 = options.load(model, threads, provider=provider)
+    gpt2 = options.loading(threads, provider).load(bundle)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(
         (document.text for document in whole),

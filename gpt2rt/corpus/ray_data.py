@@ -8,13 +8,17 @@ cluster only believes to be dead, leaves nothing behind. Ray gives its shard to 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpt2rt import cluster
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH
@@ -26,12 +30,13 @@ from gpt2rt.corpus.names import STDIN
 from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.parts import DonePart, EncodedPart, Layout
 from gpt2rt.corpus.shards import Shard, shards
-from gpt2rt.engine.providers import AUTO, CPU, CUDA
+from gpt2rt.corpus.streams import BytesRead
+from gpt2rt.engine.providers import AUTO, CPU, CUDA, physical_cores
 from gpt2rt.errors import ClusterFailure, Gpt2rtError, InvalidSetting
 from gpt2rt.generation.speculation import LOOKUP
 
 AT_ONCE = 2  # shards in an actor, so that its batch does not run empty at the end of one
-TRIES = 5  # deaths of workers that a shard may meet; more is its own doing
+TRIES = 10  # deaths of workers that a shard may meet; more is its own doing
 AHEAD = 64 << 20  # bytes of shards and results on their way, for each actor
 COLUMN = "value"  # of the data set: a row is a pickled shard, or what came of one
 
@@ -46,11 +51,14 @@ class ReadShards:
     due: frozenset[int] | None
     directory: str  # where relative paths begin
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self) -> Iterator[tuple[Shard, int]]:
+        """The shards, with the bytes of the files that were read up to the end of each."""
+        meter = BytesRead()
         with contextlib.chdir(self.directory):
-            for shard in shards(self.corpus.rows(), self.shard_rows, together=self.together):
+            rows = self.corpus.rows(meter)
+            for shard in shards(rows, self.shard_rows, together=self.together):
                 if self.due is None or shard.number in self.due:
-                    yield shard
+                    yield shard, meter.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +81,16 @@ class ShardActor:
         self._loading = threading.Lock()
 
     def __call__(self, table: Any) -> Any:
-        """A table of shards to one of `EncodedPart`s; of errors that a user can mend."""
+        """A row of the reader's to one of what came of it."""
+        (value,) = unpacked(table)
+        if isinstance(value, Gpt2rtError):  # of the reader
+            return packed(value)
+        shard, read = value
         try:
-            return packed(*map(self._made, unpacked(table)))
+            (done,) = finished(self._work.job, self._loaded(), [shard])
+            return packed((self._work.layout.encode(done.shard, done.results), read))
         except Gpt2rtError as error:
             return packed(error)
-
-    def _made(self, shard: Shard | Gpt2rtError) -> EncodedPart | Gpt2rtError:
-        if isinstance(shard, Gpt2rtError):  # of the reader
-            return shard
-        (done,) = finished(self._work.job, self._loaded(), [shard])
-        return self._work.layout.encode(done.shard, done.results)
 
     def _loaded(self) -> Any:
         work = self._work
@@ -94,23 +101,28 @@ class ShardActor:
             return self._model
 
 
-def packed(*values: object) -> Any:
-    """Values as a table of Arrow's, a row each."""
+def packed(value: object) -> Any:
+    """A value as a table of Arrow's, of one row."""
     import pyarrow as pa
 
-    rows = [pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values]
-    return pa.table({COLUMN: pa.array(rows, pa.large_binary())})
+    row = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return pa.table({COLUMN: pa.array([row], pa.large_binary())})
 
 
 def unpacked(table: Any) -> Iterator[Any]:
-    """The values of a table that `packed` made."""
+    """The values of tables that `packed` made."""
     for row in table.column(COLUMN):
         yield pickle.loads(row.as_py())
 
 
+def joined(address: str) -> AbstractContextManager[None]:
+    """A context in which `made` works on the cluster at `address`; see `gpt2rt.cluster.joined`."""
+    return cluster.joined(address, cpus=physical_cores())
+
+
 def made(
     job: Job,
-    model: str | None,
+    place: str,
     bundle: Bundle,
     corpus: Corpus,
     shard_rows: int,
@@ -118,22 +130,21 @@ def made(
     loading: Loading,
     *,
     actors: int | None = None,
+    meter: BytesRead,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[DonePart]:
     """Have the cluster that was joined make the parts of a job, each returned when it is in place.
 
-    `bundle` is what `model` names here. There are as many actors as the cluster has processors for,
-    `loading.threads` (None: 1) for each, or a GPU; `actors` at most. `advance` is called with the
-    rows done since its last call.
+    Nodes find `bundle` at `place` (`gpt2rt.corpus.nodes`). There are as many actors as the cluster
+    has processors for, `loading.threads` (None: 1) for each, or a GPU; `actors` at most. `advance`
+    is called with the rows done since its last call, `meter` has the bytes read for them.
 
     Raises `ClusterFailure` for a cluster that breaks, and for nodes where gpt2rt or the bundle is
     another or missing; `InvalidSetting` for standard input; what `Job.results` raises, and
     `Output.due`, `Layout.put`, `Corpus.rows`. What was returned before is in place.
     """
-    if any(file.path == STDIN for file in corpus.files):
-        raise InvalidSetting("standard input cannot be read by a cluster; write it to a file first")
+    check_corpus(corpus)
     loading = _shared(loading, bundle)
-    place = nodes.place(model, bundle)
     nodes.check(place, bundle.digest, gpu=loading.provider == CUDA)
     due = None
     if output.done or output.complete:
@@ -141,12 +152,17 @@ def made(
         due = frozenset(shard.number for shard in output.due(rows))
     read = ReadShards(corpus, shard_rows, job.together, due, os.getcwd())
     work = ShardWork(job, place, bundle.digest, loading, output.layout)
-    for encoded in _results(read, work, actors):
-        if isinstance(encoded, Gpt2rtError):
-            raise encoded
+    for encoded, bytes_read in _results(read, work, actors):
         part = output.layout.put(encoded)
+        meter.count = max(meter.count, bytes_read)
         advance(part.rows)
         yield part
+
+
+def check_corpus(corpus: Corpus) -> None:
+    """Raises `InvalidSetting` for a corpus that a task of a cluster cannot read."""
+    if any(file.path == STDIN for file in corpus.files):
+        raise InvalidSetting("standard input cannot be read by a cluster; write it to a file first")
 
 
 def _shared(loading: Loading, bundle: Bundle) -> Loading:
@@ -163,15 +179,20 @@ def _shared(loading: Loading, bundle: Bundle) -> Loading:
 
 def _results(
     read: ReadShards, work: ShardWork, actors: int | None
-) -> Iterator[EncodedPart | Gpt2rtError]:
-    """What came of the shards, in any order."""
+) -> Iterator[tuple[EncodedPart, int]]:
+    """What came of the shards, in any order, with the bytes read up to the end of each."""
     import ray
 
+    found = _dataset(read, work, actors)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its files in Ray's folder have all
     try:
-        for table in _dataset(read, work, actors).iter_batches(
+        for table in found.iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="pyarrow"
         ):
-            yield from unpacked(table)
+            for value in unpacked(table):
+                if isinstance(value, Gpt2rtError):
+                    raise value
+                yield value
     except ray.exceptions.RayError as error:
         raise ClusterFailure(_told(error)) from error
 
@@ -190,13 +211,15 @@ def _dataset(read: ReadShards, work: ShardWork, actors: int | None) -> Any:
     gpu = work.loading.provider == CUDA
     each = {"num_gpus": 1} if gpu else {"num_cpus": work.loading.threads}
     room = _room(each)
-    count = max(1, room if actors is None else min(actors, room))
+    count = room if actors is None else min(actors, room)
     here = On(ray.get_runtime_context().get_node_id(), soft=False)
     source = _source(read)
     rows = ray.data.read_datasource(
         source, override_num_blocks=1, num_cpus=0, scheduling_strategy=here
     )
     _settle(rows.context, count)
+    # There is no other way yet to name how often a task is tried again; without, it is for ever.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     return rows.map_batches(
         ShardActor,
         fn_constructor_args=(work,),
@@ -217,14 +240,22 @@ def _dataset(read: ReadShards, work: ShardWork, actors: int | None) -> Any:
 
 
 def _room(each: dict[str, Any]) -> int:
-    """How many actors the nodes have room for, one of which takes `each`."""
+    """How many actors the nodes have room for, one of which takes `each`.
+
+    Raises `InvalidSetting` where there is none.
+    """
     import ray
 
     ((name, wanted),) = each.items()
     kind = {"num_gpus": "GPU", "num_cpus": "CPU"}[name]
-    return sum(
-        int(node["Resources"].get(kind, 0) // wanted) for node in ray.nodes() if node["Alive"]
-    )
+    held = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
+    room = sum(int(count // wanted) for count in held)
+    if not room:
+        raise InvalidSetting(
+            f"no node has {wanted} {kind}s: the most is {max(held, default=0):g}; --threads sets "
+            "how many an actor takes"
+        )
+    return room
 
 
 def _settle(context: Any, actors: int) -> None:
@@ -233,6 +264,7 @@ def _settle(context: Any, actors: int) -> None:
 
     context.target_max_block_size = 1  # a row is a shard, and is not put together with others
     context.enable_progress_bars = False
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # all are at work
     context.execution_no_progress_timeout_s = -1  # a shard takes as long as it takes
     limits = ExecutionResources(object_store_memory=AHEAD * (actors + 1))
     context.execution_options.resource_limits = limits
@@ -258,7 +290,7 @@ def _source(read: ReadShards) -> Any:
 def _tables(read: ReadShards) -> Iterator[Any]:
     """The shards, or at the end the error that a user can mend."""
     try:
-        for shard in read.shards():
-            yield packed(shard)
+        for value in read.shards():
+            yield packed(value)
     except Gpt2rtError as error:
         yield packed(error)
