@@ -52,6 +52,14 @@ def joined(address: str, *, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def resources(name: str) -> tuple[float, float]:
+    """How many of `CPU` or `GPU` the joined cluster has, and how many of them one node, at most."""
+    import ray
+
+    nodes = [node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"]]
+    return sum(nodes), max(nodes, default=0.0)
+
+
 def check_address(address: str) -> None:
     """Raises `InvalidSetting` unless `address` can be one."""
     found = ADDRESS.fullmatch(address)
@@ -86,4 +94,7 @@ def _reason(error: BaseException) -> str:
     """What Ray says in one line."""
     if isinstance(error, SystemExit):
         return "it does not answer"
-    return " ".join(str(error).split())[:300]
+    said = " ".join(str(error).split())[:300]
+    if said.startswith("Failed to connect"):
+        said += "; where it asks for tokens set RAY_AUTH_MODE=token"
+    return said

@@ -101,6 +101,8 @@ COMMAND_LINE_HAS = {
     "gpt2rt.text.textfile": "the text of files",
     "gpt2rt.serving.server": "the HTTP server",
     "gpt2rt.serving.settings": "its settings",
+    "gpt2rt.serving.replicas": "how it is spread over a cluster",
+    "gpt2rt.serving.ray_serve": "the server on a cluster",
 }
 
 
