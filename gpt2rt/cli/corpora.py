@@ -13,9 +13,10 @@ import typer
 from gpt2rt import Bundle
 from gpt2rt.cli import tables, texts
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Loading
 from gpt2rt.corpus.local import made
-from gpt2rt.corpus.output import Output, Target
+from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.shards import shards
 from gpt2rt.corpus.streams import BytesRead
@@ -33,7 +34,7 @@ ShardRows = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-Destination = Annotated[
+OutputFiles = Annotated[
     str | None,
     typer.Option(
         "--output",
@@ -66,7 +67,7 @@ def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpu
 def work(
     job: Job,
     corpus: Corpus,
-    target: Target,
+    place: Destination,
     bundle: Bundle,
     loading: Loading,
     shard_rows: int | None,
@@ -81,7 +82,7 @@ def work(
         raise AssertionError("results of nothing")
     meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
     size = shard_rows or SHARD_ROWS
-    with Output(target, job, bundle, corpus, size) as output:
+    with Output(place, job, bundle, corpus, size) as output:
         rows = watch(model, corpus.rows(meter))
         due = output.due(shards(rows, size, together=job.together))
         done = 0
@@ -104,13 +105,13 @@ def _tell(output: Output) -> None:
         raise InvalidSetting("there are no rows: every line is blank")
     if not output.rejects:
         return
-    with output.rejects_path.open("rb") as lines:
+    with output.place.rejects.open("rb") as lines:
         for line in islice(lines, TOLD):
             body = json.loads(line)
             tell_fault(f"{body['source']}: line {body['line']}", body["reason"])
     print(
         f"gpt2rt: {output.rejects:,} of {output.rows:,} rows could not be done: "
-        f"{output.rejects_path} has them",
+        f"{output.place.rejects} has them",
         file=sys.stderr,
     )
     raise typer.Exit(1)

@@ -18,8 +18,8 @@ from gpt2rt import GPT2, Embedding, EmbedParams, cosine
 from gpt2rt.cli import corpora, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.embed_job import EmbedJob
-from gpt2rt.corpus.output import Target
 from gpt2rt.errors import InvalidSetting
 
 Result = tuple[Source, Embedding]
@@ -137,12 +137,13 @@ def embed(
     if output is not None and whole is None:
         if text or as_json or similarity:
             raise InvalidSetting(
-                f"{output}: TEXT, --json and --cosine go with {', '.join(FORMATS)} only"
+                f"{output}: TEXT, --json and --cosine want a file that ends in {', '.join(FORMATS)}"
             )
+        place = Destination.of(output)
         corpora.work(
             EmbedJob(params),
             corpora.corpus_of(file, lines, column),
-            Target.of(output),
+            place,
             options.bundle_of(model),
             options.loading(threads),
             shard_rows,

@@ -15,8 +15,8 @@ from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.output import Target
 from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.model import BATCH_SIZE
 from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
@@ -127,7 +127,7 @@ def generate(
             callback=typed.decoded_option,
         ),
     ] = None,
-    output: corpora.Destination = None,
+    output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
     save_run: Annotated[
         Path | None,
@@ -202,11 +202,11 @@ def generate(
         half = text is not None or bool(file)
         run = replace(run, stopping=replace(stopping, length=n_ctx // 2 if half else n_ctx))
     if file:
+        place = None if output is None else Destination.of(output)
         corpus = Corpus.of(file, column=column, usual="prompt")
-        if output is not None:
-            target = Target.of(output)
-            job = GenerateJob(with_seed(run, params.seed, target), logprobs)
-            generate_to(target, job, corpus, bundle, loading, shard_rows)
+        if place is not None:
+            job = GenerateJob(with_seed(run, params.seed, place), logprobs)
+            generate_to(place, job, corpus, bundle, loading, shard_rows)
         elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
             raise typer.Exit(1)
         return

@@ -16,7 +16,7 @@ from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.score_records import Sheet, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
-from gpt2rt.corpus.output import Target
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
 from gpt2rt.errors import InvalidSetting
@@ -115,7 +115,7 @@ def score(
         Path | None,
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
     ] = None,
-    output: corpora.Destination = None,
+    output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
@@ -159,6 +159,7 @@ def score(
             raise InvalidSetting(
                 "--output is for --file; TEXT, --json, --csv, --format and --html go without it"
             )
+        place = Destination.of(output)
         corpora.work(
             ScoreJob(
                 by or Unit.TEXT,
@@ -173,7 +174,7 @@ def score(
                 top,
             ),
             corpora.corpus_of(file, lines, column),
-            Target.of(output),
+            place,
             options.bundle_of(model),
             options.loading(threads, provider),
             shard_rows,

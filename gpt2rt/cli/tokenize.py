@@ -8,8 +8,8 @@ import typer
 
 from gpt2rt.cli import corpora, options, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Loading
-from gpt2rt.corpus.output import Target
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 from gpt2rt.errors import InvalidSetting
 
@@ -25,7 +25,7 @@ def tokenize(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON a text, with every token's text.")
     ] = False,
-    output: corpora.Destination = None,
+    output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
 ) -> None:
     """The tokens of TEXT: a line of ids for each text.
@@ -44,8 +44,9 @@ def tokenize(
     if output is not None:
         if text or as_json:
             raise InvalidSetting("--output is for --file; TEXT and --json are for the screen")
+        place = Destination.of(output)
         corpus = corpora.corpus_of(file, lines, column)
-        corpora.work(job, corpus, Target.of(output), bundle, Loading(), shard_rows)
+        corpora.work(job, corpus, place, bundle, Loading(), shard_rows)
         return
     sources = texts.read(text, file, lines, escape, column)
     tokenizer = job.load(bundle, Loading())
