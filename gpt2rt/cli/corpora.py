@@ -17,9 +17,10 @@ from gpt2rt.cli import tables, texts
 from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import nodes, ray_data
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Loading
 from gpt2rt.corpus.local import made
-from gpt2rt.corpus.output import Output, Target
+from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.shards import shards
 from gpt2rt.corpus.streams import BytesRead
@@ -37,7 +38,7 @@ ShardRows = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-Destination = Annotated[
+OutputFiles = Annotated[
     str | None,
     typer.Option(
         "--output",
@@ -70,15 +71,15 @@ def check_shard_rows(shard_rows: int | None, output: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The cluster of --ray, and what the model is called there."""
+    """The cluster of --ray, the model as --model names it, and the most actors."""
 
     address: str
-    place: str
+    model: str | None
     actors: int | None
 
 
 def elsewhere(
-    ray: str | None, actors: int | None, model: str | None, bundle: Bundle, output: object
+    ray: str | None, actors: int | None, model: str | None, output: object
 ) -> Elsewhere | None:
     """Where a job is done; None: in this process. Raises `InvalidSetting`."""
     if ray is None:
@@ -87,7 +88,7 @@ def elsewhere(
         return None
     if output is None:
         raise InvalidSetting("--ray is for --file with --output")
-    return Elsewhere(ray, nodes.place(model, bundle), actors)
+    return Elsewhere(ray, model, actors)
 
 
 def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpus:
@@ -101,7 +102,7 @@ def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpu
 def work(
     job: Job,
     corpus: Corpus,
-    target: Target,
+    place: Destination,
     bundle: Bundle,
     loading: Loading,
     shard_rows: int | None,
@@ -129,14 +130,14 @@ def work(
             ray_data.check_corpus(corpus)
             opened.enter_context(undisturbed())
             opened.enter_context(ray_data.joined(cluster.address))
-        output = opened.enter_context(Output(target, job, bundle, corpus, size))
+        output = opened.enter_context(Output(place, job, bundle, corpus, size))
         if cluster is None:
             rows = shards(watch(model, corpus.rows(meter)), size, together=job.together)
             parts = made(job, model, output.due(rows), output.layout, advance)
         else:
             parts = ray_data.made(
                 job,
-                cluster.place,
+                nodes.place(cluster.model, bundle),
                 bundle,
                 corpus,
                 size,
@@ -167,13 +168,13 @@ def _tell(output: Output) -> None:
         raise InvalidSetting("there are no rows: every line is blank")
     if not output.rejects:
         return
-    with output.rejects_path.open("rb") as lines:
+    with output.place.rejects.open("rb") as lines:
         for line in islice(lines, TOLD):
             body = json.loads(line)
             tell_fault(f"{body['source']}: line {body['line']}", body["reason"])
     print(
         f"gpt2rt: {output.rejects:,} of {output.rows:,} rows could not be done: "
-        f"{output.rejects_path} has them",
+        f"{output.place.rejects} has them",
         file=sys.stderr,
     )
     raise typer.Exit(1)

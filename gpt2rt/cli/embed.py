@@ -19,8 +19,8 @@ from gpt2rt.cli import corpora, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.embed_job import EmbedJob
-from gpt2rt.corpus.output import Target
 from gpt2rt.errors import InvalidSetting
 
 Result = tuple[Source, Embedding]
@@ -126,6 +126,7 @@ def embed(
     corpora.check_shard_rows(shard_rows, output)
     whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)
     many = output is not None and whole is None
+    cluster = corpora.elsewhere(ray, actors, model, output if many else None)
     usual = VectorUnit.TEXT if similarity or many else VectorUnit.TOKEN
     unit = by or (VectorUnit.WORD if word else usual)
     params = EmbedParams(
@@ -137,18 +138,17 @@ def embed(
         stride,
         special,
     )
-    bundle = options.bundle_of(model)
-    cluster = corpora.elsewhere(ray, actors, model, bundle, output if many else None)
     if output is not None and whole is None:
         if text or as_json or similarity:
             raise InvalidSetting(
-                f"{output}: TEXT, --json and --cosine go with {', '.join(FORMATS)} only"
+                f"{output}: TEXT, --json and --cosine want a file that ends in {', '.join(FORMATS)}"
             )
+        place = Destination.of(output)
         corpora.work(
             EmbedJob(params),
             corpora.corpus_of(file, lines, column),
-            Target.of(output),
-            bundle,
+            place,
+            options.bundle_of(model),
             options.loading(threads),
             shard_rows,
             cluster,
@@ -156,7 +156,7 @@ def embed(
         return
     texts.check_output(whole)
     sources = texts.read(text, file, lines, escape, column)
-    gpt2 = options.loading(threads).load(bundle)
+    gpt2 = options.load(model, threads)
     bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
     results: list[Result] = []
     with bar:

@@ -16,8 +16,8 @@ from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.output import Target
 from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.model import BATCH_SIZE
 from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
@@ -128,7 +128,7 @@ def generate(
             callback=typed.decoded_option,
         ),
     ] = None,
-    output: corpora.Destination = None,
+    output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
@@ -172,6 +172,7 @@ def generate(
     options.check_samples(nsamples)
     _check_files(prompt, file, column, output, save_run)
     corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     _check_beams(beams, length_penalty, logprobs or show_probs, draft)
     if logprobs and not as_json and not file:
         raise InvalidSetting("--logprobs is for --json and --file; --show-probs shows them")
@@ -202,17 +203,16 @@ def generate(
     )
     bundle = options.bundle_of(model)
     loading = options.loading(threads, provider, draft, prefix_cache)
-    cluster = corpora.elsewhere(ray, actors, model, bundle, output)
     if params.compat is not None and stopping.length is None:
         n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)
         run = replace(run, stopping=replace(stopping, length=n_ctx // 2 if half else n_ctx))
     if file:
+        place = None if output is None else Destination.of(output)
         corpus = Corpus.of(file, column=column, usual="prompt")
-        if output is not None:
-            target = Target.of(output)
-            job = GenerateJob(with_seed(run, params.seed, target), logprobs)
-            generate_to(target, job, corpus, bundle, loading, shard_rows, cluster)
+        if place is not None:
+            job = GenerateJob(with_seed(run, params.seed, place), logprobs)
+            generate_to(place, job, corpus, bundle, loading, shard_rows, cluster)
         elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
             raise typer.Exit(1)
         return

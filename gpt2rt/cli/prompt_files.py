@@ -11,9 +11,10 @@ from gpt2rt.cli import typed
 from gpt2rt.cli.corpora import Elsewhere, tell_fault, usable, work
 from gpt2rt.cli.printing import print_json, record
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.jobs import Loading
-from gpt2rt.corpus.output import Target
+from gpt2rt.corpus.ledger import earlier_job
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.values import nested
 from gpt2rt.runs import Run
@@ -21,16 +22,16 @@ from gpt2rt.runs import Run
 SHARD_ROWS = 100  # a row takes longer than one that is scored
 
 
-def with_seed(run: Run, seed: int | None, target: Target) -> Run:
+def with_seed(run: Run, seed: int | None, place: Destination) -> Run:
     """The run with the seed of an earlier one where none is given: samples go on as they began."""
-    earlier = target.earlier()
+    earlier = earlier_job(place)
     if seed is not None or earlier is None or earlier.get("job") != GenerateJob.name:
         return run
     return replace(run, params=replace(run.params, seed=earlier["settings"]["params"]["seed"]))
 
 
 def generate_to(
-    target: Target,
+    place: Destination,
     job: GenerateJob,
     corpus: Corpus,
     bundle: Bundle,
@@ -39,7 +40,7 @@ def generate_to(
     cluster: Elsewhere | None,
 ) -> None:
     """The samples of all prompts into files; see `gpt2rt.cli.corpora.work`."""
-    work(job, corpus, target, bundle, loading, shard_rows or SHARD_ROWS, cluster, _hinted)
+    work(job, corpus, place, bundle, loading, shard_rows or SHARD_ROWS, cluster, _hinted)
 
 
 def _hinted(gpt2: GPT2, rows: Iterator[TextRow]) -> Iterator[TextRow]:

@@ -17,7 +17,7 @@ from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.score_records import Sheet, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
-from gpt2rt.corpus.output import Target
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
 from gpt2rt.errors import InvalidSetting
@@ -116,7 +116,7 @@ def score(
         Path | None,
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
     ] = None,
-    output: corpora.Destination = None,
+    output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
@@ -157,13 +157,13 @@ def score(
     before = None if context is None or follow else typed.typed(context, escape)
     between = typed.typed(joint, escape)
     corpora.check_shard_rows(shard_rows, output)
-    bundle = options.bundle_of(model)
-    cluster = corpora.elsewhere(ray, actors, model, bundle, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     if output is not None:
         if text or as_json or as_csv or html:
             raise InvalidSetting(
                 "--output is for --file; TEXT, --json, --csv, --format and --html go without it"
             )
+        place = Destination.of(output)
         corpora.work(
             ScoreJob(
                 by or Unit.TEXT,
@@ -178,8 +178,8 @@ def score(
                 top,
             ),
             corpora.corpus_of(file, lines, column),
-            Target.of(output),
-            bundle,
+            place,
+            options.bundle_of(model),
             options.loading(threads, provider),
             shard_rows,
             cluster,
@@ -189,7 +189,7 @@ def score(
     groups = _documents(sources, follow)
     whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
-    gpt2 = options.loading(threads, provider).load(bundle)
+    gpt2 = options.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(
         (document.text for document in whole),

@@ -11,6 +11,7 @@ from gpt2rt import GPT2, Score
 from gpt2rt.cli.texts import Source
 from gpt2rt.corpus.rows import ITEM
 from gpt2rt.corpus.score_records import Unit, records, token_record, totals, word_record
+from gpt2rt.corpus.values import cell
 from gpt2rt.errors import InvalidSetting
 
 
@@ -44,7 +45,7 @@ def rows(source: Source, result: Score, by: Unit) -> Iterator[dict[str, Any]]:
             raise InvalidSetting(
                 f"{source.name}: the column {min(both)!r} is one of the results, too; rename it"
             )
-        yield {**source.columns, **row}
+        yield {**{name: cell(value) for name, value in source.columns.items()}, **row}
 
 
 def numbered(item: int, rows: Iterable[dict[str, Any]], by: Unit) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ import typer
 from gpt2rt.cli import corpora, options, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Loading
-from gpt2rt.corpus.output import Target
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 from gpt2rt.errors import InvalidSetting
 
@@ -26,7 +26,7 @@ def tokenize(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON a text, with every token's text.")
     ] = False,
-    output: corpora.Destination = None,
+    output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
@@ -42,16 +42,15 @@ def tokenize(
       gpt2rt tokenize --file corpus.parquet --column text --output tokens.parquet
     """
     corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     bundle = options.bundle_of(model)
     job = TokenizeJob(special)
-    cluster = corpora.elsewhere(ray, actors, model, bundle, output)
     if output is not None:
         if text or as_json:
             raise InvalidSetting("--output is for --file; TEXT and --json are for the screen")
+        place = Destination.of(output)
         corpus = corpora.corpus_of(file, lines, column)
-        corpora.work(
-            job, corpus, Target.of(output), bundle, Loading(provider="cpu"), shard_rows, cluster
-        )
+        corpora.work(job, corpus, place, bundle, Loading(provider="cpu"), shard_rows, cluster)
         return
     sources = texts.read(text, file, lines, escape, column)
     tokenizer = job.load(bundle, Loading())

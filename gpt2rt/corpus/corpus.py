@@ -87,8 +87,8 @@ def _files(path: str) -> list[str]:
     found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
     found = [name for name in found if not os.path.isdir(name)]
     if not found:
-        what = "no file of that name" if not glob.has_magic(path) else "no file fits"
-        raise BadData(f"{named(path)}: {what}")
+        what = "No such file" if not glob.has_magic(path) else "No file fits it"
+        raise BadData(f"{named(path)}: {what}; name a file, a directory or a glob")
     return found
 
 

@@ -147,9 +147,11 @@ def made(
     loading = _shared(loading, bundle)
     nodes.check(place, bundle.digest, gpu=loading.provider == CUDA)
     due = None
-    if output.done or output.complete:
+    if output.rows:
         rows = shards(corpus.rows(), shard_rows, together=job.together)
         due = frozenset(shard.number for shard in output.due(rows))
+        if not due:
+            return
     read = ReadShards(corpus, shard_rows, job.together, due, os.getcwd())
     work = ShardWork(job, place, bundle.digest, loading, output.layout)
     for encoded, bytes_read in _results(read, work, actors):

@@ -70,12 +70,14 @@ class FileReader:
         if self.form == "parquet":
             schema = _opened(self.path, self.name, BytesRead()).schema_arrow
             self._check(schema.names)
-            return {f.name: f.type for f in schema if f.name != self.column}
-        if self.form not in ("csv", "tsv") or self.path == STDIN:
+            found: dict[str, Any] = {field.name: field.type for field in schema}
+        elif self.form in ("csv", "tsv") and self.path != STDIN:
+            with reading(self.path, self.compression, BytesRead()) as stream:
+                found = dict.fromkeys(self._header(self._cells(stream)), None)
+        else:
             return None
-        with reading(self.path, self.compression, BytesRead()) as stream:
-            names: list[str] = self._header(self._cells(stream))
-        return {name: None for name in names if name != self.column}
+        del found[self.column]
+        return found
 
     # ---- text and JSON lines
 
@@ -133,9 +135,10 @@ class FileReader:
 
     def _header(self, cells: Any) -> list[str]:
         try:
-            names = next(cells, [])
+            names: list[str] = next(cells, [])
         except csv.Error as error:
             raise BadData(f"{self.name}, line 1: no table ({error}); mend it") from None
+        utf8("".join(names).encode("utf-8", "surrogateescape"), f"{self.name}: the first line")
         self._check(names)
         return names
 

@@ -88,13 +88,28 @@ def compressing(file: BinaryIO, compression: str) -> Iterator[IO[bytes]]:
         with lzma.LZMAFile(file, "wb") as stream:
             yield stream
     elif compression == "zst":
-        pa = arrow(".zst")
-        sink = pa.PythonFile(file, "w")
-        with pa.CompressedOutputStream(sink, "zstd") as stream:
+        with arrow(".zst").CompressedOutputStream(sink(file), "zstd") as stream:
             yield stream
-        # `sink` is not closed, which would close `file`.
     else:
         yield file
+
+
+class OpenSink(io.RawIOBase):
+    """A file for a writer that closes what it writes to; this one stays open."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+
+def sink(file: BinaryIO) -> Any:
+    """An open file as Arrow writes to it. Raises `MissingExtra`."""
+    return arrow(".parquet").PythonFile(OpenSink(file), "w")
 
 
 def arrow(what: str) -> Any:

@@ -11,11 +11,13 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import Any, BinaryIO
 
-from gpt2rt.corpus.jobs import Kind, Record
+from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.jobs import Job, Kind, Record
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.corpus.streams import BytesRead, arrow, compressing, parquet, reading
+from gpt2rt.corpus.streams import BytesRead, arrow, compressing, parquet, reading, sink
 from gpt2rt.corpus.values import INPUT, PLACE, cell, nested
-from gpt2rt.errors import BadData
+from gpt2rt.errors import BadData, InvalidSetting
 from gpt2rt.text.controls import json_line
 
 Placed = tuple[TextRow, Record]
@@ -126,7 +128,7 @@ class Table:
                     f"the first file's type, {field.type} ({str(error).splitlines()[0]})"
                 ) from None
         table = pa.Table.from_arrays(columns, schema=schema)
-        module.write_table(table, pa.PythonFile(file, "w"))
+        module.write_table(table, sink(file))
 
     def _schema(self, pa: Any) -> Any:
         kinds = {
@@ -160,8 +162,7 @@ class Table:
     def _join_parquet(self, parts: Iterable[Path], file: BinaryIO) -> None:
         pa, module = arrow(".parquet"), parquet()
         with ExitStack() as stack:
-            sink = pa.PythonFile(file, "w")
-            writer = stack.enter_context(module.ParquetWriter(sink, self._schema(pa)))
+            writer = stack.enter_context(module.ParquetWriter(sink(file), self._schema(pa)))
             held: list[Any] = []
             for part in parts:
                 held.append(module.read_table(part, partitioning=None))
@@ -194,3 +195,25 @@ def _plain(value: Any) -> str:
 
 def _told(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
+
+
+def table_for(job: Job, place: Destination, corpus: Corpus) -> Table:
+    """The table of the parts of an output.
+
+    Raises `InvalidSetting` for a form or columns that the job does not allow, `MissingExtra`, and
+    as `Corpus.columns`.
+    """
+    form, compression = place.form, place.compression
+    if form == "txt" and job.line is None:
+        raise InvalidSetting(f"`{job.name}` writes JSON lines, CSV, TSV or Parquet, no text")
+    if form == "parquet" or compression == "zst":
+        arrow(f".{compression or form}")
+    columns = job.columns()
+    carried = None if form in ("jsonl", "txt") else corpus.columns()
+    beside = {INPUT: None} if carried is None else carried
+    if form not in ("jsonl", "txt") and (both := beside.keys() & {*PLACE, *columns}):
+        raise InvalidSetting(
+            f"the column {min(both)!r} is one of the results, too; rename it, or write JSON lines"
+        )
+    # A file is compressed when its parts are joined.
+    return Table(form, columns, carried, "" if place.file else compression, job.line)

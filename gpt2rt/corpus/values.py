@@ -9,7 +9,6 @@ from datetime import date, time
 from typing import Any
 
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.errors import InvalidSetting
 from gpt2rt.text.controls import json_line
 
 INPUT = "input"  # where other columns are that do not stand beside the results
@@ -53,11 +52,3 @@ def nested(row: TextRow, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record behind its place and the other columns, as JSON lines have it."""
     other = {INPUT: plain(row.columns)} if row.columns else {}
     return {"row": row.number, "source": row.source, "line": row.line, **other, **record}
-
-
-def check_names(carried: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-    """Raises `InvalidSetting` for a column that is one of the results, too."""
-    if both := carried.keys() & {*PLACE, *results}:
-        raise InvalidSetting(
-            f"the column {min(both)!r} is one of the results, too; rename it, or write JSON lines"
-        )
