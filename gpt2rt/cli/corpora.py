@@ -15,7 +15,7 @@ import typer
 from gpt2rt import Bundle
 from gpt2rt.cli import tables, texts
 from gpt2rt.cli.terminal import undisturbed
-from gpt2rt.corpus import nodes, ray_data
+from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Loading
@@ -137,7 +137,7 @@ def work(
         else:
             parts = ray_data.made(
                 job,
-                nodes.place(cluster.model, bundle),
+                cluster.model,
                 bundle,
                 corpus,
                 size,

@@ -122,7 +122,7 @@ def joined(address: str) -> AbstractContextManager[None]:
 
 def made(
     job: Job,
-    place: str,
+    model: str | None,
     bundle: Bundle,
     corpus: Corpus,
     shard_rows: int,
@@ -135,16 +135,17 @@ def made(
 ) -> Iterator[DonePart]:
     """Have the cluster that was joined make the parts of a job, each returned when it is in place.
 
-    Nodes find `bundle` at `place` (`gpt2rt.corpus.nodes`). There are as many actors as the cluster
-    has processors for, `loading.threads` (None: 1) for each, or a GPU; `actors` at most. `advance`
-    is called with the rows done since its last call, `meter` has the bytes read for them.
+    `bundle` is what `model` names here; nodes find it by `nodes.place`. There are as many actors as
+    the cluster has processors for, `loading.threads` (None: 1) for each, or a GPU; `actors` at
+    most. `advance` is called with the rows done since its last call, `meter` has the bytes read
+    for them.
 
     Raises `ClusterFailure` for a cluster that breaks, and for nodes where gpt2rt or the bundle is
-    another or missing; `InvalidSetting` for standard input; what `Job.results` raises, and
-    `Output.due`, `Layout.put`, `Corpus.rows`. What was returned before is in place.
+    another or missing; what `Job.results` raises, and `Output.due`, `Layout.put`, `Corpus.rows`.
+    What was returned before is in place.
     """
-    check_corpus(corpus)
     loading = _shared(loading, bundle)
+    place = nodes.place(model, bundle)
     nodes.check(place, bundle.digest, gpu=loading.provider == CUDA)
     due = None
     if output.rows:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from pathlib import Path
 from random import Random
 
 import psutil
+from filelock import FileLock
 
 KINDS = ("actor", "worker", "node", "driver")
 COMMAND = [sys.executable, "-m", "gpt2rt"]
@@ -29,7 +31,8 @@ ACTOR = "ray::MapWorker"  # how Ray calls the process of an actor of Ray Data's
 
 @contextmanager
 def ray_environment() -> Iterator[None]:
-    """Variables for clusters of tests: nothing reported, and a token that others do not know."""
+    """Where tests start clusters: one at a time, nothing reported, a token nobody else knows."""
+    lock = FileLock(Path(tempfile.gettempdir()) / "gpt2rt-tests-of-clusters.lock")
     kept = dict(os.environ)
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,7 +40,8 @@ def ray_environment() -> Iterator[None]:
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
     }
     try:
-        yield
+        with lock:
+            yield
     finally:
         os.environ.clear()
         os.environ.update(kept)
@@ -99,7 +103,9 @@ def write_corpus(path: Path, rows: int) -> None:
     """Short texts, one a line; some cannot be scored."""
     people = ("king", "miller", "fox", "old fisherman")
     lines = (f"Once there was a {people[i % 4]} who had {i} sons." for i in range(rows))
-    path.write_text("".join(f"{line}\n" if i % 97 else "x" * 9000 + "\n" for i, line in enumerate(lines)))
+    path.write_text(
+        "".join(f"{line}\n" if i % 97 else "x" * 9000 + "\n" for i, line in enumerate(lines))
+    )
 
 
 @dataclass
@@ -129,11 +135,14 @@ class KilledJob:
             return subprocess.Popen(command, cwd=self.folder, stderr=told)
 
     def survive(self, kinds: Iterable[str], random: Random) -> None:
-        """Kill one of each of `kinds` while a job runs, and end the job."""
+        """Kill one of each of `kinds` while a job runs; where it ends, another one begins."""
         for kind in kinds:
             self._wait_for_parts(random.randint(1, 4))
             time.sleep(random.uniform(0, 0.3))
             self._kill(kind, random)
+
+    def end(self) -> None:
+        """Let the job come to its end."""
         ended = self.jobs
         while self.jobs == ended:
             self._wait_for_parts(1)
@@ -180,6 +189,11 @@ class KilledJob:
                 random.choice(found).kill()
         self.kills[kind] = self.kills.get(kind, 0) + 1
 
+    @property
+    def figures(self) -> str:
+        kills = ", ".join(f"{count} of a {kind}" for kind, count in sorted(self.kills.items()))
+        return f"killed: {kills}; {self.jobs} jobs of {self.rows:,} rows in {self.runs} runs, all equal"
+
     def told(self) -> str:
         return (self.folder / "stderr.txt").read_text(errors="replace")[-2000:]
 
@@ -207,5 +221,3 @@ def compare(expected: Path, output: Path) -> None:
     assert sorted(one) == sorted(other)
     for name in one:
         assert one[name] == other[name], name
-
-
