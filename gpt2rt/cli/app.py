@@ -25,6 +25,7 @@ COMMANDS = {
     "interactive": ("interactive", "interactive"),
     "score": ("score", "score"),
     "embed": ("embed", "embed"),
+    "tokenize": ("tokenize", "tokenize"),
     "serve": ("serve", "serve"),
     "download": ("download", "download"),
     "export": ("export", "export"),

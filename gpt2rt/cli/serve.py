@@ -14,6 +14,7 @@ import typer
 from gpt2rt.bundles import library
 from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import completion, options
+from gpt2rt.cli.fetch import fetch
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.errors import InvalidSetting, missing_extra
 
@@ -150,6 +151,8 @@ def serve(
 
     if not models:
         options.tell_of(library.default())
+    for name in models or ():
+        fetch(name)
     settings = ServeSettings(
         models=tuple(models or ()) if ray is None else _absolute(models or ()),
         on_demand=on_demand,
