@@ -104,3 +104,7 @@ class StepFailed(Gpt2rtError):
 
 class BadLogits(Gpt2rtError, ArithmeticError):
     """Logits that are not finite (NaN or infinity), from a damaged model."""
+
+
+class ClusterFailure(Gpt2rtError):
+    """A cluster that breaks, or whose nodes do not fit each other."""

@@ -31,7 +31,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from gpt2rt.bundles import files, remembered
+from gpt2rt.bundles import files, remembered, storage
 from gpt2rt.bundles.catalog import (
     ENCODER,
     SPECIAL_TOKENS,
@@ -97,6 +97,8 @@ class Bundle:
         m = self.manifest
         if self.directory == demo_bundle():
             return "the package is damaged: install gpt2rt again"
+        if self.directory.parent == storage.fetched_directory():
+            return f"remove it: `gpt2rt models remove {storage.FETCHED}/{self.directory.name}`"
         if m.model not in names():
             return "export it again from its checkpoint, with --force"
         option = f"--{m.precision}" if m.graph == "fused" else f"--graph {m.graph}"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from gpt2rt import Score
 from gpt2rt.cli import tables
-from gpt2rt.cli.score_records import Unit
 from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.score_records import Unit
 
 Result = tuple[Source, Score]
 

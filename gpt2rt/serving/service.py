@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TextIO
 
@@ -24,7 +24,8 @@ class Service:
     """The state of a running server.
 
     `draining` is whether it takes no new requests, `in_flight` the number of those that run,
-    `failure` why the models of the start could not be loaded.
+    `failure` why the models of the start could not be loaded. `counts` gives what `/metrics`
+    answers: those of this server, where nobody puts more in its place.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Service:
         self._log = AccessLog(log)
         self._ready = ready
         self._start: asyncio.Task[None] | None = None
+        self.counts: Callable[[], Awaitable[bytes]] = self._counts
 
     def model(self, name: str | None) -> AbstractAsyncContextManager[AsyncGPT2]:
         """The model `name` (None: the first), loaded, and kept as long as the context is open.
@@ -96,6 +98,16 @@ class Service:
     def start(self) -> None:
         """Begin to load the models, beside requests."""
         self._start = asyncio.create_task(self._load())
+
+    async def started(self) -> None:
+        """Wait until the models of the start are loaded. Raises why they could not be."""
+        assert self._start is not None
+        await asyncio.shield(self._start)
+        if self.failure is not None:
+            raise self.failure
+
+    async def _counts(self) -> bytes:
+        return self.metrics.text()
 
     async def _load(self) -> None:
         try:

@@ -33,7 +33,8 @@ async def ready(service: Here) -> dict[str, str]:
 async def metrics(service: Here) -> Response:
     if not service.settings.metrics:
         raise Fault(404, "metrics are off (--no-metrics)")
-    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return Response(await service.counts(), media_type=kind)
 
 
 @router.get("/v1/models", summary="The models that may be asked for")
