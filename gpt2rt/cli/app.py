@@ -25,6 +25,7 @@ COMMANDS = {
     "score": ("score", "score"),
     "embed": ("embed", "embed"),
     "serve": ("serve", "serve"),
+    "web": ("web", "web"),
     "download": ("download", "download"),
     "export": ("export", "export"),
     "verify": ("verify", "verify"),
