@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gpt2rt import Bundle
 from gpt2rt.bundles import library
-from gpt2rt.cli.terminal import CONTROLS
 from gpt2rt.engine.provider_table import TABLE
+from gpt2rt.text.controls import CONTROLS
 
 
 def model_names(incomplete: str = "") -> list[str]:

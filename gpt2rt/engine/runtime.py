@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.cuda_passages import PassageReader
     from gpt2rt.engine.forks import ForkAwareSession
 
 SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
@@ -81,6 +83,7 @@ class Runtime:
         if odd := interface_mismatch(opened.session, self._hparams, opened.kind, opened.kv):
             raise self._not_of_this_shape(opened.graph, odd)
         self._device: Device | None = None
+        self._checked_passages = False
         if self.provider == CUDA:
             self._device = _device(opened.session, bundle, threads)
             self._session = self._device.session
@@ -122,6 +125,18 @@ class Runtime:
             return self._device.slots(count)
         self.check(count)
         return self._slots_of(session, self._hparams, count)
+
+    def passage_reader(self) -> AbstractContextManager[PassageReader | None]:
+        """A context with a reader of passages on the device; None: they are read by slots."""
+        if self._device is None:
+            return nullcontext()
+        if not self._checked_passages:
+            from gpt2rt.engine.cuda_check import passages_fault
+
+            self._checked_passages = True
+            if why := passages_fault(self._device):
+                self._device.distrust_passages(why)
+        return self._device.passage_reader()
 
     @property
     def embeds_in_slices(self) -> bool:
