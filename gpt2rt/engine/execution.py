@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import home
 from gpt2rt.bundles.manifest import GRAPH, PORTABLE_GRAPH
+from gpt2rt.engine.chosen import chosen
 from gpt2rt.engine.placement import placement
 from gpt2rt.engine.plugins import Place, place_of, provider_named, reason_of
 from gpt2rt.engine.provider_table import Provider, Wish
-from gpt2rt.engine.providers import CPU, PROVIDERS, NativePath, Threads, session_options
-from gpt2rt.errors import BadBundle, ProviderMissing
+from gpt2rt.engine.providers import (
+    AUTO,
+    CPU,
+    CUDA,
+    PROVIDERS,
+    NativePath,
+    Threads,
+    provider_for,
+    session_options,
+)
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
 if TYPE_CHECKING:
     from gpt2rt.engine.forks import ForkAwareSession
@@ -37,6 +47,24 @@ class Opened:
     kv: str
     few_shapes: bool = False
     notes: tuple[str, ...] = ()
+
+
+def resolve(bundle: Bundle, text: str = AUTO) -> str:
+    """What runs a bundle: `cpu`, `cuda`, or another provider with its device (`openvino:gpu`).
+
+    `auto` is the provider that was measured to be the fastest (`gpt2rt.engine.chosen`); else CUDA
+    if it is usable, else the CPU. Raises `InvalidSetting`, `BadBundle` or `ProviderMissing`.
+    """
+    if text == AUTO and (choice := chosen(bundle)) is not None:
+        try:
+            return resolve(bundle, choice.provider)
+        except (ProviderMissing, InvalidSetting):
+            pass  # it is no longer there, so nothing was chosen
+    if text in (AUTO, CPU, CUDA):
+        return provider_for(bundle, text)
+    provider, _ = provider_named(text)
+    portable_graph(bundle, provider)
+    return str(place_of(text))
 
 
 def open_on(bundle: Bundle, text: str, threads: Threads) -> Opened:

@@ -16,8 +16,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import hidden
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.engine import memory
-from gpt2rt.engine.chosen import chosen
-from gpt2rt.engine.execution import Opened, open_on
+from gpt2rt.engine.execution import Opened, open_on, resolve
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.hidden import whole_texts
 from gpt2rt.engine.portable import PortableSlots
@@ -29,7 +28,6 @@ from gpt2rt.engine.providers import (
     graph_of,
     open_session,
     outdated,
-    provider_for,
 )
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
 from gpt2rt.engine.slots import Part, Slots
@@ -179,24 +177,18 @@ class Runtime:
 
 
 def _opened(bundle: Bundle, threads: Threads, wanted: str) -> Opened:
-    """Open the graph; for `auto` on the provider that was chosen, else on CUDA or the CPU."""
-    if wanted == AUTO and (choice := chosen(bundle)) is not None:
-        try:
-            return _opened(bundle, threads, choice.provider)
-        except (ProviderMissing, InvalidSetting):
-            pass  # it is no longer there, so nothing was chosen
-    if wanted not in (AUTO, CPU, CUDA):
-        return open_on(bundle, wanted, threads)
-    provider = provider_for(bundle, wanted)
+    """Open the graph; for `auto` on the CPU if another provider fails."""
+    provider = resolve(bundle, wanted)
     try:
-        return _own(bundle, threads, provider)
+        own = provider in (CPU, CUDA)
+        return (_own if own else open_on)(bundle, provider, threads)
     except ProviderMissing:
         if provider == CPU or wanted != AUTO:
             raise
-        return _own(bundle, threads, CPU)
+        return _own(bundle, CPU, threads)
 
 
-def _own(bundle: Bundle, threads: Threads, provider: str) -> Opened:
+def _own(bundle: Bundle, provider: str, threads: Threads) -> Opened:
     """Open the bundle's graph for `cpu` or `cuda`."""
     graph, manifest = graph_of(bundle, provider), bundle.manifest
     kind = CUDA if provider == CUDA else manifest.graph
