@@ -70,7 +70,7 @@ def choose(
 
 
 def wrong(bundle: Bundle, provider: str) -> str | None:
-    """Why a provider does not count: it fails, or its logits are far from the CPU's; None: it does."""
+    """Why a provider does not count: its logits are far from the CPU's, or it fails."""
     if provider == CPU:
         return None
     try:
