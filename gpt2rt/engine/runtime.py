@@ -59,7 +59,7 @@ class Runtime:
 
     `provider` is `cpu`, `cuda`, or another with its device, such as `openvino:gpu`; `threads` the
     number of threads that compute, `kernels` the instruction set of the kernels that compute the
-    graph (empty if ONNX Runtime's own do).
+    graph (empty if ONNX Runtime's own do), `placed` says what does not run on the provider.
 
     Any thread may take slots; each `Slots` is for one thread at a time.
     """
@@ -73,7 +73,7 @@ class Runtime:
         self.provider = opened.provider
         self._kv = opened.kv
         self._slots_of = slots_for(opened)
-        self._placed = opened.notes
+        self.placed = opened.notes
         self._session: ort.InferenceSession | None = opened.session
         self._hidden: ForkAwareSession | None = None
         self.threads: int = opened.session.get_session_options().intra_op_num_threads
@@ -90,7 +90,7 @@ class Runtime:
     @property
     def notes(self) -> list[str]:
         """Why the model is slower on this machine than it could be, and what runs elsewhere."""
-        found = [*self._placed] if self._device is None else self._device.notes
+        found = [*self.placed] if self._device is None else self._device.notes
         return found if self._outdated is None else [*found, self._outdated]
 
     def close(self) -> None:
