@@ -316,10 +316,14 @@ def load(
     prefix_megabytes: int = PREFIX_MEGABYTES,
 ) -> GPT2:
     """The model asked for; standard error says what its provider leaves to the CPU."""
-    loaded = loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model))
-    for text in loaded.runtime.placed:
+    return told(loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model)))
+
+
+def told(model: GPT2) -> GPT2:
+    """The model; standard error says what its provider leaves to the CPU."""
+    for text in model.runtime.placed:
         print(f"gpt2rt: {text}", file=sys.stderr)
-    return loaded
+    return model
 
 
 def bundle_of(model: str | None) -> Bundle:
