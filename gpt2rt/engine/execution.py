@@ -12,7 +12,7 @@ from gpt2rt.bundles.catalog import home
 from gpt2rt.bundles.manifest import GRAPH, PORTABLE_GRAPH
 from gpt2rt.engine.chosen import chosen
 from gpt2rt.engine.placement import placement
-from gpt2rt.engine.plugins import Place, place_of, provider_named, reason_of
+from gpt2rt.engine.plugins import Place, built_in, place_of, provider_named, reason_of
 from gpt2rt.engine.provider_table import Provider, Wish
 from gpt2rt.engine.providers import (
     AUTO,
@@ -117,7 +117,7 @@ def _session(graph: Path, place: Place, threads: Threads, precision: str) -> For
     wish = Wish(
         device=device.name,
         number=device.number,
-        built_in=device.handle is None,
+        built_in=built_in(place.provider),
         threads=options.intra_op_num_threads,
         precision=precision,
         cache=compiled(place.provider),
@@ -156,7 +156,7 @@ def version_of(provider: Provider) -> str:
     """The version of the package that has the provider; that of ONNX Runtime if it is built in."""
     import onnxruntime as ort
 
-    if provider.runtime_name in ort.get_available_providers():
+    if built_in(provider):
         return str(ort.__version__)
     try:
         return metadata.version(provider.package)
