@@ -90,8 +90,11 @@ def openvino(wish: Wish) -> Options:
         settings["INFERENCE_NUM_THREADS"] = str(wish.threads)
         groups = "32" if wish.precision == "int8" else "0"
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = groups
-    options = {"load_config": json.dumps({device: settings}), "cache_dir": str(wish.cache)}
-    return options | ({"device_type": device} if wish.built_in else {})
+    if not wish.built_in:
+        settings["CACHE_DIR"] = str(wish.cache)
+    options = {"load_config": json.dumps({device: settings})}
+    own = {"device_type": device, "cache_dir": str(wish.cache)}
+    return options | (own if wish.built_in else {})
 
 
 def cuda(wish: Wish) -> Options:

@@ -90,7 +90,13 @@ def test_openvino_rounds_activations_with_8_bit_weights_only() -> None:
         assert settings["INFERENCE_PRECISION_HINT"] == "f32"
         assert settings["INFERENCE_NUM_THREADS"] == "3"
         assert options["device_type"] == "CPU"
-    assert "device_type" not in TABLE["openvino"].options(Wish("gpu", 0, False, 3, "fp16", Path()))
+        assert options["cache_dir"] == "cache"
+
+
+def test_the_plug_in_of_openvino_has_its_options_in_one() -> None:
+    options = TABLE["openvino"].options(Wish("gpu", 0, False, 3, "fp16", Path("cache")))
+    assert set(options) == {"load_config"}
+    assert json.loads(options["load_config"])["GPU"]["CACHE_DIR"] == "cache"
 
 
 def test_what_is_compiled_is_kept_by_version(home: Path) -> None:
