@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Array, Memory
-from gpt2rt.engine.cuda_passages import PassageReader
 from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
+from gpt2rt.engine.cuda_whole import WholeReader
 from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Scored, Selected
@@ -35,6 +35,7 @@ from gpt2rt.sampling.selection import Draw, Scored, Selected
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+AnyReader = TypeVar("AnyReader", bound=WholeReader)
 Place = tuple[Forward, int]  # a call, and the number of a row of its logits
 Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
 
@@ -75,16 +76,17 @@ class Device:
         """`session` is that of the CUDA graph in the bundle's `directory`.
 
         Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
-        nothing is captured, and tokens are chosen on the host. `passages_careful` says why only
-        passages are scored there.
+        nothing is captured, and tokens are chosen on the host. `faults` say what is wrong with
+        readers of whole texts that were `checked`; then there are none.
         """
         self.session, self.hparams, self.memory = session, hparams, memory
         self.captures = Captures()
         self.careful: str | None = None
-        self.passages_careful: str | None = None
+        self.checked: set[type[WholeReader]] = set()
+        self.faults: dict[type[WholeReader], str] = {}
         self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
-        self._readers: list[PassageReader] = []
+        self._readers: dict[type[WholeReader], list[WholeReader]] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -94,13 +96,9 @@ class Device:
             found.append(f"on CUDA, the slow way: {self.careful}")
         elif self.captures.failure is not None:
             found.append(f"CUDA graphs are not used: {self.captures.failure}")
-        if self.passages_careful is not None:
-            found.append(f"on CUDA, scores the slow way: {self.passages_careful}")
+        for kind, why in self.faults.items():
+            found.append(f"on CUDA, {kind.gives} the slow way: {why}")
         return found
-
-    def distrust_passages(self, why: str) -> None:
-        """Have no reader of passages from now on."""
-        self.passages_careful = why
 
     def distrust(self, why: str) -> None:
         """Work the slow way from now on."""
@@ -114,16 +112,18 @@ class Device:
         return slots
 
     @contextmanager
-    def passage_reader(self) -> Iterator[PassageReader | None]:
-        """A context with a reader of passages; None where results cannot be trusted."""
-        if self.careful is not None or self.passages_careful is not None:
+    def reader(self, kind: type[AnyReader]) -> Iterator[AnyReader | None]:
+        """A context with a reader of whole texts; None where its results cannot be trusted, or the
+        bundle has no graphs for it."""
+        if self.careful is not None or kind in self.faults or not kind.available(self):
             yield None
             return
-        reader = self._readers.pop() if self._readers else PassageReader(self)
+        idle = self._readers.setdefault(kind, [])
+        reader = idle.pop() if idle else kind(self)
         try:
-            yield reader
+            yield reader  # type: ignore[misc]
         finally:
-            self._readers.append(reader)
+            idle.append(reader)
 
     def _take(self, count: int) -> Buffers:
         for number, buffers in enumerate(self._idle):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2rt.bundles.interface import Port
+from gpt2rt.bundles.interface import Interface, Port
 from gpt2rt.engine.cuda_memory import Array, Frame, Memory
 from gpt2rt.engine.kvcache import share
 from gpt2rt.engine.session import run_failure
@@ -77,6 +77,13 @@ class Call:
         value = share(array)
         self._held.append((array, value))
         self._binding.bind_ortvalue_input(port.name, value)
+
+    def in_place(self, graph: Interface, cache: Mapping[str, int]) -> None:
+        """Let keys and values be read and written where they lie, at addresses by their names."""
+        for past, present in zip(graph.past, graph.present, strict=True):
+            for before, after in zip(past, present, strict=True):
+                self.read(before, cache[before.name])
+                self.write(after, cache[before.name])
 
     def _place(self, port: Port, address: int) -> tuple[Any, ...]:
         kind = np.dtype(port.dtype).type

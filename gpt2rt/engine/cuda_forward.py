@@ -50,10 +50,7 @@ class Forward:
         }
         for port in graph.results:
             call.write(port, self._blocks[port.name].address)
-        for past, present in zip(graph.past, graph.present, strict=True):
-            for before, after in zip(past, present, strict=True):
-                call.read(before, cache[before.name])
-                call.write(after, cache[before.name])
+        call.in_place(graph, cache)
 
     @property
     def addresses(self) -> dict[str, int]:

@@ -28,7 +28,7 @@ from gpt2rt.bundles.interface import (
     UNIFORM,
     tail,
 )
-from gpt2rt.bundles.manifest import TAILS
+from gpt2rt.bundles.manifest import STATES, TAILS
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_memory import Array, Memory
 from gpt2rt.engine.cuda_scores import Group, Ids, Scores
@@ -165,7 +165,7 @@ class Tails:
         `ProviderMissing`.
         """
         sizes = {"R": rows, "N": width}
-        call = Call(self._session(kind), self._memory, self._captures, sizes)
+        call = Call(self.session(kind), self._memory, self._captures, sizes)
         return Tail(call, self._hparams, kind, addresses)
 
     def group(self, tokens: Ids | None) -> Group:
@@ -182,17 +182,23 @@ class Tails:
         Raises `BadBundle`, `ProviderMissing`.
         """
         sizes = {"R": rows, "K": max(1, top)}
-        call = Call(self._session(SCORE), self._memory, self._captures, sizes)
+        call = Call(self.session(SCORE), self._memory, self._captures, sizes)
         return Scores(call, self._hparams, address, group)
 
-    def _session(self, kind: str) -> ort.InferenceSession:
+    @property
+    def has_states(self) -> bool:
+        """Whether the bundle has graphs for hidden states on a device."""
+        return all((self._directory / name).is_file() for name in STATES.values())
+
+    def session(self, kind: str) -> ort.InferenceSession:
+        """The session of a kind of graph. Raises `BadBundle`, `ProviderMissing`."""
         with self._opening:
             if kind not in self._sessions:
                 self._sessions[kind] = self._opened(kind)
             return self._sessions[kind]
 
     def _opened(self, kind: str) -> ort.InferenceSession:
-        path = self._directory / TAILS[kind]
+        path = self._directory / (TAILS | STATES)[kind]
         with self._memory.lock:
             session = open_session(path, self._threads, self._provider)
         if odd := interface_mismatch(session, self._hparams, kind, "float16"):

@@ -36,8 +36,9 @@ from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.cuda import AnyReader, Device
     from gpt2rt.engine.cuda_passages import PassageReader
+    from gpt2rt.engine.cuda_states import StateReader
     from gpt2rt.engine.forks import ForkAwareSession
 
 SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
@@ -75,7 +76,6 @@ class Runtime:
         if odd := interface_mismatch(session, self._hparams, kind, bundle.manifest.kv):
             raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
         self._device: Device | None = None
-        self._checked_passages = False
         if self.provider == CUDA:
             self._device = _device(session, bundle, threads)
             self._session = self._device.session
@@ -122,13 +122,24 @@ class Runtime:
         """A context with a reader of passages on the device; None: they are read by slots."""
         if self._device is None:
             return nullcontext()
-        if not self._checked_passages:
-            from gpt2rt.engine.cuda_check import passages_fault
+        from gpt2rt.engine.cuda_passages import PassageReader
 
-            self._checked_passages = True
-            if why := passages_fault(self._device):
-                self._device.distrust_passages(why)
-        return self._device.passage_reader()
+        return self._reader(self._device, PassageReader)
+
+    def state_reader(self) -> AbstractContextManager[StateReader | None]:
+        """A context with a reader of hidden states on the device; None: see `hidden_step`."""
+        if self._device is None:
+            return nullcontext()
+        from gpt2rt.engine.cuda_states import StateReader
+
+        return self._reader(self._device, StateReader)
+
+    @staticmethod
+    def _reader(device: Device, kind: type[AnyReader]) -> AbstractContextManager[AnyReader | None]:
+        from gpt2rt.engine.cuda_check import check_reader
+
+        check_reader(device, kind)
+        return device.reader(kind)
 
     @property
     def embeds_in_slices(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
@@ -25,11 +25,13 @@ from gpt2rt.bundles.interface import (
     X,
     centred,
     cuda,
+    pool,
+    states,
 )
-from gpt2rt_export.onnx_graph.body import MICROSOFT
+from gpt2rt_export.onnx_graph.body import MICROSOFT, Body
 from gpt2rt_export.onnx_graph.builder import Builder
 from gpt2rt_export.onnx_graph.formats import HALF, INT4, INT8
-from gpt2rt_export.onnx_graph.fuse import assemble, cut
+from gpt2rt_export.onnx_graph.fuse import assemble, cut, declared, model_of
 from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half
 from gpt2rt_export.onnx_graph.weights import Weight
 
@@ -47,17 +49,42 @@ def fuse_cuda(
     standard: onnx.ModelProto, hparams: HParams, precision: str
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The graph for CUDA, still without weights, and the weights that it needs."""
-    b = Builder(hparams)
-    arithmetic = CUDA[precision]
-    places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
-    x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
-    normed = b.op(
-        "LayerNormalization", [x, *gains(b, "ln_1", 0)], "h0/ln_1", epsilon=hparams.epsilon
-    )
+    b, arithmetic = Builder(hparams), CUDA[precision]
+    x, normed = embed(b, arithmetic)
     for i in range(hparams.n_layer):
-        x, normed = block(b, x, normed, i, arithmetic)
+        # After the last attention only rows with wanted logits go on.
+        x, normed = block(b, x, normed, i, arithmetic, whole=i < hparams.n_layer - 1)
     lm_head(b, normed, arithmetic)
     return assemble(b, standard, cuda(hparams)), list(b.weights.values())
+
+
+def states_cuda(standard: onnx.ModelProto, hparams: HParams, precision: str) -> onnx.ModelProto:
+    """The graph of hidden states for CUDA, without weights, which are those of `fuse_cuda`."""
+    b, arithmetic = Builder(hparams), CUDA[precision]
+    x, normed = embed(b, arithmetic)
+    ports = states(hparams)
+    for i in range(hparams.n_layer):
+        b.op("Identity", [x], ports.results[i].name)
+        x, normed = block(b, x, normed, i, arithmetic, whole=True)
+    b.op("Identity", [normed], ports.results[-1].name)
+    return assemble(b, standard, ports)
+
+
+def pool_cuda(hparams: HParams) -> onnx.ModelProto:
+    """The graph that sums hidden states on a device by their weights, in float32."""
+    b, ports = Body(), pool(hparams)
+    given, weights = (port.name for port in ports.arguments)
+    wide = b.op("Cast", [given], to=TensorProto.FLOAT)
+    b.op("MatMul", [weights, wide], ports.results[0].name)
+    inputs, outputs = declared(ports.inputs), declared(ports.outputs)
+    return model_of(helper.make_graph(b.nodes, "pool", inputs, outputs))
+
+
+def embed(b: Builder, arithmetic: HalfArithmetic) -> tuple[str, str]:  # -> [B,S,D], its norm
+    places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
+    x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
+    inputs = [x, *gains(b, "ln_1", 0)]
+    return x, b.op("LayerNormalization", inputs, "h0/ln_1", epsilon=b.hparams.epsilon)
 
 
 def vector(b: Builder, name: str) -> str:
@@ -86,13 +113,14 @@ def add_and_norm(
 
 
 def block(
-    b: Builder, x: str, normed: str, i: int, arithmetic: HalfArithmetic
+    b: Builder, x: str, normed: str, i: int, arithmetic: HalfArithmetic, whole: bool
 ) -> tuple[str, str]:  # the residual and its norm [B,S,D] -> those after the block
+    """A block; unless it is to be `whole`, only wanted rows [R,D] are behind its attention."""
     h = f"h{i}"
     product = arithmetic.product(b, normed, f"{h}/attn/c_attn", f"{h}/qkv")
     qkv = b.op("Add", [product, vector(b, f"{h}/attn/c_attn/b")], f"{h}/qkv/sum")
     mixed = attend(b, qkv, f"{h}/mixed", i)
-    if i == b.hparams.n_layer - 1:  # from here on only rows with wanted logits
+    if not whole:
         mixed, x = (
             rows(b, mixed, b.hparams.n_head * b.hparams.kv_width),
             rows(b, x, b.hparams.n_embd),
