@@ -146,6 +146,7 @@ class CudaSlots(Slots):
     """
 
     budget = A_CALL
+    prefixes = False  # each layer's are a copy of its own, for which the device waits
 
     def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
         self.count = count

@@ -238,6 +238,23 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
 
 
+def test_no_prefix_is_copied(
+    tiny_bundles: dict[str, Bundle],
+    device: Device,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies take a device longer than computing the same again."""
+    model = GPT2.load(tiny_bundles[precision].directory)
+    monkeypatch.setattr(model.runtime, "slots", device.slots)
+    stopping, params = Stopping(3, end_of_text=False), SamplingParams(temperature=0)
+    texts = [model.generate(TEXT[:40], params, stopping) for _ in range(2)]
+    assert texts[0].tokens == texts[1].tokens
+    assert texts[1].cached_tokens == 0
+    assert model.prefixes is not None
+    assert model.prefixes.statistics.prompts == 0
+
+
 # ---- calls and their sizes
 
 
