@@ -47,7 +47,9 @@ class Edits:
         """
         bias = tuple((_one_token(token, tokenizer), value) for token, value in params.biases)
         if len({token for token, _ in bias}) < len(bias):
-            raise InvalidSetting("logit_bias names a token twice, by its id and by its text")
+            raise InvalidSetting(
+                "logit_bias names a token twice, by its id and by its text", "logit_bias"
+            )
         words = {
             tuple(tokenizer.encode(start + word))
             for word in params.bad_words
@@ -61,11 +63,14 @@ def _one_token(token: int | str, tokenizer: TextTokenizer) -> int:
         tokens = tokenizer.encode(token)
         if len(tokens) != 1:
             raise InvalidSetting(
-                f"logit_bias: {token!r} is {len(tokens)} tokens ({tokens}); name them by id"
+                f"logit_bias: {token!r} is {len(tokens)} tokens ({tokens}); name them by id",
+                "logit_bias",
             )
         return tokens[0]
     if not 0 <= token < tokenizer.n_vocab:
-        raise InvalidSetting(f"logit_bias: {token} is no token; ids go to {tokenizer.n_vocab - 1}")
+        raise InvalidSetting(
+            f"logit_bias: {token} is no token; ids go to {tokenizer.n_vocab - 1}", "logit_bias"
+        )
     return token
 
 

@@ -25,7 +25,8 @@ def check(hparams: HParams, top: int, batch_size: int | None) -> None:
         check_whole("batch_size", batch_size, 1)
     check_whole("top", top)
     if not 0 <= top <= hparams.n_vocab:
-        raise InvalidSetting(f"top must be 0 to the vocabulary's {hparams.n_vocab}, not {top}")
+        why = f"top must be 0 to the vocabulary's {hparams.n_vocab}, not {top}"
+        raise InvalidSetting(why, "top")
 
 
 def score_tokens(
