@@ -24,7 +24,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_memory import Array, Memory
+from gpt2rt.engine.cuda_memory import Array, Memory, Move
 from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.cuda_whole import WholeReader
@@ -290,26 +290,46 @@ class CudaSlots(Slots):
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch
         width = length * pitch // self._hparams.n_ctx
-        for name in self.buffers.cache if length else ():
-            places = self._at(name, target, 0), pitch, self._at(name, source, 0), pitch
-            self._memory.copy(*places, width, self._hparams.n_head)
+        if length:
+            self._memory.copy(
+                *(
+                    Move(
+                        self._at(name, target, 0),
+                        pitch,
+                        self._at(name, source, 0),
+                        pitch,
+                        width,
+                        self._hparams.n_head,
+                    )
+                    for name in self.buffers.cache
+                )
+            )
         self._ends[target] = length
 
     def read(self, slot: int, start: int, end: int) -> KeysValues:
         h = self._hparams
         kv = np.empty((h.n_layer, 2, h.n_head, end - start, h.kv_width), np.float16)
-        for pair, layer in zip(cuda(h).past, kv, strict=True):
-            for port, into in zip(pair, layer, strict=True):
-                width = into[0].nbytes
-                source = self._at(port.name, slot, start), self.buffers.pitch
-                self._memory.copy(into.ctypes.data, width, *source, width, h.n_head)
+        self._memory.copy(
+            *(
+                Move(ours, width, theirs, self.buffers.pitch, width, h.n_head)
+                for ours, theirs, width in self._pairs(kv, slot, start)
+            )
+        )
         return kv
 
     def write(self, slot: int, start: int, kv: KeysValues) -> None:
-        past = cuda(self._hparams).past
-        for pair, layer in zip(past, np.ascontiguousarray(kv), strict=True):
-            for port, values in zip(pair, layer, strict=True):
-                width = values[0].nbytes
-                target = self._at(port.name, slot, start), self.buffers.pitch
-                self._memory.copy(*target, values.ctypes.data, width, width, self._hparams.n_head)
+        kv = np.ascontiguousarray(kv)
+        self._memory.copy(
+            *(
+                Move(theirs, self.buffers.pitch, ours, width, width, self._hparams.n_head)
+                for ours, theirs, width in self._pairs(kv, slot, start)
+            )
+        )
         self._ends[slot] = start + kv.shape[-2]
+
+    def _pairs(self, kv: KeysValues, slot: int, start: int) -> Iterator[tuple[int, int, int]]:
+        """The address of each layer's keys and values in `kv`, that on the device, and the bytes of
+        a head."""
+        for pair, layer in zip(cuda(self._hparams).past, kv, strict=True):
+            for port, values in zip(pair, layer, strict=True):
+                yield values.ctypes.data, self._at(port.name, slot, start), values[0].nbytes
