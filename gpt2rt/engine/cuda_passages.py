@@ -12,7 +12,7 @@ from gpt2rt.bundles.interface import ROWS, Port, cuda
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_scores import Ids
-from gpt2rt.engine.cuda_shapes import padded
+from gpt2rt.engine.cuda_shapes import finely_padded
 from gpt2rt.engine.cuda_whole import WholeReader, beside, fill
 from gpt2rt.engine.slots import Columns
 
@@ -45,7 +45,7 @@ class PassageReader(WholeReader):
         places = np.arange(width)
         wanted = (firsts[:, None] <= places + 1) & (places < lengths[:, None])
         rows = np.flatnonzero(wanted)
-        count = min(padded(len(rows)), wanted.size)
+        count = min(finely_padded(len(rows)), wanted.size)
         forward = self._call(
             (len(passages), width, count), lambda: self._forward(len(passages), width, count)
         )

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, SEQLENS, Port, X
 from gpt2rt.engine.cuda_memory import Array, Block, size_of
-from gpt2rt.engine.cuda_shapes import A_CALL, padded, power_of_two
+from gpt2rt.engine.cuda_shapes import A_CALL, finely_padded, power_of_two
 from gpt2rt.errors import OutOfMemory
 
 if TYPE_CHECKING:
     from gpt2rt.engine.cuda import Device
 
-KEPT = 32  # calls that are kept; their shapes are few where texts come sorted by length
+KEPT = 64  # calls that are kept; there are few shapes where texts come sorted by length
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -64,7 +64,7 @@ class WholeReader:
 
     def width(self, length: int) -> int:
         """The tokens that a text of `length` takes in a call, where it is the longest."""
-        return min(padded(length), self._hparams.n_ctx)
+        return min(finely_padded(length), self._hparams.n_ctx)
 
     def _together(
         self, read: Callable[[Sequence[T]], list[Result]], texts: Sequence[T]
@@ -87,11 +87,11 @@ class WholeReader:
     def _call(self, shape: Shape, make: Callable[[], CallOf]) -> CallOf:
         """The call of a shape (texts, their width, and more), which `make` makes if need be."""
         self._grow(shape[0] * shape[1])
-        if shape not in self._calls:
-            if len(self._calls) == KEPT:
-                self._calls.clear()
-            self._calls[shape] = make()
-        return self._calls[shape]  # type: ignore[return-value]
+        call = self._calls.pop(shape, None) or make()
+        self._calls[shape] = call  # the last used is the last
+        if len(self._calls) > KEPT:
+            del self._calls[next(iter(self._calls))]
+        return call  # type: ignore[return-value]
 
     def _grow(self, tokens: int) -> None:
         """Have memory for so many tokens."""

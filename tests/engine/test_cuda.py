@@ -24,7 +24,7 @@ from gpt2rt.engine import cuda_shapes, cuda_tails
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_shapes import calls_of, total
+from gpt2rt.engine.cuda_shapes import calls_of, finely_padded, total
 from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
@@ -281,6 +281,14 @@ def test_no_sequence_is_longer_than_the_total(rows: int) -> None:
     assert all(length <= most <= 1024 for length, most in enumerate(found, 1))
     assert set(found) == ({256, 512, 1024} if rows < 32 else {1024})
     assert total(rows, 40, 48) == 48
+
+
+def test_sizes_of_whole_texts_are_few_and_little_is_padded() -> None:
+    found = [finely_padded(size) for size in range(1, 2049)]
+    assert found == sorted(found)
+    assert all(size <= to <= max(1.25 * size, size + 15) for size, to in enumerate(found, 1))
+    assert len(set(found)) < 32
+    assert [finely_padded(size) for size in set(found)] == list(set(found))
 
 
 def test_prompts_are_read_side_by_side_unless_padding_costs_more_than_a_call() -> None:
