@@ -54,6 +54,7 @@ class Call:
         self._session, self._memory, self._captures = session, memory, captures
         self._binding = session.io_binding()
         self._held: list[object] = []
+        self._options: dict[int | None, ort.RunOptions] = {}  # by the graph
 
     def capture(self) -> None:
         """Replay it as a CUDA graph from its next run on, unless a capture failed."""
@@ -103,13 +104,11 @@ class Call:
             self.graph, self._captures.failure = None, str(error)
 
     def _run(self, graph: int | None) -> None:
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+        if graph not in self._options:
+            self._options[graph] = _replaying(graph)
         try:
             with self._memory.lock:
-                self._session.run_with_iobinding(self._binding, options)
+                self._session.run_with_iobinding(self._binding, self._options[graph])
         except Gpt2rtError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base
@@ -119,3 +118,12 @@ class Call:
                     "generate fewer side by side"
                 ) from error
             raise run_failure(error) from error
+
+
+def _replaying(graph: int | None) -> ort.RunOptions:
+    """The options of runs that replay a CUDA graph by its number; None: of others."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+    return options
