@@ -54,7 +54,7 @@ class GPT2(Scorer):
 
     Threads may share it: the texts that they generate at the same time are one batch, and each is
     as it would be alone. Keys and values of prompts' prefixes are cached between calls, up to
-    `prefix_bytes` bytes.
+    `prefix_bytes` bytes (not on CUDA, where to copy them takes longer than to compute them).
     """
 
     def __init__(
@@ -338,4 +338,5 @@ class GPT2(Scorer):
 
         It is the layer below text and sampling, at which `gpt2rt bench` measures.
         """
-        return Engine(self.new_slots(count), self.prefixes)
+        slots = self.new_slots(count)
+        return Engine(slots, self.prefixes if slots.prefixes else None)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ALL = ("fp32", "fp16", "int8", "int4")
+from gpt2rt.bundles.precision import PRECISIONS
+
+ALL = tuple(PRECISIONS)
 GPUS = ("linux", "win32")
 EVERYWHERE = ("linux", "win32", "darwin")
 
@@ -131,7 +133,7 @@ TABLE = {
             "onnxruntime-gpu",
             extra="cuda",
             systems=GPUS,
-            precisions=("fp16", "int4"),
+            precisions=tuple(precision.name for precision in PRECISIONS.values() if precision.cuda),
             options=cuda,
             most_elsewhere=0,
         ),

@@ -36,6 +36,7 @@ class Scheduler:
         # The tasks that wait until the prompt of a sequence has been read: its own first, then
         # those with the same prompt, for which slots are kept free.
         self._waiting: dict[Sequence, list[Task]] = {}
+        self._ended: list[Sequence] = []  # in this turn
 
     @property
     def free(self) -> int:
@@ -84,6 +85,8 @@ class Scheduler:
                 found.append(self._drawn(sequence, next(rows)))
         for sequence, row in zip(readers, rows, strict=True):
             found += self._opened(sequence, row)
+        self._finish(*self._ended)  # together, so that few others move into their slots
+        self._ended.clear()
         return found
 
     def _slide(self) -> None:
@@ -156,16 +159,17 @@ class Scheduler:
             return Piece(task.request.sample, "", failure=error)
 
     def _completed(self, sequence: Sequence, task: Task, piece: Piece) -> Piece:
-        """The piece, with the completion if the sequence has ended; then its slot is freed."""
+        """The piece, with the completion if the sequence has ended."""
         if task.reason is None and piece.failure is None:
             return piece
-        self._finish(sequence)
+        self._ended.append(sequence)
         return piece if piece.failure else replace(piece, completion=task.completion())
 
-    def _finish(self, sequence: Sequence) -> None:
-        self._engine.finish(sequence)
-        del self._tasks[sequence]
-        self._waiting.pop(sequence, None)
+    def _finish(self, *sequences: Sequence) -> None:
+        self._engine.finish(*sequences)
+        for sequence in sequences:
+            del self._tasks[sequence]
+            self._waiting.pop(sequence, None)
 
 
 def same_prompt_groups(requests: Iterable[Prompted], most: int) -> Iterator[list[Prompted]]:
