@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.chosen import Choice, machine, remember
+from gpt2rt.engine.chosen import Preference, machine, remember
 from gpt2rt.engine.providers import CPU, Threads
 from gpt2rt.engine.runtime import Runtime
 from gpt2rt.engine.slots import Logits, Part
@@ -27,7 +27,7 @@ PROMPT, STEPS = 64, 32  # tokens of the case; half of a context that is shorter
 class Chosen:
     """What was measured and chosen; `left_out` says why other providers were not measured."""
 
-    choice: Choice
+    choice: Preference
     rows: Sequence[ReportRow]
     left_out: Sequence[str]
 
@@ -64,7 +64,7 @@ def choose(
     cases = [case for case in plan.cases if case.configuration in right]
     rows = run(replace(plan, cases=cases), rounds, advance)
     steps = {right[row.result.case.configuration]: row.summary.step_ms.median for row in rows}
-    choice = Choice(min(steps, key=lambda name: steps[name]), steps, machine())
+    choice = Preference(min(steps, key=lambda name: steps[name]), steps, machine())
     remember(bundle, choice)
     return Chosen(choice, rows, left_out)
 

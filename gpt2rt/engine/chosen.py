@@ -1,6 +1,6 @@
 """The provider that was measured to be the fastest for a bundle, remembered for `auto`.
 
-`providers.json` in the home directory has a `Choice` for each bundle, by the digest of its
+`providers.json` in the home directory has a `Preference` for each bundle, by the digest of its
 manifest. It counts only on the machine, and with the ONNX Runtime, that it was measured on.
 """
 
@@ -28,7 +28,7 @@ LARGEST_NOTES = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Preference:
     """A bundle's fastest provider, and the milliseconds of a step on each that was verified."""
 
     provider: str
@@ -44,17 +44,17 @@ def machine() -> str:
     return f"{kind}, {physical_cores()} cores, ONNX Runtime {ort.__version__}"
 
 
-def chosen(bundle: Bundle) -> Choice | None:
+def chosen(bundle: Bundle) -> Preference | None:
     """The choice for a bundle; None if nothing was measured, or on another machine."""
     note = _read(home() / NOTES).get(bundle.manifest.digest)
     if not isinstance(note, dict) or set(note) != {"provider", "step_ms", "machine"}:
         return None
-    found = Choice(**note)
+    found = Preference(**note)
     known = str(found.provider).partition(SEPARATOR)[0] in TABLE
     return found if known and found.machine == machine() else None
 
 
-def remember(bundle: Bundle, choice: Choice) -> Path:
+def remember(bundle: Bundle, choice: Preference) -> Path:
     """Remember a choice; returns the file. Raises `OSError`."""
     place = home() / NOTES
     notes = _read(place)

@@ -9,7 +9,7 @@ import pytest
 
 from gpt2rt import GPT2, Bundle
 from gpt2rt.engine import chosen as module
-from gpt2rt.engine.chosen import MOST_BUNDLES, NOTES, Choice, chosen, machine, remember
+from gpt2rt.engine.chosen import MOST_BUNDLES, NOTES, Preference, chosen, machine, remember
 from gpt2rt.engine.provider_table import TABLE, Provider
 from gpt2rt.engine.providers import Threads
 
@@ -17,12 +17,12 @@ STAND_IN = Provider("stand-in", "CPUExecutionProvider", "portable", "onnxruntime
 
 
 @pytest.fixture
-def choice() -> Choice:
-    return Choice("stand-in:cpu", {"cpu": 2.0, "stand-in:cpu": 1.5}, machine())
+def choice() -> Preference:
+    return Preference("stand-in:cpu", {"cpu": 2.0, "stand-in:cpu": 1.5}, machine())
 
 
 def test_auto_takes_what_was_chosen(
-    home: Path, choice: Choice, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+    home: Path, choice: Preference, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TABLE, STAND_IN.name, STAND_IN)
     bundle = tiny_bundles["int8"]
@@ -38,7 +38,7 @@ def test_auto_takes_what_was_chosen(
 
 
 def test_a_provider_that_is_gone_was_not_chosen(
-    home: Path, choice: Choice, tiny_bundles: dict[str, Bundle]
+    home: Path, choice: Preference, tiny_bundles: dict[str, Bundle]
 ) -> None:
     for gone in ("stand-in:cpu", "openvino:gpu.7", "", "auto"):
         remember(tiny_bundles["int8"], replace(choice, provider=gone))
@@ -46,7 +46,7 @@ def test_a_provider_that_is_gone_was_not_chosen(
 
 
 def test_another_machine_has_chosen_nothing(
-    home: Path, choice: Choice, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+    home: Path, choice: Preference, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(tiny_bundles["int8"], choice)
     monkeypatch.setattr(module, "physical_cores", lambda: 999)
@@ -55,7 +55,7 @@ def test_another_machine_has_chosen_nothing(
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"a": ', '{"%s": 3}', '{"%s": {"provider": "cpu"}}'])
 def test_damaged_notes_are_no_notes(
-    damage: str, home: Path, choice: Choice, tiny_bundles: dict[str, Bundle]
+    damage: str, home: Path, choice: Preference, tiny_bundles: dict[str, Bundle]
 ) -> None:
     bundle, choice = tiny_bundles["int8"], replace(choice, provider="cpu")
     place = remember(bundle, choice)
@@ -66,7 +66,7 @@ def test_damaged_notes_are_no_notes(
 
 
 def test_the_oldest_are_forgotten(
-    home: Path, choice: Choice, tiny_bundles: dict[str, Bundle]
+    home: Path, choice: Preference, tiny_bundles: dict[str, Bundle]
 ) -> None:
     first, choice = tiny_bundles["int8"], replace(choice, provider="cpu")
     remember(first, choice)
