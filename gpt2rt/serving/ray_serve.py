@@ -6,6 +6,7 @@ proxies listen, choose a replica and pass the answer on as it comes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ from gpt2rt.errors import ClusterFailure, InvalidSetting, StepFailed, reason
 from gpt2rt.serving.app import application
 from gpt2rt.serving.replica_metrics import exposition
 from gpt2rt.serving.replicas import APPLICATION, DEPLOYMENT, Replicas
+from gpt2rt.serving.server import warn_if_open
 from gpt2rt.serving.service import Service
 
 ID = b"x-request-id"
@@ -43,7 +45,9 @@ class Replica:
     """A replica: models, their batches, and the application. Serve calls its methods."""
 
     def __init__(self, replicas: Replicas) -> None:
-        self._service = Service(replicas.opened(), sys.stdout if replicas.access_log else None)
+        log = sys.stdout if replicas.access_log else None
+        # As `gpt2rt serve` does: what is there at the start is no garbage to look for.
+        self._service = Service(replicas.opened(), log, gc.freeze)
         self._service.counts = self._all_counts
         self._name = serve.get_replica_context().replica_tag
 
@@ -126,10 +130,12 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with redirect_stdout(sys.stderr), _Ending() as ending:  # where Ray tells of workers that died
+        warn_if_open(replicas.settings, tell)
         _start_serve(replicas)
         try:
             handle = _started(replicas, url)
-            tell(f"serving at {url}, replicas: {replicas.count}; Ctrl-C ends it")
+            names = ", ".join(replicas.settings.models) or "the default model"
+            tell(f"serving {names} at {url}; replicas: {replicas.count}; Ctrl-C ends it")
             ending.wait(_check_there)
             _end_at_last(replicas.settings.drain + LAST)
             _drain(handle, replicas.settings.drain)
