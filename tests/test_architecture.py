@@ -20,6 +20,7 @@ PACKAGES = {
 ROOMS = [
     "gpt2rt.errors",
     "gpt2rt.checks",
+    "gpt2rt.cluster",
     "gpt2rt.bundles",
     "gpt2rt.kernels",
     "gpt2rt.text",
@@ -39,6 +40,7 @@ ROOMS = [
     "gpt2rt_export.tokenizers",
     "gpt2rt_export.onnx_graph",
     "gpt2rt_export.verify",
+    "gpt2rt_export.web",
     "gpt2rt_export",
     "gpt2rt_evals",
     "gpt2rt_bench.peers",
@@ -87,16 +89,19 @@ def test_imports_point_down(module: str) -> None:
 # What the command line has from the runtime, beside the public names of the package `gpt2rt`.
 COMMAND_LINE_HAS = {
     "gpt2rt.errors": "what can go wrong",
+    "gpt2rt.cluster": "clusters of Ray, and their addresses",
     "gpt2rt.runs": "runs on record",
     "gpt2rt.model": "the defaults of its settings",
     "gpt2rt.bundles.catalog": "which models there are, and the home directory",
     "gpt2rt.bundles.library": "bundles by name",
+    "gpt2rt.bundles.fetching": "bundles from URLs",
     "gpt2rt.bundles.storage": "what they take on disk",
     "gpt2rt.bundles.packing": "bundles as one file",
     "gpt2rt.bundles.paths": "paths as text",
     "gpt2rt.bundles.writing": "files written whole or not at all",
     "gpt2rt.text.textfile": "the text of files",
     "gpt2rt.text.controls": "characters that a terminal would obey",
+    "gpt2rt.corpus.ray_data": "corpora on a cluster",
     "gpt2rt.corpus.corpus": "the rows of files",
     "gpt2rt.corpus.rows": "a row",
     "gpt2rt.corpus.readers": "what files of text are",
@@ -115,6 +120,8 @@ COMMAND_LINE_HAS = {
     "gpt2rt.corpus.values": "cells as JSON has them",
     "gpt2rt.serving.server": "the HTTP server",
     "gpt2rt.serving.settings": "its settings",
+    "gpt2rt.serving.replicas": "how it is spread over a cluster",
+    "gpt2rt.serving.ray_serve": "the server on a cluster",
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any
 
@@ -12,6 +14,8 @@ import typer
 
 from gpt2rt import Bundle
 from gpt2rt.cli import tables, texts
+from gpt2rt.cli.terminal import undisturbed
+from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Loading
@@ -45,6 +49,15 @@ OutputFiles = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Actors of --ray at most. Each loads the model, and takes --threads cores, or a GPU.",
+        show_default="as many as the cluster has room for, with one core each",
+        rich_help_panel=PANEL,
+    ),
+]
 Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
 
 
@@ -54,6 +67,28 @@ def check_shard_rows(shard_rows: int | None, output: object) -> None:
         raise InvalidSetting("--shard-rows is for --output")
     if shard_rows is not None and shard_rows < 1:
         raise InvalidSetting(f"--shard-rows must be 1 or more, not {shard_rows}")
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The cluster of --ray, the model as --model names it, and the most actors."""
+
+    address: str
+    model: str | None
+    actors: int | None
+
+
+def elsewhere(
+    ray: str | None, actors: int | None, model: str | None, output: object
+) -> Elsewhere | None:
+    """Where a job is done; None: in this process. Raises `InvalidSetting`."""
+    if ray is None:
+        if actors is not None:
+            raise InvalidSetting("--actors is for --ray")
+        return None
+    if output is None:
+        raise InvalidSetting("--ray is for --file with --output")
+    return Elsewhere(ray, model, actors)
 
 
 def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpus:
@@ -71,32 +106,60 @@ def work(
     bundle: Bundle,
     loading: Loading,
     shard_rows: int | None,
+    cluster: Elsewhere | None,
     watch: Watch = lambda model, rows: rows,
 ) -> None:
     """Do a job with every row of a corpus; ends with exit code 1 where rows could not be done.
 
-    Rows pass `watch` on their way. Raises `Gpt2rtError`; what was done until then is kept.
+    Rows pass `watch` on their way, unless a `cluster` reads them. Raises `Gpt2rtError`; what was
+    done until then is kept.
     """
-    model = job.load(bundle, loading)
-    for _ in job.results(model, ()):  # settings that the model does not allow leave nothing behind
-        raise AssertionError("results of nothing")
     meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
     size = shard_rows or SHARD_ROWS
-    with Output(place, job, bundle, corpus, size) as output:
-        rows = watch(model, corpus.rows(meter))
-        due = output.due(shards(rows, size, together=job.together))
-        done = 0
+    done = 0
 
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            bar.move(meter.count, f"{done:,} rows")
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.move(meter.count, f"{done:,} rows")
 
+    with ExitStack() as opened:
+        if cluster is None:
+            model = _loaded(job, bundle, loading)
+        else:
+            ray_data.check_corpus(corpus)
+            opened.enter_context(undisturbed())
+            opened.enter_context(ray_data.joined(cluster.address))
+        output = opened.enter_context(Output(place, job, bundle, corpus, size))
+        if cluster is None:
+            rows = shards(watch(model, corpus.rows(meter)), size, together=job.together)
+            parts = made(job, model, output.due(rows), output.layout, advance)
+        else:
+            parts = ray_data.made(
+                job,
+                cluster.model,
+                bundle,
+                corpus,
+                size,
+                output,
+                loading,
+                actors=cluster.actors,
+                meter=meter,
+                advance=advance,
+            )
         with bar:
-            for part in made(job, model, due, output.layout, advance):
+            for part in parts:
                 output.add(part)
         output.finish()
         _tell(output)
+
+
+def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:
+    """The model of a job. Raises for settings that it does not allow, which leave nothing behind"""
+    model = job.load(bundle, loading)
+    for _ in job.results(model, ()):
+        raise AssertionError("results of nothing")
+    return model
 
 
 def _tell(output: Output) -> None:

@@ -17,6 +17,7 @@ import typer
 from gpt2rt import GPT2, Embedding, EmbedParams, cosine
 from gpt2rt.cli import corpora, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.texts import Source
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.embed_job import EmbedJob
@@ -101,6 +102,8 @@ def embed(
         ),
     ] = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
     threads: options.ThreadCount = None,
 ) -> None:
@@ -123,6 +126,7 @@ def embed(
     corpora.check_shard_rows(shard_rows, output)
     whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)
     many = output is not None and whole is None
+    cluster = corpora.elsewhere(ray, actors, model, output if many else None)
     usual = VectorUnit.TEXT if similarity or many else VectorUnit.TOKEN
     unit = by or (VectorUnit.WORD if word else usual)
     params = EmbedParams(
@@ -147,6 +151,7 @@ def embed(
             options.bundle_of(model),
             options.loading(threads),
             shard_rows,
+            cluster,
         )
         return
     texts.check_output(whole)

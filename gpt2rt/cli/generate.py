@@ -14,6 +14,7 @@ from gpt2rt.cli import corpora, options, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
@@ -129,6 +130,8 @@ def generate(
     ] = None,
     output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     save_run: Annotated[
         Path | None,
         typer.Option(
@@ -156,6 +159,8 @@ def generate(
 
       gpt2rt generate --file prompts.jsonl --output out.jsonl --length 50
 
+      gpt2rt generate --file prompts.parquet --output out.parquet --length 50 --ray 10.0.0.1:6379
+
       gpt2rt generate --file questions.csv --column question --output answers.csv --length 50
 
       cat story.txt | gpt2rt generate - --length 100 --model 117M-int8
@@ -167,6 +172,7 @@ def generate(
     options.check_samples(nsamples)
     _check_files(prompt, file, column, output, save_run)
     corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     _check_beams(beams, length_penalty, logprobs or show_probs, draft)
     if logprobs and not as_json and not file:
         raise InvalidSetting("--logprobs is for --json and --file; --show-probs shows them")
@@ -206,7 +212,7 @@ def generate(
         corpus = Corpus.of(file, column=column, usual="prompt")
         if place is not None:
             job = GenerateJob(with_seed(run, params.seed, place), logprobs)
-            generate_to(place, job, corpus, bundle, loading, shard_rows)
+            generate_to(place, job, corpus, bundle, loading, shard_rows, cluster)
         elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
             raise typer.Exit(1)
         return

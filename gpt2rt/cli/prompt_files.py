@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gpt2rt import GPT2, Bundle, Completion
 from gpt2rt.cli import typed
-from gpt2rt.cli.corpora import tell_fault, usable, work
+from gpt2rt.cli.corpora import Elsewhere, tell_fault, usable, work
 from gpt2rt.cli.printing import print_json, record
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
@@ -37,9 +37,10 @@ def generate_to(
     bundle: Bundle,
     loading: Loading,
     shard_rows: int | None,
+    cluster: Elsewhere | None,
 ) -> None:
     """The samples of all prompts into files; see `gpt2rt.cli.corpora.work`."""
-    work(job, corpus, place, bundle, loading, shard_rows or SHARD_ROWS, _hinted)
+    work(job, corpus, place, bundle, loading, shard_rows or SHARD_ROWS, cluster, _hinted)
 
 
 def _hinted(gpt2: GPT2, rows: Iterator[TextRow]) -> Iterator[TextRow]:

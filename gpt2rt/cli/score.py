@@ -13,6 +13,7 @@ import typer
 from gpt2rt import GPT2, Document, Score
 from gpt2rt.cli import corpora, heatmap, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.score_records import Sheet, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
@@ -117,6 +118,8 @@ def score(
     ] = None,
     output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
@@ -154,6 +157,7 @@ def score(
     before = None if context is None or follow else typed.typed(context, escape)
     between = typed.typed(joint, escape)
     corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     if output is not None:
         if text or as_json or as_csv or html:
             raise InvalidSetting(
@@ -178,6 +182,7 @@ def score(
             options.bundle_of(model),
             options.loading(threads, provider),
             shard_rows,
+            cluster,
         )
         return
     sources = texts.read(text, file, lines, escape, column)

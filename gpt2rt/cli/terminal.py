@@ -6,10 +6,11 @@ colours and cursor movements have to pass, is met in `gpt2rt.cli.consoles`.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
 from gpt2rt.text.controls import CONTROLS, restored
@@ -81,6 +82,23 @@ def diverted(stream: TextIO, above: TextIO) -> Iterator[None]:
     finally:
         above.flush()
         stream.next = stream.below
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What libraries write to the streams by themselves is dropped: to standard output, and past
+    Python to standard error.
+    """
+    sys.stderr.flush()
+    own = os.dup(2)
+    with open(os.devnull, "w") as nothing, os.fdopen(own, "w", 1, "utf-8", "replace") as kept:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            with redirect_stdout(nothing), redirect_stderr(guard(kept)):
+                yield
+        finally:
+            kept.flush()
+            os.dup2(own, 2)
 
 
 def guard_streams() -> None:

@@ -8,6 +8,7 @@ import typer
 
 from gpt2rt.cli import corpora, options, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Loading
 from gpt2rt.corpus.tokenize_job import TokenizeJob
@@ -27,6 +28,8 @@ def tokenize(
     ] = False,
     output: corpora.OutputFiles = None,
     shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
 ) -> None:
     """The tokens of TEXT: a line of ids for each text.
 
@@ -39,6 +42,7 @@ def tokenize(
       gpt2rt tokenize --file corpus.parquet --column text --output tokens.parquet
     """
     corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     bundle = options.bundle_of(model)
     job = TokenizeJob(special)
     if output is not None:
@@ -46,7 +50,7 @@ def tokenize(
             raise InvalidSetting("--output is for --file; TEXT and --json are for the screen")
         place = Destination.of(output)
         corpus = corpora.corpus_of(file, lines, column)
-        corpora.work(job, corpus, place, bundle, Loading(), shard_rows)
+        corpora.work(job, corpus, place, bundle, Loading(provider="cpu"), shard_rows, cluster)
         return
     sources = texts.read(text, file, lines, escape, column)
     tokenizer = job.load(bundle, Loading())

@@ -29,10 +29,23 @@ def made(
 ) -> Iterator[DonePart]:
     """Write the parts of all shards, each returned when its files are in place.
 
+    `advance` is called with the number of rows done since its last call. Raises as `Job.results`
+    and `Layout.write`.
+    """
+    for done in finished(job, model, shards, advance):
+        yield layout.write(done.shard, done.results)
+
+
+def finished(
+    job: Job,
+    model: Any,
+    shards: Iterable[Shard],
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Iterator[OpenShard]:
+    """All shards with the results of their rows, each when its last row is done.
+
     Rows of the next shard begin while the last ones of a shard end, so no batch runs empty at a
-    shard's end; therefore parts may come in another order. A worker that is given several shards
-    may call this, too. `advance` is called with the number of rows done since its last call.
-    Raises as `Job.results` and `Layout.write`.
+    shard's end; therefore shards may come in another order. Raises as `Job.results`.
     """
     home: dict[int, OpenShard] = {}  # by the number of a row
     ready: list[OpenShard] = []
@@ -54,13 +67,9 @@ def made(
                     take(RowResult(row, faults=(row.fault,)))
                     advance(1)
 
-    def written() -> Iterator[DonePart]:
-        while ready:
-            place = ready.pop(0)
-            yield layout.write(place.shard, place.results)
-
     for result in job.results(model, rows()):
         take(result)
         advance(1)
-        yield from written()
-    yield from written()
+        while ready:
+            yield ready.pop(0)
+    yield from ready

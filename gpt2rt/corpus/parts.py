@@ -41,6 +41,15 @@ class DonePart:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedPart:
+    """The bytes of a part's files."""
+
+    part: DonePart
+    records: bytes
+    rejects: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where parts lie and what form they have; can be pickled, and used by many processes."""
 
@@ -60,22 +69,20 @@ class Layout:
 
         The same results, in whatever order, give the same bytes. Raises `OSError`, `BadData`.
         """
+        return self.put(self.encode(shard, results))
+
+    def encode(self, shard: Shard, results: Iterable[RowResult]) -> EncodedPart:
+        """Both files of a shard, not written yet. Raises `BadData`."""
         ordered = sorted(results, key=lambda result: result.row.number)
         faults = [(result.row, fault) for result in ordered for fault in result.faults]
-        if faults:
-            lines = (
-                json_line(nested(row, {"reason": fault, "text": row.text})) for row, fault in faults
-            )
-            write_bytes(self.rejects(shard.number), "".join(lines).encode())
-        else:
-            with suppress(FileNotFoundError):
-                self.rejects(shard.number).unlink()
+        lines = (
+            json_line(nested(row, {"reason": fault, "text": row.text})) for row, fault in faults
+        )
         file = io.BytesIO()
         placed = ((result.row, record) for result in ordered for record in result.records)
         self.table.write(placed, file)
         data = file.getvalue()
-        write_bytes(self.path(shard.number), data)
-        return DonePart(
+        part = DonePart(
             shard.number,
             len(shard.rows),
             sum(len(result.records) for result in ordered),
@@ -84,3 +91,15 @@ class Layout:
             shard.digest,
             hashlib.sha256(data).hexdigest(),
         )
+        return EncodedPart(part, data, "".join(lines).encode())
+
+    def put(self, encoded: EncodedPart) -> DonePart:
+        """Write both files of a shard, the records last. Raises `OSError`."""
+        number = encoded.part.part
+        if encoded.rejects:
+            write_bytes(self.rejects(number), encoded.rejects)
+        else:
+            with suppress(FileNotFoundError):
+                self.rejects(number).unlink()
+        write_bytes(self.path(number), encoded.records)
+        return encoded.part
