@@ -40,6 +40,7 @@ ROOMS = [
     "gpt2rt_export.tokenizers",
     "gpt2rt_export.onnx_graph",
     "gpt2rt_export.verify",
+    "gpt2rt_export.web",
     "gpt2rt_export",
     "gpt2rt_evals",
     "gpt2rt_bench.peers",

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -54,7 +55,7 @@ from gpt2rt.bundles.paths import local
 from gpt2rt.errors import BadBundle, reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bundle:
     """A bundle on disk, with a valid manifest and files of the recorded sizes."""
 
@@ -106,7 +107,7 @@ class Bundle:
             place = ""
         return f"export it again: `gpt2rt export {m.model} {option}{place} --force`"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the manifest, which identifies the bundle's content."""
         return self.manifest.digest

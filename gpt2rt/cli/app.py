@@ -27,6 +27,7 @@ COMMANDS = {
     "embed": ("embed", "embed"),
     "tokenize": ("tokenize", "tokenize"),
     "serve": ("serve", "serve"),
+    "web": ("web", "web"),
     "download": ("download", "download"),
     "export": ("export", "export"),
     "verify": ("verify", "verify"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt2rt import Score
 from gpt2rt.cli.texts import Source
-from gpt2rt.corpus.values import known
+from gpt2rt.scoring.score import known
 
 
 def page(model: str, scores: list[tuple[Source, Score]]) -> str:

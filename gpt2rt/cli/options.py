@@ -57,8 +57,13 @@ Special = Annotated[
     ),
 ]
 Provider = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    typer.Option(help="What computes; auto: CUDA where it is and the bundle has a graph for it."),
+    str,
+    typer.Option(
+        help="What computes: cpu, cuda, openvino, webgpu, tensorrt-rtx, directml or coreml, with a "
+        "device behind it as in openvino:gpu; auto: the fastest that `gpt2rt bench --choose` "
+        "found, else CUDA where it is and the bundle has a graph for it.",
+        autocompletion=completion.providers,
+    ),
 ]
 Draft = Annotated[
     str | None,

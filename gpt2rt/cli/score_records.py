@@ -10,7 +10,7 @@ from typing import Any
 from gpt2rt import GPT2, Score
 from gpt2rt.cli.texts import Source
 from gpt2rt.corpus.rows import ITEM
-from gpt2rt.corpus.score_records import Unit, records, token_record, totals, word_record
+from gpt2rt.corpus.score_records import Unit, records, token_record
 from gpt2rt.corpus.values import cell
 from gpt2rt.errors import InvalidSetting
 
@@ -21,16 +21,8 @@ def record(gpt2: GPT2, source: Source, result: Score) -> dict[str, Any]:
         "model": gpt2.name,
         "source": source.name,
         **({"columns": dict(source.columns)} if source.columns else {}),
-        "text": result.text,
-        "bos": result.bos,
-        "context": result.context,
-        "preceding": result.preceding,
-        "window": result.window,
-        "stride": result.stride,
-        "boundary": result.boundary,
-        "totals": totals(result),
+        **result.as_dict(),
         "tokens": [token_record(token) for token in result.tokens],
-        "words": [word_record(word) for word in result.words],
     }
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
 from gpt2rt.corpus.jobs import Kind, Record
-from gpt2rt.corpus.values import known
-from gpt2rt.scoring.score import Score, TokenScore, WordScore
+from gpt2rt.scoring.score import Score, TokenScore
 
 
 class Unit(StrEnum):
@@ -54,33 +52,20 @@ def columns(unit: Unit, top: int) -> dict[str, Kind]:
     return found
 
 
-def totals(result: Score) -> Record:
-    """What is known of the text as a whole; None where a number is not known or beyond all."""
-    found = {name: getattr(result, name) for name in TOTALS}
-    found |= {name: len(getattr(result, name)) for name in ("tokens", "scored", "words")}
-    return {name: known(value) for name, value in found.items()}
-
-
 def token_record(token: TokenScore) -> Record:
     """A token with its alternatives, if it has any."""
-    body = asdict(token)
-    alternatives = body.pop("alternatives")
-    numbers = {"logprob": token.logprob, "bits": token.bits, "probability": token.probability}
-    body |= {name: known(value) for name, value in numbers.items()}
-    return body | ({"alternatives": alternatives} if alternatives else {})
-
-
-def word_record(word: WordScore) -> Record:
-    """A word."""
-    return asdict(word) | {"bits": known(word.bits)}
+    body = token.as_dict()
+    if not token.alternatives:
+        del body["alternatives"]
+    return body
 
 
 def records(result: Score, unit: Unit) -> Iterator[dict[str, Any]]:
     """The flat records of a text: one, or one for each word or token."""
     if unit is Unit.TEXT:
-        yield totals(result)
+        yield result.totals
     elif unit is Unit.WORD:
-        yield from map(word_record, result.words)
+        yield from (word.as_dict() for word in result.words)
     else:
         for token in result.tokens:
             record = token_record(token)

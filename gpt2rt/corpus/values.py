@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping
 from datetime import date, time
 from typing import Any
 
 from gpt2rt.corpus.rows import TextRow
+from gpt2rt.scoring.score import known
 from gpt2rt.text.controls import json_line
 
 INPUT = "input"  # where other columns are that do not stand beside the results
@@ -41,11 +41,6 @@ def cell(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     return json_line(value).removesuffix("\n")
-
-
-def known(value: float | None) -> float | None:
-    """None for what JSON has no number for: no score, or a perplexity beyond all numbers."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def nested(row: TextRow, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,13 @@ class Service:
     answers: those of this server, where nobody puts more in its place.
     """
 
-    def __init__(self, settings: ServeSettings, log: TextIO | None = None) -> None:
-        """Open the bundles; `log` takes the access log.
+    def __init__(
+        self,
+        settings: ServeSettings,
+        log: TextIO | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the bundles; `log` takes the access log, `ready` is called when they are loaded.
 
         Raises `UnknownModel`, `BadBundle`, `InvalidSetting`.
         """
@@ -41,6 +46,7 @@ class Service:
         self.failure: Exception | None = None
         self._limits: set[asyncio.Timeout] = set()
         self._log = AccessLog(log)
+        self._ready = ready
         self._start: asyncio.Task[None] | None = None
         self.counts: Callable[[], Awaitable[bytes]] = self._counts
 
@@ -107,6 +113,7 @@ class Service:
         try:
             if not self.settings.on_demand:
                 await self.models.load_all()
+            self._ready()
         except Exception as error:
             self.failure = error
 
@@ -126,8 +133,11 @@ class Service:
         self._log.close()
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request: `Depends(service_of)` in the endpoints."""
+async def service_of(request: Request) -> Service:
+    """The service behind a request: `Depends(service_of)` in the endpoints.
+
+    A coroutine, since FastAPI would run a function in another thread.
+    """
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

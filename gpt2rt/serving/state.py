@@ -14,11 +14,13 @@ router = APIRouter(tags=["server"])
 Here = Annotated[Service, Depends(service_of)]
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Whether the server answers at all")
 async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Whether requests are answered: 503 while loading, failing or ending")
 async def ready(service: Here) -> dict[str, str]:
     state = service.state

@@ -80,7 +80,7 @@ def attach(
                 beyond.append(source)
             for name, array in made:
                 file.write(bytes(-file.tell() % ALIGNMENT))
-                tensor = _external(name, array, path.name, file.tell())
+                tensor = external(name, array, path.name, file.tell())
                 for model, names in read:
                     if name in names:
                         model.graph.initializer.append(tensor)
@@ -98,7 +98,8 @@ def attach(
         )
 
 
-def _external(name: str, array: Array, location: str, offset: int) -> onnx.TensorProto:
+def external(name: str, array: Array, location: str, offset: int) -> onnx.TensorProto:
+    """The initializer `name`, whose values are at an offset in bytes of the file `location`."""
     tensor = TensorProto(
         name=name,
         data_type=helper.np_dtype_to_tensor_dtype(array.dtype),

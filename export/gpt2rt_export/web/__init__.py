@@ -1,0 +1,1 @@
+"""A static page that runs a bundle in the browser, with onnxruntime-web."""

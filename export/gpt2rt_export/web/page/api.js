@@ -1,0 +1,75 @@
+// Answers what the page of `gpt2rt serve` asks its server for, by the model in this page.
+
+export const ROOT = new URL("..", import.meta.url).href;  // this file is in `page/`
+
+const engine = new Worker(new URL("engine.js", import.meta.url), { type: "module", name: "engine" });
+const waiting = new Map();  // request -> what takes its messages
+let requests = 0;
+
+/** What the site says of its model: `name`, `hparams`, `files`, `fields`, ... */
+export const about = fetch(new URL("model.json", ROOT)).then(response => response.json());
+
+/** Opens the model with so many threads; `progress(done, total)` tells what has come of its files. */
+export async function openModel(threads, progress) {
+  engine.postMessage({ kind: "open", about: await about, root: ROOT, threads });
+  return new Promise((resolve, reject) => {
+    engine.addEventListener("error", event => reject(new Error(event.message || "The model's worker does not start.")));
+    engine.addEventListener("message", ({ data }) => {
+      if (data.kind === "progress") progress(data.done, data.total);
+      else if (data.kind === "opened") resolve();
+      else if (data.kind === "failed") reject(new Error(data.error));
+      else waiting.get(data.id)?.(data);
+    });
+  });
+}
+
+async function* ask(kind, body, signal) {
+  const id = requests++, messages = [];
+  let wake = () => {};
+  const arrived = message => { messages.push(message); wake(); };
+  const stop = () => { engine.postMessage({ kind: "stop", id }); wake(); };
+  waiting.set(id, arrived);
+  signal?.addEventListener("abort", stop);
+  engine.postMessage({ id, kind, body });
+  try {
+    while (true) {
+      signal?.throwIfAborted();
+      if (!messages.length) await new Promise(resolve => { wake = resolve; });
+      const message = messages.shift();
+      if (message?.error) throw new Error(message.error);
+      if (message?.done) return;
+      if (message) yield message.event;
+    }
+  } finally {
+    engine.postMessage({ kind: "stop", id });
+    signal?.removeEventListener("abort", stop);
+    waiting.delete(id);
+  }
+}
+
+/** `/tokenize`: the tokens that the model reads for a text. */
+export async function call(path, { text }, signal) {
+  for await (const reply of ask("tokenize", { text }, signal)) return reply;
+  throw signal.reason;
+}
+
+/** `/v1/completions`: an event for each new token. */
+export async function* stream(path, body, signal) {
+  await check(body);
+  for await (const event of ask("write", body, signal)) yield { choices: [event] };
+}
+
+/** The fields of a request: name -> { description, minimum, maximum, ... }. */
+export const fields = async () => (await about).fields;
+
+async function check(body) {
+  const known = await fields();
+  for (const [name, value] of Object.entries(body)) {
+    const field = known[name];
+    if (typeof value !== "number" || !field) continue;
+    const { minimum: least = -Infinity, maximum: most = Infinity, exclusiveMinimum: above = -Infinity } = field;
+    const odd = !(value >= least && value <= most && value > above) || (field.whole && !Number.isInteger(value));
+    const from = above > -Infinity ? `above ${above}` : `${least} or more`, to = most < Infinity ? ` and at most ${most}` : "";
+    if (odd) throw new Error(`${name} has to be ${from}${to}${field.whole ? ", a whole number" : ""}, not ${value}.`);
+  }
+}

@@ -1,0 +1,52 @@
+// Steps of the model over one text, whose keys and values stay in its memory.
+
+export class Decoder {
+  /** `shape`: `hparams` of the bundle, `kv_width` of a head and `columns` of the logits. */
+  constructor(session, shape) {
+    const { n_layer, n_head, n_ctx } = shape.hparams;
+    Object.assign(this, { session, shape });
+    this.read = [];  // the tokens whose keys and values are there
+    this.logits = session.tensor("float32", [1, shape.columns]);
+    this.rows = session.tensor("int32", [1]);
+    this.past = {};
+    this.present = {};
+    for (let layer = 0; layer < n_layer; layer++)
+      for (const kind of ["key", "value"]) {
+        const tensor = session.tensor("float32", [1, n_head, n_ctx, shape.kv_width]);
+        this.past[`past_${kind}.${layer}`] = this.present[`present_${kind}.${layer}`] = tensor;
+      }
+    this.single = this.#step(1);
+  }
+
+  #step(count) {
+    const inputs = Object.fromEntries(
+      ["tokens", "slots", "positions"].map(name => [name, this.session.tensor("int32", [count])]));
+    inputs.slots.values.fill(0);
+    const call = this.session.call(
+      { ...inputs, rows: this.rows, ...this.past }, { logits: this.logits, ...this.present });
+    return { inputs, call };
+  }
+
+  /** Logits float32 [n_vocab] after the last of `ids`, which follow what was read; valid until the next call. */
+  next(ids) {
+    const { inputs, call } = ids.length === 1 ? this.single : this.#step(ids.length);
+    inputs.tokens.values.set(ids);
+    inputs.positions.values.set(ids.map((_, index) => this.read.length + index));
+    this.rows.values[0] = ids.length - 1;
+    call.run();
+    this.read.push(...ids);
+    if (ids.length > 1) {
+      call.free();
+      for (const tensor of Object.values(inputs)) tensor.free();
+    }
+    return this.logits.values.subarray(0, this.shape.hparams.n_vocab);
+  }
+
+  /** Keep what `ids` have in common with the tokens read; returns the rest, which is never empty. */
+  rest(ids) {
+    let same = 0;
+    while (same < Math.min(this.read.length, ids.length - 1) && this.read[same] === ids[same]) same += 1;
+    this.read.length = same;
+    return ids.slice(same);
+  }
+}

@@ -1,0 +1,107 @@
+// A model in onnxruntime-web's WebAssembly, by its C calls: tensors stay in its memory, and nothing is copied.
+//
+// The package's own JavaScript copies every input and output, which for keys and values would take longer than
+// the step. The calls and their arguments are those of its `wasm-core-impl.ts`, at the version of `runtime.py`.
+
+const TYPES = { float32: 1, int32: 6 };  // of ONNX
+const CPU = 1;  // where a tensor lies
+const ALL = 99;  // of the levels of graph optimisation
+const ERRORS = 3;  // the least that is logged
+
+export class Session {
+  /** Open a graph with its weights; `factory` and `binary` are the runtime's module and its code. */
+  static async open(factory, binary, graph, weights, threads) {
+    const wasm = await factory({ numThreads: threads, wasmBinary: binary, locateFile: name => name });
+    if (wasm._OrtInit(threads, ERRORS)) throw new Error(lastError(wasm));
+    wasm.mountExternalData("weights.bin", weights);
+    const options = wasm._OrtCreateSessionOptions(ALL, true, true, 0, false, 0, 0, ERRORS, 0, 0);
+    const copy = wasm._malloc(graph.length);
+    wasm.HEAPU8.set(graph, copy);
+    const handle = await wasm._OrtCreateSession(copy, graph.length, options);
+    if (!handle) throw new Error(lastError(wasm));
+    wasm._free(copy);
+    wasm._OrtReleaseSessionOptions(options);
+    wasm.unmountExternalData();
+    return new Session(wasm, handle);
+  }
+
+  constructor(wasm, handle) {
+    Object.assign(this, { wasm, handle });
+  }
+
+  /** A tensor of this shape, whose values are anything. */
+  tensor(type, shape) {
+    const { wasm } = this, bytes = shape.reduce((product, size) => product * size, 4);
+    const at = wasm._malloc(bytes), before = wasm.stackSave(), sizes = wasm.stackAlloc(4 * shape.length);
+    if (!at) throw new Error("The browser gives this page no more memory.");
+    shape.forEach((size, index) => wasm.setValue(sizes + 4 * index, size, "i32"));
+    const handle = wasm._OrtCreateTensor(TYPES[type], at, bytes, sizes, shape.length, CPU);
+    wasm.stackRestore(before);
+    if (!handle) throw new Error(lastError(wasm));
+    return new Tensor(wasm, handle, at, type, bytes / 4);
+  }
+
+  /** A call of the graph with these tensors, by their names. */
+  call(inputs, outputs) {
+    return new Call(this, Object.entries(inputs), Object.entries(outputs));
+  }
+}
+
+class Tensor {
+  constructor(wasm, handle, at, type, length) {
+    Object.assign(this, { wasm, handle, at, type, length });
+  }
+
+  /** The values, to be read or written now: the memory may move when it grows. */
+  get values() {
+    const kind = this.type === "int32" ? Int32Array : Float32Array;
+    return new kind(this.wasm.HEAPU8.buffer, this.at, this.length);
+  }
+
+  free() {
+    this.wasm._OrtReleaseTensor(this.handle);
+    this.wasm._free(this.at);
+  }
+}
+
+class Call {
+  constructor(session, inputs, outputs) {
+    this.session = session;
+    this.owned = [];
+    this.arguments = [inputs, outputs].map(side => [
+      this.#row(side.map(([name]) => this.#text(name))), this.#row(side.map(([, tensor]) => tensor.handle)), side.length]);
+  }
+
+  #bytes(bytes) {
+    const at = this.session.wasm._malloc(bytes.length);
+    this.session.wasm.HEAPU8.set(bytes, at);
+    this.owned.push(at);
+    return at;
+  }
+
+  #text(text) {
+    return this.#bytes(new TextEncoder().encode(text + "\0"));
+  }
+
+  #row(numbers) {
+    return this.#bytes(new Uint8Array(Uint32Array.from(numbers).buffer));
+  }
+
+  run() {
+    const { wasm, handle } = this.session, [[names, values, count], [outNames, outValues, outCount]] = this.arguments;
+    if (wasm._OrtRun(handle, names, values, count, outNames, outCount, outValues, 0)) throw new Error(lastError(wasm));
+  }
+
+  free() {
+    for (const at of this.owned) this.session.wasm._free(at);
+  }
+}
+
+function lastError(wasm) {
+  const before = wasm.stackSave(), at = wasm.stackAlloc(8);
+  wasm._OrtGetLastError(at, at + 4);
+  const text = wasm.getValue(at + 4, "*");
+  const told = text ? wasm.UTF8ToString(text) : "no reason is told";
+  wasm.stackRestore(before);
+  return `onnxruntime-web: ${told}`;
+}
