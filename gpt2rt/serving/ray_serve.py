@@ -25,7 +25,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt2rt.errors import Gpt2rtError, InvalidSetting, StepFailed, reason
+from gpt2rt.errors import ClusterFailure, InvalidSetting, StepFailed, reason
 from gpt2rt.serving.app import application
 from gpt2rt.serving.replica_metrics import exposition
 from gpt2rt.serving.replicas import APPLICATION, DEPLOYMENT, Replicas
@@ -119,7 +119,7 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
     """Serve on the cluster that the program has joined, until SIGTERM or Ctrl-C.
 
     Running requests finish then, as by `gpt2rt serve`. Raises `InvalidSetting` where Serve listens
-    elsewhere or the cluster serves already, and `Gpt2rtError` for what keeps replicas from
+    elsewhere or the cluster serves already, and `ClusterFailure` for what keeps replicas from
     starting, or ends them.
     """
     host, port = replicas.settings.host, replicas.settings.port
@@ -144,7 +144,8 @@ def _start_serve(replicas: Replicas) -> None:
         serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
         applications = serve.status().applications
     except Exception as error:
-        raise Gpt2rtError(f"Serve does not start on the cluster: {_reason(str(error))}") from error
+        why = _reason(str(error))
+        raise ClusterFailure(f"Serve does not start on the cluster: {why}") from error
     if APPLICATION in applications:
         raise InvalidSetting("the cluster serves already; `serve shutdown` ends that")
 
@@ -162,7 +163,7 @@ def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
         handle: DeploymentHandle[Any] = serve.run(deployed(replicas), name=APPLICATION)
     except RuntimeError as error:
         why = _reason(_told_of_replicas() or str(error))
-        raise Gpt2rtError(f"no replica could start: {why}") from error
+        raise ClusterFailure(f"no replica could start: {why}") from error
     try:
         with urlopen(f"{url}/-/healthz", timeout=PATIENCE):
             return handle
@@ -187,13 +188,13 @@ def _reason(said: str) -> str:
 
 
 def _check_there() -> None:
-    """Raises `Gpt2rtError` unless the application is still on the cluster."""
+    """Raises `ClusterFailure` unless the application is still on the cluster."""
     try:
         applications = serve.status().applications
     except Exception as error:
-        raise Gpt2rtError(f"the cluster is gone: {reason(error).splitlines()[0]}") from error
+        raise ClusterFailure(f"the cluster is gone: {reason(error).splitlines()[0]}") from error
     if APPLICATION not in applications:
-        raise Gpt2rtError("somebody ended the application on the cluster")
+        raise ClusterFailure("somebody ended the application on the cluster")
 
 
 def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
