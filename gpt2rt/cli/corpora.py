@@ -170,8 +170,6 @@ def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:
 
 def _tell(output: Output) -> None:
     """What failed, on standard error. Raises `typer.Exit` for anything."""
-    if not output.rows:
-        raise InvalidSetting("there are no rows: every line is blank")
     if not output.rejects:
         return
     with output.place.rejects.open("rb") as lines:
