@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock
@@ -33,16 +34,19 @@ class TwoNodes:
             "object_store_memory": 80 << 20,
             "include_dashboard": False,
         }
-        quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+        quick = {"health_check_period_ms": 1000}  # five of them without an answer are a death
         head = {**self._settings, "_system_config": quick}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._second = self._cluster.add_node(**self._settings)
+        self._cluster = patient(lambda: Cluster(initialize_head=True, head_node_args=head))
+        self._second = self._added()
         self.address: str = self._cluster.address
 
     def replace_node(self) -> None:
         """Kill the second node, and add another."""
         self._cluster.remove_node(self._second, allow_graceful=False)
-        self._second = self._cluster.add_node(**self._settings)
+        self._second = self._added()
+
+    def _added(self) -> Any:
+        return patient(lambda: self._cluster.add_node(**self._settings))
 
     def workers(self, name: str) -> list[psutil.Process]:
         """The processes of both nodes that run what is called `name`."""
@@ -55,6 +59,17 @@ class TwoNodes:
 
     def close(self) -> None:
         self._cluster.shutdown()
+
+
+def patient(start: Callable[[], Any]) -> Any:
+    """What `start` gives. Ray gives a node 30 s, which a machine with much to do may exceed."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
 
 
 def title(process: psutil.Process) -> str:
