@@ -339,7 +339,7 @@ def test_errors_are_told(open_page: Open, errors: list[str]) -> None:
     page = open_page()
     for text, length, told in (
         ("too long " * 600, "20", "and the model's context holds 512; shorten it"),
-        ("Odile", "1.5", "max_tokens has to be 0 or more and at most 1000000, a whole number"),
+        ("Odile", "1.5", "max_tokens has to be 1 or more and at most 1000000, a whole number"),
     ):
         page.get_by_label("The text to go on from").fill(text)
         page.get_by_label("Length", exact=True).fill(length)

@@ -142,11 +142,13 @@ def _known(bundle: Bundle) -> dict[str, Any]:
 
 def _fields() -> dict[str, Any]:
     """The settings of a continuation, in the words of the server's endpoint."""
+    schema = CompletionBody.model_json_schema()
     found = {}
-    for name, field in CompletionBody.model_json_schema()["properties"].items():
+    for name, field in schema["properties"].items():
         whole = field | next((one for one in field.get("anyOf", ()) if "type" in one), {})
         found[name] = {key: whole[key] for key in LIMITS if key in whole}
         found[name]["whole"] = whole.get("type") == "integer"
+    found["max_tokens"] |= {"minimum": 1, "description": "The most new tokens."}
     return found
 
 
