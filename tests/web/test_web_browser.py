@@ -66,6 +66,7 @@ SETTINGS = {
     "min_tokens": 0,
     "max_tokens": 40,
     "top_logprobs": 3,
+    "return_tokens": True,
     "seed": 1,
 }
 

@@ -134,6 +134,7 @@ def _known(bundle: Bundle) -> dict[str, Any]:
     hparams = bundle.manifest.hparams
     return {
         "name": bundle.name,
+        "precision": bundle.manifest.precision,
         "hparams": asdict(hparams),
         "kv_width": hparams.kv_width,
         "fields": _fields(),
