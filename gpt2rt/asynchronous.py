@@ -17,13 +17,14 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from contextvars import copy_context
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gpt2rt.checks import check_kind, check_list, check_whole
 from gpt2rt.engine.providers import AUTO
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
-from gpt2rt.generation.client import Client
+from gpt2rt.generation.client import Client, caller_left
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
@@ -68,6 +69,8 @@ class AsyncGPT2:
     ) -> None:
         """Share `model` among up to `slots` texts at a time; takes their memory at once.
 
+        That takes a while, so an event loop that runs calls `load`, or this in a thread.
+
         Up to `queue` texts wait for a slot. A step reads up to `budget` tokens of prompts beside
         texts in progress: more read prompts sooner, but the other texts wait longer.
 
@@ -85,7 +88,7 @@ class AsyncGPT2:
         self._scores = ThreadPoolExecutor(ASIDE, "gpt2rt-scores")
         self.failed = 0
         self._due = False  # whether a job of `_steps` waits that has not begun
-        self._arrivals: dict[Client, asyncio.Event] = {}
+        self._waiting: dict[Client, asyncio.Future[None]] = {}  # those without a piece
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._process = os.getpid()
@@ -107,15 +110,14 @@ class AsyncGPT2:
 
         `slots`, `queue` and `budget` are as in the constructor. Raises what both raise.
         """
-        loaded = await asyncio.to_thread(
-            GPT2.load,
-            model,
-            threads=threads,
-            provider=provider,
-            draft=draft,
-            prefix_bytes=prefix_bytes,
-        )
-        return cls(loaded, slots=slots, queue=queue, budget=budget)
+
+        def loaded() -> AsyncGPT2:
+            found = GPT2.load(
+                model, threads=threads, provider=provider, draft=draft, prefix_bytes=prefix_bytes
+            )
+            return cls(found, slots=slots, queue=queue, budget=budget)
+
+        return await asyncio.to_thread(loaded)
 
     async def aclose(self) -> None:
         """Close the model and end the threads; calls in progress end with `InvalidSetting`.
@@ -213,7 +215,6 @@ class AsyncGPT2:
         prompted, more, first = self.model.tasks.read(requests), True, True
         client = self.model.batch.client(self._slots, owner=owner, wake=self._wake)
         client.ends_only = ends_only
-        arrived = self._arrivals[client] = asyncio.Event()
         try:
             while more or client.in_flight:
                 if more and (room := self._slots - client.in_flight):
@@ -226,16 +227,24 @@ class AsyncGPT2:
                     if failures:
                         yield failures
                 if client.in_flight:
-                    await arrived.wait()
-                    arrived.clear()
-                    pieces = client.ready()
+                    pieces = await self._arrived(client)
                     if client.in_flight:  # its texts may have rested until it took the pieces
                         self._drive()
                     if pieces:
                         yield pieces
         finally:
-            del self._arrivals[client]
             client.close()
+
+    async def _arrived(self, client: Client) -> list[Piece]:
+        """The pieces of a client, as soon as there are any."""
+        if not client.steps:
+            assert self._loop is not None
+            self._waiting[client] = self._loop.create_future()
+            try:
+                await self._waiting[client]
+            finally:
+                del self._waiting[client]
+        return client.ready()
 
     def _begin(self, prompted: Iterator[Prompted], most: int) -> tuple[list[Task], list[Piece]]:
         """The tasks of up to `most` requests, and the failures of those that cannot begin."""
@@ -269,9 +278,9 @@ class AsyncGPT2:
             self._loop.call_soon_threadsafe(self._hand_on)
 
     def _hand_on(self) -> None:
-        for client, arrived in self._arrivals.items():
-            if client.steps:
-                arrived.set()
+        for client, arrived in self._waiting.items():
+            if client.steps and not arrived.done():
+                arrived.set_result(None)
 
     # ---- scoring and embedding
 
@@ -282,13 +291,11 @@ class AsyncGPT2:
 
     async def score_batch(self, texts: Iterable[str], **settings: Any) -> list[Score]:
         """Score many texts; settings and errors are those of `GPT2.score`."""
-        return await self._collect(
-            lambda check: self.model.score_batch(texts, **settings, advance=check)
-        )
+        return await self._collect(lambda: self.model.score_batch(texts, **settings))
 
     async def score_tokens(self, passages: Iterable[Passage], *, top: int = 0) -> list[TokenScores]:
         """Score the tokens of each passage; see `GPT2.score_tokens`."""
-        return await self._collect(lambda check: self.model.score_tokens(passages, top=top))
+        return await self._collect(lambda: self.model.score_tokens(passages, top=top))
 
     async def embed(self, text: str, params: EmbedParams = EmbedParams()) -> Embedding:
         """Embed `text`; see `GPT2.embed`."""
@@ -299,28 +306,17 @@ class AsyncGPT2:
         self, texts: Iterable[str], params: EmbedParams = EmbedParams()
     ) -> list[Embedding]:
         """Embed many texts; see `GPT2.embed`."""
-        return await self._collect(lambda check: self.model.embed_batch(texts, params))
+        return await self._collect(lambda: self.model.embed_batch(texts, params))
 
-    async def _collect(self, begin: Callable[[Callable[[object], None]], Iterator[T]]) -> list[T]:
+    async def _collect(self, begin: Callable[[], Iterator[T]]) -> list[T]:
         """All results of what `begin` returns, computed beside the loop.
 
-        `begin` gets a function to be called now and then, which raises when the call was cancelled.
+        When the call is cancelled the work ends with the next slice.
         """
-        loop, left = self._check_place(), threading.Event()
-
-        def check(_: object) -> None:
-            if left.is_set():
-                raise asyncio.CancelledError
-
-        def collect() -> list[T]:
-            found = []
-            for result in begin(check):
-                found.append(result)
-                check(result)
-            return found
-
+        loop, left, context = self._check_place(), threading.Event(), copy_context()
+        context.run(caller_left.set, left)
         try:
-            return await loop.run_in_executor(self._scores, collect)
+            return await loop.run_in_executor(self._scores, context.run, lambda: list(begin()))
         finally:
             left.set()
 

@@ -12,7 +12,15 @@ class Gpt2rtError(Exception):
 
 
 class InvalidSetting(Gpt2rtError, ValueError):
-    """A parameter with an invalid value; on the command line a usage error (exit code 2)."""
+    """A parameter with an invalid value; on the command line a usage error (exit code 2).
+
+    Attributes:
+        setting: the name of the parameter, where it is known.
+    """
+
+    def __init__(self, message: str = "", setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class UnknownModel(Gpt2rtError, LookupError):
@@ -96,3 +104,7 @@ class StepFailed(Gpt2rtError):
 
 class BadLogits(Gpt2rtError, ArithmeticError):
     """Logits that are not finite (NaN or infinity), from a damaged model."""
+
+
+class ClusterFailure(Gpt2rtError):
+    """A cluster that breaks, or whose nodes do not fit each other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -93,13 +93,19 @@ def matrix(
     return list(dict.fromkeys(found))
 
 
-def with_others(ours: Sequence[Case], others: Sequence[Configuration]) -> list[Case]:
-    """Each case, followed by the same case in the other libraries that have its model."""
+def with_others(
+    ours: Sequence[Case], others: Sequence[Configuration], providers: Mapping[Configuration, str]
+) -> list[Case]:
+    """Each case, followed by the same case in the other libraries that have its model.
+
+    `providers` are those that run the configurations of `ours`.
+    """
 
     def beside(case: Case) -> Iterator[Case]:
         own = case.configuration
         for other in others:
-            if (other.model, other.threads) == (own.model, own.threads):
+            same = (other.model, other.threads) == (own.model, own.threads)
+            if same and other.provider == providers[own]:
                 yield replace(case, configuration=other)
 
     return list(dict.fromkeys(each for case in ours for each in (case, *beside(case))))

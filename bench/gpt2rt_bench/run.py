@@ -47,16 +47,18 @@ class Plan:
     peers: Mapping[Configuration, PeerSubject] = field(default_factory=dict)
 
     def with_peers(self, subjects: Sequence[PeerSubject]) -> Plan:
-        """The plan with each case again for every other library that has the same model."""
+        """The plan with each case again for every other library that has its model and provider."""
         threads = dict.fromkeys(case.configuration.threads for case in self.cases)
         peers = {
-            Configuration(name, "cpu", count, subject.name): subject
+            Configuration(name, subject.provider, count, subject.name): subject
             for count in threads
             for name, bundle in self.bundles.items()
             for subject in subjects
             if subject.bundle == bundle
         }
-        return replace(self, cases=cases.with_others(self.cases, list(peers)), peers=peers)
+        return replace(
+            self, cases=cases.with_others(self.cases, list(peers), self.providers), peers=peers
+        )
 
     def advances(self, rounds: int) -> int:
         """How often `run` calls `advance`: once a model loaded, once a case and round."""

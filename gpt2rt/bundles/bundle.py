@@ -26,11 +26,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from gpt2rt.bundles import files, remembered
+from gpt2rt.bundles import files, remembered, storage
 from gpt2rt.bundles.catalog import (
     ENCODER,
     SPECIAL_TOKENS,
@@ -54,7 +55,7 @@ from gpt2rt.bundles.paths import local
 from gpt2rt.errors import BadBundle, reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bundle:
     """A bundle on disk, with a valid manifest and files of the recorded sizes."""
 
@@ -96,6 +97,8 @@ class Bundle:
         m = self.manifest
         if self.directory == demo_bundle():
             return "the package is damaged: install gpt2rt again"
+        if self.directory.parent == storage.fetched_directory():
+            return f"remove it: `gpt2rt models remove {storage.FETCHED}/{self.directory.name}`"
         if m.model not in names():
             return "export it again from its checkpoint, with --force"
         option = f"--{m.precision}" if m.graph == "fused" else f"--graph {m.graph}"
@@ -104,7 +107,7 @@ class Bundle:
             place = ""
         return f"export it again: `gpt2rt export {m.model} {option}{place} --force`"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the manifest, which identifies the bundle's content."""
         return self.manifest.digest

@@ -5,8 +5,8 @@ every graph that it opens.
 
 Letters are sizes that differ from call to call. Fused: T new tokens in all, each with a slot and a
 position, R rows whose logits are wanted, S slots of C positions. CUDA: B sequences of S new tokens
-each, R rows, a cache of C positions. Standard: B sequences of S new tokens each, P past positions
-and T = P + S in all.
+each, R rows, a cache of C positions. Portable: the same, with buffers of C positions. Standard: B
+sequences of S new tokens each, P past positions and T = P + S in all.
 
 The CUDA graph ends in logits. Its tails are graphs without weights that read these on the device:
 they choose a token for every row, in one of `CHOICES`' ways, or score one (`SCORE`).
@@ -49,6 +49,8 @@ POSITIONS = Port("positions", "int32", ("T",))
 
 X = Port("X", "int32", ("B", "S"))
 POSITION = Port("position", "int32", ("B", "S"))
+# Of the portable graph: how many positions of each sequence are there before the call.
+LENGTHS = Port("lengths", "int32", ("B", 1))
 # The rows whose logits are wanted, as indices into the T (or B*S) new tokens.
 ROWS = Port("rows", "int32", ("R",))
 # For each sequence: its length including the new tokens, minus one.
@@ -162,6 +164,18 @@ def cuda(hparams: HParams) -> Interface:
     )
 
 
+@lru_cache(maxsize=KNOWN)
+def portable(hparams: HParams) -> Interface:
+    """The interface of the portable graph, which returns the keys and values of new tokens only."""
+    shape = ("B", hparams.n_head, "S", hparams.kv_width)
+    new = tuple(
+        (Port(f"key.{i}", "float32", shape), Port(f"value.{i}", "float32", shape))
+        for i in range(hparams.n_layer)
+    )
+    arguments = (X, POSITION, LENGTHS, ROWS)
+    return Interface(arguments, (logits(hparams),), _pairs("past", hparams, "float32", "B"), new)
+
+
 FILTERS = (INVERSE_TEMPERATURE, UNIFORM, FILTERED, LIMITED, KTH, TOP_P, MIN_P)
 # The tails that choose tokens: their inputs beside the logits, and what tells whether these are
 # finite. From the cheapest to the one that can do all; "wide" comes after "list", for those rows
@@ -221,6 +235,7 @@ INTERFACES: dict[str, Callable[[HParams, str], Interface]] = {
     "fused": fused,
     "standard": lambda hparams, kv: standard(hparams),
     "cuda": lambda hparams, kv: cuda(hparams),
+    "portable": lambda hparams, kv: portable(hparams),
     **{kind: _interface_of(kind) for kind in (*CHOICES, SCORE)},
 }
 

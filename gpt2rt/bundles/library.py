@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from gpt2rt.bundles import catalog, storage
+from gpt2rt.bundles import catalog, fetching, storage
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import is_broken_link
 from gpt2rt.bundles.manifest import bundle_name
@@ -23,10 +23,14 @@ EXPORTS["fp32-standard"] = "--graph standard"
 
 
 def find(model: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle by name (`117M-int8`; `124M`: its best precision) or by directory.
+    """Open a bundle by name (`117M-int8`; `124M`: its best precision), by directory, or by the URL
+    of a packed one, which is fetched unless it was before (`gpt2rt.bundles.fetching`).
 
-    Raises `UnknownModel` if there is none, `BadBundle` if it is damaged.
+    Raises `UnknownModel` if there is none, `BadBundle` if it is damaged; for a URL what `fetched`
+    does.
     """
+    if fetching.is_url(os.fspath(model)):
+        return fetching.fetched(os.fspath(model))
     name = local(os.fspath(model))
     directory = _exported(name) or Path(name)
     if name and (_is_directory(directory) or is_broken_link(directory)):

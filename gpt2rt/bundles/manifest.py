@@ -22,13 +22,14 @@ VERSION = 2
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 CUDA_GRAPH = "model.cuda.onnx"
+PORTABLE_GRAPH = "model.portable.onnx"
 EMBED = "embed.onnx"
 WEIGHTS = "weights.bin"
 PARITY = "parity.json"
 DEFAULTS = "defaults.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TAILS = {kind: f"{kind}.cuda.onnx" for kind in (*CHOICES, SCORE)}  # they read CUDA_GRAPH's logits
-GRAPHS = (GRAPH, CUDA_GRAPH, EMBED, *TAILS.values())
+GRAPHS = (GRAPH, CUDA_GRAPH, PORTABLE_GRAPH, EMBED, *TAILS.values())
 
 LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand
 LARGEST_GRAPH = 1 << 26  # bytes, without weights; that of 1542M has 200,000

@@ -1,6 +1,7 @@
 """Bundles and checkpoints in the home directory: listed, measured and removed.
 
-A bundle is named by its directory (`117M-int8`), a checkpoint is named `checkpoints/117M`.
+A bundle is named by its directory (`117M-int8`), a checkpoint is named `checkpoints/117M`, a bundle
+that was fetched from a URL `fetched/...`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.errors import UnknownModel
 
 CHECKPOINTS = "checkpoints"
+FETCHED = "fetched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,17 @@ def checkpoints() -> list[Item]:
     """All checkpoints, partly downloaded ones included. Raises `OSError`."""
     places = (path for path in _shown(catalog.home() / CHECKPOINTS) if os.path.isdir(path))
     return [Item(f"{CHECKPOINTS}/{path.name}", path) for path in places]
+
+
+def fetched_directory() -> Path:
+    """The directory of bundles that were fetched from URLs (`gpt2rt.bundles.fetching`)."""
+    return catalog.home() / FETCHED
+
+
+def fetched() -> list[Item]:
+    """All bundles that were fetched from URLs. Raises `OSError`."""
+    places = filter(claims, _shown(fetched_directory()))
+    return [Item(f"{FETCHED}/{path.name}", path) for path in places]
 
 
 def bundles() -> list[Item]:
@@ -80,7 +93,7 @@ def find(name: str) -> Item:
 
     Raises `UnknownModel`.
     """
-    items = [*bundles(), *checkpoints()]
+    items = [*bundles(), *fetched(), *checkpoints()]
     wanted = _canonical(name)
     for item in items:
         if item.name in (name, wanted):
@@ -91,7 +104,8 @@ def find(name: str) -> Item:
 
 def total() -> int:
     """The size in bytes of all bundles and checkpoints, unfinished ones included."""
-    return disk_used(catalog.bundles_directory()) + disk_used(catalog.home() / CHECKPOINTS)
+    places = catalog.bundles_directory(), fetched_directory(), catalog.home() / CHECKPOINTS
+    return sum(map(disk_used, places))
 
 
 def disk_used(directory: Path) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from gpt2rt.errors import Gpt2rtError
 
@@ -24,10 +26,18 @@ def write_bytes(place: Path, data: bytes) -> None:
     if place.exists() and not place.is_file():
         place.write_bytes(data)
         return
+    write_with(place, lambda file: file.write(data))
+
+
+def write_with(place: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file, open for reading, too, that then replaces the file `place`.
+
+    Where it raises, all stays as it was. Raises `OSError`.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.absolute().parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            write(file)
         Path(name).chmod(place.stat().st_mode if place.exists() else 0o666 & ~_umask())
         put_in_place(Path(name), place)
     except BaseException:

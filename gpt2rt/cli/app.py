@@ -13,6 +13,7 @@ from importlib import import_module
 import typer
 
 from gpt2rt import __version__
+from gpt2rt.cli.ray_option import with_address
 from gpt2rt.cli.terminal import guard_streams
 from gpt2rt.cli.usage import UsageError, in_a_line
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
@@ -24,6 +25,7 @@ COMMANDS = {
     "interactive": ("interactive", "interactive"),
     "score": ("score", "score"),
     "embed": ("embed", "embed"),
+    "tokenize": ("tokenize", "tokenize"),
     "serve": ("serve", "serve"),
     "web": ("web", "web"),
     "download": ("download", "download"),
@@ -91,7 +93,7 @@ def root(
 def run() -> None:
     """Run the command line; ends in `SystemExit` with the exit code, or in Ctrl-C."""
     _open_streams()
-    arguments, debug = _take_debug(sys.argv[1:])
+    arguments, debug = _take_debug(with_address(sys.argv[1:]))
     try:
         try:
             command = _app_for(arguments)

@@ -72,7 +72,8 @@ def bench(
         bool,
         typer.Option(
             "--peers",
-            help="Beside llama.cpp, CTranslate2, OpenVINO and PyTorch with the same weights.",
+            help="Beside llama.cpp, CTranslate2, OpenVINO and PyTorch with the same weights; on "
+            "CUDA beside PyTorch.",
             rich_help_panel=PEERS,
         ),
     ] = False,
@@ -193,7 +194,7 @@ def bench(
     )
     for reason in plan.left_out:
         print(f"gpt2rt: left out: {reason}", file=sys.stderr)
-    others = beside.prepare(plan.bundles.values(), peers_python, checkpoint) if peers else []
+    others = beside.prepare(plan, peers_python, checkpoint) if peers else []
     if start_up:
         beside.start_up(plan, others, rounds, as_json)
         return

@@ -15,9 +15,12 @@ import numpy as np
 import typer
 
 from gpt2rt import GPT2, Embedding, EmbedParams, cosine
-from gpt2rt.cli import options, tables, texts, typed
+from gpt2rt.cli import corpora, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.errors import InvalidSetting
 
 Result = tuple[Source, Embedding]
@@ -45,6 +48,7 @@ def embed(
     model: options.Model = None,
     file: texts.Files = None,
     lines: texts.Lines = False,
+    column: texts.Column = None,
     escape: typed.Escape = True,
     layer: Annotated[
         int | None,
@@ -54,7 +58,10 @@ def embed(
     ] = None,
     by: Annotated[
         VectorUnit | None,
-        typer.Option(help="What has a vector.", show_default="token; text with --cosine"),
+        typer.Option(
+            help="What has a vector.",
+            show_default="token; text with --cosine, or --output of many texts",
+        ),
     ] = None,
     word: Annotated[
         str | None,
@@ -83,11 +90,20 @@ def embed(
         bool, typer.Option("--cosine", help="Print the cosine of every two vectors.")
     ] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--output", "-o", help="Write to a .npy, .npz or .json file.", show_default=False
+            "--output",
+            "-o",
+            help="Where vectors go: a .npy, .npz or .json file of all; of many texts in --file "
+            "rather .parquet, .jsonl or .csv, or a directory of parts (`out.parquet/`), by which a "
+            "run that was cut short goes on.",
+            show_default=False,
+            rich_help_panel=corpora.PANEL,
         ),
     ] = None,
+    shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
     threads: options.ThreadCount = None,
 ) -> None:
@@ -104,8 +120,15 @@ def embed(
       gpt2rt embed "A small boat" "A little ship" --pooling weighted --cosine
 
       gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
+
+      gpt2rt embed --file corpus.parquet --output vectors.parquet
     """
-    unit = by or (VectorUnit.WORD if word else VectorUnit.TEXT if similarity else VectorUnit.TOKEN)
+    corpora.check_shard_rows(shard_rows, output)
+    whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)
+    many = output is not None and whole is None
+    cluster = corpora.elsewhere(ray, actors, model, output if many else None)
+    usual = VectorUnit.TEXT if similarity or many else VectorUnit.TOKEN
+    unit = by or (VectorUnit.WORD if word else usual)
     params = EmbedParams(
         layer,
         unit.value,
@@ -115,10 +138,24 @@ def embed(
         stride,
         special,
     )
-    if output is not None and output.suffix not in FORMATS:
-        raise InvalidSetting(f"{output}: name a file that ends in {', '.join(FORMATS)}")
-    texts.check_output(output)
-    sources = texts.read(text, file, lines, escape)
+    if output is not None and whole is None:
+        if text or as_json or similarity:
+            raise InvalidSetting(
+                f"{output}: TEXT, --json and --cosine want a file that ends in {', '.join(FORMATS)}"
+            )
+        place = Destination.of(output)
+        corpora.work(
+            EmbedJob(params),
+            corpora.corpus_of(file, lines, column),
+            place,
+            options.bundle_of(model),
+            options.loading(threads),
+            shard_rows,
+            cluster,
+        )
+        return
+    texts.check_output(whole)
+    sources = texts.read(text, file, lines, escape, column)
     gpt2 = options.load(model, threads)
     bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
     results: list[Result] = []
@@ -128,15 +165,15 @@ def embed(
             bar.advance(1)
             if as_json and not similarity:
                 print_json(record(gpt2, source, embedding))
-            if not as_json or similarity or output is not None:
+            if not as_json or similarity or whole is not None:
                 results.append((source, embedding))
-    if output is not None:
-        texts.write(output, FORMATS[output.suffix](gpt2, results))
-        print(f"gpt2rt: wrote {output}", file=sys.stderr)
+    if whole is not None:
+        texts.write(whole, FORMATS[whole.suffix](gpt2, results))
+        print(f"gpt2rt: wrote {whole}", file=sys.stderr)
     if similarity:
         _similarities(results, as_json)
     elif not as_json:
-        if output is None:
+        if whole is None:
             _table(results)
         print(_summary(results))
 

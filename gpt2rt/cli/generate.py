@@ -10,16 +10,20 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
-from gpt2rt.cli import options, texts, typed
-from gpt2rt.cli.batchfile import generate_file
+from gpt2rt.cli import corpora, options, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
+from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
+from gpt2rt.cli.ray_option import Ray
+from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.model import BATCH_SIZE
 from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
 
 SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
-FORM, FILES = "What the text has to be like", "Files"
+FORM, FILES = "What the text has to be like", corpora.PANEL
 
 
 @options.with_settings
@@ -104,21 +108,30 @@ def generate(
     draft: options.Draft = None,
     prefix_cache: options.PrefixCache = options.PREFIX_MEGABYTES,
     file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="Prompts: a line each, or JSON lines, CSV, TSV or Parquet, by the file's name, "
+            "also compressed; a directory of them, or a glob. May be repeated.",
+            show_default=False,
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    column: Annotated[
         str | None,
         typer.Option(
-            help="Prompts: a line each, or .jsonl (texts, or objects with a `prompt`).",
-            show_default=False,
+            help="The column of a table, or the name in JSON lines, with the prompts; the others "
+            "are carried through.",
+            show_default="prompt",
             rich_help_panel=FILES,
+            callback=typed.decoded_option,
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where samples of --file go, as JSON lines; a run that was cut short goes on.",
-            show_default=False,
-            rich_help_panel=FILES,
-        ),
-    ] = None,
+    output: corpora.OutputFiles = None,
+    shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     save_run: Annotated[
         Path | None,
         typer.Option(
@@ -146,6 +159,10 @@ def generate(
 
       gpt2rt generate --file prompts.jsonl --output out.jsonl --length 50
 
+      gpt2rt generate --file prompts.parquet --output out.parquet --length 50 --ray 10.0.0.1:6379
+
+      gpt2rt generate --file questions.csv --column question --output answers.csv --length 50
+
       cat story.txt | gpt2rt generate - --length 100 --model 117M-int8
     """
     if replay is not None:
@@ -153,15 +170,17 @@ def generate(
         _replay(replay, as_json, logprobs, stream, show_probs)
         return
     options.check_samples(nsamples)
-    _check_files(prompt, file, output, save_run)
+    _check_files(prompt, file, column, output, save_run)
+    corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
     _check_beams(beams, length_penalty, logprobs or show_probs, draft)
-    if logprobs and not as_json and file is None:
+    if logprobs and not as_json and not file:
         raise InvalidSetting("--logprobs is for --json and --file; --show-probs shows them")
-    if show_probs and (as_json or file is not None):
+    if show_probs and (as_json or file):
         raise InvalidSetting("--show-probs is for text; --logprobs puts them into JSON")
-    if nsamples == 0 and (file is not None or save_run is not None):
+    if nsamples == 0 and (file or save_run is not None):
         raise InvalidSetting("samples without end go nowhere but to the screen or a pipe")
-    if file is not None and beams is not None:
+    if file and beams is not None:
         raise InvalidSetting("--file and --beams exclude each other")
     penalty = 1.0 if length_penalty is None else length_penalty
     width = None if beams is None else Beams(beams, penalty)
@@ -169,7 +188,6 @@ def generate(
     text = None
     if prompt is not None:
         text = texts.stdin() if prompt == "-" else typed.typed(prompt, escape)
-    seed = params.seed
     run = Run(
         text,
         nsamples,
@@ -183,17 +201,22 @@ def generate(
         batch_size,
         special,
     )
-    gpt2 = options.load(
-        model, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
-    )
+    bundle = options.bundle_of(model)
+    loading = options.loading(threads, provider, draft, prefix_cache)
     if params.compat is not None and stopping.length is None:
-        n_ctx = gpt2.hparams.n_ctx  # as OpenAI's two scripts have it
-        half = text is not None or file is not None
+        n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
+        half = text is not None or bool(file)
         run = replace(run, stopping=replace(stopping, length=n_ctx // 2 if half else n_ctx))
-    if file is not None:
-        if not generate_file(gpt2, run, seed, file, output, logprobs):
+    if file:
+        place = None if output is None else Destination.of(output)
+        corpus = Corpus.of(file, column=column, usual="prompt")
+        if place is not None:
+            job = GenerateJob(with_seed(run, params.seed, place), logprobs)
+            generate_to(place, job, corpus, bundle, loading, shard_rows, cluster)
+        elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
             raise typer.Exit(1)
         return
+    gpt2 = loading.load(bundle)
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
@@ -209,12 +232,17 @@ def _check_replay(context: typer.Context) -> None:
 
 
 def _check_files(
-    prompt: str | None, file: str | None, output: Path | None, save_run: Path | None
+    prompt: str | None,
+    file: list[str] | None,
+    column: str | None,
+    output: str | None,
+    save_run: Path | None,
 ) -> None:
-    if output is not None and file is None:
-        raise InvalidSetting("--output is for --file; send the text elsewhere with `>`")
+    for name, needing in (("--output", output), ("--column", column)):
+        if needing is not None and not file:
+            raise InvalidSetting(f"{name} is for --file; send the text elsewhere with `>`")
     for name, given in (("PROMPT", prompt), ("--save-run", save_run)):
-        if file is not None and given is not None:
+        if file and given is not None:
             raise InvalidSetting(f"{name} and --file exclude each other")
     texts.check_output(save_run)
 

@@ -6,17 +6,12 @@ The page's script makes its elements from JSON, so no character of a text is eve
 from __future__ import annotations
 
 import json
-import math
 from importlib import resources
 from typing import Any
 
 from gpt2rt import Score
 from gpt2rt.cli.texts import Source
-
-
-def known(value: float | None) -> float | None:
-    """None for what JSON has no number for: no score, or a perplexity beyond all numbers."""
-    return value if value is not None and math.isfinite(value) else None
+from gpt2rt.scoring.score import known
 
 
 def page(model: str, scores: list[tuple[Source, Score]]) -> str:

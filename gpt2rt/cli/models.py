@@ -39,7 +39,7 @@ PARTS = {
 
 @models.callback(invoke_without_command=True)
 def show(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the exported bundles with precision, size and parity, and downloaded checkpoints.
+    """List the exported bundles with precision, size and parity; fetched ones and checkpoints.
 
     A bundle that is damaged has a row that says how.
 
@@ -58,6 +58,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
             raise InvalidSetting(f"write --json behind {context.invoked_subcommand}")
         return
     rows = [_row(bundle) for bundle in library.exported()]
+    rows += [_stored(item, "fetched") for item in storage.fetched()]
     rows += [_stored(item, "checkpoint") for item in storage.checkpoints()]
     total, home = storage.total(), path_text(catalog.home())
     if as_json:

@@ -15,8 +15,9 @@ import typer
 
 from gpt2rt import GPT2, Bundle, Defaults, SamplingParams, Stopping
 from gpt2rt.bundles import library
-from gpt2rt.cli import completion
+from gpt2rt.cli import completion, fetch
 from gpt2rt.cli.typed import decoded_option, typed
+from gpt2rt.corpus.jobs import Loading
 from gpt2rt.errors import InvalidSetting, MissingExtra, missing_extra
 from gpt2rt.model import PREFIX_BYTES
 
@@ -27,7 +28,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A name (117M-int8; 117M: its best precision; demo) or a bundle's directory. "
+        help="A name (117M-int8; 117M: its best precision; demo), a bundle's directory, or the URL "
+        "of a packed one. "
         "Without it: $GPT2RT_MODEL, else an exported 117M, else the embedded demo.",
         show_default=False,
         autocompletion=completion.model_names,
@@ -55,8 +57,13 @@ Special = Annotated[
     ),
 ]
 Provider = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    typer.Option(help="What computes; auto: CUDA where it is and the bundle has a graph for it."),
+    str,
+    typer.Option(
+        help="What computes: cpu, cuda, openvino, webgpu, tensorrt-rtx, directml or coreml, with a "
+        "device behind it as in openvino:gpu; auto: the fastest that `gpt2rt bench --choose` "
+        "found, else CUDA where it is and the bundle has a graph for it.",
+        autocompletion=completion.providers,
+    ),
 ]
 Draft = Annotated[
     str | None,
@@ -226,7 +233,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def model_defaults(context: typer.Context, model: str | None) -> dict[str, float]:
     """Settings of the model's makers, less those that the command line gives."""
-    bundle = library.default() if model is None else library.find(model)
+    bundle = fetch.find(model)
     named = dict(Defaults.read(bundle).named)
     if not named:
         print(f"gpt2rt: {bundle.name} has no defaults of its own", file=sys.stderr)
@@ -309,17 +316,29 @@ def load(
     prefix_megabytes: int = PREFIX_MEGABYTES,
 ) -> GPT2:
     """The model asked for; says so on standard error where nobody asked and the demo steps in."""
+    return loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model))
+
+
+def bundle_of(model: str | None) -> Bundle:
+    """The bundle asked for; says so on standard error where nobody asked and the demo steps in."""
+    bundle = fetch.find(model)
+    if model is None:
+        tell_of(bundle)
+    return bundle
+
+
+def loading(
+    threads: int | None,
+    provider: str = "auto",
+    draft: str | None = None,
+    prefix_megabytes: int = PREFIX_MEGABYTES,
+) -> Loading:
+    """How a model is loaded. Raises `InvalidSetting`."""
     if prefix_megabytes < 0:
         raise InvalidSetting(f"--prefix-cache must be 0 or more megabytes, not {prefix_megabytes}")
-    if model is None:
-        tell_of(library.default())
-    return GPT2.load(
-        model,
-        threads=threads,
-        provider=provider,
-        draft=draft,
-        prefix_bytes=prefix_megabytes << 20,
-    )
+    if draft is not None:
+        fetch.fetch(draft)
+    return Loading(threads, provider, draft, prefix_megabytes << 20)
 
 
 def tell_of(bundle: Bundle) -> None:

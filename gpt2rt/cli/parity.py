@@ -29,7 +29,7 @@ def _table(*titles: str) -> Table:
 
 def _logits(report: dict[str, Any]) -> Table:
     """Logits beside TensorFlow's, computed in each way, and the text's perplexity."""
-    named = ["uncached", "cached", *(["cuda"] if "cuda" in report else [])]
+    named = ["uncached", "cached", *(way for way in ("portable", "cuda") if way in report)]
     table = _table("beside TensorFlow", *named, "allowed")
     ways = [report.get(name) for name in named]
     gate, known = report["gate"], report["known"]

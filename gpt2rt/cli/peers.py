@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2rt import Bundle
 from gpt2rt.cli import tables
 from gpt2rt.cli.export import shown_stages
 from gpt2rt.cli.options import check_extra
@@ -27,10 +26,8 @@ def make(directory: Path) -> None:
     print(f"{directory}: ready; measure with --peers --peers-python {python}")
 
 
-def prepare(
-    bundles: Iterable[Bundle], python: Path | None, checkpoint: Path | None
-) -> list[PeerSubject]:
-    """The peers that match the bundles, converted; says on standard error what is left out.
+def prepare(plan: Plan, python: Path | None, checkpoint: Path | None) -> list[PeerSubject]:
+    """The peers that match a plan, converted; says on standard error what is left out.
 
     `python` None: this one.
     """
@@ -39,7 +36,11 @@ def prepare(
 
     with shown_stages() as progress:
         found, left_out = peers.subjects(
-            bundles, python or Path(sys.executable), checkpoint, progress.stage
+            plan.bundles.values(),
+            python or Path(sys.executable),
+            checkpoint,
+            progress.stage,
+            set(plan.providers.values()),
         )
     for line in left_out:
         print(f"gpt2rt: left out: {line}", file=sys.stderr)

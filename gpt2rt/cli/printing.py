@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from dataclasses import asdict, replace
 
 from gpt2rt import GPT2, Completion, Piece
 from gpt2rt.cli.colours import Painter
-from gpt2rt.cli.terminal import CONTROLS, restored
+from gpt2rt.text.controls import json_line
 
 BANNER = "=" * 40
 
@@ -23,17 +22,9 @@ def record(gpt2: GPT2, completion: Completion) -> dict[str, object]:
     return {"model": gpt2.name, **body, "prefix_cache": cache, "timing": timing}
 
 
-def line(value: object) -> str:
-    """A line of JSON, with every control character escaped as JSON has it."""
-    text = restored(
-        json.dumps(value, ensure_ascii=False)
-    )  # leaves DEL, C1 and what turns text around
-    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
-
-
 def print_json(value: object) -> None:
     """Print a line of JSON at once."""
-    print(line(value), end="", flush=True)
+    print(json_line(value), end="", flush=True)
 
 
 def in_turn(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -11,11 +11,15 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Document, Score
-from gpt2rt.cli import heatmap, options, tables, texts, typed
+from gpt2rt.cli import corpora, heatmap, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
-from gpt2rt.cli.score_records import Sheet, Unit, numbered, record, rows
+from gpt2rt.cli.ray_option import Ray
+from gpt2rt.cli.score_records import Sheet, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.score_job import ScoreJob
+from gpt2rt.corpus.score_records import Unit
 from gpt2rt.errors import InvalidSetting
 
 PREVIOUS = "previous"  # of --context: the texts before it
@@ -86,7 +90,8 @@ def score(
     by: Annotated[
         Unit | None,
         typer.Option(
-            help="A row of the table, of --csv or tsv.", show_default="token; word with tsv"
+            help="A row of the table, of --csv, tsv or --output.",
+            show_default="token; word with tsv; text with --output",
         ),
     ] = None,
     form: Annotated[
@@ -111,6 +116,10 @@ def score(
         Path | None,
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
     ] = None,
+    output: corpora.OutputFiles = None,
+    shard_rows: corpora.ShardRows = None,
+    ray: Ray = None,
+    actors: corpora.Actors = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
@@ -135,6 +144,8 @@ def score(
       gpt2rt score "Once upon a time" --bos none
 
       gpt2rt score --file page.txt --html page.html --top 5
+
+      gpt2rt score --file corpus/ --column text --output scores.parquet
     """
     if as_json and as_csv:
         raise InvalidSetting("--json and --csv exclude each other")
@@ -142,13 +153,42 @@ def score(
         raise InvalidSetting("--format excludes --json and --csv")
     as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
     unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
-    sources = texts.read(text, file, lines, escape, column)
     follow = context == PREVIOUS
-    groups = _documents(sources, follow)
+    before = None if context is None or follow else typed.typed(context, escape)
     between = typed.typed(joint, escape)
+    corpora.check_shard_rows(shard_rows, output)
+    cluster = corpora.elsewhere(ray, actors, model, output)
+    if output is not None:
+        if text or as_json or as_csv or html:
+            raise InvalidSetting(
+                "--output is for --file; TEXT, --json, --csv, --format and --html go without it"
+            )
+        place = Destination.of(output)
+        corpora.work(
+            ScoreJob(
+                by or Unit.TEXT,
+                _bos(bos, escape),
+                before,
+                follow,
+                between,
+                special,
+                window,
+                stride,
+                boundary,
+                top,
+            ),
+            corpora.corpus_of(file, lines, column),
+            place,
+            options.bundle_of(model),
+            options.loading(threads, provider),
+            shard_rows,
+            cluster,
+        )
+        return
+    sources = texts.read(text, file, lines, escape, column)
+    groups = _documents(sources, follow)
     whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
-    before = None if context is None or follow else typed.typed(context, escape)
     gpt2 = options.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from gpt2rt import Score
 from gpt2rt.cli import tables
-from gpt2rt.cli.score_records import Unit, totals
 from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.score_records import Unit
 
 Result = tuple[Source, Score]
 
@@ -54,7 +54,7 @@ def summaries(pairs: list[Result]) -> None:
 
 def _cells(source: Source, result: Score, by: Unit) -> Iterator[list[str]]:
     if by is Unit.TEXT:
-        found = totals(result)
+        found = result.totals
         counts = [f"{found[name]:,}" for name in ("tokens", "words")]
         names = ("perplexity", "word_perplexity", "byte_perplexity")
         yield [
@@ -92,7 +92,7 @@ def _number(value: float | None, places: int = 2) -> str:
 
 def summary(name: str, result: Score) -> str:
     """A text in a line."""
-    found = totals(result)
+    found = result.totals
     return (
         f"{name}{len(result.tokens):,} tokens, {result.bits:,.2f} bits; perplexity "
         f"{_number(found['perplexity'])} a token, {_number(found['word_perplexity'])} a word, "

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpt2rt.bundles import library
+from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import completion, options
-from gpt2rt.errors import InvalidSetting, missing_extra, reason
+from gpt2rt.cli.fetch import fetch
+from gpt2rt.cli.ray_option import Ray
+from gpt2rt.errors import InvalidSetting, missing_extra
+
+if TYPE_CHECKING:
+    from gpt2rt.serving.settings import ServeSettings
 
 KEY = "GPT2RT_API_KEY"
 NEEDED = ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2")
-ACCESS, LIMITS = "Access", "Limits"
+ACCESS, LIMITS, CLUSTER = "Access", "Limits", "Cluster"
 
 
 def serve(
@@ -97,6 +104,32 @@ def serve(
     prefix_cache: options.PrefixCache = options.PREFIX_MEGABYTES,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
+    ray: Ray = None,
+    replicas: Annotated[
+        str,
+        typer.Option(
+            help="Replicas with --ray: a number, or LEAST..MOST, of which there are as many as "
+            "requests need.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = "1",
+    sessions: Annotated[
+        bool,
+        typer.Option(
+            "--sessions",
+            help="With --ray: requests with the same X-Session-Id go to the same replica, which "
+            "remembers what they share.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = False,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --ray: only write a file of these settings for Ray's `serve deploy`.",
+            rich_help_panel=CLUSTER,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve models by HTTP, with OpenAI's API, scores, vectors and a page to play with.
 
@@ -109,6 +142,8 @@ def serve(
       gpt2rt serve 117M-int8 my-fine-tune --on-demand --memory 2000
 
       gpt2rt serve 117M --host 0.0.0.0 --api-key-file keys.txt
+
+      gpt2rt serve 117M-int8 --ray --replicas 4
     """
     check_extra()
     from gpt2rt.serving.server import serve
@@ -116,12 +151,14 @@ def serve(
 
     if not models:
         options.tell_of(library.default())
+    for name in models or ():
+        fetch(name)
     settings = ServeSettings(
-        models=tuple(models or ()),
+        models=tuple(models or ()) if ray is None else _absolute(models or ()),
         on_demand=on_demand,
         host=host,
         port=port,
-        keys=keys(api_key, api_key_file),
+        keys=keys(api_key, api_key_file if write_config is None else None),
         threads=threads,
         provider=provider,
         prefix_bytes=prefix_cache << 20,
@@ -134,12 +171,69 @@ def serve(
         metrics=metrics,
         log_prompts=log_prompts,
     )
-    serve(settings, sys.stdout if access_log else None, tell)
+    if ray is None:
+        if replicas != "1" or sessions or write_config is not None:
+            raise InvalidSetting("--replicas, --sessions and --write-config go with --ray")
+        serve(settings, sys.stdout if access_log else None, tell)
+    elif write_config is not None:
+        _write_config(write_config, settings, replicas, sessions, access_log, api_key_file)
+    else:
+        _serve_on(ray, settings, replicas, sessions, access_log)
+
+
+def _serve_on(
+    address: str, settings: ServeSettings, replicas: str, sessions: bool, access_log: bool
+) -> None:
+    """Serve in replicas on a cluster."""
+    from gpt2rt.cluster import LOCAL, joined, resources
+    from gpt2rt.serving.replicas import Replicas, counts, fitted, listening, local_cores
+
+    least, most = counts(replicas)
+    cores = None
+    if address == LOCAL:
+        for name in settings.models:
+            library.find(name)  # told before a cluster starts
+        settings, cores = listening(settings), local_cores(settings, most)
+    with joined(address, cpus=cores):
+        from gpt2rt.serving.ray_serve import run
+
+        told, gpus = fitted(settings, most, resources("CPU"), resources("GPU"))
+        run(Replicas(told, least, most, gpus, sessions, access_log), tell)
+
+
+def _write_config(
+    file: Path,
+    settings: ServeSettings,
+    replicas: str,
+    sessions: bool,
+    access_log: bool,
+    api_key_file: Path | None,
+) -> None:
+    """Write what `serve deploy` reads; the nodes are taken to be as this machine."""
+    if find_spec("yaml") is None:
+        raise missing_extra("ray", "--write-config needs PyYAML")
+    import yaml
+
+    from gpt2rt.cli.texts import write
+    from gpt2rt.serving.replicas import Replicas, counts, fitted, local_cores
+
+    least, most = counts(replicas)
+    cores, gpus = float(local_cores(settings, most)), float(settings.provider == "cuda")
+    told, each = fitted(settings, most, (cores, cores), (gpus, gpus))
+    keys_at = None if api_key_file is None else str(api_key_file.absolute())
+    found = Replicas(told, least, most, each, sessions, access_log, keys_at)
+    write(file, yaml.safe_dump(found.config(), sort_keys=False, allow_unicode=True).encode())
+    tell(f"{path_text(file)} is for `serve deploy`")
 
 
 def tell(line: str) -> None:
     """Tell a person, on standard error."""
     print(f"gpt2rt: {line}", file=sys.stderr, flush=True)
+
+
+def _absolute(models: Sequence[str]) -> tuple[str, ...]:
+    """The models with whole paths of those that are directories: replicas run elsewhere."""
+    return tuple(str(Path(name).absolute()) if Path(name).is_dir() else name for name in models)
 
 
 def check_extra() -> None:
@@ -153,13 +247,7 @@ def keys(given: list[str], file: Path | None) -> tuple[str, ...]:
 
     Raises `InvalidSetting` for a file that cannot be read or holds none.
     """
+    from gpt2rt.serving.settings import keys_in
+
     found = [*given, *filter(None, [os.environ.get(KEY)])]
-    if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidSetting(f"{file}: {reason(error)}") from None
-        if not any(lines):  # an empty file would open the server to all
-            raise InvalidSetting(f"{file}: no key in it; write a key a line")
-        found += filter(None, lines)
-    return tuple(found)
+    return (*found, *(keys_in(file) if file is not None else ()))

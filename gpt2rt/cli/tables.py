@@ -33,7 +33,7 @@ class Bar:
     Where results are `printed` meanwhile, there is none beside them on the same terminal.
     """
 
-    def __init__(self, title: str, total: Callable[[], int], printed: bool) -> None:
+    def __init__(self, title: str, total: Callable[[], int | None], printed: bool) -> None:
         self._title, self._total = title, total
         self._shown = sys.stderr.isatty() and not (printed and sys.stdout.isatty())
         self._bar: Progress | None = None
@@ -52,6 +52,10 @@ class Bar:
     def advance(self, done: int) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], advance=done)
+
+    def move(self, completed: int, title: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=completed, description=title)
 
     def __exit__(self, *_: object) -> None:
         self._drawn.close()

@@ -6,17 +6,15 @@ colours and cursor movements have to pass, is met in `gpt2rt.cli.consoles`.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
-# Controls (C0, DEL, C1), characters that turn the direction of what follows or break a line, and
-# half surrogate pairs, by which Python keeps the bytes of file names that are not UTF-8.
-CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+from gpt2rt.text.controls import CONTROLS, restored
+
 COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
@@ -27,14 +25,6 @@ def escaped(text: str, keep: str = "") -> str:
     return CONTROLS.sub(
         lambda found: found[0] if found[0] in keep else _escape(found[0]), restored(text)
     )
-
-
-def restored(text: str) -> str:
-    """`text` with UTF-8 that came as surrogates put together again; see `gpt2rt.bundles.paths`."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # other surrogates, of no path
-        return text
 
 
 def _escape(c: str) -> str:
@@ -92,6 +82,23 @@ def diverted(stream: TextIO, above: TextIO) -> Iterator[None]:
     finally:
         above.flush()
         stream.next = stream.below
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What libraries write to the streams by themselves is dropped: to standard output, and past
+    Python to standard error.
+    """
+    sys.stderr.flush()
+    own = os.dup(2)
+    with open(os.devnull, "w") as nothing, os.fdopen(own, "w", 1, "utf-8", "replace") as kept:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            with redirect_stdout(nothing), redirect_stderr(guard(kept)):
+                yield
+        finally:
+            kept.flush()
+            os.dup2(own, 2)
 
 
 def guard_streams() -> None:

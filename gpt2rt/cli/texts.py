@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gpt2rt.bundles.paths import path_text
 from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.cli.typed import decoded_option, typed
+from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.readers import WHOLE
+from gpt2rt.corpus.values import plain
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.text.textfile import decoded
 
@@ -27,25 +27,28 @@ Texts = Annotated[
     ),
 ]
 Files = Annotated[
-    list[Path] | None,
-    typer.Option("--file", "-f", help="A file of UTF-8 text; may be repeated.", show_default=False),
+    list[str] | None,
+    typer.Option(
+        "--file",
+        "-f",
+        help="Text, JSON lines, CSV, TSV or Parquet, by the file's name, also compressed; a "
+        "directory of them, or a glob. May be repeated.",
+        show_default=False,
+    ),
 ]
 Lines = Annotated[
     bool, typer.Option("--lines", help="Every line that is not blank is a text of its own.")
 ]
-
-
 Column = Annotated[
     str | None,
     typer.Option(
         "--column",
-        help="Files are tables, .csv or else tab-separated, whose first line names the columns; "
-        "texts are in this one, and the others stand beside the results.",
-        show_default=False,
+        help="The column of a table, or the name in JSON lines, with the texts; the others stand "
+        "beside the results. A file whose name tells no form is tab-separated then.",
+        show_default="text",
         callback=decoded_option,
     ),
 ]
-ITEM = "item"  # the column by which the rows of a table are of one document
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +61,49 @@ class Source:
     name: str
     text: str
     document: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(
     texts: list[str] | None,
-    files: list[Path] | None,
+    files: list[str] | None,
     lines: bool,
     escape: bool,
     column: str | None = None,
 ) -> list[Source]:
-    """The texts, arguments first; only those have escapes. With a `column`, files are tables.
+    """The texts, arguments first; only those have escapes.
 
-    Raises `InvalidSetting` where there are none, `BadText`.
+    Raises `InvalidSetting` where there are none, `BadText`, `BadData`, `MissingExtra`.
 
     The newline that ends a file or standard input is not part of the text. All arguments are one
     document, every file is one; of a table, rows that follow each other with the same `item` are.
     """
-    if column is not None and (lines or not files):
-        raise InvalidSetting("--column is for tables in --file, whose rows are the texts")
+    check_column(column, lines, files)
     if not texts and not files:
         raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
-    if (texts or []).count("-") > 1:
+    if (texts or []).count("-") + (files or []).count("-") > 1:
         raise InvalidSetting("standard input can be read once only: give `-` once")
     found = [*_arguments(texts or [], escape)]
-    for number, path in enumerate(files or [], 1):
-        source = _file(path, f"file {number}")
-        found += [source] if column is None else _rows(source, column)
     if lines:
         found = [part for source in found for part in _lines(source)]
+    found += _rows(corpus(files or [], lines, column))
     for source in found:
         if not source.text:
             raise BadText(f"{source.name} is empty: there is nothing to read")
     if not found:
         raise BadText("every line is blank: there is nothing to read")
     return found
+
+
+def check_column(column: str | None, lines: bool, files: list[str] | None) -> None:
+    """Raises `InvalidSetting` for a column of what has none."""
+    if column is not None and (lines or not files):
+        raise InvalidSetting("--column is for tables in --file, whose rows are the texts")
+
+
+def corpus(files: list[str], lines: bool, column: str | None) -> Corpus:
+    """The texts of files. Raises `BadData`."""
+    return Corpus.of(files, column=column, plain="txt" if lines else WHOLE)
 
 
 def stdin() -> str:
@@ -108,15 +119,6 @@ def _arguments(texts: list[str], escape: bool) -> Iterator[Source]:
             yield Source(f"text {number}", typed(text, escape))
 
 
-def _file(path: Path, document: str) -> Source:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadText(f"{path}: {error.strerror}; name a file of text") from None
-    name = path_text(path)
-    return Source(name, _unended(decoded(data, name)), document)
-
-
 def _unended(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
@@ -128,29 +130,14 @@ def _lines(source: Source) -> Iterator[Source]:
             yield Source(name, line.removesuffix("\r"), source.document)
 
 
-def _rows(source: Source, column: str) -> Iterator[Source]:
-    """The rows of a table. Raises `BadText` naming the line where it is none."""
-    delimiter = "," if source.name.lower().endswith(".csv") else "\t"
-    reader = csv.reader(io.StringIO(source.text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        names = next(reader, [])
-        if column not in names or len(set(names)) < len(names):
-            raise BadText(
-                f"{source.name}: the first line must name every column once, {column!r} among "
-                f"them; it has {', '.join(map(repr, names)) or 'nothing'}"
-            )
-        for cells in reader:
-            if not cells:  # a blank line
-                continue
-            name = f"{source.name}, line {reader.line_num}"
-            if len(cells) != len(names):
-                raise BadText(f"{name}: {len(cells)} cells, and {len(names)} columns; mend it")
-            columns = dict(zip(names, cells, strict=True))
-            text = columns.pop(column)
-            yield Source(name, text, f"{source.document} {columns.get(ITEM, '')}", columns)
-    except csv.Error as error:
-        place = f"{source.name}, line {reader.line_num}"
-        raise BadText(f"{place}: no table ({error}); mend it") from None
+def _rows(corpus: Corpus) -> Iterator[Source]:
+    """The rows of files. Raises `BadText` for one that is no text."""
+    whole = {file.name for file in corpus.files if file.form == WHOLE}
+    for row in corpus.rows():
+        name = row.source if row.source in whole else f"{row.source}, line {row.line}"
+        if row.fault is not None:
+            raise BadText(f"{name}: {row.fault}")
+        yield Source(name, str(row.text), row.document, plain(row.columns))
 
 
 def check_output(path: Path | None) -> None:

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from gpt2rt import GPT2
 from gpt2rt.bundles import library
 from gpt2rt.bundles.paths import path_text
-from gpt2rt.cli import completion
+from gpt2rt.cli import completion, options
 from gpt2rt.cli.export import quietly, shown_stages
 from gpt2rt.cli.options import check_extra
 from gpt2rt.cli.parity import show
@@ -44,12 +45,14 @@ def verify(
             show_default="the checkpoint's heldout.txt, else English prose",
         ),
     ] = None,
+    provider: options.Provider = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON.")] = False,
 ) -> None:
     """Hold a bundle against its checkpoint: every file's hash, then TensorFlow's logits.
 
     Nothing is written: `parity.json` stays what was measured when the bundle was made. The exit
-    code is 1 where the bundle is further off than its precision may be.
+    code is 1 where the bundle is further off than its precision may be. With `--provider` the
+    logits are those of the bundle's graph for it, computed there.
 
     Examples:
 
@@ -58,6 +61,8 @@ def verify(
       gpt2rt verify 117M-int8 --json
 
       gpt2rt verify my-fine-tune --checkpoint ./my-fine-tune
+
+      gpt2rt verify 117M-int8 --provider openvino
     """
     bundle = library.find(name)
     manifest = bundle.manifest
@@ -65,6 +70,9 @@ def verify(
     from gpt2rt_export.verify.gates import check_known
 
     check_known(bundle)
+    model = None if provider == "cpu" else GPT2(bundle, provider=provider)
+    place = "cpu" if model is None else model.provider
+    slots = None if model is None else model.runtime.slots(1)
     with shown_stages() as stages:
         stages.stage("Check the hashes")
         bundle.check()
@@ -78,20 +86,20 @@ def verify(
         source = checkpoint_of(manifest, checkpoint)
         sample = Sample.choose(parity_text, source.tokenizer)
         report = parity.measure(
-            bundle.directory, source, manifest.graph, manifest.precision, stages, sample
+            bundle.directory, source, manifest.graph, manifest.precision, stages, sample, slots
         )
     failures = report.failures()
     if as_json:
-        record = {"name": bundle.name, "precision": manifest.precision, "passed": not failures}
-        place = path_text(bundle.directory)
-        record |= {"failures": failures, **report.as_dict(), "directory": place}
+        record = {"name": bundle.name, "precision": manifest.precision, "provider": place}
+        record |= {"passed": not failures, "failures": failures, **report.as_dict()}
+        record |= {"directory": path_text(bundle.directory)}
         print_json(_finite(record))
     else:
         show(report.as_dict())
     if failures:
-        raise ParityFailure(f"{bundle.directory}: {'; '.join(failures)}")
+        raise ParityFailure(f"{bundle.directory} on {place}: {'; '.join(failures)}")
     if not as_json:
-        told = f"as close to its checkpoint as {manifest.precision} has to be"
+        told = f"on {place} as close to its checkpoint as {manifest.precision} has to be"
         print(escaped(f"{bundle.directory}: {told}"))
 
 

@@ -13,6 +13,7 @@ import itertools
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,10 @@ from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Array, Memory
-from gpt2rt.engine.cuda_scores import Ids
+from gpt2rt.engine.cuda_passages import PassageReader
 from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
-from gpt2rt.engine.slots import Columns, KeysValues, Logits, Part, Slots
+from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Scored, Selected
 
@@ -74,13 +75,16 @@ class Device:
         """`session` is that of the CUDA graph in the bundle's `directory`.
 
         Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
-        nothing is captured, and tokens are chosen on the host.
+        nothing is captured, and tokens are chosen on the host. `passages_careful` says why only
+        passages are scored there.
         """
         self.session, self.hparams, self.memory = session, hparams, memory
         self.captures = Captures()
         self.careful: str | None = None
+        self.passages_careful: str | None = None
         self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
+        self._readers: list[PassageReader] = []
 
     @property
     def notes(self) -> list[str]:
@@ -90,7 +94,13 @@ class Device:
             found.append(f"on CUDA, the slow way: {self.careful}")
         elif self.captures.failure is not None:
             found.append(f"CUDA graphs are not used: {self.captures.failure}")
+        if self.passages_careful is not None:
+            found.append(f"on CUDA, scores the slow way: {self.passages_careful}")
         return found
+
+    def distrust_passages(self, why: str) -> None:
+        """Have no reader of passages from now on."""
+        self.passages_careful = why
 
     def distrust(self, why: str) -> None:
         """Work the slow way from now on."""
@@ -103,6 +113,18 @@ class Device:
         weakref.finalize(slots, self._idle.append, slots.buffers).atexit = False
         return slots
 
+    @contextmanager
+    def passage_reader(self) -> Iterator[PassageReader | None]:
+        """A context with a reader of passages; None where results cannot be trusted."""
+        if self.careful is not None or self.passages_careful is not None:
+            yield None
+            return
+        reader = self._readers.pop() if self._readers else PassageReader(self)
+        try:
+            yield reader
+        finally:
+            self._readers.append(reader)
+
     def _take(self, count: int) -> Buffers:
         for number, buffers in enumerate(self._idle):
             if buffers.count == count:
@@ -110,9 +132,10 @@ class Device:
         try:
             return Buffers(self.hparams, self.memory, count)
         except OutOfMemory:
-            if not self._idle:
+            if not (self._idle or self._readers):
                 raise
             self._idle.clear()
+            self._readers.clear()
             return Buffers(self.hparams, self.memory, count)
 
 
@@ -142,19 +165,6 @@ class CudaSlots(Slots):
         """The address of a position in the first head of a slot."""
         within = position * self.buffers.pitch // self._hparams.n_ctx
         return self.buffers.cache[name].address + slot * self.buffers.slot + within
-
-    def score(
-        self, parts: Sequence[Part], targets: Sequence[int], top: int, group: Ids | None
-    ) -> Columns | None:
-        if self._device.careful is not None:
-            return None
-        rows: list[int] = []
-        found: list[Columns] = []
-        for forward, theirs, numbers in self._run(parts):
-            if numbers:
-                rows += numbers
-                found.append(forward.score(theirs, [targets[row] for row in numbers], top, group))
-        return Columns.joined(found, top).ordered(np.argsort(np.array(rows, np.int64)))
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         draws = () if self._device.careful is not None else draws
@@ -270,7 +280,11 @@ class CudaSlots(Slots):
                 found |= zip(told, zip(*columns, strict=True), strict=True)
             return {n: (logprob, ids, tops) for n, (logprob, _, ids, tops, _) in found.items()}
 
-        return Selected(chosen.tolist(), draws, fetch, score)
+        def again(number: int, draw: Draw) -> Selected:
+            forward, row = places[number]
+            return self._selected([places[number]], forward.choose([row], [draw]), [draw])
+
+        return Selected(chosen.tolist(), draws, fetch, score, again)
 
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.slots import Logits, Part
-from gpt2rt.errors import BadBundle, OutOfMemory, ProviderMissing
+from gpt2rt.errors import BadBundle, BadLogits, OutOfMemory, ProviderMissing
 from gpt2rt.sampling.filters import candidates
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.sampling.sampling import Sampler
@@ -56,6 +56,35 @@ def fault(device: Device) -> str | None:
         return str(error)
 
 
+def passages_fault(device: Device) -> str | None:
+    """Why the scores of passages that are read side by side cannot be trusted; None: they can."""
+    h = device.hparams
+    random = np.random.default_rng(0)
+    texts = [random.integers(0, h.n_vocab, min(n, h.n_ctx) + 1).tolist() for n in LENGTHS]
+    try:
+        with device.passage_reader() as reader:
+            if reader is None:
+                return None
+            found = reader.score(texts, [1] * len(texts), 0, None).logprobs
+        slots = device.slots(1)
+        wanted = [
+            row[token] - row.max() - np.log(np.exp(row - row.max()).sum())
+            for text in texts
+            for row, token in zip(
+                np.asarray(slots.step([Part(0, 0, text[:-1], len(text) - 1)])),
+                text[1:],
+                strict=True,
+            )
+        ]
+    except OutOfMemory:
+        return None
+    except (BadBundle, BadLogits, ProviderMissing) as error:
+        return str(error)
+    if not _near(found, np.array(wanted)):
+        return "the scores of texts that are read side by side are not those of their logits"
+    return None
+
+
 def _together(
     slots: CudaSlots, texts: Sequence[Sequence[int]], lengths: Sequence[int]
 ) -> Iterator[Logits]:
@@ -68,7 +97,8 @@ def _together(
 
 
 def _near(found: Logits, wanted: Logits) -> bool:
-    """Whether two rows of logits are no more apart than float16 explains, and not all the same."""
+    """Whether logits, or logarithms of probabilities, are no more apart than float16 explains, and
+    not all the same."""
     deviation = float(np.std(wanted))
     return deviation > 0 and float(np.std(found - wanted)) <= APART * deviation  # False for NaN
 

@@ -9,8 +9,8 @@ import numpy as np
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import OFFSET, TOTAL, Port, centred, cuda
 from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Array, Memory
-from gpt2rt.engine.cuda_scores import Ids, Scores
+from gpt2rt.engine.cuda_memory import Array, Block, Memory, size_of
+from gpt2rt.engine.cuda_scores import Ids, Indices, Scores
 from gpt2rt.engine.cuda_tails import Tail, Tails, width_for
 from gpt2rt.engine.slots import Columns, Logits
 from gpt2rt.sampling.selection import Draw
@@ -27,10 +27,12 @@ class Forward:
         tails: Tails,
         cache: Mapping[str, int],
         total: int,
+        blocks: Mapping[str, Block] | None = None,
     ) -> None:
         """`cache` maps the names of keys and values to addresses on the device.
 
-        No sequence has more positions than `total`, which a captured CUDA graph keeps.
+        No sequence has more positions than `total`, which a captured CUDA graph keeps. `blocks` is
+        memory for the results, by their names (None: it gets its own).
         """
         graph = cuda(hparams)
         self.call, self.rows = call, call.sizes["R"]
@@ -42,9 +44,9 @@ class Forward:
         for port in sent:
             call.read(port, self._sent.addresses[port.name])
         call.read_host(TOTAL, np.array(total, np.int32))
-        self._logits = centred(hparams)
-        self._blocks = {
-            port.name: memory.allocate(self.rows * _row_bytes(port)) for port in graph.results
+        self._logits, self._results = centred(hparams), graph.results
+        self._blocks = blocks or {
+            port.name: memory.allocate(size_of(port, call.sizes)) for port in graph.results
         }
         for port in graph.results:
             call.write(port, self._blocks[port.name].address)
@@ -56,7 +58,7 @@ class Forward:
     @property
     def addresses(self) -> dict[str, int]:
         """Where the results lie on the device, by their names."""
-        return {name: block.address for name, block in self._blocks.items()}
+        return {port.name: self._blocks[port.name].address for port in self._results}
 
     @property
     def inputs(self) -> dict[str, Array]:
@@ -87,9 +89,7 @@ class Forward:
             tail.capture()
         return tail
 
-    def score(
-        self, rows: Sequence[int], targets: Sequence[int], top: int, group: Ids | None
-    ) -> Columns:
+    def score(self, rows: Indices, targets: Indices, top: int, group: Ids | None) -> Columns:
         """The scores of a target in each of some rows. Raises `BadLogits`."""
         members, made = self._tails.group(group), self._scores.get(top)
         if made is None or made.members is not members:
@@ -107,12 +107,8 @@ class Forward:
 
     def _fetched(self, port: Port, first: int, count: int) -> Array:
         array = np.empty(port.sized({"R": count}), port.dtype)
-        size, source = array.nbytes, self._blocks[port.name].address + first * _row_bytes(port)
+        start = size_of(port, {"R": first})
+        size, source = array.nbytes, self._blocks[port.name].address + start
         if size:
             self._memory.copy(array.ctypes.data, size, source, size, size, 1)
         return array
-
-
-def _row_bytes(port: Port) -> int:
-    """The bytes of a row of an output."""
-    return int(np.dtype(port.dtype).itemsize * np.prod(port.sized({"R": 1})))

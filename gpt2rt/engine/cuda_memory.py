@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from threading import RLock
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2rt.bundles.interface import Port
 from gpt2rt.engine.providers import cuda_runtime
 from gpt2rt.errors import Gpt2rtError, OutOfMemory
 
@@ -131,6 +132,11 @@ class CudaMemory:
 NO_MEMORY = 2  # cudaErrorMemoryAllocation
 MEMCPY_DEFAULT = 4  # cudaMemcpyDefault: the addresses determine host or device
 ALIGNMENT = 256  # bytes, the alignment of cudaMalloc
+
+
+def size_of(port: Port, sizes: Mapping[str, int]) -> int:
+    """The bytes of a port's array in a call whose letters have these sizes."""
+    return math.prod(port.sized(sizes)) * np.dtype(port.dtype).itemsize
 
 
 class Frame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from gpt2rt.engine.slots import Columns
 from gpt2rt.errors import BadLogits
 
 Ids = NDArray[np.int64]
+Indices = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class Group:
@@ -60,7 +62,7 @@ class Scores:
         for port in results:
             call.write(port, self._found.addresses[port.name])
 
-    def score(self, rows: Sequence[int], targets: Sequence[int], top: int) -> Columns:
+    def score(self, rows: Indices, targets: Indices, top: int) -> Columns:
         """The columns for a target in each of some rows. Raises `BadLogits`."""
         self._sent.arrays[TARGET.name][rows, 0] = targets
         self._sent.send()

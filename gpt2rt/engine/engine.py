@@ -35,9 +35,9 @@ class Sequence:
     due: int = 0
 
     @property
-    def unread(self) -> tuple[int, ...]:
-        """The tokens of the prompt that are still to be read."""
-        return self.prompt[self.length :]
+    def unread(self) -> bool:
+        """Whether tokens of the prompt are still to be read."""
+        return self.length < len(self.prompt)
 
     def part(self, tokens: Seq[int], wanted: int = 1) -> Part:
         """The part of a step that appends `tokens`, with logits after the last `wanted` of them."""
@@ -45,7 +45,7 @@ class Sequence:
 
     def piece(self, most: int) -> Part:
         """The part that reads the prompt on, with logits after its last token."""
-        tokens = self.unread[:most]
+        tokens = self.prompt[self.length : self.length + most]
         return self.part(tokens, int(self.length + len(tokens) == len(self.prompt)))
 
 

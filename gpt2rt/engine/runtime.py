@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import hidden
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.engine import memory
+from gpt2rt.engine.execution import Opened, open_on
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.hidden import whole_texts
+from gpt2rt.engine.portable import PortableSlots
 from gpt2rt.engine.providers import (
     AUTO,
     CPU,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.cuda_passages import PassageReader
     from gpt2rt.engine.forks import ForkAwareSession
 
 SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
@@ -44,7 +48,7 @@ SLOTS: dict[str, SlotsOf] = {"fused": FusedSlots, "standard": StandardSlots}
 
 
 def slots_of(bundle: Bundle) -> SlotsOf:
-    """The kind of slots for a bundle on a CPU. Raises `BadBundle` for an unknown graph."""
+    """The kind of slots of a bundle's own graph. Raises `BadBundle` for an unknown graph."""
     manifest = bundle.manifest
     if manifest.graph not in SLOTS:
         raise BadBundle(f"{bundle.directory}: unknown graph {manifest.graph!r}")
@@ -54,34 +58,40 @@ def slots_of(bundle: Bundle) -> SlotsOf:
 class Runtime:
     """A bundle's graphs on an execution provider. All sequences share the weights.
 
-    `provider` is `cpu` or `cuda`, `threads` the number of threads that compute, `kernels` the
-    instruction set of the kernels that compute the graph (empty if ONNX Runtime's own do). Any
-    thread may take slots; each `Slots` is for one thread at a time.
+    `provider` is `cpu`, `cuda`, or another with its device, such as `openvino:gpu`; `threads` the
+    number of threads that compute, `kernels` the instruction set of the kernels that compute the
+    graph (empty if ONNX Runtime's own do).
+
+    Any thread may take slots; each `Slots` is for one thread at a time.
     """
 
     def __init__(self, bundle: Bundle, threads: Threads, provider: str = AUTO) -> None:
         """Open the graph. Raises `BadBundle`, `InvalidSetting`, `ProviderMissing`."""
         self._bundle = bundle
         self._hparams = bundle.manifest.hparams
-        self._slots_of = slots_of(bundle)
-        session, self.provider = _opened(bundle, threads, provider)
-        self._session: ort.InferenceSession | None = session
+        slots_of(bundle)
+        opened = _opened(bundle, threads, provider)
+        self.provider = opened.provider
+        self._kv = opened.kv
+        self._slots_of = slots_for(opened)
+        self._placed = opened.notes
+        self._session: ort.InferenceSession | None = opened.session
         self._hidden: ForkAwareSession | None = None
-        self.threads: int = session.get_session_options().intra_op_num_threads
-        self.kernels: str = session.kernels
-        kind = CUDA if self.provider == CUDA else bundle.manifest.graph
-        if odd := interface_mismatch(session, self._hparams, kind, bundle.manifest.kv):
-            raise self._not_of_this_shape(graph_of(bundle, self.provider), odd)
+        self.threads: int = opened.session.get_session_options().intra_op_num_threads
+        self.kernels: str = opened.session.kernels
+        if odd := interface_mismatch(opened.session, self._hparams, opened.kind, opened.kv):
+            raise self._not_of_this_shape(opened.graph, odd)
         self._device: Device | None = None
+        self._checked_passages = False
         if self.provider == CUDA:
-            self._device = _device(session, bundle, threads)
+            self._device = _device(opened.session, bundle, threads)
             self._session = self._device.session
         self._outdated = outdated(bundle) if provider == AUTO else None
 
     @property
     def notes(self) -> list[str]:
-        """Why the model is slower on this machine than it could be."""
-        found = [] if self._device is None else self._device.notes
+        """Why the model is slower on this machine than it could be, and what runs elsewhere."""
+        found = [*self._placed] if self._device is None else self._device.notes
         return found if self._outdated is None else [*found, self._outdated]
 
     def close(self) -> None:
@@ -102,7 +112,7 @@ class Runtime:
     def check(self, count: int) -> None:
         """Raises `InvalidSetting` if the memory is too small for `count` sequences."""
         if self._device is None:
-            memory.check(self._hparams, self._bundle.manifest.kv, count)
+            memory.check(self._hparams, self._kv, count)
 
     def slots(self, count: int) -> Slots:
         """Slots for `count` sequences, with keys and values of their own.
@@ -114,6 +124,18 @@ class Runtime:
             return self._device.slots(count)
         self.check(count)
         return self._slots_of(session, self._hparams, count)
+
+    def passage_reader(self) -> AbstractContextManager[PassageReader | None]:
+        """A context with a reader of passages on the device; None: they are read by slots."""
+        if self._device is None:
+            return nullcontext()
+        if not self._checked_passages:
+            from gpt2rt.engine.cuda_check import passages_fault
+
+            self._checked_passages = True
+            if why := passages_fault(self._device):
+                self._device.distrust_passages(why)
+        return self._device.passage_reader()
 
     @property
     def embeds_in_slices(self) -> bool:
@@ -155,15 +177,32 @@ class Runtime:
         )
 
 
-def _opened(bundle: Bundle, threads: Threads, wanted: str) -> tuple[ForkAwareSession, str]:
-    """Open the graph: its session and provider, which for `auto` is the CPU if CUDA fails."""
+def _opened(bundle: Bundle, threads: Threads, wanted: str) -> Opened:
+    """Open the graph, for `auto` on the CPU if CUDA fails."""
+    if wanted not in (AUTO, CPU, CUDA):
+        return open_on(bundle, wanted, threads)
     provider = provider_for(bundle, wanted)
     try:
-        return open_session(graph_of(bundle, provider), threads, provider), provider
+        return _own(bundle, threads, provider)
     except ProviderMissing:
         if provider == CPU or wanted != AUTO:
             raise
-        return open_session(graph_of(bundle, CPU), threads, CPU), CPU
+        return _own(bundle, threads, CPU)
+
+
+def _own(bundle: Bundle, threads: Threads, provider: str) -> Opened:
+    """Open the bundle's graph for `cpu` or `cuda`."""
+    graph, manifest = graph_of(bundle, provider), bundle.manifest
+    kind = CUDA if provider == CUDA else manifest.graph
+    session = open_session(graph, threads, provider)
+    return Opened(session, provider, graph, kind, manifest.kv)
+
+
+def slots_for(opened: Opened) -> SlotsOf:
+    """The kind of slots of an opened graph; for CUDA there are others."""
+    if opened.kind == "portable":
+        return partial(PortableSlots, few_shapes=opened.few_shapes)
+    return SLOTS.get(opened.kind, FusedSlots)
 
 
 def _device(session: ort.InferenceSession, bundle: Bundle, threads: Threads) -> Device:

@@ -57,9 +57,9 @@ class Columns(NamedTuple):
         none = cls(*(np.empty(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)))
         return cls(*(np.concatenate(column) for column in zip(none, *parts, strict=True)))
 
-    def ordered(self, order: NDArray[np.int64]) -> Columns:
-        """The rows of these numbers, in this order."""
-        return Columns(*(column[order] for column in self))  # type: ignore[arg-type]
+    def rows(self, some: slice) -> Columns:
+        """Some of the rows."""
+        return Columns(*(column[some] for column in self))  # type: ignore[arg-type]
 
 
 class Slots(Protocol):
@@ -81,19 +81,6 @@ class Slots(Protocol):
         A slot without a part keeps its positions, except that of a full slot the last one may be
         overwritten.
         """
-
-    def score(
-        self,
-        parts: Sequence[Part],
-        targets: Sequence[int],
-        top: int,
-        group: NDArray[np.int64] | None,
-    ) -> Columns | None:
-        """As `step`, but for each wanted row the scores of a token of `targets`.
-
-        None: nothing was done; their logits are to be had by `step`. Raises `BadLogits`.
-        """
-        return None
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` to slot `target`."""

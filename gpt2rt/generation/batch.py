@@ -19,15 +19,15 @@ from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import Gpt2rtError, QueueFull, StepFailed
 from gpt2rt.generation.batch_statistics import BatchStatistics
-from gpt2rt.generation.client import Client
+from gpt2rt.generation.client import CLOSED, Client
 from gpt2rt.generation.completion import Piece
+from gpt2rt.generation.interrupts import held_back
 from gpt2rt.generation.lead import Lead
 from gpt2rt.generation.queue import Queue
 from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.generation.speculation import MakeDraft
 from gpt2rt.generation.task import Task
 
-CLOSED = "the call was closed, so nothing more is made for it"
 AHEAD = 16  # steps that a text may be ahead of its reader; then it rests
 # The most tokens that other work should read between two steps, and beside texts in progress: about
 # what they wait for a step with a piece of a prompt.
@@ -184,18 +184,20 @@ class Batch:
         """Make a step, and then a call, for the thread with the lead; whether there was any.
 
         Raises what the step raises; then all texts in progress get that error, or `StepFailed`.
+        Ctrl-C is raised after the turn, so it ends no text but those of this thread.
         """
-        try:
-            self._sweep()
-            self._admit()
-            stepped = self._step()
-        except BaseException as error:
-            self._failures += 1
-            self._drop_all(error if isinstance(error, Gpt2rtError) else _step_failed(error))
-            raise
-        finally:
-            self._wake()
-        return self._call() or stepped
+        with held_back():
+            try:
+                self._sweep()
+                self._admit()
+                stepped = self._step()
+            except BaseException as error:
+                self._failures += 1
+                self._drop_all(error if isinstance(error, Gpt2rtError) else _step_failed(error))
+                raise
+            finally:
+                self._wake()
+            return self._call() or stepped
 
     def _sweep(self) -> None:
         """Take out what closed clients still have in the batch."""

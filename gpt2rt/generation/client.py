@@ -7,12 +7,18 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from gpt2rt.errors import StepFailed
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.task import Task
 
 T = TypeVar("T")
+
+CLOSED = "the call was closed, so nothing more is made for it"
+# Set when whoever waits for this call has left: for calls in threads that they cannot interrupt.
+caller_left: ContextVar[threading.Event | None] = ContextVar("caller_left", default=None)
 
 
 class Home(Protocol):
@@ -64,6 +70,7 @@ class Client:
         self.tasks: dict[Task, None] = {}  # in their order
         self.steps: deque[list[Piece]] = deque()
         self.changed = threading.Condition(home.lock)
+        self._caller_left = caller_left.get()
 
     def __enter__(self) -> Client:
         return self
@@ -103,11 +110,16 @@ class Client:
         with self._home.lock:
             pieces = [piece for step in self.steps for piece in step]
             self.steps.clear()
-        self.in_flight -= sum(piece.last for piece in pieces)
+        self.in_flight -= len([piece for piece in pieces if piece.last])
         return pieces
 
     def call(self, work: Callable[[], T]) -> T:
-        """What `work` returns, or raises, when it is run between two steps."""
+        """What `work` returns, or raises, when it is run between two steps.
+
+        Raises `StepFailed` if the client is closed, or its caller has left.
+        """
+        if self._caller_left is not None and self._caller_left.is_set():
+            raise StepFailed(CLOSED)
         done: Future[T] = Future()
         self._home.between_steps(self, work, done)
         self._home.step_until(self, done.done)

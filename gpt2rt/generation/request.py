@@ -56,7 +56,8 @@ class Request:
         length = self.stopping.length
         if length is not None and self.params.min_length > length:
             raise InvalidSetting(
-                f"min_length {self.params.min_length} is more than the length, {length}"
+                f"min_length {self.params.min_length} is more than the length, {length}",
+                "min_length",
             )
         if self.truncate not in (None, "left", "right"):
             raise InvalidSetting(f"truncate must be left or right, not {self.truncate!r}")

@@ -7,8 +7,6 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-
 from gpt2rt.engine.engine import Engine, Sequence
 from gpt2rt.engine.slots import Logits
 from gpt2rt.errors import Gpt2rtError
@@ -80,9 +78,12 @@ class Scheduler:
         rows = iter(self._engine.step([*parts, *prompts], draws))
         found: list[tuple[Task, Piece]] = []
         for sequence, proposed in proposals.items():
-            found += self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
+            if proposed:
+                found += self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
+            else:
+                found.append(self._drawn(sequence, next(rows)))
         for sequence, row in zip(readers, rows, strict=True):
-            found += self._opened(sequence, np.asarray(row))
+            found += self._opened(sequence, row)
         return found
 
     def _slide(self) -> None:
@@ -118,24 +119,33 @@ class Scheduler:
             if task.reason is not None:
                 break
             yield task, piece
-        if proposed:
-            assert self._drafting is not None
-            self._drafting[2].record(len(proposed), agreed)
-            task.drafted += len(proposed)
-            task.accepted += agreed
-            self._engine.rewind(sequence, sequence.length - len(proposed) + agreed)
-        yield task, self._completed(sequence, piece)
+        assert self._drafting is not None
+        self._drafting[2].record(len(proposed), agreed)
+        task.drafted += len(proposed)
+        task.accepted += agreed
+        self._engine.rewind(sequence, sequence.length - len(proposed) + agreed)
+        yield task, self._completed(sequence, task, piece)
 
-    def _opened(self, sequence: Sequence, logits: Logits) -> Iterator[tuple[Task, Piece]]:
-        """Draw the next token of all tasks whose prompt has been read."""
+    def _opened(self, sequence: Sequence, row: Logits | Row) -> Iterator[tuple[Task, Piece]]:
+        """Draw the next token of all tasks whose prompt has been read.
+
+        A device has drawn that of the first; the others' are drawn one by one.
+        """
         waiting = self._waiting.pop(sequence, [])  # none after a slide
         sequences = [sequence, *(self._engine.fork(sequence) for _ in waiting[1:])]
         for opened, task in zip(sequences, waiting, strict=False):
             self._tasks[opened] = task
             task.prefill_ms, task.cached = now() - task.started, opened.cached
-        for opened in sequences:
-            task = self._tasks[opened]
-            yield task, self._completed(opened, self._draw(task, logits))
+        yield self._drawn(sequence, row)
+        for opened in sequences[1:]:
+            if isinstance(row, Row):
+                row = row.again(self._tasks[opened].sampler.next_draw())
+            yield self._drawn(opened, row)
+
+    def _drawn(self, sequence: Sequence, row: Logits | Row) -> tuple[Task, Piece]:
+        """Draw the next token of a sequence."""
+        task = self._tasks[sequence]
+        return task, self._completed(sequence, task, self._draw(task, row))
 
     @staticmethod
     def _draw(task: Task, logits: Logits | Row) -> Piece:
@@ -145,9 +155,8 @@ class Scheduler:
         except Gpt2rtError as error:
             return Piece(task.request.sample, "", failure=error)
 
-    def _completed(self, sequence: Sequence, piece: Piece) -> Piece:
+    def _completed(self, sequence: Sequence, task: Task, piece: Piece) -> Piece:
         """The piece, with the completion if the sequence has ended; then its slot is freed."""
-        task = self._tasks[sequence]
         if task.reason is None and piece.failure is None:
             return piece
         self._finish(sequence)

@@ -65,7 +65,8 @@ class Task:
 
         Raises `BadLogits`, and `InvalidSetting` if the settings leave no token.
         """
-        token = self.sampler.draw(logits, self.matcher, self.left)
+        left = None if self.matcher is None else self.left
+        token = self.sampler.draw(logits, self.matcher, left)
         return self.accept(token, logits if self.request.logprobs else None)
 
     def accept(self, token: int, logits: Logits | Row | None = None) -> Piece:

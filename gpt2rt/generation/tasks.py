@@ -100,7 +100,9 @@ class Tasks:
             stop_ids = stop_ids | ends
         n_vocab = self._tokenizer.n_vocab
         if beyond := [token for token in stop_ids if token >= n_vocab]:
-            raise InvalidSetting(f"stop token {beyond[0]} is no token; ids go to {n_vocab - 1}")
+            raise InvalidSetting(
+                f"stop token {beyond[0]} is no token; ids go to {n_vocab - 1}", "tokens"
+            )
         return frozenset(stop_ids), ends
 
 

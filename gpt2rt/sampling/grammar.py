@@ -77,7 +77,7 @@ class Grammar:
             message = _in_one_line(reason)
             if constraint.regex:
                 message = PLACE.sub("", message)  # a place in the library's own grammar
-            raise InvalidSetting(f"the {kind} is refused: {message}")
+            raise InvalidSetting(f"the {kind} is refused: {message}", "constraint")
         self.begin().allowed()
         self.endings = Endings(tokenizer, constraint.regex or "")
 
@@ -139,7 +139,8 @@ class Matcher:
 
     def _stuck(self, fact: str) -> InvalidSetting:
         kind = KINDS[self._grammar.constraint.kind]
-        return InvalidSetting(f"the {kind} leaves no token that could come next: {fact}")
+        why = f"the {kind} leaves no token that could come next: {fact}"
+        return InvalidSetting(why, "constraint")
 
     def mask(self, logits: Floats, left: int | None = None) -> Floats:  # [n_vocab] -> [n_vocab]
         """`logits` float32 with -inf for the tokens that may not come next.

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,9 @@ class Edits:
         """
         bias = tuple((_one_token(token, tokenizer), value) for token, value in params.biases)
         if len({token for token, _ in bias}) < len(bias):
-            raise InvalidSetting("logit_bias names a token twice, by its id and by its text")
+            raise InvalidSetting(
+                "logit_bias names a token twice, by its id and by its text", "logit_bias"
+            )
         words = {
             tuple(tokenizer.encode(start + word))
             for word in params.bad_words
@@ -60,11 +63,14 @@ def _one_token(token: int | str, tokenizer: TextTokenizer) -> int:
         tokens = tokenizer.encode(token)
         if len(tokens) != 1:
             raise InvalidSetting(
-                f"logit_bias: {token!r} is {len(tokens)} tokens ({tokens}); name them by id"
+                f"logit_bias: {token!r} is {len(tokens)} tokens ({tokens}); name them by id",
+                "logit_bias",
             )
         return tokens[0]
     if not 0 <= token < tokenizer.n_vocab:
-        raise InvalidSetting(f"logit_bias: {token} is no token; ids go to {tokenizer.n_vocab - 1}")
+        raise InvalidSetting(
+            f"logit_bias: {token} is no token; ids go to {tokenizer.n_vocab - 1}", "logit_bias"
+        )
     return token
 
 
@@ -151,18 +157,20 @@ class History:
 
     def changes(self) -> Changes:
         """What `edit` does, for a device."""
-        params, seen = self._params, len(self._place) if self._penalised else 0
-        banned = [*self._banned(), *(self._stop_ids if self._new < params.min_length else ())]
-        groups = self._bias_ids, self._ids[:seen], np.array(banned, np.int64)
-        ids, places = np.unique(np.concatenate(groups), return_inverse=True)
-        biased, penalised, out = np.split(places, np.cumsum([len(g) for g in groups])[:2])
-        bias, factor, off = np.zeros((3, len(ids)), np.float32)
-        bias[biased] = self._bias
-        factor[...] = 1
-        factor[penalised] = params.repetition_penalty
+        params, known = self._params, self._place if self._penalised else {}
+        out = [*self._banned(), *(self._edits.stop_ids if self._new < params.min_length else ())]
+        biased = [token for token, _ in self._edits.bias]
+        others = [token for token in dict.fromkeys([*biased, *out]) if token not in known]
+        seen = len(known)
+        places = {**known, **dict(zip(others, count(seen), strict=False))} if others else known
+        bias, factor, off = np.zeros((3, len(places)), np.float32)
+        bias[[places[token] for token in biased]] = self._bias
+        factor[:seen], factor[seen:] = params.repetition_penalty, 1
         each, once = params.frequency_penalty, params.presence_penalty
-        off[penalised] = -frequency(np.zeros(seen, np.float32), self._counts[:seen], each, once)
-        off[out] = np.inf
+        if each or once:
+            off[:seen] = -frequency(off[:seen], self._counts[:seen], each, once)
+        off[[places[token] for token in out]] = np.inf
+        ids = np.concatenate([self._ids[:seen], np.array(others, np.int64)])
         return Changes(ids, bias, factor, off)
 
     def _banned(self) -> set[int]:

@@ -40,6 +40,7 @@ DRAWN = 64  # tokens whose random numbers are generated together
 SMALL = 0.25  # below this top-p, tokens of small weight are left out before the first try
 TRIES = 12  # draws before the exact weights of all tokens are computed
 NUMBERS = 2 * TRIES + 1  # random numbers for each token
+DEVICE_TRIES = 4  # of them that a device may draw by
 ONE_OCTAVE, WEIGHT_ONE = 1 << 23, 127 << 23  # in the bits of a float32: a factor of 2, and 1.0
 ROUNDING = 1 + 1e-4  # largest relative error of bounds and of their sums
 EXCESS = 2 / (math.e * math.log(2)) * ROUNDING  # largest ratio of a chord of 2**x to 2**x
@@ -74,25 +75,33 @@ class Sampler:
         self._random = np.random.Generator(
             np.random.Philox(key=np.array([seed, sample], np.uint64))
         )
-        self._uniforms: list[list[float]] = []
+        self._uniforms: list[NDArray[np.float64]] = []  # `DRAWN` rows each
         self._drawn = 0
+        self._on_devices = chosen_on_devices(params)
+        self._heat = 1 / clamped(params.temperature)
+        self._tries = 0 if params.top_k or not active(params) else DEVICE_TRIES
 
     def next_draw(self, ahead: int = 0) -> Draw:
         """How a device should choose the token `ahead` tokens after the next."""
-        params = self._params
-        if not chosen_on_devices(params):
+        if not self._on_devices:
             return BEST
+        params = self._params
         # What is drawn before a later token would change its logits further.
         changes = self._history.changes() if self._history.edits and not ahead else None
         if params.greedy:
-            return BEST._replace(changes=changes)
+            return BEST if changes is None else BEST._replace(changes=changes)
         numbers = self._numbers(self._drawn + ahead)
-        heat, filters = 1 / clamped(params.temperature), (params.top_k, params.top_p, params.min_p)
-        if params.top_k:
-            return Draw(heat, numbers[-1], *filters, changes)
-        if not active(params):
-            return Draw(heat, numbers[0], *filters, changes)
-        return Draw(heat, numbers[-1], *filters, changes, tuple(numbers[:4]) if not changes else ())
+        filtered = params.top_k or self._tries
+        tries = tuple(numbers[: self._tries].tolist()) if self._tries and changes is None else ()
+        return Draw(
+            self._heat,
+            numbers.item(-1 if filtered else 0),
+            params.top_k,
+            params.top_p,
+            params.min_p,
+            changes,
+            tries,
+        )
 
     def draw(
         self, logits: Floats | Row, matcher: Restriction | None = None, left: int | None = None
@@ -102,15 +111,22 @@ class Sampler:
         `matcher` restricts the tokens; `left` is how many may still be drawn (None: no limit).
         Raises `BadLogits` for NaN or +infinity, `InvalidSetting` if the settings leave no token.
         """
-        told = matcher is None and isinstance(logits, Row) and logits.changed and logits.chosen >= 0
-        if self._history.edits and not told:
-            logits = self._history.edit(np.array(logits))
-        if matcher is not None:
-            logits = matcher.mask(np.asarray(logits), left)
-        token = choose(logits, self._params, self._numbers(self._drawn))
+        token = self._told(logits) if matcher is None else -1
+        if token < 0:
+            if self._history.edits:
+                logits = self._history.edit(np.array(logits))
+            if matcher is not None:
+                logits = matcher.mask(np.asarray(logits), left)
+            token = choose(logits, self._params, self._numbers(self._drawn).tolist())
         self._drawn += 1
         self._history.take(token)
         return token
+
+    def _told(self, logits: Floats | Row) -> int:
+        """The token that a device chose by `next_draw`; -1: it is to be drawn here."""
+        if not isinstance(logits, Row) or not self._on_devices:
+            return -1
+        return -1 if self._history.edits and not logits.changed else logits.chosen
 
     def edited(self, logits: Floats, tokens: Seq[int]) -> Floats:  # [n_vocab] -> [n_vocab]
         """`logits` after penalties and bans, as if `tokens` were all that was drawn so far."""
@@ -127,13 +143,14 @@ class Sampler:
         Penalties, bans and the constraint are not applied. Since a draft model draws by the same
         random numbers as the model, its tokens are accepted as often as both agree.
         """
-        return choose(logits, self._params, self._numbers(self._drawn + ahead))
+        return choose(logits, self._params, self._numbers(self._drawn + ahead).tolist())
 
-    def _numbers(self, n: int) -> list[float]:
+    def _numbers(self, n: int) -> NDArray[np.float64]:
         """The random numbers of the n-th token."""
-        while n >= len(self._uniforms):
-            self._uniforms += self._random.random((DRAWN, NUMBERS)).tolist()
-        return self._uniforms[n]
+        while n >= DRAWN * len(self._uniforms):
+            self._uniforms.append(self._random.random((DRAWN, NUMBERS)))
+        numbers: NDArray[np.float64] = self._uniforms[n // DRAWN][n % DRAWN]
+        return numbers
 
 
 def choose(logits: Floats | Row, params: SamplingParams, uniforms: Seq[float]) -> int:

@@ -74,6 +74,10 @@ class Row:
         they were."""
         return self.rows.draws[self.number].changes is not None
 
+    def again(self, draw: Draw) -> Row:
+        """The same row, of which the device chooses a token by another draw."""
+        return self.rows.again(self.number, draw)[0]
+
     def scored(self, token: int, top: int) -> Scored | None:
         """The scores of a token by the logits as they were, with `top` alternatives.
 
@@ -94,7 +98,8 @@ class Selected:
 
     `chosen` are their tokens, as in `Row`, which were chosen by `draws`; `fetch` copies the logits
     float32 [n_vocab] of a row, by its number, to the host; `score` gives the scores of the chosen
-    tokens, with so many alternatives, by the rows' numbers.
+    tokens, with so many alternatives, by the rows' numbers; `again` chooses once more, for the row
+    of that number (by default no device does).
     """
 
     def __init__(
@@ -103,7 +108,9 @@ class Selected:
         draws: Sequence[Draw],
         fetch: Callable[[int], Floats],
         score: Callable[[int], Mapping[int, Scored]] = lambda top: {},
+        again: Callable[[int, Draw], Selected] | None = None,
     ) -> None:
+        self.again = again or (lambda number, draw: Selected([-1], [draw], lambda _: fetch(number)))
         self.chosen = chosen
         self.draws = draws
         self._score = score

@@ -99,14 +99,15 @@ class EmbedParams:
             if number is not None:
                 check_whole(what, number)
         if self.word is not None and (self.by != "word" or not self.word.strip()):
-            raise InvalidSetting("word names one word, and goes with by word")
+            raise InvalidSetting("word names one word, and goes with by word", "word")
 
     def check(self, hparams: HParams) -> None:
         """Raises `InvalidSetting` for a layer or stride that the model does not allow."""
         if self.layer is not None and not 0 <= self.layer <= hparams.n_layer:
             raise InvalidSetting(
                 f"layer must be 0 (the embeddings) to {hparams.n_layer} (the last), "
-                f"not {self.layer}"
+                f"not {self.layer}",
+                "layer",
             )
         if self.stride is not None:
             windows(0, hparams.n_ctx, self.stride)

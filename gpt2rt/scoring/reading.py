@@ -57,7 +57,9 @@ class Reading:
         if stride is not None:
             check_whole("stride", stride)
         if not 1 <= window <= n_ctx:
-            raise InvalidSetting(f"the window must be 1 to the context's {n_ctx}, not {window}")
+            raise InvalidSetting(
+                f"the window must be 1 to the context's {n_ctx}, not {window}", "window"
+            )
         windows(0, window, window if stride is None else stride)
         return cls(window, stride, context, special, boundary, bos)
 
@@ -89,11 +91,11 @@ def beginning(tokenizer: TextTokenizer, bos: Bos) -> tuple[int, ...]:
         found = found or tokenizer.encode(bos, special=True)
         if len(found) != 1 or not 0 <= found[0] < tokenizer.n_vocab:
             raise InvalidSetting(
-                f"bos {bos!r} is no token of the vocabulary; give a token's text or its id"
+                f"bos {bos!r} is no token of the vocabulary; give a token's text or its id", "bos"
             )
         return (found[0],)
     if not isinstance(bos, Integral) or not 0 <= bos < tokenizer.n_vocab:
         raise InvalidSetting(
-            f"bos {bos!r} is not in the vocabulary, which has 0 to {tokenizer.n_vocab - 1}"
+            f"bos {bos!r} is not in the vocabulary, which has 0 to {tokenizer.n_vocab - 1}", "bos"
         )
     return (int(bos),)

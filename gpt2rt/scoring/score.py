@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Boundary = Literal["leading", "trailing"]
 
@@ -45,6 +45,23 @@ class TokenScore:
         """The probability, 0 to 1."""
         return math.exp(self.logprob)
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it; None for numbers of a token without a score."""
+        return {
+            "token": self.token,
+            "text": self.text,
+            "start": self.start,
+            "end": self.end,
+            "logprob": known(self.logprob),
+            "rank": self.rank,
+            "bits": known(self.bits),
+            "probability": known(self.probability),
+            "alternatives": [
+                {"token": other.token, "text": other.text, "probability": other.probability}
+                for other in self.alternatives
+            ],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class WordScore:
@@ -61,6 +78,17 @@ class WordScore:
     first: int
     last: int
     bits: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it; None for bits that are not known."""
+        return {
+            "text": self.text,
+            "start": self.start,
+            "end": self.end,
+            "first": self.first,
+            "last": self.last,
+            "bits": known(self.bits),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +168,42 @@ class Score:
         """The mean surprisal per byte of UTF-8, in bits."""
         start = self.scored[0].start if self.scored else len(self.text)
         return _mean(self.bits, len(self.text[start:].encode("utf-8")))
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """The measures of the whole text by their names; None where there is nothing to measure."""
+        return {
+            "tokens": len(self.tokens),
+            "scored": len(self.scored),
+            "words": len(self.words),
+            "bytes": self.bytes,
+            "logprob": known(self.logprob),
+            "bits": known(self.bits),
+            "perplexity": known(self.perplexity),
+            "word_perplexity": known(self.word_perplexity),
+            "byte_perplexity": known(self.byte_perplexity),
+            "bits_per_byte": known(self.bits_per_byte),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it, the `totals` included."""
+        return {
+            "text": self.text,
+            "bos": self.bos,
+            "context": self.context,
+            "preceding": self.preceding,
+            "window": self.window,
+            "stride": self.stride,
+            "boundary": self.boundary,
+            "totals": self.totals,
+            "tokens": [token.as_dict() for token in self.tokens],
+            "words": [word.as_dict() for word in self.words],
+        }
+
+
+def known(value: float | None) -> float | None:
+    """None for what JSON has no number for: no score, or a perplexity beyond all numbers."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _mean(bits: float, count: int) -> float:

@@ -9,7 +9,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_kind, check_list
 from gpt2rt.engine.runtime import Runtime
 from gpt2rt.generation.batch import Batch
-from gpt2rt.scoring import embeddings, scoring
+from gpt2rt.scoring import embeddings, token_scores
 from gpt2rt.scoring.document import Document
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.scoring.reading import AUTO_BOS, Bos, Reading, beginning
@@ -112,19 +112,20 @@ class Scorer:
         stride: int | None = None,
         boundary: Boundary = "leading",
         top: int = 0,
-        batch_size: int = scoring.BATCH_SIZE,
+        batch_size: int | None = None,
         advance: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[Score]:
         """Score many texts in batches, in their order, each as `score` does.
 
-        A score does not depend on the other texts. If a text cannot be scored, the scores before
-        it are returned before the error is raised. `advance` is called with the number of tokens
-        scored since its last call.
+        Up to `batch_size` are read side by side (None: as many as are useful). A score does not
+        depend on the other texts. If a text cannot be scored, the scores before it are returned
+        before the error is raised. `advance` is called with the number of tokens scored since its
+        last call.
         """
         check_list("texts", texts, "score")
         n_ctx, begin = self.hparams.n_ctx, beginning(self.tokenizer, bos)
         reading = Reading.within(n_ctx, window, stride, context, special, boundary, begin)
-        scoring.check(self.hparams, top, batch_size)
+        token_scores.check(self.hparams, top, batch_size)
 
         group = word_beginnings(self.tokenizer) if boundary == "trailing" else None
 
@@ -138,17 +139,18 @@ class Scorer:
         passages: Iterable[Passage],
         *,
         top: int = 0,
-        batch_size: int = scoring.BATCH_SIZE,
+        batch_size: int | None = None,
         group: NDArray[np.int64] | None = None,
     ) -> Iterator[TokenScores]:
         """Score the tokens of each passage, in their order, with the `top` likeliest alternatives.
 
-        Passages are taken as they are needed, so any number of them takes the same memory. Scores
-        do not depend on the other passages. `group` are token ids, int64 [n], whose summed
-        probability is returned at every position. Raises `InvalidSetting`, `PromptTooLong`.
+        Passages are taken as they are needed, so any number of them takes the same memory. Up to
+        `batch_size` are read side by side (None: as many as are useful). Scores do not depend on
+        the other passages. `group` are token ids, int64 [n], whose summed probability is returned
+        at every position. Raises `InvalidSetting`, `PromptTooLong`.
         """
-        return scoring.score_tokens(
-            self.runtime.slots,
+        return token_scores.score_tokens(
+            self.runtime,
             self.batch,
             self.hparams,
             passages,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gpt2rt.errors import BadText, Gpt2rtError
 from gpt2rt.scoring.reading import Reading
+from gpt2rt.scoring.records import records
 from gpt2rt.scoring.score import Alternative, Score, TokenScore, WordScore, bits_of
 from gpt2rt.scoring.scoring import Passage, TokenScores
 from gpt2rt.text.alignment import Span, word_spans, words_of
@@ -96,12 +97,8 @@ def _score(
     logprobs = column(part.logprobs.tolist() for part in parts)[:count]
     ranks = column((part.ranks.tolist() for part in parts), None)[:count]
     best = column((_alternatives(tokenizer, part) for part in parts), ())[:count]
-    scored = tuple(
-        TokenScore(token, tokenizer.decode([token]), start, end, logprob, rank, alternatives)
-        for token, (start, end), logprob, rank, alternatives in zip(
-            encoding.tokens, spans, logprobs, ranks, best, strict=True
-        )
-    )
+    texts, (starts, ends) = texts_of(tokenizer, encoding.tokens), zip(*spans, strict=True)
+    scored = records(TokenScore, encoding.tokens, texts, starts, ends, logprobs, ranks, best)
     words = word_spans(text)
     ranges = words_of(spans, words)
     bits = [bits_of(math.fsum(logprobs[start:end])) for start, end in ranges]
@@ -117,11 +114,18 @@ def _score(
         stride=reading.stride,
         boundary=reading.boundary,
         tokens=scored,
-        words=tuple(
-            WordScore(text[start:end], start, end, *numbers, surprisal)
-            for (start, end), numbers, surprisal in zip(words, ranges, bits, strict=True)
-        ),
+        words=_words(text, words, ranges, bits),
     )
+
+
+def _words(
+    text: str, spans: list[Span], ranges: list[Span], bits: list[float]
+) -> tuple[WordScore, ...]:
+    """The words at these spans of characters, which are these ranges of tokens."""
+    if not spans:
+        return ()
+    words = [text[start:end] for start, end in spans]
+    return records(WordScore, words, *zip(*spans, strict=True), *zip(*ranges, strict=True), bits)
 
 
 def _trailing(
@@ -160,8 +164,24 @@ def _alternatives(
     tokenizer: TextTokenizer, scores: TokenScores
 ) -> Iterator[tuple[Alternative, ...]]:
     """The alternatives at each position."""
-    for ids, logprobs in zip(scores.top_ids.tolist(), scores.top_logprobs.tolist(), strict=True):
-        yield tuple(
-            Alternative(token, tokenizer.decode([token]), math.exp(logprob))
-            for token, logprob in zip(ids, logprobs, strict=True)
-        )
+    count, top = scores.top_ids.shape
+    if not top:
+        return repeat((), count)
+    ids = scores.top_ids.ravel().tolist()
+    chances = map(math.exp, scores.top_logprobs.ravel().tolist())
+    every = iter(records(Alternative, ids, texts_of(tokenizer, ids), list(chances)))
+    return zip(*[every] * top, strict=True)
+
+
+def texts_of(tokenizer: TextTokenizer, tokens: Sequence[int]) -> list[str]:
+    """The text of each token alone."""
+    known = _known_texts(tokenizer)
+    for token in set(tokens).difference(known):
+        known[token] = tokenizer.decode([token])
+    return [known[token] for token in tokens]
+
+
+@once_per_tokenizer
+def _known_texts(tokenizer: TextTokenizer) -> dict[int, str]:
+    """The texts of tokens that were asked for."""
+    return {}

@@ -10,11 +10,12 @@ from starlette.types import ASGIApp
 
 from gpt2rt import __version__
 from gpt2rt.serving import chat, completions, pages, scores, state, texts, vectors
-from gpt2rt.serving.faults import ANSWERS, add_handlers, ascii_json
+from gpt2rt.serving.ascii_json import ascii_json
+from gpt2rt.serving.faults import ANSWERS, add_handlers
 from gpt2rt.serving.guard import Guard
 from gpt2rt.serving.service import Service
 
-PATHS = (state, completions, chat, scores, vectors, texts, pages)
+PATHS = (completions, chat, scores, vectors, texts, state, pages)  # as they are tried
 
 
 def application(service: Service) -> ASGIApp:

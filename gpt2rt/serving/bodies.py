@@ -59,9 +59,15 @@ class RequestBody(Strict):
 def _whole(value: Any, depth: int) -> Any:
     if type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is list and depth and len(value) <= MOST_IDS:
+    if type(value) is list and depth and len(value) <= MOST_IDS and _has_floats(value, depth):
         return [_whole(one, depth - 1) for one in value]
     return value
+
+
+def _has_floats(values: list[Any], depth: int) -> bool:
+    """Whether there may be floats in a list, or in its lists."""
+    inner = {float, list} if depth > 1 else {float}
+    return not inner.isdisjoint(map(type, values))
 
 
 class StreamOptions(Strict):
@@ -211,7 +217,9 @@ class MessagePart(Strict):
 class ChatMessage(Strict):
     """A message of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="`developer` is OpenAI's newer name of `system`."
+    )
     content: str | Annotated[list[MessagePart], Field(min_length=1, max_length=MOST_PROMPTS)]
 
 
@@ -297,6 +305,9 @@ class EmbeddingBody(RequestBody):
         description="Tokens by which the window advances over a long text; null: an error.",
     )
     special: bool | None = Field(None, description=SPECIAL)
+    dimensions: int | None = Field(
+        None, ge=1, le=1 << 31, description="Only the model's own: GPT-2's vectors have one length."
+    )
     user: str | None = Field(None, description="Has no effect.")
 
 

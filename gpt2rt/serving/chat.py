@@ -109,7 +109,7 @@ def conversation_tokens(model: GPT2, messages: Seq[ChatMessage]) -> list[int]:
             code="no_chat_template",
         )
     control = [token.text for token in model.tokenizer.special_tokens if token.special]
-    told = [{"role": message.role, "content": _content(message)} for message in messages]
+    told = [{"role": _role(message), "content": _content(message)} for message in messages]
     for number, message in enumerate(told):
         for text in control:
             if text in message["content"]:
@@ -129,6 +129,11 @@ def conversation_tokens(model: GPT2, messages: Seq[ChatMessage]) -> list[int]:
             code="context_length_exceeded",
         )
     return model.tokenizer.encode(text, special=True)
+
+
+def _role(message: ChatMessage) -> str:
+    """The role as templates know it."""
+    return "system" if message.role == "developer" else message.role
 
 
 def _content(message: ChatMessage) -> str:

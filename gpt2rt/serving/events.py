@@ -10,7 +10,8 @@ from typing import TypeVar
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from gpt2rt.serving.faults import Fault, ascii_json, fault_of
+from gpt2rt.serving.ascii_json import ascii_json
+from gpt2rt.serving.faults import Fault, fault_of
 from gpt2rt.serving.service import Service
 
 T = TypeVar("T")

@@ -7,9 +7,8 @@ A handler raises what the library raises, or a `Fault`; `fault_of` knows the sta
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -28,6 +27,7 @@ from gpt2rt.errors import (
     StepFailed,
     UnknownModel,
 )
+from gpt2rt.serving.ascii_json import ascii_json
 from gpt2rt.serving.service import service_of
 
 AGAIN = 1  # seconds after which a client may try again, where nothing better is known
@@ -109,24 +109,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
-_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def ascii_json(value: Any) -> bytes:
-    """JSON in ASCII; raises `ValueError` for NaN and infinity, which JSON has not."""
-    return _encoder.encode(value).encode("ascii")
-
-
-def ascii_json_of_many(around: Mapping[str, Any], name: str, items: Iterable[Any]) -> bytes:
-    """The JSON of `around` with `items` as its list `name`.
-
-    Each item is written by itself: Python writes JSON without a pause for other threads.
-    """
-    parts = b",".join(map(ascii_json, items))
-    rest = {key: value for key, value in around.items() if key != name}
-    return ascii_json({**rest, name: []})[:-2] + parts + b"]}"
-
-
 # The library's errors; the first that fits counts.
 KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (UnknownModel, 404, "model_not_found"),
@@ -138,6 +120,22 @@ KNOWN: tuple[tuple[type[Exception], int, str], ...] = (
     (QueueFull, 429, "queue_full"),
     (StepFailed, 503, "step_failed"),
 )
+# The library's name of a setting -> the field of a request, where they differ.
+FIELDS = {
+    "min_length": "min_tokens",
+    "length": "max_tokens",
+    "strings": "stop",
+    "tokens": "stop_token_ids",
+    "constraint": "response_format",
+}
+# Path -> the field with the text that is too long or cannot be read.
+TEXTS = {
+    "/v1/completions": "prompt",
+    "/v1/chat/completions": "messages",
+    "/v1/embeddings": "input",
+    "/tokenize": "text",
+    "/detokenize": "tokens",
+}
 KINDS = {"str", "int", "float", "bool", "none", "dict", "list", "tuple"}
 log = logging.getLogger("gpt2rt.serve")
 
@@ -154,12 +152,23 @@ def fault_of(error: Exception, place: str = "") -> Fault:
     for kind, status, code in KNOWN:
         if isinstance(error, kind):
             again = AGAIN if status in (429, 503) else None
-            return Fault(status, str(error), code=code, retry_after=again)
+            return Fault(status, str(error), param=_field(error), code=code, retry_after=again)
     more = f"the server's log has more{place and f' at {place}'}"
     if isinstance(error, Gpt2rtError):  # it may name files, which are no business of clients
         log.error("%s %s", place, error)
         return Fault(503, f"the model failed; {more}", code="model_failed", retry_after=AGAIN)
     return Fault(500, f"an error of the server; {more}", code="internal_error")
+
+
+def _field(error: Exception) -> str | None:
+    """The field that an error of the library is about, as far as it is known."""
+    if isinstance(error, UnknownModel):
+        return "model"
+    if isinstance(error, MissingExtra):
+        return "response_format"
+    if isinstance(error, InvalidSetting) and error.setting is not None:
+        return FIELDS.get(error.setting, error.setting)
+    return None
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -177,8 +186,10 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _known(request: Request, error: Exception) -> Response:
     fault = fault_of(error, request.state.id)
+    if isinstance(error, PromptTooLong | BadText):
+        fault.param = TEXTS.get(request.url.path)
     if isinstance(error, QueueFull):
-        fault.headers["Retry-After"] = str(service_of(request).wait())
+        fault.headers["Retry-After"] = str((await service_of(request)).wait())
     return fault.response()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from gpt2rt.errors import InvalidSetting
 from gpt2rt.sampling.constraint import Constraint
 
 MOST_FIELDS = 64
@@ -81,8 +82,11 @@ ResponseFormat = Annotated[
 
 def constraint_of(wanted: ResponseFormat | None) -> Constraint | None:
     """The constraint of a format; None: free text. Raises `InvalidSetting`."""
-    if isinstance(wanted, RegexFormat):
-        return Constraint(regex=wanted.regex)
-    if isinstance(wanted, SchemaFormat):
-        return Constraint(json_schema=wanted.json_schema.schema_)
+    try:
+        if isinstance(wanted, RegexFormat):
+            return Constraint(regex=wanted.regex)
+        if isinstance(wanted, SchemaFormat):
+            return Constraint(json_schema=wanted.json_schema.schema_)
+    except InvalidSetting as error:
+        raise InvalidSetting(str(error), "constraint") from None
     return Constraint(json_schema={"type": "object"}) if isinstance(wanted, JsonFormat) else None

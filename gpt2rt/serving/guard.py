@@ -50,6 +50,7 @@ class Exchange:
         client = self.scope.get("client")
         self.owner = client[0] if client else ""
         state = self.scope.setdefault("state", {})
+        self.id = state.get("id", self.id)  # of a proxy of this server's own
         state.update(id=self.id, owner=self.owner, notes=self.notes)
 
     @property

@@ -54,6 +54,10 @@ class Metrics:
     def _times(self, name: str, about: str) -> Histogram:
         return Histogram(name, about, buckets=SECONDS, registry=self._registry)
 
+    def collect(self) -> Iterable[Metric]:
+        """All of them, as values."""
+        return self._registry.collect()
+
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
         return generate_latest(self._registry)

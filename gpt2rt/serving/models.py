@@ -130,12 +130,13 @@ class Models:
         async with self._one:  # so that two do not take the same room
             if served.model is None:
                 await self._make_room(served)
-                s = self._settings
-                model = await asyncio.to_thread(
-                    GPT2, served.bundle, Threads(s.threads), s.provider, prefix_bytes=s.prefix_bytes
-                )
-                served.model = AsyncGPT2(model, slots=s.slots, queue=s.queue)
+                served.model = await asyncio.to_thread(self._opened, served.bundle)
             return served.model
+
+    def _opened(self, bundle: Bundle) -> AsyncGPT2:
+        s = self._settings
+        model = GPT2(bundle, Threads(s.threads), s.provider, prefix_bytes=s.prefix_bytes)
+        return AsyncGPT2(model, slots=s.slots, queue=s.queue)
 
     async def _make_room(self, served: ServedModel) -> None:
         """Close models that nobody uses, the longest unused first, until `served` fits."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gpt2rt.serving.faults import Fault, ascii_json
+from gpt2rt.serving.ascii_json import ascii_json
+from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.settings import ServeSettings
 
 HEAD_BYTES = 32 << 10

@@ -12,7 +12,7 @@ from collections.abc import Sequence as Seq
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, Literal, NotRequired, Protocol
+from typing import Literal, NotRequired
 
 from fastapi import Request as HttpRequest
 from fastapi import Response
@@ -21,9 +21,10 @@ from typing_extensions import TypedDict
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Completion, Piece, Timing
 from gpt2rt.generation.request import Request
+from gpt2rt.serving.ascii_json import ascii_json, large_json
 from gpt2rt.serving.bodies import DrawingBody
+from gpt2rt.serving.choices import Choice, ChoiceEvents
 from gpt2rt.serving.events import EventStream, event, while_there
-from gpt2rt.serving.faults import ascii_json, ascii_json_of_many
 from gpt2rt.serving.requests import WantedTexts
 from gpt2rt.serving.service import Service
 
@@ -63,18 +64,6 @@ class Envelope(TypedDict):
     seed: int
 
 
-class Choice(Protocol):
-    """One text, as a client is told of it."""
-
-    before: Seq[Piece]  # told before the first new token: an echo of the prompt
-
-    def told(self, pieces: Seq[Piece]) -> dict[str, Any]:
-        """All the pieces in the answer's form."""
-
-    def told_part(self, pieces: Seq[Piece]) -> dict[str, Any]:
-        """The next pieces in the form of an event."""
-
-
 @dataclass(frozen=True, slots=True)
 class ReplyForm:
     """How the answers of an endpoint look.
@@ -102,6 +91,7 @@ class Reply:
     usage_in_stream: bool
     began: float
     completions: dict[int, Completion] = field(default_factory=dict)
+    drawn: int = 0
     id: str = field(default_factory=lambda: token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -119,33 +109,29 @@ class Reply:
         for index, sample in enumerate(self._told_samples()):
             choice = self.form.choice(index, sample // self.wanted.best_of)
             choices.append(choice.told([*choice.before, *pieces[sample]]))
-        around = {**self._envelope(self.form.whole), "usage": self.usage}
-        return ascii_json_of_many(around, "choices", choices)
+        envelope = self._envelope(self.form.whole)
+        return large_json({**envelope, "choices": choices, "usage": self.usage})
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, those of a step together."""
         empty = {**self._envelope(self.form.part), "choices": []}
         around = {**empty, "usage": None} if self.usage_in_stream else empty
-        head, inside, tail = ascii_json(around).partition(b'"choices":[')
         choices = [
-            self.form.choice(sample, sample // self.wanted.best_of)
+            ChoiceEvents(self.form.choice(sample, sample // self.wanted.best_of), around)
             for sample in range(len(self.requests))
         ]
 
-        def told(choice: Choice, pieces: Seq[Piece]) -> bytes:
-            return event(head + inside + ascii_json(choice.told_part(pieces)) + tail)
+        def echoes() -> bytes:
+            return b"".join([choice.echo() for choice in choices])
 
-        def echoes() -> list[bytes]:
-            return [told(choice, choice.before) for choice in choices if choice.before]
-
-        first = await self.model.aside(echoes) if self.wanted.echo else []
+        first = await self.model.aside(echoes) if self.wanted.echo else b""
+        form = ChoiceEvents.told if self.wanted.logprobs else ChoiceEvents.told_text
         async with aclosing(self._steps()) as steps:
             async for step in steps:
                 shown = [piece for piece in step if self._shown(piece)]
-                events = first + [told(choices[piece.sample], [piece]) for piece in shown]
-                first = []
-                if events:
-                    yield b"".join(events)
+                if events := first + b"".join([form(choices[p.sample], p) for p in shown]):
+                    yield events
+                first = b""
         if self.usage_in_stream:
             yield event(ascii_json({**empty, "usage": self.usage}))
 
@@ -162,6 +148,7 @@ class Reply:
                 waited.observe(now - last)
                 waited, last = self.service.metrics.between_tokens, now
                 for piece in pieces:
+                    self.drawn += piece.token is not None
                     if piece.failure is not None:
                         raise piece.failure
                     if piece.completion is not None:
@@ -210,7 +197,7 @@ class Reply:
             object=kind,
             created=self.created,
             model=bundle.name,
-            system_fingerprint=bundle.manifest.digest[:DIGITS],
+            system_fingerprint=bundle.digest[:DIGITS],
             seed=seed,
         )
 
@@ -302,12 +289,15 @@ async def _parts(
             else:
                 yield await made.whole()
         finally:
-            usage = made.usage
-            note(request, model, usage["prompt_tokens"], usage["completion_tokens"])
+            ended = len(made.completions) == len(made.requests)
+            note(request, model, made.usage["prompt_tokens"] if ended else None, made.drawn)
 
 
-def note(request: HttpRequest, model: AsyncGPT2, read: int, drawn: int = 0) -> None:
-    """Tell the access log which model read and drew how many tokens for a request."""
+def note(request: HttpRequest, model: AsyncGPT2, read: int | None, drawn: int = 0) -> None:
+    """Tell the access log which model read and drew how many tokens for a request.
+
+    Of texts that did not end it is not known how many were read: None.
+    """
     notes: dict[str, object] = request.state.notes
     notes |= {"model": model.model.name, "prompt_tokens": read, "completion_tokens": drawn}
 

@@ -5,16 +5,17 @@ The fields are those of `gpt2rt score --json`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence as Seq
 
 from fastapi import APIRouter, Depends, Request, Response
 from typing_extensions import TypedDict
 
-from gpt2rt.scoring.score import Boundary, Score, TokenScore, WordScore
+from gpt2rt.errors import BadText, PromptTooLong
+from gpt2rt.scoring.score import Boundary, Score
+from gpt2rt.serving.ascii_json import large_json
 from gpt2rt.serving.bodies import LONGEST_TEXT, ScoreBody
 from gpt2rt.serving.events import in_time
-from gpt2rt.serving.faults import Fault, ascii_json
+from gpt2rt.serving.faults import Fault, fault_of
 from gpt2rt.serving.replies import note
 from gpt2rt.serving.service import Service, service_of
 
@@ -83,6 +84,7 @@ class ToldScore(TypedDict):
     text: str
     bos: str | None
     context: str | None
+    preceding: int
     window: int
     stride: int | None
     boundary: Boundary
@@ -120,24 +122,33 @@ def _texts(body: ScoreBody) -> list[str]:
             400,
             f"the texts have {count:,} characters; with top {body.top or 0} at most {most:,} are "
             "scored at a time: send fewer, or a smaller top",
-            param="text" if body.texts is None else "texts",
+            param=_field(body),
             code="too_long",
         )
     return texts
 
 
+def _field(body: ScoreBody) -> str:
+    return "text" if body.texts is None else "texts"
+
+
 async def _scored(texts: Seq[str], body: ScoreBody, request: Request, service: Service) -> Response:
     async with service.model(body.model) as model:
-        found = await model.score_batch(
-            texts,
-            bos=body.bos,
-            context=body.context,
-            special=body.special,
-            window=body.window,
-            stride=body.stride,
-            boundary=body.boundary or "leading",
-            top=body.top or 0,
-        )
+        try:
+            found = await model.score_batch(
+                texts,
+                bos=body.bos,
+                context=body.context,
+                special=body.special,
+                window=body.window,
+                stride=body.stride,
+                boundary=body.boundary or "leading",
+                top=body.top or 0,
+            )
+        except (BadText, PromptTooLong) as error:
+            fault = fault_of(error)
+            fault.param = _field(body)
+            raise fault from None
         reply = await model.aside(_reply, model.model.name, found)
         note(request, model, sum(len(one.tokens) for one in found))
         return Response(reply, media_type="application/json")
@@ -145,74 +156,11 @@ async def _scored(texts: Seq[str], body: ScoreBody, request: Request, service: S
 
 def _reply(model: str, found: Seq[Score]) -> bytes:
     count = sum(len(one.tokens) for one in found)
-    return ascii_json(
-        ScoreReply(
-            object="list",
-            model=model,
-            data=[_told(index, one) for index, one in enumerate(found)],
-            usage=TextUsage(prompt_tokens=count, total_tokens=count),
-        )
+    return large_json(
+        {
+            "object": "list",
+            "model": model,
+            "data": [{"index": index, **one.as_dict()} for index, one in enumerate(found)],
+            "usage": TextUsage(prompt_tokens=count, total_tokens=count),
+        }
     )
-
-
-def _told(index: int, found: Score) -> ToldScore:
-    return ToldScore(
-        index=index,
-        text=found.text,
-        bos=found.bos,
-        context=found.context,
-        window=found.window,
-        stride=found.stride,
-        boundary=found.boundary,
-        totals=_totals(found),
-        tokens=[_token(token) for token in found.tokens],
-        words=[_word(word) for word in found.words],
-    )
-
-
-def _totals(found: Score) -> Totals:
-    return Totals(
-        tokens=len(found.tokens),
-        scored=len(found.scored),
-        words=len(found.words),
-        bytes=found.bytes,
-        logprob=_known(found.logprob),
-        bits=_known(found.bits),
-        perplexity=_known(found.perplexity),
-        word_perplexity=_known(found.word_perplexity),
-        byte_perplexity=_known(found.byte_perplexity),
-        bits_per_byte=_known(found.bits_per_byte),
-    )
-
-
-def _token(token: TokenScore) -> ToldTokenScore:
-    return ToldTokenScore(
-        token=token.token,
-        text=token.text,
-        start=token.start,
-        end=token.end,
-        logprob=_known(token.logprob),
-        rank=token.rank,
-        bits=_known(token.bits),
-        probability=_known(token.probability),
-        alternatives=[
-            ToldAlternative(token=other.token, text=other.text, probability=other.probability)
-            for other in token.alternatives
-        ],
-    )
-
-
-def _word(word: WordScore) -> ToldWord:
-    return ToldWord(
-        text=word.text,
-        start=word.start,
-        end=word.end,
-        first=word.first,
-        last=word.last,
-        bits=_known(word.bits),
-    )
-
-
-def _known(value: float | None) -> float | None:
-    """A number as JSON can have it: null for infinity, and for what is not known."""
-    return value if value is not None and math.isfinite(value) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import socket
 import time
@@ -94,10 +95,16 @@ def serve(
 
     Raises `InvalidSetting` for an address that cannot be had, and what loading a model raises.
     """
-    service = Service(settings, log)
-    with listen(settings.host, settings.port) as listener:
-        names = ", ".join(served.name for served in service.models.all())
+
+    def ready() -> None:
+        gc.freeze()  # what is there now stays: looking for garbage in it would hold up everyone
         tell(f"serving {names} at {url_of(listener)}; Ctrl-C ends it")
+
+    service = Service(settings, log, ready)
+    names = ", ".join(served.name for served in service.models.all())
+    with listen(settings.host, settings.port) as listener:
+        if not settings.on_demand:
+            tell(f"loading {names}")
         if not (settings.loopback or settings.keys):
             tell(
                 f"whoever reaches {settings.host} can use this server: "

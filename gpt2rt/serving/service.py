@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TextIO
 
@@ -24,11 +24,17 @@ class Service:
     """The state of a running server.
 
     `draining` is whether it takes no new requests, `in_flight` the number of those that run,
-    `failure` why the models of the start could not be loaded.
+    `failure` why the models of the start could not be loaded. `counts` gives what `/metrics`
+    answers: those of this server, where nobody puts more in its place.
     """
 
-    def __init__(self, settings: ServeSettings, log: TextIO | None = None) -> None:
-        """Open the bundles; `log` takes the access log.
+    def __init__(
+        self,
+        settings: ServeSettings,
+        log: TextIO | None = None,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the bundles; `log` takes the access log, `ready` is called when they are loaded.
 
         Raises `UnknownModel`, `BadBundle`, `InvalidSetting`.
         """
@@ -40,7 +46,9 @@ class Service:
         self.failure: Exception | None = None
         self._limits: set[asyncio.Timeout] = set()
         self._log = AccessLog(log)
+        self._ready = ready
         self._start: asyncio.Task[None] | None = None
+        self.counts: Callable[[], Awaitable[bytes]] = self._counts
 
     def model(self, name: str | None) -> AbstractAsyncContextManager[AsyncGPT2]:
         """The model `name` (None: the first), loaded, and kept as long as the context is open.
@@ -91,10 +99,21 @@ class Service:
         """Begin to load the models, beside requests."""
         self._start = asyncio.create_task(self._load())
 
+    async def started(self) -> None:
+        """Wait until the models of the start are loaded. Raises why they could not be."""
+        assert self._start is not None
+        await asyncio.shield(self._start)
+        if self.failure is not None:
+            raise self.failure
+
+    async def _counts(self) -> bytes:
+        return self.metrics.text()
+
     async def _load(self) -> None:
         try:
             if not self.settings.on_demand:
                 await self.models.load_all()
+            self._ready()
         except Exception as error:
             self.failure = error
 
@@ -114,8 +133,11 @@ class Service:
         self._log.close()
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request: `Depends(service_of)` in the endpoints."""
+async def service_of(request: Request) -> Service:
+    """The service behind a request: `Depends(service_of)` in the endpoints.
+
+    A coroutine, since FastAPI would run a function in another thread.
+    """
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 from gpt2rt.asynchronous import QUEUE, SLOTS
 from gpt2rt.checks import check_kind, check_whole
-from gpt2rt.errors import InvalidSetting
+from gpt2rt.errors import InvalidSetting, reason
 from gpt2rt.model import PREFIX_BYTES
 
 MIB = 1 << 20
@@ -89,3 +90,17 @@ class ServeSettings:
             return ip_address(self.host).is_loopback
         except ValueError:  # a name
             return False
+
+
+def keys_in(file: str | Path) -> tuple[str, ...]:
+    """The keys of a file with one a line.
+
+    Raises `InvalidSetting` for a file that cannot be read or holds none.
+    """
+    try:
+        lines = [line.strip() for line in Path(file).read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{file}: {reason(error)}") from None
+    if not any(lines):  # an empty file would open the server to all
+        raise InvalidSetting(f"{file}: no key in it; write a key a line")
+    return tuple(filter(None, lines))

@@ -14,11 +14,13 @@ router = APIRouter(tags=["server"])
 Here = Annotated[Service, Depends(service_of)]
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Whether the server answers at all")
 async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Whether requests are answered: 503 while loading, failing or ending")
 async def ready(service: Here) -> dict[str, str]:
     state = service.state
@@ -31,7 +33,8 @@ async def ready(service: Here) -> dict[str, str]:
 async def metrics(service: Here) -> Response:
     if not service.settings.metrics:
         raise Fault(404, "metrics are off (--no-metrics)")
-    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return Response(await service.counts(), media_type=kind)
 
 
 @router.get("/v1/models", summary="The models that may be asked for")

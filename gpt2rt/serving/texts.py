@@ -6,9 +6,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from typing_extensions import TypedDict
 
 from gpt2rt.model import GPT2
+from gpt2rt.serving.ascii_json import large_json
 from gpt2rt.serving.bodies import DetokenizeBody, TokenizeBody
 from gpt2rt.serving.events import in_time
-from gpt2rt.serving.faults import ascii_json
 from gpt2rt.serving.replies import note
 from gpt2rt.serving.service import Service, service_of
 
@@ -49,9 +49,9 @@ async def tokenize(
 
     async def work() -> Response:
         async with service.model(body.model) as model:
-            reply = await model.aside(_tokens, body, model.model)
-            note(request, model, reply["count"])
-            return Response(ascii_json(reply), media_type="application/json")
+            reply, count = await model.aside(_tokens, body, model.model)
+            note(request, model, count)
+            return Response(reply, media_type="application/json")
 
     return await in_time(request, service, work())
 
@@ -69,20 +69,20 @@ async def detokenize(
 
     async def work() -> Response:
         async with service.model(body.model) as model:
-            text = await model.aside(model.model.tokenizer.decode, body.tokens)
+            reply = await model.aside(_text, body, model.model)
             note(request, model, len(body.tokens))
-            reply = TextReply(model=model.model.name, text=text)
-            return Response(ascii_json(reply), media_type="application/json")
+            return Response(reply, media_type="application/json")
 
     return await in_time(request, service, work())
 
 
-def _tokens(body: TokenizeBody, model: GPT2) -> TokensReply:
+def _tokens(body: TokenizeBody, model: GPT2) -> tuple[bytes, int]:
+    """The answer, and the number of its tokens."""
     tokenizer = model.tokenizer
     found = tokenizer.encode_spans(body.text, special=body.special)
     whole = (*tokenizer.before, *found.tokens, *tokenizer.after)
     begins = tokenizer.before or (tokenizer.start_of_text,)
-    return TokensReply(
+    reply = TokensReply(
         model=model.name,
         tokens=list(found.tokens),
         texts=[tokenizer.decode([token]) for token in found.tokens],
@@ -91,3 +91,9 @@ def _tokens(body: TokenizeBody, model: GPT2) -> TokensReply:
         count=len(found.tokens),
         n_ctx=model.hparams.n_ctx,
     )
+    return large_json(reply), len(found.tokens)
+
+
+def _text(body: DetokenizeBody, model: GPT2) -> bytes:
+    reply = TextReply(model=model.name, text=model.tokenizer.decode(body.tokens))
+    return large_json(reply)

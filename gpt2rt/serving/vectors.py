@@ -11,9 +11,10 @@ from typing_extensions import TypedDict
 
 from gpt2rt.model import GPT2
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Vectors
+from gpt2rt.serving.ascii_json import large_json
 from gpt2rt.serving.bodies import EMBEDDING, EmbeddingBody
 from gpt2rt.serving.events import in_time
-from gpt2rt.serving.faults import Fault, ascii_json_of_many
+from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.replies import note
 from gpt2rt.serving.scores import TextUsage
 from gpt2rt.serving.service import Service, service_of
@@ -81,8 +82,18 @@ async def _embedded(body: EmbeddingBody, request: Request, service: Service) -> 
 def _texts(body: EmbeddingBody, params: EmbedParams, model: GPT2) -> tuple[list[str], int]:
     """The inputs as texts, and the number of their tokens.
 
-    Raises `Fault` for ids that are no text's tokens, and for more vectors than fit an answer.
+    Raises `Fault` for ids that are no text's tokens, for vectors of another length than the
+    model's, and for more than fit an answer.
     """
+    width = model.hparams.n_embd
+    if body.dimensions not in (None, width):
+        raise Fault(
+            400,
+            f"dimensions is {body.dimensions}, and vectors of {model.name} have {width}: it was "
+            "not trained to have them shortened; leave it out",
+            param="dimensions",
+            code="invalid_value",
+        )
     given = body.input
     inputs = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     texts, count = [], 0
@@ -99,8 +110,8 @@ def _texts(body: EmbeddingBody, params: EmbedParams, model: GPT2) -> tuple[list[
         texts.append(text)
         count += len(tokens)
     vectors = len(texts) if params.by == "text" else count
-    if vectors * model.hparams.n_embd > MOST_NUMBERS:
-        most = MOST_NUMBERS // model.hparams.n_embd
+    if vectors * width > MOST_NUMBERS:
+        most = MOST_NUMBERS // width
         raise Fault(
             400,
             f"up to {vectors:,} vectors are asked for, and an answer holds {most:,}; send fewer",
@@ -122,8 +133,8 @@ def _reply(
                 told |= {"input": number, "text": text, "span": list(span)}
             data.append(told)
     usage = TextUsage(prompt_tokens=count, total_tokens=count)
-    reply = EmbeddingReply(object="list", model=model, layer=found[0].layer, usage=usage, data=[])
-    return ascii_json_of_many(reply, "data", data)
+    reply = EmbeddingReply(object="list", model=model, layer=found[0].layer, usage=usage, data=data)
+    return large_json(reply)
 
 
 def _written(vectors: Vectors, base64_wanted: bool) -> list[list[float] | str]:

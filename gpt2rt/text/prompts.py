@@ -56,7 +56,9 @@ def prompt_tokens(
     else:
         body = checked
         if odd := [token for token in body if not 0 <= token < tokenizer.n_vocab]:
-            raise InvalidSetting(f"{odd[0]} is no token; ids are 0 to {tokenizer.n_vocab - 1}")
+            raise InvalidSetting(
+                f"{odd[0]} is no token; ids are 0 to {tokenizer.n_vocab - 1}", "prompt"
+            )
     if not body:
         raise BadText("the prompt is empty; leave it out to begin a text from nothing")
     count = len(before) + len(body) + len(after)

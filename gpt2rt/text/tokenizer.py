@@ -11,7 +11,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 
 import regex
@@ -32,6 +32,7 @@ WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N
 PIECE = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|\s+")
 SHORT = 32  # characters; longer pieces are not cached
 REMEMBERED = 65_536  # pieces; some 15 MB
+STARTS = bytes(byte >> 6 != 0b10 for byte in range(256))  # 1: a character of UTF-8 begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Tokenizer(WithSpecialTokens):
         self._symbols.update((token.id, _symbols_of(token.text)) for token in special.tokens)
         self._symbols.update(zip(encoder.values(), encoder, strict=True))
         self._tokens = _Memory(self._tokens_of)
+        self._bytes: dict[int, bytes] = {}  # of tokens that were asked for
 
     @classmethod
     def read(cls, directory: Path) -> Tokenizer:
@@ -150,12 +152,17 @@ class Tokenizer(WithSpecialTokens):
     def _spans(self, part: TextPart, tokens: Sequence[int]) -> list[tuple[int, int]]:
         """The span of each of the `tokens` of a part without added tokens."""
         extra = int(self._prefixed(part))
-        place = [part.start] * extra  # for each byte its character
-        for number, character in enumerate(part.text, part.start):
-            place += [number] * len(character.encode("utf-8"))
-        ends = list(accumulate(len(self.token_bytes(token)) for token in tokens))
-        found = [(place[a], place[b - 1] + 1) for a, b in pairwise([0, *ends])]
-        if extra and ends[0] == 1:  # the token is the prefixed space alone
+        lengths = [len(self._symbols[token]) for token in tokens]
+        if not extra and part.text.isascii():  # a character is a byte
+            return list(pairwise(accumulate(lengths, initial=part.start)))
+        starts = part.text.encode("utf-8").translate(STARTS)
+        # For each byte its character.
+        place = [
+            *[part.start] * extra,
+            *islice(accumulate(starts, initial=part.start - 1), 1, None),
+        ]
+        found = [(place[a], place[b - 1] + 1) for a, b in pairwise(accumulate(lengths, initial=0))]
+        if extra and lengths[0] == 1:  # the token is the prefixed space alone
             found[0] = (part.start, part.start)
         return found
 
@@ -188,7 +195,10 @@ class Tokenizer(WithSpecialTokens):
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, which may be part of a character. Raises as `decode`."""
-        return self.decode_bytes((token,))
+        found = self._bytes.get(token)
+        if found is None:
+            found = self._bytes[token] = self.decode_bytes((token,))
+        return found
 
     def stream(self, after: Sequence[int] = ()) -> TextStream:
         """A stream for the text of tokens; no token's text depends on those before it (`after`)."""

@@ -20,7 +20,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.errors import BadCheckpoint, Gpt2rtError, InvalidSetting
 from gpt2rt.text.tokenizer import Tokenizer
 from gpt2rt_bench import peers, startup
-from gpt2rt_bench.cases import Case, Configuration
+from gpt2rt_bench.cases import Case, Configuration, with_others
 from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.peers import PeerSubject, environment, weights
 from gpt2rt_bench.peers.table import PEERS
@@ -344,3 +344,52 @@ def test_the_bench_measures_start_up(random_bundle: Bundle, command: Command) ->
 def test_the_bench_needs_a_model(command: Command) -> None:
     ended = command("bench")
     assert (ended.code, "at least one model" in ended.err) == (2, True)
+
+
+# ---- PyTorch on CUDA, whose module also runs on a processor
+
+
+def greedy(checkpoint: Path, prompts: list[list[int]], steps: int) -> list[list[int]]:
+    """Greedy tokens by Transformers."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(str(checkpoint), dtype=torch.float32).eval()
+    settings = {"do_sample": False, "min_new_tokens": steps, "max_new_tokens": steps}
+    tokens = torch.tensor(prompts)
+    found = model.generate(tokens, attention_mask=torch.ones_like(tokens), **settings)
+    return found[:, tokens.shape[1] :].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_module_for_cuda_is_gpt2(tmp_path: Path, bundle: Bundle, tied: bool) -> None:
+    """Its greedy tokens are those of Transformers, whatever batch was before, in each bucket."""
+    for name in ("torch", "transformers", "safetensors"):
+        pytest.importorskip(name)
+    shape = replace(TINY, n_ctx=600, tied=tied)
+    place = tmp_path / "checkpoint"
+    weights.write_checkpoint(bundle, LargerWeights(shape, seed=3), place)
+    peer = PeerSubject("PyTorch", "pytorch_cuda", bundle, "float32", Path(sys.executable), place)
+    random = np.random.default_rng(0)
+    with Subject(peer.name, [*peer.worker(1), "device=cpu", "compile="]) as subject:
+        for count, length in ((1, 5), (3, 7), (1, 3), (3, 250), (1, 508)):
+            prompts = random.integers(0, shape.n_vocab, (count, length)).tolist()
+            assert subject.ask(prompts, 12).tokens == greedy(place, prompts, 12)
+
+
+def test_peers_are_measured_where_they_compute(
+    random_bundle: Bundle, tiny_bundles: dict[str, Bundle], fake: Callable[..., Path]
+) -> None:
+    half = Bundle.open(tiny_bundles["fp16"].directory)
+    half = replace(half, manifest=replace(half.manifest, origin="random weights, seed 3"))
+    found, left_out = peers.subjects([random_bundle, half], fake(), providers={"cuda"})
+    assert [(s.name, s.provider) for s in found] == [("PyTorch, compiled float16", "cuda")]
+    assert left_out == ["PyTorch, compiled: no int8"]
+    ours = {
+        Configuration("m", asked, 1): runs for asked, runs in (("cpu", "cpu"), ("auto", "cuda"))
+    }
+    cases = [Case(own, 4, 1, 2) for own in ours]
+    others = [Configuration("m", where, 1, where) for where in ("cpu", "cuda")]
+    every = with_others(cases, others, ours)
+    assert [case.configuration.library for case in every] == ["gpt2rt", "cpu", "gpt2rt", "cuda"]

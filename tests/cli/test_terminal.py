@@ -17,8 +17,8 @@ import pytest
 from command_line import start
 from gpt2rt.bundles.manifest import PARITY
 from gpt2rt.cli.completion import model_names
-from gpt2rt.cli.printing import line
 from gpt2rt.cli.terminal import Screen, escaped
+from gpt2rt.text.controls import json_line
 
 # A title, hidden text, a movement and a colour in C1 form, a text turned around, Rich's markup.
 HOSTILE = "\x1b]0;x\x07\x1b[8m\x1b[2A\x9b31m\u202e\u2066\r[red]y\x7f"
@@ -47,7 +47,7 @@ def test_a_screen_shows_what_it_would_obey_and_lets_colours_of_richs_pass() -> N
 
 
 def test_json_has_no_control_and_the_same_value() -> None:
-    text = line({HOSTILE: "漢" + HOSTILE})
+    text = json_line({HOSTILE: "漢" + HOSTILE})
     assert not OBEYED.search(text)
     assert "漢" in text
     assert json.loads(text) == {HOSTILE: "漢" + HOSTILE}

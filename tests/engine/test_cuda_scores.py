@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -9,17 +13,25 @@ from numpy.typing import NDArray
 
 from batches import Engines
 from cuda_device import open_device
+from gpt2rt import GPT2, Request, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import SCORE
+from gpt2rt.engine import cuda_passages
 from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda_check import passages_fault
 from gpt2rt.engine.cuda_forward import Forward
+from gpt2rt.engine.cuda_memory import Block
+from gpt2rt.engine.cuda_passages import PassageReader
 from gpt2rt.engine.cuda_scores import Group
+from gpt2rt.engine.cuda_shapes import A_CALL
 from gpt2rt.engine.cuda_tails import Tails
-from gpt2rt.engine.slots import Part
-from gpt2rt.errors import BadLogits
+from gpt2rt.engine.slots import Columns, Part
+from gpt2rt.errors import BadLogits, OutOfMemory
 from gpt2rt.generation.task import scored
 from gpt2rt.sampling.selection import Draw, Row
-from gpt2rt.scoring.scoring import Passage, score_tokens
+from gpt2rt.scoring.readers import WINDOW
+from gpt2rt.scoring.scoring import Passage, TokenScores
+from gpt2rt.scoring.token_scores import score_tokens
 from gpt2rt_export.onnx_graph.cuda_tails import tails
 from models import TINY
 
@@ -34,7 +46,11 @@ PARTS = [
     Part(3, 20, [8]),
     Part(4, 5, TEXT[:3], 3),
 ]
-TARGETS = np.random.default_rng(1).integers(0, TINY.n_vocab, 18).tolist()
+LENGTHS = [2, 3, 9, 30, 17, 2, 49, 5, 48, 16, 33, 10, 11, 12, 24, 40, 2, 7]
+PASSAGES = [
+    Passage(tuple((TEXT * 2)[i : i + length]), 1 + 5 * i % (length - 1))
+    for i, length in enumerate(LENGTHS)
+]
 GROUP = np.array([3, 77, 210, 5])
 
 
@@ -50,33 +66,70 @@ def oracle(logits: NDArray[np.float32], target: int) -> tuple[float, int, NDArra
     return float(logprobs[target]), int((logits > logits[target]).sum()), logprobs
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 2, 3, 0, 1), (2,), (3,)])
+def scored_on(
+    device: Device,
+    passages: Iterable[Passage] = PASSAGES,
+    top: int = 0,
+    group: NDArray[np.int64] | None = None,
+    batch_size: int | None = None,
+) -> list[TokenScores]:
+    """The scores of passages, beside no texts."""
+    engines = Engines(device.slots)  # which the batch does not keep alive
+    found = score_tokens(
+        device,
+        engines.batch,
+        TINY,
+        passages,
+        top=top,
+        batch_size=batch_size,
+        threads=1,
+        group=group,
+    )
+    return list(found)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The shapes of the calls that score passages: how many, and of how many tokens."""
+    shapes: list[tuple[int, int]] = []
+    real = PassageReader._call
+
+    def watched(self: PassageReader, count: int, width: int, rows: int) -> Forward:
+        shapes.append((count, width))
+        return real(self, count, width, rows)
+
+    monkeypatch.setattr(PassageReader, "_call", watched)
+    return shapes
+
+
+@pytest.mark.parametrize("group", [None, GROUP])
 @pytest.mark.parametrize("top", [0, 1, 7, TINY.n_vocab])
-def test_scores_are_those_of_the_logits_whatever_the_parts(
-    device: Device, order: tuple[int, ...], top: int
+def test_scores_are_those_of_the_logits_of_each_passage_alone(
+    device: Device, top: int, group: NDArray[np.int64] | None
 ) -> None:
-    slots, parts = device.slots(5), [PARTS[number] for number in order]
-    slots.step([Part(slot, 0, TEXT[slot : slot + 25], 0) for slot in range(5)])
-    logits = np.asarray(slots.step(parts))
-    targets = TARGETS[: len(logits)]
-    for group in (None, GROUP):
-        found = slots.score(parts, targets, top, group)
-        assert found is not None
-        assert found.top_ids.shape == found.top_logprobs.shape == (len(logits), top)
-        assert len(found.logprobs) == len(found.ranks) == len(found.group) == len(logits)
+    for passage, found in zip(PASSAGES, scored_on(device, PASSAGES, top, group), strict=True):
+        count = len(passage.tokens) - passage.first
+        part = Part(0, 0, passage.tokens[:-1], count)
+        logits = np.asarray(device.slots(1).step([part]))
+        assert found.top_ids.shape == found.top_logprobs.shape == (count, top)
         for row, target, logprob, rank, ids, best, grouped in zip(
-            logits, targets, *found, strict=True
+            logits,
+            passage.tokens[passage.first :],
+            *(getattr(found, name) for name in Columns._fields),
+            strict=True,
         ):
             wanted, above, every = oracle(row, target)
-            assert logprob == pytest.approx(wanted, abs=1e-5)
-            assert rank == above
+            assert logprob == pytest.approx(wanted, abs=5e-3)
+            # Of logits as near to each other as float16 rounds, either may be above.
+            near = np.count_nonzero(np.abs(row - row[target]) < 5e-3)
+            assert abs(rank - above) < near
             assert len(set(ids.tolist())) == top
-            np.testing.assert_allclose(best, np.sort(every)[::-1][:top], atol=1e-5)
-            np.testing.assert_allclose(best, every[ids], atol=1e-5)
+            np.testing.assert_allclose(best, np.sort(every)[::-1][:top], atol=5e-3)
+            np.testing.assert_allclose(best, every[ids], atol=5e-3)
             if group is None:
                 assert np.isnan(grouped)
             else:
-                assert grouped == pytest.approx(np.log(np.exp(every[GROUP]).sum()), abs=1e-5)
+                assert grouped == pytest.approx(np.log(np.exp(every[GROUP]).sum()), abs=5e-3)
 
 
 def test_passages_are_scored_as_on_the_host(
@@ -84,28 +137,105 @@ def test_passages_are_scored_as_on_the_host(
 ) -> None:
     host = open_device(tiny_bundles["fp16"])
     host.distrust("logits are reduced on the host")
-    engines = Engines(device.slots)  # which the batch does not keep alive
-    passages = [Passage(tuple(TEXT[i : i + 3 + 5 * i]), 1 + i) for i in range(8)]
     for group in (None, GROUP):
-        columns = [
-            [
-                (s.logprobs, s.ranks, s.top_logprobs, s.group)
-                for s in score_tokens(
-                    kind.slots,
-                    engines.batch,
-                    TINY,
-                    passages,
-                    top=3,
-                    batch_size=4,
-                    threads=1,
-                    group=group,
-                )
-            ]
-            for kind in (device, host)
-        ]
-        for found, wanted in zip(*columns, strict=True):
-            for one, other in zip(found, wanted, strict=True):
-                np.testing.assert_allclose(one, other, atol=5e-3)
+        found, wanted = (scored_on(kind, PASSAGES, 3, group) for kind in (device, host))
+        for one, other in zip(found, wanted, strict=True):
+            for name in ("logprobs", "top_logprobs", "group"):
+                np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=5e-3)
+
+
+def test_many_passages_are_a_call_and_scores_keep_their_order(
+    device: Device, calls: list[tuple[int, int]]
+) -> None:
+    """All together, a few side by side, one by one; the order of the results is that of the
+    passages."""
+    together = scored_on(device)
+    assert calls == [(len(PASSAGES), TINY.n_ctx)]
+    calls.clear()
+    few = scored_on(device, batch_size=4)
+    # By length, so that short ones are not padded to the length of long ones.
+    assert calls == [(4, 48), (4, 32), (4, 16), (4, 16), (2, 16)]
+    calls.clear()
+    alone = scored_on(device, batch_size=1)
+    assert len(calls) == len(PASSAGES)
+    for passage, *found in zip(PASSAGES, together, few, alone, strict=True):
+        assert {len(scores.ranks) for scores in found} == {len(passage.tokens) - passage.first}
+        for scores in found:
+            np.testing.assert_allclose(scores.logprobs, found[0].logprobs, atol=5e-3)
+
+
+def test_calls_have_few_shapes_and_no_more_tokens_than_the_budget(
+    device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_passages, "A_CALL", 192)
+    device._readers.clear()
+    lengths = np.random.default_rng(3).integers(2, TINY.n_ctx + 2, 300).tolist()
+    passages = [Passage(tuple(TEXT[:1] * length)) for length in lengths]
+    assert [len(s.ranks) + 1 for s in scored_on(device, iter(passages))] == lengths
+    assert all(count * width <= 192 for count, width in calls)
+    assert sum(lengths) - 300 <= sum(count * width for count, width in calls) < 1.3 * sum(lengths)
+    assert len(set(calls)) < 16
+    device._readers.clear()
+
+
+def test_any_number_of_passages_is_read_only_a_little_ahead(device: Device) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Passage]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Passage(tuple(TEXT[:41]))
+
+    engines = Engines(device.slots)
+    scores = score_tokens(device, engines.batch, TINY, endless(), top=0, batch_size=None, threads=1)
+    assert len(next(scores).logprobs) == 40
+    assert taken <= 2 * WINDOW * A_CALL / 40 + 1
+    scores.close()  # type: ignore[attr-defined]
+    assert len(scored_on(device)) == len(PASSAGES)
+
+
+def test_texts_in_progress_go_on_between_calls(
+    device: Device, tiny_models: dict[str, GPT2], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text in another thread ends long before all passages are read; scores are the same."""
+    wanted = scored_on(device, PASSAGES * 4, batch_size=2)
+    engines = Engines(device.slots)
+    requests = [Request("a", stopping=Stopping(9, end_of_text=False))]
+    pieces = engines.run(requests, tiny_models["fp16"].tasks, 1)
+    next(pieces)
+    found = score_tokens(device, engines.batch, TINY, PASSAGES * 4, top=0, batch_size=2, threads=1)
+    first = next(found)
+    assert sum(piece.token is not None for piece in pieces) == 8
+    for one, other in zip([first, *found], wanted, strict=True):
+        np.testing.assert_array_equal(one.logprobs, other.logprobs)
+
+
+def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
+    device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = scored_on(device)
+    device._readers.clear()
+    calls.clear()
+    real, limit = device.memory.allocate, 160 * TINY.n_vocab * 2
+
+    def allocate(size: int, *, host: bool = False) -> Block:
+        if size > limit:
+            raise OutOfMemory(f"no room for {size} bytes")
+        return real(size, host=host)
+
+    monkeypatch.setattr(device.memory, "allocate", allocate)
+    for _ in range(3):  # it is remembered
+        calls.clear()
+        found = scored_on(device)
+    assert max(count * width for count, width in calls) <= 128
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=5e-3)
+    limit = 1000
+    device._readers.clear()
+    with pytest.raises(OutOfMemory):
+        scored_on(device)
+    device._readers.clear()
 
 
 def test_the_chosen_tokens_are_scored_together(
@@ -143,28 +273,47 @@ def test_the_chosen_tokens_are_scored_together(
     assert len(copied) == 1
 
 
-def test_a_device_that_is_not_trusted_scores_nothing(tiny_bundles: dict[str, Bundle]) -> None:
+def test_a_device_that_is_not_trusted_reads_no_passages(tiny_bundles: dict[str, Bundle]) -> None:
     careful = open_device(tiny_bundles["fp16"])
     careful.distrust("it is made up")
-    assert careful.slots(1).score(PARTS[:1], TARGETS[:12], 0, None) is None
+    with careful.passage_reader() as reader:
+        assert reader is None
+
+
+def test_scores_that_are_not_those_of_the_logits_are_found_out(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = open_device(tiny_bundles["fp16"])
+    assert passages_fault(device) is None
+    score = PassageReader.score
+
+    def wrong(*given: Any) -> Columns:
+        found = score(*given)
+        return found._replace(logprobs=found.logprobs[::-1])
+
+    monkeypatch.setattr(PassageReader, "score", wrong)
+    why = passages_fault(device)
+    assert why is not None
+    device.distrust_passages(why)
+    assert device.notes == [f"on CUDA, scores the slow way: {why}"]
+    with device.passage_reader() as reader:
+        assert reader is None
 
 
 def test_logits_that_are_not_finite_are_told(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights of another model, whose logits are beyond float16."""
-    slots = device.slots(1)
     scores = Tails.scores
 
     def broken(self: Tails, address: int, rows: int, top: int, group: Group) -> object:
-        import ctypes
-
         ctypes.memset(address, 0x7E, 2)  # a NaN
         return scores(self, address, rows, top, group)
 
+    device._readers.clear()
     monkeypatch.setattr(Tails, "scores", broken)
     with pytest.raises(BadLogits, match="not finite"):
-        slots.score([Part(0, 0, TEXT[:3], 3)], TARGETS[:3], 0, None)
+        scored_on(device, [Passage((1, 2, 3))])
 
 
 def test_the_graph_has_no_op_that_would_run_on_the_processor() -> None:

@@ -12,10 +12,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from batches import Engines
 from cuda_device import open_device
-from gpt2rt import HParams, SamplingParams
+from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import CHOICES, OFFSET, TRIES, tail
 from gpt2rt.engine.cuda import CudaSlots
+from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_tails import Tails, changes, settings
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
@@ -425,3 +428,53 @@ def test_tails_have_no_op_that_would_run_on_the_processor() -> None:
             model = tails(hparams)[kind]
             onnx.checker.check_model(model, full_check=True)
             assert {node.op_type for node in model.graph.node} <= ON_DEVICE, kind
+
+
+# ---- the first token after a prompt
+
+
+FIRST = {
+    "greedy": SamplingParams(temperature=0),
+    "plain": SamplingParams(seed=1),
+    "top_k": SamplingParams(seed=1, top_k=5),
+    "top_p": SamplingParams(seed=1, top_p=0.7),
+    "wide": SamplingParams(seed=1, top_p=0.95, temperature=5.0),
+    "penalty": SamplingParams(seed=1, repetition_penalty=1.3),
+}
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The rows of logits that were copied."""
+    found: list[tuple[int, ...]] = []
+    real = Forward.logits
+
+    def watched(self: Forward, *which: int) -> NDArray[np.float32]:
+        found.append(which)
+        return real(self, *which)
+
+    monkeypatch.setattr(Forward, "logits", watched)
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(FIRST))
+def test_tokens_after_prompts_are_chosen_on_the_device(
+    kind: str,
+    tiny_bundles: dict[str, Bundle],
+    tiny_models: dict[str, GPT2],
+    copied: list[tuple[int, ...]],
+) -> None:
+    """Also those of several samples of a prompt, each of which is what it would be alone."""
+    device, stopping = open_device(tiny_bundles["fp16"]), Stopping(3, end_of_text=False)
+    prompts = ["many words here"] * 4 + ["a", "x y z"]
+    requests = [Request(p, FIRST[kind], stopping, sample=n) for n, p in enumerate(prompts)]
+
+    def run(some: list[Request], count: int) -> dict[int, tuple[int, ...]]:
+        pieces = Engines(device.slots).run(some, tiny_models["fp16"].tasks, count)
+        return {p.sample: p.completion.tokens for p in pieces if p.completion}
+
+    together = run(requests, len(requests))
+    alone = [run([request], 1) for request in requests]
+    assert together == {n: tokens for found in alone for n, tokens in found.items()}
+    if kind != "wide":  # which the device cannot always tell
+        assert not copied

@@ -350,7 +350,6 @@ class Breaking:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
         self._left, self._error = at, error
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
-        self.score = slots.score
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
         self._left -= 1
@@ -419,6 +418,39 @@ def test_a_thread_that_is_interrupted_while_it_leads_lets_the_others_go_on(model
         thread.start()
     assert not hanging(threads)
     assert len(ended) == 4
+    assert_empty(batch)
+
+
+class Interrupting(Breaking):
+    """Slots in one of whose steps somebody presses Ctrl-C."""
+
+    def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:
+        try:
+            return super().step(parts, draws)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0)  # where Python would raise it
+        return np.asarray(self._slots.step(parts, draws))
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_ctrl_c_ends_the_texts_of_its_thread_alone(model: GPT2, at: int) -> None:
+    engines = Engines(lambda n: Interrupting(model.new_slots(n), at, KeyboardInterrupt()))
+    batch = engines.batch
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with batch.client(3) as other:
+            other.submit(tasks(model, [request(n) for n in (1, 2, 3)]))
+            with batch.client(1) as leader:
+                leader.submit(tasks(model, [request(0, 100)]))
+                with pytest.raises(KeyboardInterrupt):
+                    drained(leader)
+            wanted = {n: alone(model, request(n)) for n in (1, 2, 3)}
+            assert completed(drained(other)) == wanted
+            assert batch.statistics.failures == 0
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_empty(batch)
 
 

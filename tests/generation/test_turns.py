@@ -29,7 +29,6 @@ class Watched:
     def __init__(self, slots: Slots) -> None:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
-        self.score = slots.score
         self.steps: list[list[Part]] = []
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits:

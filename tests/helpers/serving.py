@@ -101,12 +101,14 @@ def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:
 
 
 def url_in(process: subprocess.Popen[bytes]) -> str:
-    """The address that a server prints."""
+    """The address that a server prints when it is ready."""
     assert process.stderr is not None
-    line = process.stderr.readline().decode()
-    found = re.search(r"http://\S+:\d+", line)
-    assert found, line
-    return found[0]
+    said = []
+    for line in process.stderr:
+        said.append(line.decode())
+        if found := re.search(r"serving .* at (http://\S+:\d+);", said[-1]):
+            return found[1]
+    raise AssertionError(said)
 
 
 def ready(url: str) -> bool:

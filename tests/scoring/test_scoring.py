@@ -17,7 +17,7 @@ from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadLogits, InvalidSetting, PromptTooLong
 from gpt2rt.generation import batch
 from gpt2rt.sampling.selection import Draw
-from gpt2rt.scoring import scoring
+from gpt2rt.scoring import readers
 from gpt2rt.scoring.scoring import Passage, windows
 from models import NOISE, REPEATABLE, TINY, LargerWeights, assert_same
 
@@ -72,7 +72,7 @@ def test_pieces_of_a_passage_add_up(
     """A passage longer than a step is read in several, each after the tokens of the last."""
     passages = [Passage(TEXT[: TINY.n_ctx + 1], first) for first in (1, 9, 17, TINY.n_ctx)]
     (whole, *_) = tiny.score_tokens(passages)
-    monkeypatch.setattr(scoring, "TOKENS", size)
+    monkeypatch.setattr(readers, "TOKENS", size)
     oracle = oracle_scores(tiny_weights, passages[0].tokens)
     precision = tiny.bundle.manifest.precision
     for passage, scores in zip(passages, tiny.score_tokens(passages), strict=True):
@@ -86,8 +86,8 @@ def test_pieces_of_a_passage_add_up(
 def test_a_step_has_no_more_rows_and_tokens_than_stated(
     tiny: GPT2, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(scoring, "LOGITS", rows * tiny.hparams.n_vocab * 4 + 1)
-    monkeypatch.setattr(scoring, "TOKENS", 30)
+    monkeypatch.setattr(readers, "LOGITS", rows * tiny.hparams.n_vocab * 4 + 1)
+    monkeypatch.setattr(readers, "TOKENS", 30)
     steps: list[list[Part]] = []
     real = FusedSlots.step
 

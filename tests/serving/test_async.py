@@ -27,6 +27,7 @@ from gpt2rt import (
     Stopping,
 )
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong, QueueFull, StepFailed
+from gpt2rt.generation.client import Client
 from gpt2rt.generation.scheduler import Scheduler
 
 PARAMS = SamplingParams(seed=5)
@@ -386,6 +387,39 @@ def test_a_cancelled_score_of_a_long_text_ends(path: Path) -> None:
             scoring.cancel()
             async with asyncio.timeout(10):
                 await model.aclose()  # waits for the threads
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", ["score", "embed"])
+def test_a_cancelled_call_ends_with_its_slice(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Not with its text, whose reading takes as long as it is long."""
+    text = "a small boat " * 3_000
+
+    calls = []
+    call = Client.call
+
+    def counted(self: Client, work: Callable[[], Any]) -> Any:
+        calls.append(work)
+        return call(self, work)
+
+    monkeypatch.setattr(Client, "call", counted)
+
+    async def check() -> None:
+        async with opened(path) as model:
+            calling = asyncio.ensure_future(
+                model.score(text, stride=1)
+                if kind == "score"
+                else model.embed(text, EmbedParams(stride=1))
+            )
+            await until(lambda: len(calls) > 2)
+            calling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await calling
+            begun = len(calls)
+        assert len(calls) <= begun + 1  # of hundreds
 
     asyncio.run(check())
 

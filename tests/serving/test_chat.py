@@ -188,6 +188,21 @@ def test_the_next_message_is_the_librarys_text(talks: TestClient, gpt2: GPT2) ->
     assert answer["usage"]["prompt_tokens"] == len(prompt)
 
 
+def test_a_developer_is_the_system(talks: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def render(self: ChatTemplate, messages: Any) -> str:
+        seen.append(messages)
+        return "a"
+
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    for role in ("developer", "system"):
+        told = [{"role": role, "content": "a"}, {"role": "user", "content": "b"}]
+        assert talks.post(PATH, json={"messages": told, "max_tokens": 1}).status_code == 200
+    assert seen[0] == seen[1]
+    assert seen[0][0] == {"role": "system", "content": "a"}
+
+
 def test_parts_of_a_message_are_one_text(talks: TestClient) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     answer = talks.post(PATH, json={"messages": [{"role": "user", "content": parts}], "seed": 1})
@@ -230,9 +245,9 @@ def test_logprobs_are_those_of_completions(talks: TestClient) -> None:
     ("contents", "code", "param"),
     [
         (["a", "b<|endoftext|>c"], "control_token", "messages.1.content"),
-        (["a" * 200], "context_length_exceeded", None),
+        (["a" * 200], "context_length_exceeded", "messages"),
         (["a" * 131_072], "context_length_exceeded", "messages"),
-        (["\ud800"], "bad_text", None),
+        (["\ud800"], "bad_text", "messages"),
     ],
 )
 def test_conversations_that_are_refused(

@@ -23,6 +23,7 @@ from gpt2rt import AsyncGPT2, Piece
 from gpt2rt.cli import serve
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.serving import server
+from gpt2rt.serving.service import Service
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, fault, ready, running, url_in, wait_until
 
@@ -177,9 +178,28 @@ def test_a_server_that_everybody_may_use_says_so(
 ) -> None:
     monkeypatch.setattr(server.DrainingServer, "run", lambda self, sockets: None)
     told: list[str] = []
-    server.serve(replace(settings, host=host, keys=keys), tell=told.append)
-    assert re.match(rf"serving tiny-int8, tiny-fp32 at http://{host}:\d+;", told[0])
+    settings = replace(settings, host=host, keys=keys, on_demand=False)
+    server.serve(settings, tell=told.append)
+    assert told[0] == "loading tiny-int8, tiny-fp32"
     assert ["--api-key-file" in line for line in told[1:]] == [True] * open_to_all
+
+
+@pytest.mark.parametrize("on_demand", [False, True])
+def test_readiness_is_told_once_models_are_loaded(settings: ServeSettings, on_demand: bool) -> None:
+    told: list[list[bool]] = []
+
+    def tell() -> None:
+        told.append([served.model is not None for served in service.models.all()])
+
+    async def started() -> None:
+        service.start()
+        while service.state == "loading":
+            await asyncio.sleep(0.001)
+        await service.close()
+
+    service = Service(replace(settings, on_demand=on_demand), ready=tell)
+    asyncio.run(started())
+    assert told == [[not on_demand] * 2]
 
 
 def test_keys_come_from_options_a_file_and_the_environment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from fastapi.testclient import TestClient
 from gpt2rt import Piece
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.errors import BadLogits
+from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.serving.events import ClientLeft, while_there
 from gpt2rt.serving.settings import ServeSettings
 from serving import RunningServer, fault, in_process, wait_until
@@ -98,6 +100,42 @@ def test_the_work_ends_when_its_client_leaves(
         wait_until(lambda: seen == ["begun", "closed"])
         connection.close()
         wait_until(lambda: server.service.in_flight == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_tells_the_tokens_of_a_client_that_left(
+    server: RunningServer, stream: bool
+) -> None:
+    body = json.dumps({"prompt": "ab", "max_tokens": 1_000_000, "stream": stream}).encode()
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    with slow_steps():
+        connection = server.socket(head + body)
+        counts = [model.model.batch for _, model in server.service.models.loaded()]
+        began = [batch.statistics.tokens for batch in counts]
+        wait_until(lambda: counts[0].statistics.tokens >= began[0] + 3)
+        connection.close()
+        wait_until(lambda: server.service.in_flight == 0)
+    line = server.lines()[-1]
+    assert line["path"] == "/v1/completions"
+    assert line["prompt_tokens"] is None
+    assert 2 <= line["completion_tokens"] <= 40
+
+
+@contextmanager
+def slow_steps() -> Iterator[None]:
+    """Steps that leave a client the time to leave."""
+    turn = Scheduler.turn
+
+    def slow(self: Scheduler, *given: Any) -> Any:
+        time.sleep(0.01)
+        return turn(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "turn", slow)
+        yield
 
 
 def test_work_is_cancelled_when_the_client_leaves() -> None:

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytest
 from fastapi import Body, Depends, Request, Response
@@ -21,7 +21,7 @@ from gpt2rt.errors import BadText, InvalidSetting, MissingExtra, PromptTooLong
 from gpt2rt.generation.batch_statistics import BatchStatistics
 from gpt2rt.serving import guard
 from gpt2rt.serving.access import AccessLog
-from gpt2rt.serving.faults import Fault, ascii_json, ascii_json_of_many
+from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.metrics import OF_A_MODEL
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.settings import ServeSettings
@@ -61,6 +61,15 @@ def test_health_readiness_and_models(server: RunningServer, client: TestClient) 
         assert (
             listed["data"][0].items() >= {"object": "model", "context": 48, "loaded": True}.items()
         )
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_head_tells_what_an_answer_would(server: RunningServer, path: str) -> None:
+    with server.client() as asking:
+        head, whole = asking.head(path), asking.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == whole.headers["content-length"]
+        assert asking.get(path).status_code == 200  # on the same connection
 
 
 def test_errors_are_in_openais_form(client: TestClient) -> None:
@@ -310,12 +319,6 @@ def test_too_many_connections_are_told(own: RunningServer, monkeypatch: pytest.M
     with own.client() as first, own.client() as second:
         assert {first.get("/health").status_code, second.get("/health").status_code} == {200}
         assert raw_fault(read_all(own.socket())) == (503, "overloaded")
-
-
-@pytest.mark.parametrize("items", [[], [1], [{"a": [0.5]}, "é", None]])
-def test_json_of_many_is_the_json_of_all(items: list[Any]) -> None:
-    found = ascii_json_of_many({"z": 1, "data": None}, "data", items)
-    assert found == ascii_json({"z": 1, "data": items})
 
 
 # ---- errors of handlers

@@ -79,21 +79,32 @@ def test_words_of_several_inputs_say_which(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    ("body", "code", "param"),
     [
-        ({"input": ""}, "bad_text"),
-        ({"input": "a" * 200}, "context_length_exceeded"),
-        ({"input": "a", "layer": 4}, "invalid_value"),
-        ({"input": "a", "word": "a"}, "invalid_value"),
-        ({"input": "a", "by": "word", "word": "b"}, "bad_text"),
-        ({"input": [300]}, "invalid_value"),
-        ({"input": [64, 64]}, "invalid_value"),  # `aa` is one token
-        ({"input": "a b" * 40_000, "by": "word", "stride": 9}, "too_long"),
+        ({"input": ""}, "bad_text", "input"),
+        ({"input": "a" * 200}, "context_length_exceeded", "input"),
+        ({"input": "a", "layer": 4}, "invalid_value", "layer"),
+        ({"input": "a", "word": "a"}, "invalid_value", "word"),
+        ({"input": "a", "by": "word", "word": "b"}, "bad_text", "input"),
+        ({"input": "a", "stride": 49}, "invalid_value", "stride"),
+        ({"input": [300]}, "invalid_value", None),
+        ({"input": [64, 64]}, "invalid_value", "input"),  # `aa` is one token
+        ({"input": "a b" * 40_000, "by": "word", "stride": 9}, "too_long", "input"),
+        ({"input": "a", "dimensions": 7}, "invalid_value", "dimensions"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_cannot_be_embedded(client: TestClient, body: dict[str, Any], code: str) -> None:
-    assert fault(client.post(PATH, json=body)) == (400, code)
+def test_what_cannot_be_embedded(
+    client: TestClient, body: dict[str, Any], code: str, param: str | None
+) -> None:
+    answer = client.post(PATH, json=body)
+    assert fault(answer) == (400, code)
+    assert answer.json()["error"]["param"] == param
+
+
+def test_the_models_own_length_may_be_asked_for(client: TestClient, gpt2: GPT2) -> None:
+    width = gpt2.hparams.n_embd
+    assert embed(client, input="a", dimensions=width) == embed(client, input="a")
 
 
 # ---- tokens

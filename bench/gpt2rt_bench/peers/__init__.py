@@ -9,7 +9,7 @@ of its precisions is compared with which of gpt2rt's.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ RUN = Path(__file__).parent / "workers" / "run.py"
 
 @dataclass(frozen=True, slots=True)
 class PeerSubject:
-    """A peer ready to be measured beside `bundle`: precision, Python, converted model."""
+    """A peer ready to be measured beside `bundle`: precision, Python, converted model, provider."""
 
     peer: str
     module: str
@@ -32,6 +32,7 @@ class PeerSubject:
     precision: str
     python: Path
     model: Path
+    provider: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -56,13 +57,15 @@ def subjects(
     python: Path,
     checkpoint: Path | None = None,
     stage: Callable[[str], object] = lambda title: None,
+    providers: Collection[str] = ("cpu",),
 ) -> tuple[list[PeerSubject], list[str]]:
-    """The peers for these bundles, converted, and a reason for each that is left out.
+    """The peers on `providers` for these bundles, converted, and why others are left out.
 
     `stage` is called with the title of each step. Raises `BadCheckpoint` where a bundle's weights
     are not found, `InvalidSetting` where `python` is not a Python.
     """
-    wanted = {name for peer in PEERS for name in peer.needs}
+    table = [peer for peer in PEERS if peer.provider in providers]
+    wanted = {name for peer in table for name in peer.needs}
     lacking = environment.missing(python, sorted(wanted))
     found: list[PeerSubject] = []
     left_out: list[str] = []
@@ -72,7 +75,7 @@ def subjects(
         if (place, m.precision) in done:
             continue
         done.add((place, m.precision))
-        for peer in PEERS:
+        for peer in table:
             if reason := _reason_against(peer, bundle, lacking, python):
                 left_out.append(f"{peer.name}: {reason}")
                 continue
@@ -86,7 +89,9 @@ def subjects(
             except ConversionFailure as error:
                 left_out.append(f"{peer.name}: {error}")
                 continue
-            found.append(PeerSubject(peer.name, peer.module, bundle, own, python, model))
+            found.append(
+                PeerSubject(peer.name, peer.module, bundle, own, python, model, peer.provider)
+            )
     return found, list(dict.fromkeys(left_out))
 
 

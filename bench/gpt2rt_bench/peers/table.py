@@ -14,7 +14,7 @@ class Peer:
 
     `module` is its file in `workers`; `needs` are the modules that its Python must have;
     `precisions`: gpt2rt's name -> its own; `variants`: it runs every variant of `HParams`, not only
-    OpenAI's model.
+    OpenAI's model; `provider` is where it computes, `cpu` or `cuda`.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Peer:
     needs: tuple[str, ...]
     precisions: Mapping[str, str]
     variants: bool = False
+    provider: str = "cpu"
 
     def cannot_run(self, hparams: HParams) -> str:
         """Why this peer cannot run the model; "" where it can."""
@@ -59,4 +60,11 @@ PEERS = (
         {"fp32": "f32", "int8": "int8", "int4": "int4"},
     ),
     Peer("PyTorch", "pytorch", ("torch", "transformers"), {"fp32": "float32"}, variants=True),
+    Peer(
+        "PyTorch, compiled",
+        "pytorch_cuda",
+        ("torch", "safetensors"),
+        {"fp16": "float16"},
+        provider="cuda",
+    ),
 )

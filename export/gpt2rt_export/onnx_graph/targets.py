@@ -8,12 +8,13 @@ from pathlib import Path
 import onnx
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, TAILS, WEIGHTS
+from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, PORTABLE_GRAPH, TAILS, WEIGHTS
 from gpt2rt_export.onnx_graph.cuda import CUDA, fuse_cuda
 from gpt2rt_export.onnx_graph.cuda_tails import tails
 from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
 from gpt2rt_export.onnx_graph.hidden import hidden
+from gpt2rt_export.onnx_graph.portable import fuse_portable
 from gpt2rt_export.onnx_graph.weights import Weight, attach
 from gpt2rt_export.sources import Checkpoint
 
@@ -27,6 +28,8 @@ def fused(
     """
     model, weights = fuse(standard, hparams, STORAGE[precision], kv)
     models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
+    models[PORTABLE_GRAPH], weights = fuse_portable(standard, hparams, precision)
+    wanted |= {weight.names: weight for weight in weights}
     if precision in CUDA:
         models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)
         wanted |= {weight.names: weight for weight in weights}

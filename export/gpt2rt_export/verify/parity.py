@@ -5,8 +5,8 @@ tokens between longer calls, in spans spread over the whole context (cached). Lo
 the text and the hidden states of every layer are compared. Only the bundle's logits of the whole
 text are held; TensorFlow's are computed a block of rows at a time.
 
-A graph for CUDA reads the beginning of the text, half of it in one call and the rest token by
-token, on the CPU provider, which rounds to float16 where the device does.
+The portable graph and the one for CUDA read the beginning of the text, half of it in one call and
+the rest token by token, on the CPU provider, which rounds to float16 where the device does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH
+from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, PORTABLE_GRAPH
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_memory import HostMemory
 from gpt2rt.engine.hidden import hidden_states
+from gpt2rt.engine.portable import PortableSlots
 from gpt2rt.engine.providers import Threads, open_session
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.engine.slots import Part, Slots
@@ -45,7 +46,7 @@ from gpt2rt_export.verify.sample import Sample
 SPANS = 16  # of tokens fed one by one, from position 1 to the last
 SPAN = 4  # tokens each
 ROWS = 32  # positions compared at a time
-CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
+FIRST = 32  # positions of the text that graphs for other providers read
 
 
 # ---- the report
@@ -55,9 +56,10 @@ CUDA_POSITIONS = 32  # of the text that the graph for CUDA reads
 class ParityReport:
     """All that was measured on the text that `text` names, and the limits for it.
 
-    `cached` is None for a context of one token, `cuda` where there is no graph for it. `apart` is
-    the largest difference of the bundle's own cached and uncached logits, `exact` whether they have
-    to be equal: kernels compute the graph, and nothing beside them does arithmetic.
+    `cached` is None for a context of one token, `portable` and `cuda` where there is no such graph.
+    `apart` is the largest difference of the bundle's own cached and uncached logits, `exact`
+    whether they have to be equal: kernels compute the graph, and nothing beside them does
+    arithmetic.
     `drift` is, for each layer (counted as in `Tensors.hidden`), the Euclidean length of the
     difference of hidden states relative to that of TensorFlow's, mean over positions. `added` is
     the same for what each layer adds to the states of the one before, which finds a wrong layer of
@@ -68,6 +70,7 @@ class ParityReport:
     tokens: int
     uncached: Agreement
     cached: Agreement | None
+    portable: Agreement | None
     cuda: Agreement | None
     loss: Loss
     drift: tuple[float, ...]
@@ -78,7 +81,12 @@ class ParityReport:
 
     @property
     def agreements(self) -> dict[str, Agreement]:
-        ways = {"uncached": self.uncached, "cached": self.cached, "cuda": self.cuda}
+        ways = {
+            "uncached": self.uncached,
+            "cached": self.cached,
+            "portable": self.portable,
+            "cuda": self.cuda,
+        }
         return {name: agreement for name, agreement in ways.items() if agreement is not None}
 
     @property
@@ -132,11 +140,14 @@ def measure(
     precision: str,
     progress: Progress | None = None,
     sample: Sample | None = None,
+    slots: Slots | None = None,
 ) -> ParityReport:
     """Compare the bundle in `directory` with `checkpoint`, on `sample` or else English prose.
 
-    `kind`: `fused` or `standard`. `failures` of the report says whether the bundle passes. Raises
-    `ParityFailure` for a checkpoint that was misread (`account.check`).
+    `kind`: `fused` or `standard`. `slots` are those of a graph of the bundle on another provider,
+    whose logits are then compared; None: those of `GRAPH` on the CPU. `failures` of the report says
+    whether the bundle passes. Raises `ParityFailure` for a checkpoint that was misread
+    (`account.check`).
     """
     progress = progress or NoProgress()
     if checkpoint.files:
@@ -146,9 +157,12 @@ def measure(
     sample = sample or Sample.choose(None, None)
     tokens = sample.tokens(read_tokenizer(directory), hparams.n_ctx)
     wanted, drift, added = _layers(directory, checkpoint, tokens, progress)
-    session = open_session(directory / GRAPH, Threads(spinning=False))
-    exact = bool(session.kernels) and hparams.activation == "gelu_new"
-    slots = SLOTS[kind](session, hparams, 1)
+    exact = False
+    if slots is None:
+        session = open_session(directory / GRAPH, Threads(spinning=False))
+        exact = bool(session.kernels) and hparams.activation == "gelu_new"
+        slots = SLOTS[kind](session, hparams, 1)
+        del session
     advance = progress.stage("Verify: logits", len(tokens))
     whole = uncached(slots, tokens)
     rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
@@ -159,13 +173,14 @@ def measure(
         stepwise = cached(slots, tokens, positions, advance)
         agreement = agreement_of(_rows(wanted, stepwise, positions, [0] * len(positions)))
         apart = float(np.abs(whole - stepwise).max())
-    del session, slots, whole
+    del slots, whole
     return ParityReport(
         text=sample.source,
         tokens=len(tokens),
         uncached=agreement_of(rows),
         cached=agreement,
-        cuda=_cuda(directory, wanted, tokens[:CUDA_POSITIONS], progress),
+        portable=_portable(directory, wanted, tokens[:FIRST], progress),
+        cuda=_cuda(directory, wanted, tokens[:FIRST], progress),
         loss=Loss.of(rows[:-1, -2], rows[:-1, -1], guess_of(tokens[1:], hparams.n_vocab)),
         drift=drift,
         added=added,
@@ -173,6 +188,17 @@ def measure(
         exact=exact,
         gate=GATES[precision],
     )
+
+
+def _portable(
+    directory: Path, wanted: reference.Reference, tokens: Sequence[int], progress: Progress
+) -> Agreement | None:
+    """How the portable graph agrees with TensorFlow; None where there is none."""
+    if not (directory / PORTABLE_GRAPH).is_file():
+        return None
+    advance = progress.stage("Verify: the portable graph", len(tokens))
+    session = open_session(directory / PORTABLE_GRAPH, Threads(spinning=False), prepack=False)
+    return _begun(PortableSlots(session, wanted.hparams, 1), wanted, tokens, advance)
 
 
 def _cuda(
@@ -184,10 +210,20 @@ def _cuda(
     advance = progress.stage("Verify: the graph for CUDA", len(tokens))
     session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
     slots = Device(session, directory, wanted.hparams, HostMemory()).slots(1)
+    return _begun(slots, wanted, tokens, advance)
+
+
+def _begun(
+    slots: Slots,
+    wanted: reference.Reference,
+    tokens: Sequence[int],
+    advance: Callable[[int], None],
+) -> Agreement:
+    """How slots agree with TensorFlow on tokens, half in one call and the rest one by one."""
     half = -(-len(tokens) // 2)
-    found = [np.asarray(slots.step([Part(0, 0, tokens[:half], half)]))]
+    found = [np.array(slots.step([Part(0, 0, tokens[:half], half)]))]
     for at in range(half, len(tokens)):
-        found.append(np.asarray(slots.step([Part(0, at, [tokens[at]])])))
+        found.append(np.array(slots.step([Part(0, at, [tokens[at]])])))
     positions = range(len(tokens))
     rows = _rows(wanted, np.concatenate(found), positions, [0] * len(tokens), advance)
     return agreement_of(rows)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -14,6 +16,9 @@ import pytest
 
 from command_line import Command
 from gpt2rt import GPT2, SamplingParams, Stopping
+from gpt2rt.corpus.ledger import Ledger
+from gpt2rt.corpus.parts import DonePart
+from gpt2rt.errors import StepFailed
 
 OPTIONS = ("--length", "6", "--seed", "7", "--temperature", "1.3")
 PROMPTS = ["the cat", "a", "né 👋", "the cat", "x y z", "zz top", "over the hill"]
@@ -53,37 +58,63 @@ def test_every_line_is_continued_in_order(
 def test_several_samples_a_line(
     command: Command, model: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    outputs = [tmp_path / name for name in ("1", "32")]
+    outputs = [tmp_path / f"{size}.jsonl" for size in (1, 32)]
     options = ("generate", "-m", model, "--file", prompts, "-n", "3", *OPTIONS)
     for output in outputs:
-        assert command(*options, "--output", output, "--batch-size", output.name).code == 0
-    assert told(outputs[0]) == told(outputs[1])
+        assert command(*options, "--output", output, "--batch-size", output.stem).code == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
     assert [place[:2] for place in told(outputs[0])] == [
         (n, k) for n in range(1, 8) for k in range(3)
     ]
+
+
+def parts_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
+
+
+@contextmanager
+def cut_short(output: Path, after: int) -> Iterator[None]:
+    """A run that ends when so many parts are done, as by a signal that the machine sends."""
+    with pytest.MonkeyPatch.context() as patch:
+        add = Ledger.add
+
+        def adding(self: Ledger, part: DonePart) -> None:
+            add(self, part)
+            if len(self.done) == after:
+                raise StepFailed("pulled the plug")
+
+        patch.setattr(Ledger, "add", adding)
+        yield
+    assert not output.exists()
 
 
 @pytest.mark.slow
 def test_what_is_there_is_not_made_again(
     command: Command, model: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    """Whatever was kept of an earlier run, half a line at its end included."""
-    output = tmp_path / "out.jsonl"
-    options = ("generate", "-m", model, "--file", prompts, "--output", output, *OPTIONS)
-    assert command(*options).code == 0
-    whole = output.read_bytes()
-    records = whole.splitlines(keepends=True)
-    for seed in range(12):
+    """Whatever is left of a run that was cut short, half a line of its manifest included."""
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    options = ("generate", "-m", model, "--file", prompts, "--shard-rows", "2", *OPTIONS)
+    assert command(*options, "--output", whole).code == 0
+    for seed in range(8):
         rng = Random(seed)
-        kept = rng.sample(records, rng.randrange(len(records) + 1))
-        half = rng.choice(records)[: rng.randrange(1, 40)] if rng.random() < 0.7 else b""
-        output.write_bytes(b"".join(kept) + half)
-        assert command(*options).code == 0
-        again = output.read_bytes().splitlines(keepends=True)
-        assert [json.loads(a)["tokens"] for a in again] == [
-            json.loads(r)["tokens"] for r in records
-        ]
-        assert set(kept) <= set(again), "finished samples stay as they are, to the byte"
+        with cut_short(output, after=rng.randrange(1, 5)):
+            assert command(*options, "--output", output).code == 1
+        manifest = parts_of(output) / "_manifest.jsonl"
+        kept = manifest.read_bytes().splitlines(keepends=True)
+        kept = kept[: rng.randrange(len(kept) + 1)]
+        half = b'{"part": 3, "ro' if kept and rng.random() < 0.7 else b""
+        manifest.write_bytes(b"".join(kept) + half)
+        times = {p: p.stat().st_mtime_ns for p in parts_of(output).glob("part-*")}
+        with cut_short(output, after=4):
+            assert command(*options, "--output", output).code == 1
+        done = {json.loads(line)["part"] for line in kept[1:]}
+        for path, time_ns in times.items():
+            assert (path.stat().st_mtime_ns == time_ns) == (int(path.stem[5:]) in done)
+        assert command(*options, "--output", output).code == 0
+        assert output.read_bytes() == whole.read_bytes()
+        assert not list(parts_of(output).glob("part-*"))
+        output.unlink()
 
 
 def test_without_a_seed_a_resumed_run_keeps_the_one_it_had(
@@ -91,11 +122,29 @@ def test_without_a_seed_a_resumed_run_keeps_the_one_it_had(
 ) -> None:
     output = tmp_path / "out.jsonl"
     options = ("generate", "-m", model, "--file", prompts, "--output", output, "--length", "5")
+    options += ("--shard-rows", "2")
+    with cut_short(output, after=2):
+        assert command(*options).code == 1
     assert command(*options).code == 0
-    before = told(output)
-    output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:2]))
+    assert len({record["seed"] for record in lines(output)}) == 1
+    assert len(lines(output)) == len(PROMPTS)
+
+
+def test_a_complete_output_is_left_as_it_is(
+    command: Command, model: Path, prompts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    options = ("generate", "-m", model, "--file", prompts, "--output", output, "--length", "5")
     assert command(*options).code == 0
-    assert told(output) == before
+    before = output.read_bytes()
+    assert command(*options).code == 0
+    assert output.read_bytes() == before
+    output.write_bytes(before[:-9])
+    ended = command(*options)
+    assert (ended.code, "was changed since" in ended.in_one_line()) == (1, True)
+    output.unlink()
+    assert command(*options, "--seed", "3").code == 0
+    assert {record["seed"] for record in lines(output)} == {3}
 
 
 @pytest.mark.slow
@@ -108,23 +157,25 @@ def test_a_killed_run_goes_on_with_nothing_lost_or_doubled(
     prompts.write_text("\n".join(f"{n} and {n + 1}" for n in range(400)))
     output = tmp_path / "out.jsonl"
     arguments = ["generate", "-m", model, "--file", prompts, "--output", output, *OPTIONS]
+    arguments += ["--shard-rows", "10"]
     shell = [sys.executable, "-m", "gpt2rt", *map(str, arguments)]
     rng = Random(1)
     for _ in range(4):
         process = subprocess.Popen(shell, stderr=subprocess.DEVNULL)
-        grown = output.stat().st_size if output.exists() else 0
-        deadline = time.monotonic() + 60
+        done = len(list(parts_of(output).glob("part-*")))
+        wanted, deadline = done + rng.randrange(1, 6), time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            if output.exists() and output.stat().st_size > grown + rng.randrange(20_000):
+            if len(list(parts_of(output).glob("part-*"))) >= wanted:
                 break
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert not output.exists()
     assert command(*arguments).code == 0
-    killed = told(output)
+    killed = output.read_bytes()
     output.unlink()
     assert command(*arguments).code == 0
-    assert killed == told(output)
-    assert len(killed) == 400
+    assert killed == output.read_bytes()
+    assert len(lines(output)) == 400
 
 
 def test_lines_of_json_and_what_is_wrong_with_some(
@@ -150,7 +201,9 @@ def test_lines_of_json_and_what_is_wrong_with_some(
         (6, None, None),
     ]
     bad = [line for line in ended.err.splitlines() if "in.jsonl: line" in line]
-    assert [int(line.split("line ")[1].split(":")[0]) for line in bad] == [3, 4, 7, 8, 11, 9, 10]
+    assert [int(line.split("line ")[1].split(":")[0]) for line in bad] == [3, 4, 7, 8, 9, 10, 11]
+    rejects = lines(parts_of(output) / "_rejects.jsonl")
+    assert [reject["line"] for reject in rejects] == [3, 4, 7, 8, 9, 10, 11]
 
 
 @pytest.mark.slow
@@ -159,7 +212,8 @@ def test_lines_of_json_and_what_is_wrong_with_some(
     [
         (("--length", "7"), "other settings"),
         (("--top-k", "3"), "other settings"),
-        (("--seed", "8"), "--seed 7"),
+        (("--seed", "8"), "seed 7, now 8"),
+        (("--shard-rows", "3"), "shard_rows 100, now 3"),
     ],
 )
 def test_another_runs_output_is_not_touched(
@@ -175,7 +229,7 @@ def test_another_runs_output_is_not_touched(
     assert output.read_bytes() == before
     prompts.write_text("changed\n" + "\n".join(PROMPTS[1:]))
     ended = command(*options)
-    assert (ended.code, "another prompt" in ended.in_one_line()) == (2, True)
+    assert (ended.code, "other texts" in ended.in_one_line()) == (2, True)
     assert output.read_bytes() == before
 
 
@@ -188,12 +242,16 @@ def test_a_file_that_is_no_output_is_not_touched(
         precious.write_text(text)
         assert command(*ours, precious).code == 2
         assert precious.read_text() == text
-    assert "file of the prompts" in command(*ours, prompts).in_one_line()
-    assert "not a file" in command(*ours, "/dev/null").in_one_line()
-    precious.write_text("Dear diary,\nnothing happened")
-    ended = command("generate", "-m", model, "--file", prompts, "--output", precious)
-    assert (ended.code, "line 1" in ended.in_one_line()) == (2, True)
-    assert precious.read_text() == "Dear diary,\nnothing happened"
+    assert "file of the texts" in command(*ours, prompts).in_one_line()
+    assert "is not a directory" in command(*ours, "/dev/null").in_one_line()
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "diary.txt").write_text("Dear diary")
+    assert "has files" in command(*ours, folder).in_one_line()
+    assert [path.name for path in folder.iterdir()] == ["diary.txt"]
+    (folder / "_manifest.jsonl").write_text('{"name": "of others"}\n')
+    assert "no manifest of such a run" in command(*ours, folder).in_one_line()
+    assert not parts_of(precious).exists()
 
 
 def test_a_line_that_fails_does_not_stop_the_others(
@@ -219,14 +277,11 @@ def test_two_runs_do_not_share_an_output(
 
     output = tmp_path / "out.jsonl"
     given = ("generate", "-m", model, "--file", prompts, "--output", output, *OPTIONS)
-    with output.open("a+b") as held:
+    parts_of(output).mkdir()
+    with (parts_of(output) / "_manifest.jsonl").open("a+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "another run" in command(*given).in_one_line()
     assert command(*given).code == 0
-    first = output.read_bytes().splitlines(keepends=True)[0]
-    with output.open("ab") as file:
-        file.write(first)
-    assert command(*given).code == 2
 
 
 def test_a_link_to_an_output_stays_one(
@@ -257,6 +312,9 @@ def test_log_probabilities_go_into_the_file(
     [
         (("a", "--file", "x.txt"), "PROMPT and --file"),
         (("--output", "x"), "--output is for --file"),
+        (("--column", "x"), "--column is for --file"),
+        (("a", "--shard-rows", "3"), "--shard-rows is for --output"),
+        (("--file", "x.txt", "--output", "o.doc"), "ends in .txt, .jsonl"),
         (("--file", "x.txt", "--replay", "y"), "--model and --replay"),
         (("--file", "x.txt", "--save-run", "y"), "--save-run and --file"),
         (("--file", "x.txt", "-n", "0"), "without end"),

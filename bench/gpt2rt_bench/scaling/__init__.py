@@ -1,0 +1,1 @@
+"""What more machines gain: a simulation held against measurements, and what work costs."""

@@ -1,0 +1,195 @@
+"""Commands over whole corpora: from files to files, what failed told at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from gpt2rt import Bundle
+from gpt2rt.cli import tables, texts
+from gpt2rt.cli.terminal import undisturbed
+from gpt2rt.corpus import ray_data
+from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.local import made
+from gpt2rt.corpus.output import Output
+from gpt2rt.corpus.rows import TextRow
+from gpt2rt.corpus.shards import shards
+from gpt2rt.corpus.streams import BytesRead
+from gpt2rt.errors import InvalidSetting
+
+TOLD = 10  # rejects on standard error; the file has all
+SHARD_ROWS = 1000
+PANEL = "Files"
+
+ShardRows = Annotated[
+    int | None,
+    typer.Option(
+        help="Rows of a part of --output, which is written whole or not at all.",
+        show_default="1000; generate 100",
+        rich_help_panel=PANEL,
+    ),
+]
+OutputFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Where the results of --file go: a file that ends in .jsonl, .csv, .tsv or .parquet, "
+        "or a directory of parts (`out.parquet/`). A run that was cut short goes on.",
+        show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Actors of --ray at most. Each loads the model, and takes --threads cores, or a GPU.",
+        show_default="as many as the cluster has room for, with one core each",
+        rich_help_panel=PANEL,
+    ),
+]
+Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
+
+
+def check_shard_rows(shard_rows: int | None, output: object) -> None:
+    """Raises `InvalidSetting`."""
+    if shard_rows is not None and output is None:
+        raise InvalidSetting("--shard-rows is for --output")
+    if shard_rows is not None and shard_rows < 1:
+        raise InvalidSetting(f"--shard-rows must be 1 or more, not {shard_rows}")
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The cluster of --ray, the model as --model names it, and the most actors."""
+
+    address: str
+    model: str | None
+    actors: int | None
+
+
+def elsewhere(
+    ray: str | None, actors: int | None, model: str | None, output: object
+) -> Elsewhere | None:
+    """Where a job is done; None: in this process. Raises `InvalidSetting`."""
+    if ray is None:
+        if actors is not None:
+            raise InvalidSetting("--actors is for --ray")
+        return None
+    if output is None:
+        raise InvalidSetting("--ray is for --file with --output")
+    return Elsewhere(ray, model, actors)
+
+
+def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpus:
+    """The corpus of --file. Raises `InvalidSetting` without one, `BadData`."""
+    if not files:
+        raise InvalidSetting("--output is for --file; send what is printed elsewhere with `>`")
+    texts.check_column(column, lines, files)
+    return texts.corpus(files, lines, column)
+
+
+def work(
+    job: Job,
+    corpus: Corpus,
+    place: Destination,
+    bundle: Bundle,
+    loading: Loading,
+    shard_rows: int | None,
+    cluster: Elsewhere | None,
+    watch: Watch = lambda model, rows: rows,
+) -> None:
+    """Do a job with every row of a corpus; ends with exit code 1 where rows could not be done.
+
+    Rows pass `watch` on their way, unless a `cluster` reads them. Raises `Gpt2rtError`; what was
+    done until then is kept.
+    """
+    meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
+    size = shard_rows or SHARD_ROWS
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.move(meter.count, f"{done:,} rows")
+
+    with ExitStack() as opened:
+        if cluster is None:
+            model = _loaded(job, bundle, loading)
+        else:
+            ray_data.check_corpus(corpus)
+            opened.enter_context(undisturbed())
+            opened.enter_context(ray_data.joined(cluster.address))
+        output = opened.enter_context(Output(place, job, bundle, corpus, size))
+        if cluster is None:
+            rows = shards(watch(model, corpus.rows(meter)), size, together=job.together)
+            parts = made(job, model, output.due(rows), output.layout, advance)
+        else:
+            parts = ray_data.made(
+                job,
+                cluster.model,
+                bundle,
+                corpus,
+                size,
+                output,
+                loading,
+                actors=cluster.actors,
+                meter=meter,
+                advance=advance,
+            )
+        with bar:
+            for part in parts:
+                output.add(part)
+        output.finish()
+        _tell(output)
+
+
+def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:
+    """The model of a job. Raises for settings that it does not allow, which leave nothing behind"""
+    model = job.load(bundle, loading)
+    for _ in job.results(model, ()):
+        raise AssertionError("results of nothing")
+    return model
+
+
+def _tell(output: Output) -> None:
+    """What failed, on standard error. Raises `typer.Exit` for anything."""
+    if not output.rows:
+        raise InvalidSetting("there are no rows: every line is blank")
+    if not output.rejects:
+        return
+    with output.place.rejects.open("rb") as lines:
+        for line in islice(lines, TOLD):
+            body = json.loads(line)
+            tell_fault(f"{body['source']}: line {body['line']}", body["reason"])
+    print(
+        f"gpt2rt: {output.rejects:,} of {output.rows:,} rows could not be done: "
+        f"{output.place.rejects} has them",
+        file=sys.stderr,
+    )
+    raise typer.Exit(1)
+
+
+def tell_fault(place: str, fault: str) -> None:
+    """Say what is wrong with a row."""
+    print(f"gpt2rt: {place}: {fault}", file=sys.stderr)
+
+
+def usable(rows: Iterable[TextRow], failed: Callable[[], None]) -> Iterator[TextRow]:
+    """The rows that are texts; what is wrong with others is told, and `failed` called."""
+    for row in rows:
+        if row.fault is None:
+            yield row
+        else:
+            tell_fault(row.place, row.fault)
+            failed()
