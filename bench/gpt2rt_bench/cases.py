@@ -15,6 +15,7 @@ from gpt2rt_bench.protocol import Tokens
 
 OURS = "gpt2rt"
 ALL = "all"  # the providers of the table that this machine can run
+WEB = "web"  # the page for the browser, in Chromium
 
 
 @dataclass(frozen=True, slots=True)

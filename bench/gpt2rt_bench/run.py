@@ -20,8 +20,8 @@ from gpt2rt.engine.execution import resolve
 from gpt2rt.engine.providers import Threads
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 from gpt2rt.kernels.library import has_kernels
-from gpt2rt_bench import cases, latency, worker
-from gpt2rt_bench.cases import Case, Configuration
+from gpt2rt_bench import browser, cases, latency, worker
+from gpt2rt_bench.cases import WEB, Case, Configuration
 from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meters
 from gpt2rt_bench.report import ReportRow, rows_of
@@ -90,7 +90,7 @@ def planned(
     missing: dict[str, None] = {}  # ordered, each once
     for own in configurations:
         try:
-            chosen[own] = resolve(bundles[own.model], own.provider)
+            chosen[own] = _provider_of(bundles[own.model], own.provider)
         except (ProviderMissing, BadBundle) as error:
             if cases.ALL not in providers:
                 raise
@@ -116,13 +116,16 @@ def run(
     def start(configuration: Configuration) -> Subject:
         if configuration in plan.peers:
             command = plan.peers[configuration].worker(configuration.threads)
+        elif configuration.provider == WEB:
+            directory = plan.bundles[configuration.model].directory
+            command = browser.command(directory, configuration)
         else:
             command = worker.command(plan.bundles[configuration.model].directory, configuration)
         return Subject(configuration.name, command)
 
     def traffic_of(result: CaseResult) -> Traffic | None:
         configuration = result.case.configuration
-        if configuration not in plan.providers:
+        if plan.providers.get(configuration, WEB) == WEB:
             return None  # what another library reads is not known
         if plan.providers[configuration] not in engine_providers.PROVIDERS:
             return None  # nor what other providers make of the weights
@@ -141,6 +144,16 @@ def run(
         advance=advance,
     )
     return rows_of(results, traffic_of, meters)
+
+
+def _provider_of(bundle: Bundle, provider: str) -> str:
+    """What runs a bundle. Raises `ProviderMissing`, `BadBundle`, `InvalidSetting`."""
+    if provider != WEB:
+        return resolve(bundle, provider)
+    from gpt2rt_export.web import site
+
+    site.check(bundle)
+    return WEB
 
 
 def _distinct(matrix: Sequence[Case], providers: Mapping[Configuration, str]) -> list[Case]:
@@ -165,7 +178,9 @@ def _fitting(
     for case in matrix:
         model = case.configuration.model
         hparams = bundles[model].manifest.hparams
-        if case.fits(hparams):
+        if case.batch > 1 and case.configuration.provider == WEB:
+            left_out[f"{case.batch} prompts side by side on {WEB}: a page has one text"] = None
+        elif case.fits(hparams):
             fitting.append(case)
         else:
             reason = f"{case.prompt} prompt tokens and {case.steps} steps exceed the context of "

@@ -40,7 +40,8 @@ def bench(
     provider: Annotated[
         list[str],
         typer.Option(
-            help="As for generate, or all: every one that this machine can run. Repeatable.",
+            help="As for generate; web (the page of `gpt2rt web`, in Chromium); or all: every one "
+            "that this machine can run. Repeatable.",
             autocompletion=completion.providers,
         ),
     ] = ["cpu"],  # noqa: B006
@@ -155,6 +156,8 @@ def bench(
       gpt2rt bench 117M-int8 --provider all
 
       gpt2rt bench 117M-int8 --choose
+
+      gpt2rt bench 117M-int8 --provider cpu --provider web
 
       gpt2rt bench --make-peers peers-env
 
