@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import onnxruntime as ort
 import pytest
@@ -109,8 +110,8 @@ def test_what_is_compiled_is_kept_by_version(home: Path) -> None:
 # ---- what cannot be had
 
 
-@pytest.mark.parametrize("wrong", ["gpu", "openvin", "", "auto:gpu"])
-def test_an_unknown_provider(wrong: str, tiny_bundles: dict[str, Bundle]) -> None:
+@pytest.mark.parametrize("wrong", ["gpu", "openvin", "", "auto:gpu", None, 3])
+def test_an_unknown_provider(wrong: Any, tiny_bundles: dict[str, Bundle]) -> None:
     with pytest.raises(InvalidSetting, match=r"provider is cpu, cuda, openvino, .*coreml or auto"):
         GPT2(tiny_bundles["fp32"], Threads(1), wrong)
 
@@ -196,6 +197,24 @@ def test_a_stand_in_makes_the_same_texts(
     if precision == "fp32":
         cpu = GPT2(tiny_bundles[precision], Threads(1), "cpu")
         assert texts == [done.text for done in cpu.generate_batch(prompts, GREEDY, SOME)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_is_told_that_the_threads_of_a_provider_stayed_behind(
+    stand_in: Provider, tiny_bundles: dict[str, Bundle]
+) -> None:
+    model = GPT2(tiny_bundles["fp32"], Threads(1), "stand-in")
+    child = os.fork()
+    if child == 0:  # no exception may leave it
+        code = 1
+        try:
+            model.generate("ab", GREEDY, SOME)
+        except InvalidSetting as error:
+            code = 0 if "threads of its provider" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    model.generate("ab", GREEDY, SOME)
 
 
 def test_nodes_that_run_elsewhere_are_told_and_beyond_a_share_refused(
