@@ -40,7 +40,9 @@ EXTRAS = {
         "safetensors",
         "socksio",
     ),
+    "files": ("pyarrow",),
     "hub": ("huggingface_hub",),
+    "urls": ("fsspec", "aiohttp", "filelock"),
     "tokenizers": ("tokenizers",),
     "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
     "constrain": ("llguidance",),
@@ -48,6 +50,8 @@ EXTRAS = {
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
     "llm": ("llm",),
+    "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
+    "ray": ("ray",),
 }
 
 # Release of Unicode -> a letter that is new in it.
