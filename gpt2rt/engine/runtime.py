@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from gpt2rt.engine.providers import (
     Threads,
     graph_of,
     open_session,
-    outdated,
+    passed_over,
     provider_for,
 )
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
@@ -71,6 +72,7 @@ class Runtime:
         self._bundle = bundle
         self._hparams = bundle.manifest.hparams
         slots_of(bundle)
+        self._wanted = provider
         opened = _opened(bundle, threads, provider)
         self.provider = opened.provider
         self._kv = opened.kv
@@ -86,13 +88,14 @@ class Runtime:
         if self.provider == CUDA:
             self._device = _device(opened.session, bundle, threads)
             self._session = self._device.session
-        self._outdated = outdated(bundle) if provider == AUTO else None
 
     @property
     def notes(self) -> list[str]:
         """Why the model is slower on this machine than it could be, and what runs elsewhere."""
-        found = [*self._placed] if self._device is None else self._device.notes
-        return found if self._outdated is None else [*found, self._outdated]
+        if self._device is not None:
+            return self._device.notes
+        passed = passed_over(self._bundle) if self._wanted == AUTO and not self._placed else None
+        return [*self._placed] if passed is None else [passed]
 
     def close(self) -> None:
         """Release the weights and threads; after that there are no more slots."""
@@ -195,10 +198,10 @@ def _opened(bundle: Bundle, threads: Threads, wanted: str) -> Opened:
     provider = provider_for(bundle, wanted)
     try:
         return _own(bundle, threads, provider)
-    except ProviderMissing:
+    except ProviderMissing as error:
         if provider == CPU or wanted != AUTO:
             raise
-        return _own(bundle, threads, CPU)
+        return replace(_own(bundle, threads, CPU), notes=(str(error),))
 
 
 def _own(bundle: Bundle, threads: Threads, provider: str) -> Opened:

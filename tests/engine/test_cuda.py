@@ -21,6 +21,7 @@ from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import cuda_shapes, cuda_tails
 from gpt2rt.engine.cuda import CudaSlots, Device
 from gpt2rt.engine.cuda_check import fault
@@ -171,7 +172,7 @@ def test_only_precisions_with_kernels_have_a_graph_for_cuda(
     tiny_bundles: dict[str, Bundle],
 ) -> None:
     having = {name for name, b in tiny_bundles.items() if CUDA_GRAPH in b.manifest.files}
-    assert having == set(CUDA) == {"fp16", "int4"}
+    assert having == set(CUDA) == {name for name, p in PRECISIONS.items() if p.cuda}
 
 
 def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:

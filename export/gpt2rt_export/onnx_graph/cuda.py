@@ -197,10 +197,10 @@ def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
     return b.op("Gemm", [x, vector(b, b.hparams.head_variable), plus], out, transB=1)
 
 
-def wide_wte(b: Builder, name: str, out: str) -> str:
-    """int8 rows and their scales -> float16 [V,D], computed once, when the graph is loaded."""
+def wide(b: Builder, name: str, sizes: tuple[int, ...], out: str) -> str:
+    """An int8 matrix and its scales -> float16 [N,K], computed once, when the graph is loaded."""
     q, scale = b.matrix(name, INT8)
-    q = ungrouped(b, q, [0, 2, 1, 3], b.hparams.variables()[f"model/{name}"], f"{out}/steps")
+    q = ungrouped(b, q, [0, 2, 1, 3], sizes, f"{out}/steps")
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     axis = b.constant("column", np.array([1], np.int64))
     scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
@@ -220,8 +220,25 @@ def ungrouped(b: Builder, part: str, perm: list[int], sizes: tuple[int, ...], ou
     return b.op("Slice", [rows, start, b.constant(f"{out}/end", np.array(sizes, np.int64))], out)
 
 
-def int4_tokens(b: Builder) -> str:
+def wide_wte(b: Builder, name: str, out: str) -> str:
+    return wide(b, name, b.hparams.variables()[f"model/{name}"], out)
+
+
+def int8_tokens(b: Builder) -> str:
     return b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/tokens", axis=0)
+
+
+def int8_product(b: Builder, x: str, scope: str, out: str) -> str:
+    """No op of the CUDA provider multiplies float16 by int8 with a scale for each output."""
+    k, n = b.shape(scope)
+    w = wide(b, f"{scope}/w", (n, k), f"{out}/w")
+    return b.op("FusedMatMul", [x, w], out, domain=MICROSOFT, transB=1)
+
+
+def int8_head(b: Builder, x: str, plus: str, out: str) -> str:
+    tied = b.hparams.tied
+    w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
+    return b.op("Gemm", [x, w, plus], out, transB=1)
 
 
 def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
@@ -246,13 +263,8 @@ def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
     )
 
 
-def int4_head(b: Builder, x: str, plus: str, out: str) -> str:
-    tied = b.hparams.tied
-    w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
-    return b.op("Gemm", [x, w, plus], out, transB=1)
-
-
 CUDA = {
     "fp16": HalfArithmetic(fp16_tokens, fp16_product, fp16_head),
-    "int4": HalfArithmetic(int4_tokens, int4_product, int4_head),
+    "int8": HalfArithmetic(int8_tokens, int8_product, int8_head),
+    "int4": HalfArithmetic(int8_tokens, int4_product, int8_head),
 }
