@@ -86,7 +86,7 @@ class Device:
         self.faults: dict[type[WholeReader], str] = {}
         self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
-        self._readers: dict[type[WholeReader], list[WholeReader]] = {}
+        self.idle_readers: dict[type[WholeReader], list[WholeReader]] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -118,7 +118,7 @@ class Device:
         if self.careful is not None or kind in self.faults or not kind.available(self):
             yield None
             return
-        idle = self._readers.setdefault(kind, [])
+        idle = self.idle_readers.setdefault(kind, [])
         reader = idle.pop() if idle else kind(self)
         try:
             yield reader  # type: ignore[misc]
@@ -132,10 +132,10 @@ class Device:
         try:
             return Buffers(self.hparams, self.memory, count)
         except OutOfMemory:
-            if not (self._idle or self._readers):
+            if not (self._idle or self.idle_readers):
                 raise
             self._idle.clear()
-            self._readers.clear()
+            self.idle_readers.clear()
             return Buffers(self.hparams, self.memory, count)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import cuda_shapes, cuda_tails
-from gpt2rt.engine.cuda import CudaSlots, Device
+from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Block
@@ -368,15 +367,14 @@ def test_where_the_memory_is_too_small_fewer_prompts_are_read_side_by_side(
             raise OutOfMemory(f"no room for {size} bytes")
         return real(size, host=host)
 
-    read = CudaSlots._read
+    run = Forward.run
 
-    def watched(self: CudaSlots, parts: Sequence[Part]) -> tuple[Forward, list[int]]:
-        found = read(self, parts)
-        counts.append(len(parts))
-        return found
+    def watched(self: Forward) -> None:
+        run(self)
+        counts.append(self.call.sizes["B"])
 
     monkeypatch.setattr(device.memory, "allocate", allocate)
-    monkeypatch.setattr(CudaSlots, "_read", watched)
+    monkeypatch.setattr(Forward, "run", watched)
     np.testing.assert_allclose(slots.step(parts), wanted, atol=5e-3)
     assert counts == [3, 3]
     most = TINY.n_vocab
