@@ -85,22 +85,31 @@ def _files(path: str) -> list[str]:
     if exists(path):
         return _below(path) if os.path.isdir(path) else [path]
     found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
-    found = [name for name in found if not os.path.isdir(name)]
+    found = [name for name in found if not _hidden(name, path) and not os.path.isdir(name)]
     if not found:
         what = "No such file" if not glob.has_magic(path) else "No file fits it"
         raise BadData(f"{named(path)}: {what}; name a file, a directory or a glob")
     return found
 
 
+def _hidden(name: str, pattern: str) -> bool:
+    """Whether a glob found a hidden file, or one in a hidden directory, that it does not name."""
+    *folders, last = Path(name).parts
+    asked = Path(pattern).parts
+    if hidden(last) and not hidden(asked[-1]):
+        return True
+    return any(hidden(folder) and folder not in asked for folder in folders)
+
+
 def _below(directory: str) -> list[str]:
     """The files of known forms in a directory and those below it."""
     found: list[str] = []
-    for place, folders, names in os.walk(directory, followlinks=True):
-        folders[:] = sorted(name for name in folders if not hidden(Path(name)))
+    for place, folders, names in os.walk(directory):
+        folders[:] = sorted(name for name in folders if not hidden(name))
         found += [
             os.path.join(place, name)
             for name in names
-            if not hidden(Path(name)) and form_of(name)[0] is not None
+            if not hidden(name) and form_of(name)[0] is not None
         ]
     if not found:
         raise BadData(f"{named(directory)}: has no file that ends in {KNOWN}")

@@ -52,6 +52,13 @@ class Ledger:
             raise
 
     def close(self) -> None:
+        """Let others have the manifest; one that says nothing goes, and its directory, too."""
+        directory = self._place.directory
+        nothing = not self.done and self.end is None
+        if nothing and [path.name for path in directory.iterdir()] == [MANIFEST]:
+            self._place.manifest.unlink()
+            if self._place.file is not None:
+                directory.rmdir()
         self._file.close()
 
     def add(self, part: DonePart) -> None:
