@@ -20,9 +20,7 @@ NEEDED = ("onnx", "pydantic", "filelock", "httpx2", "gpt2rt_export")
 def web(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A bundle's name or directory.", autocompletion=completion.model_names
-        ),
+        typer.Argument(help="A bundle's name or directory.", autocompletion=completion.model_names),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     runtime: Annotated[

@@ -6,6 +6,7 @@ proxies listen, choose a replica and pass the answer on as it comes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -25,10 +26,11 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt2rt.errors import Gpt2rtError, InvalidSetting, StepFailed, reason
+from gpt2rt.errors import ClusterFailure, InvalidSetting, StepFailed, reason
 from gpt2rt.serving.app import application
 from gpt2rt.serving.replica_metrics import exposition
 from gpt2rt.serving.replicas import APPLICATION, DEPLOYMENT, Replicas
+from gpt2rt.serving.server import warn_if_open
 from gpt2rt.serving.service import Service
 
 ID = b"x-request-id"
@@ -43,7 +45,9 @@ class Replica:
     """A replica: models, their batches, and the application. Serve calls its methods."""
 
     def __init__(self, replicas: Replicas) -> None:
-        self._service = Service(replicas.opened(), sys.stdout if replicas.access_log else None)
+        log = sys.stdout if replicas.access_log else None
+        # As `gpt2rt serve` does: what is there at the start is no garbage to look for.
+        self._service = Service(replicas.opened(), log, gc.freeze)
         self._service.counts = self._all_counts
         self._name = serve.get_replica_context().replica_tag
 
@@ -119,17 +123,19 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
     """Serve on the cluster that the program has joined, until SIGTERM or Ctrl-C.
 
     Running requests finish then, as by `gpt2rt serve`. Raises `InvalidSetting` where Serve listens
-    elsewhere or the cluster serves already, and `Gpt2rtError` for what keeps replicas from
+    elsewhere or the cluster serves already, and `ClusterFailure` for what keeps replicas from
     starting, or ends them.
     """
     host, port = replicas.settings.host, replicas.settings.port
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with redirect_stdout(sys.stderr), _Ending() as ending:  # where Ray tells of workers that died
+        warn_if_open(replicas.settings, tell)
         _start_serve(replicas)
         try:
             handle = _started(replicas, url)
-            tell(f"serving at {url}, replicas: {replicas.count}; Ctrl-C ends it")
+            names = ", ".join(replicas.settings.models) or "the default model"
+            tell(f"serving {names} at {url}; replicas: {replicas.count}; Ctrl-C ends it")
             ending.wait(_check_there)
             _end_at_last(replicas.settings.drain + LAST)
             _drain(handle, replicas.settings.drain)
@@ -144,7 +150,8 @@ def _start_serve(replicas: Replicas) -> None:
         serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
         applications = serve.status().applications
     except Exception as error:
-        raise Gpt2rtError(f"Serve does not start on the cluster: {_reason(str(error))}") from error
+        why = _reason(str(error))
+        raise ClusterFailure(f"Serve does not start on the cluster: {why}") from error
     if APPLICATION in applications:
         raise InvalidSetting("the cluster serves already; `serve shutdown` ends that")
 
@@ -162,7 +169,7 @@ def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
         handle: DeploymentHandle[Any] = serve.run(deployed(replicas), name=APPLICATION)
     except RuntimeError as error:
         why = _reason(_told_of_replicas() or str(error))
-        raise Gpt2rtError(f"no replica could start: {why}") from error
+        raise ClusterFailure(f"no replica could start: {why}") from error
     try:
         with urlopen(f"{url}/-/healthz", timeout=PATIENCE):
             return handle
@@ -187,13 +194,13 @@ def _reason(said: str) -> str:
 
 
 def _check_there() -> None:
-    """Raises `Gpt2rtError` unless the application is still on the cluster."""
+    """Raises `ClusterFailure` unless the application is still on the cluster."""
     try:
         applications = serve.status().applications
     except Exception as error:
-        raise Gpt2rtError(f"the cluster is gone: {reason(error).splitlines()[0]}") from error
+        raise ClusterFailure(f"the cluster is gone: {reason(error).splitlines()[0]}") from error
     if APPLICATION not in applications:
-        raise Gpt2rtError("somebody ended the application on the cluster")
+        raise ClusterFailure("somebody ended the application on the cluster")
 
 
 def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:
