@@ -44,6 +44,7 @@ EXTRAS = {
     "tokenizers": ("tokenizers",),
     "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
     "constrain": ("llguidance",),
+    "files": ("pyarrow",),
     "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
