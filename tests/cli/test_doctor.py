@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from command_line import Command
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import download, export, verify
+from gpt2rt.engine import providers
 from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
@@ -140,3 +142,20 @@ def test_a_damaged_bundle_is_told(
     body = json.loads(command("doctor", "--json").out)
     bad = [f for f in body["findings"] if f["state"] == "bad"]
     assert any(str(place) in finding["found"] for finding in bad)
+
+
+def test_a_model_tells_how_it_runs_here_and_why_it_is_slow(
+    command: Command, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "opening", lambda name, libraries=(): Opening(True, None, ()))
+    place = str(tiny_bundles["fp32"].directory)
+    monkeypatch.setattr(providers, "cuda_problem", lambda: None)
+    body = json.loads(command("doctor", place, "nowhere", "--json").out)
+    told = [(f["state"], f["found"]) for f in body["findings"] if f["subject"] == place]
+    assert [state for state, _ in told] == ["good", "note"]
+    assert told[0][1].startswith("runs on cpu, threads 1")
+    assert "cannot run on CUDA" in told[1][1]
+    (missing,) = (f for f in body["findings"] if f["subject"] == "nowhere")
+    assert (missing["state"], "nowhere" in missing["found"]) == ("bad", True)
+    monkeypatch.setattr(providers, "cuda_problem", lambda: "no device")
+    assert "cannot run on CUDA" not in command("doctor", place).out

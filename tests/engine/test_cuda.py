@@ -20,11 +20,12 @@ from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import cuda_shapes, cuda_tails
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_shapes import calls_of, total
+from gpt2rt.engine.cuda_shapes import calls_of, finely_padded, total
 from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
@@ -169,7 +170,7 @@ def test_only_precisions_with_kernels_have_a_graph_for_cuda(
     tiny_bundles: dict[str, Bundle],
 ) -> None:
     having = {name for name, b in tiny_bundles.items() if CUDA_GRAPH in b.manifest.files}
-    assert having == set(CUDA) == {"fp16", "int4"}
+    assert having == set(CUDA) == {name for name, p in PRECISIONS.items() if p.cuda}
 
 
 def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
@@ -238,6 +239,23 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
 
 
+def test_no_prefix_is_copied(
+    tiny_bundles: dict[str, Bundle],
+    device: Device,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies take a device longer than computing the same again."""
+    model = GPT2.load(tiny_bundles[precision].directory)
+    monkeypatch.setattr(model.runtime, "slots", device.slots)
+    stopping, params = Stopping(3, end_of_text=False), SamplingParams(temperature=0)
+    texts = [model.generate(TEXT[:40], params, stopping) for _ in range(2)]
+    assert texts[0].tokens == texts[1].tokens
+    assert texts[1].cached_tokens == 0
+    assert model.prefixes is not None
+    assert model.prefixes.statistics.prompts == 0
+
+
 # ---- calls and their sizes
 
 
@@ -264,6 +282,14 @@ def test_no_sequence_is_longer_than_the_total(rows: int) -> None:
     assert all(length <= most <= 1024 for length, most in enumerate(found, 1))
     assert set(found) == ({256, 512, 1024} if rows < 32 else {1024})
     assert total(rows, 40, 48) == 48
+
+
+def test_sizes_of_whole_texts_are_few_and_little_is_padded() -> None:
+    found = [finely_padded(size) for size in range(1, 2049)]
+    assert found == sorted(found)
+    assert all(size <= to <= max(1.25 * size, size + 15) for size, to in enumerate(found, 1))
+    assert len(set(found)) < 32
+    assert [finely_padded(size) for size in set(found)] == list(set(found))
 
 
 def test_prompts_are_read_side_by_side_unless_padding_costs_more_than_a_call() -> None:

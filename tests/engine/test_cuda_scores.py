@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,20 +18,20 @@ from cuda_device import open_device
 from gpt2rt import GPT2, Request, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import SCORE
-from gpt2rt.engine import cuda_passages
+from gpt2rt.engine import cuda_whole
 from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_check import passages_fault
+from gpt2rt.engine.cuda_check import check_reader
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Block
 from gpt2rt.engine.cuda_passages import PassageReader
 from gpt2rt.engine.cuda_scores import Group
 from gpt2rt.engine.cuda_shapes import A_CALL
 from gpt2rt.engine.cuda_tails import Tails
-from gpt2rt.engine.slots import Columns, Part
+from gpt2rt.engine.slots import Columns, Part, Slots
 from gpt2rt.errors import BadLogits, OutOfMemory
 from gpt2rt.generation.task import scored
 from gpt2rt.sampling.selection import Draw, Row
-from gpt2rt.scoring.readers import WINDOW
+from gpt2rt.scoring.on_device import WINDOW
 from gpt2rt.scoring.scoring import Passage, TokenScores
 from gpt2rt.scoring.token_scores import score_tokens
 from gpt2rt_export.onnx_graph.cuda_tails import tails
@@ -66,6 +68,19 @@ def oracle(logits: NDArray[np.float32], target: int) -> tuple[float, int, NDArra
     return float(logprobs[target]), int((logits > logits[target]).sum()), logprobs
 
 
+@dataclass
+class OnDevice:
+    """What reads passages."""
+
+    device: Device
+
+    def slots(self, count: int) -> Slots:
+        return self.device.slots(count)
+
+    def passage_reader(self) -> AbstractContextManager[PassageReader | None]:
+        return self.device.reader(PassageReader)
+
+
 def scored_on(
     device: Device,
     passages: Iterable[Passage] = PASSAGES,
@@ -76,7 +91,7 @@ def scored_on(
     """The scores of passages, beside no texts."""
     engines = Engines(device.slots)  # which the batch does not keep alive
     found = score_tokens(
-        device,
+        OnDevice(device),
         engines.batch,
         TINY,
         passages,
@@ -94,9 +109,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     shapes: list[tuple[int, int]] = []
     real = PassageReader._call
 
-    def watched(self: PassageReader, count: int, width: int, rows: int) -> Forward:
-        shapes.append((count, width))
-        return real(self, count, width, rows)
+    def watched(
+        self: PassageReader, shape: tuple[int, ...], make: Callable[[], Forward]
+    ) -> Forward:
+        shapes.append((shape[0], shape[1]))
+        return real(self, shape, make)
 
     monkeypatch.setattr(PassageReader, "_call", watched)
     return shapes
@@ -167,7 +184,7 @@ def test_many_passages_are_a_call_and_scores_keep_their_order(
 def test_calls_have_few_shapes_and_no_more_tokens_than_the_budget(
     device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_passages, "A_CALL", 192)
+    monkeypatch.setattr(cuda_whole, "A_CALL", 192)
     device._readers.clear()
     lengths = np.random.default_rng(3).integers(2, TINY.n_ctx + 2, 300).tolist()
     passages = [Passage(tuple(TEXT[:1] * length)) for length in lengths]
@@ -188,7 +205,9 @@ def test_any_number_of_passages_is_read_only_a_little_ahead(device: Device) -> N
             yield Passage(tuple(TEXT[:41]))
 
     engines = Engines(device.slots)
-    scores = score_tokens(device, engines.batch, TINY, endless(), top=0, batch_size=None, threads=1)
+    scores = score_tokens(
+        OnDevice(device), engines.batch, TINY, endless(), top=0, batch_size=None, threads=1
+    )
     assert len(next(scores).logprobs) == 40
     assert taken <= 2 * WINDOW * A_CALL / 40 + 1
     scores.close()  # type: ignore[attr-defined]
@@ -204,7 +223,9 @@ def test_texts_in_progress_go_on_between_calls(
     requests = [Request("a", stopping=Stopping(9, end_of_text=False))]
     pieces = engines.run(requests, tiny_models["fp16"].tasks, 1)
     next(pieces)
-    found = score_tokens(device, engines.batch, TINY, PASSAGES * 4, top=0, batch_size=2, threads=1)
+    found = score_tokens(
+        OnDevice(device), engines.batch, TINY, PASSAGES * 4, top=0, batch_size=2, threads=1
+    )
     first = next(found)
     assert sum(piece.token is not None for piece in pieces) == 8
     for one, other in zip([first, *found], wanted, strict=True):
@@ -276,7 +297,7 @@ def test_the_chosen_tokens_are_scored_together(
 def test_a_device_that_is_not_trusted_reads_no_passages(tiny_bundles: dict[str, Bundle]) -> None:
     careful = open_device(tiny_bundles["fp16"])
     careful.distrust("it is made up")
-    with careful.passage_reader() as reader:
+    with careful.reader(PassageReader) as reader:
         assert reader is None
 
 
@@ -284,7 +305,9 @@ def test_scores_that_are_not_those_of_the_logits_are_found_out(
     tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device(tiny_bundles["fp16"])
-    assert passages_fault(device) is None
+    check_reader(device, PassageReader)
+    assert not device.faults
+    device.checked.clear()
     score = PassageReader.score
 
     def wrong(*given: Any) -> Columns:
@@ -292,11 +315,10 @@ def test_scores_that_are_not_those_of_the_logits_are_found_out(
         return found._replace(logprobs=found.logprobs[::-1])
 
     monkeypatch.setattr(PassageReader, "score", wrong)
-    why = passages_fault(device)
-    assert why is not None
-    device.distrust_passages(why)
+    check_reader(device, PassageReader)
+    (why,) = device.faults.values()
     assert device.notes == [f"on CUDA, scores the slow way: {why}"]
-    with device.passage_reader() as reader:
+    with device.reader(PassageReader) as reader:
         assert reader is None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -12,12 +13,13 @@ from typing import Any, Literal
 import onnxruntime as ort
 import regex
 
+from gpt2rt import GPT2
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.library import Damaged
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
-from gpt2rt.errors import install_command
+from gpt2rt.errors import Gpt2rtError, install_command
 from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine.hardware import Machine, installed, limitation
 from gpt2rt_bench.micro.opening import Opening, opening
@@ -121,8 +123,11 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose() -> Diagnosis:
-    """Diagnose this machine; opens each provider of the installed ONNX Runtime once."""
+def diagnose(models: Sequence[str] = ()) -> Diagnosis:
+    """Diagnose this machine; opens each provider of the installed ONNX Runtime once.
+
+    `models` are loaded, by name or directory, to tell how they run here.
+    """
     machine = Machine.here()
     libraries = cuda_and_cudnn()
     providers = {}
@@ -143,6 +148,7 @@ def diagnose() -> Diagnosis:
         _slots(bundles),
         *_damaged(bundles),
         *extras_finding(),
+        *(finding for model in models for finding in model_findings(model)),
     )
     names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
     return Diagnosis(machine, providers, cuda, names, unicode, findings)
@@ -305,6 +311,24 @@ def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:
     for bundle in bundles:
         if isinstance(bundle, Damaged):
             yield Finding("models", "bad", bundle.error)
+
+
+def model_findings(name: str) -> Iterator[Finding]:
+    """How a model runs here, and each reason why it is slower than it could be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the notes say the same
+            model = GPT2.load(name)
+    except Gpt2rtError as error:
+        yield Finding(name, "bad", str(error))
+        return
+    with model:
+        runtime = model.runtime
+        kernels = f", kernels for {runtime.kernels}" if runtime.kernels else ""
+        where = f"{runtime.provider}, threads {runtime.threads}{kernels}"
+        yield Finding(name, "good", f"runs on {where}; loaded in {model.load_ms / 1e3:.1f} s")
+        for note in runtime.notes:
+            yield Finding(name, "note", note)
 
 
 def extras_finding() -> Iterator[Finding]:
