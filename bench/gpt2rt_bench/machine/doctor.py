@@ -40,7 +40,6 @@ EXTRAS = {
         "safetensors",
         "socksio",
     ),
-    "files": ("pyarrow",),
     "hub": ("huggingface_hub",),
     "urls": ("fsspec", "aiohttp", "filelock"),
     "tokenizers": ("tokenizers",),
