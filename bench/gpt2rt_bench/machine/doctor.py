@@ -50,9 +50,9 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
-    "llm": ("llm",),
     "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
-    "ray": ("ray",),
+    "llm": ("llm",),
+    "ray": ("ray", "pyarrow"),
 }
 
 # Release of Unicode -> a letter that is new in it.
