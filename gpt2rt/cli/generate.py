@@ -201,8 +201,8 @@ def generate(
         batch_size,
         special,
     )
-    bundle = opening.bundle_of(model)
     loading = opening.loading(threads, provider, draft, prefix_cache)
+    bundle = opening.bundle_of(model)
     if params.compat is not None and stopping.length is None:
         n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)

@@ -23,9 +23,11 @@ from urllib.request import urlopen
 
 from prometheus_client.metrics_core import Metric
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gpt2rt.cluster import resources
 from gpt2rt.errors import ClusterFailure, InvalidSetting, StepFailed, reason
 from gpt2rt.serving.app import application
 from gpt2rt.serving.replica_metrics import exposition
@@ -37,6 +39,7 @@ ID = b"x-request-id"
 MOST_ID = 64  # characters of a client's own id that stand in the log
 PATIENCE = 5.0  # seconds for what all replicas are asked
 LAST = 20.0  # seconds that Ray has to end, beside those that requests have
+SLOW = 30.0  # seconds after which somebody who waits for replicas wants to know why
 LOOK = 1.0  # seconds between looks whether the application is still there
 RAISED = re.compile(r"^(?:ray\.\S+: )?gpt2rt\.errors\.\w+: (.+)$", re.MULTILINE)
 
@@ -133,7 +136,7 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
         warn_if_open(replicas.settings, tell)
         _start_serve(replicas)
         try:
-            handle = _started(replicas, url)
+            handle = _started(replicas, url, tell)
             names = ", ".join(replicas.settings.models) or "the default model"
             tell(f"serving {names} at {url}; replicas: {replicas.count}; Ctrl-C ends it")
             ending.wait(_check_there)
@@ -163,13 +166,17 @@ def _end_at_last(seconds: float) -> None:
     timer.start()
 
 
-def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
-    """A handle to the replicas, which answer at `url`."""
+def _started(replicas: Replicas, url: str, tell: Callable[[str], None]) -> DeploymentHandle[Any]:
+    """A handle to the replicas, which answer at `url`; `tell` if that takes long."""
+    slow = threading.Timer(SLOW, tell, [_why_slow(replicas)])
+    slow.start()
     try:
         handle: DeploymentHandle[Any] = serve.run(deployed(replicas), name=APPLICATION)
-    except RuntimeError as error:
+    except (RuntimeError, RayServeException) as error:
         why = _reason(_told_of_replicas() or str(error))
         raise ClusterFailure(f"no replica could start: {why}") from error
+    finally:
+        slow.cancel()
     try:
         with urlopen(f"{url}/-/healthz", timeout=PATIENCE):
             return handle
@@ -178,6 +185,15 @@ def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
             f"Serve does not listen at {url} ({reason(error)}): it may run on this cluster with "
             "another address already; take that, or end it by `serve shutdown`"
         ) from error
+
+
+def _why_slow(replicas: Replicas) -> str:
+    each = f"{replicas.settings.threads} cores" + f" and {replicas.gpus} GPU" * bool(replicas.gpus)
+    (cores, _), (gpus, _) = resources("CPU"), resources("GPU")
+    return (
+        f"waiting for {replicas.least} replicas, each with {each}; "
+        f"the cluster has {cores:g} cores and {gpus:g} GPUs"
+    )
 
 
 def _told_of_replicas() -> str:

@@ -156,6 +156,17 @@ def test_rows_of_the_next_shard_begin_before_a_shard_ends(tmp_path: Path) -> Non
         assert len(taken) == len(texts) or len(taken) >= (part.part + 1) * 5 + 1
 
 
+def test_a_batch_is_as_full_whatever_the_size_of_shards(tmp_path: Path, gpt2: GPT2) -> None:
+    run = Run(None, 1, SamplingParams(seed=3), Stopping(20), batch_size=4)
+    steps = []
+    for size in (1, 7, 100):
+        before = gpt2.batch.statistics.steps
+        place = layout(tmp_path / str(size), GenerateJob(run))
+        parts(place, list(shards(rows(40), size)), GenerateJob(run), gpt2)
+        steps.append(gpt2.batch.statistics.steps - before)
+    assert steps[0] == steps[1] == steps[2] > 0
+
+
 def test_a_corpus_of_nothing_but_faults_is_rejects(tmp_path: Path) -> None:
     bad = [replace(row, text=None, fault="broken") for row in rows(9)]
     found = parts(layout(tmp_path / "a", Backwards()), list(shards(bad, 4)), Backwards())

@@ -27,7 +27,7 @@ EXTRAS = {
     "files": ("pyarrow",),
     "urls": ("fsspec", "aiohttp", "filelock"),
     "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
-    "ray": ("ray",),
+    "ray": ("ray", "pyarrow"),
     "openvino": ("onnxruntime_ep_openvino",),
     "webgpu": ("onnxruntime_ep_webgpu",),
     "tensorrt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx",),
