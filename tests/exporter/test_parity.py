@@ -30,6 +30,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, PARITY, PORTABLE_GRAPH, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.fused import FusedSlots
+from gpt2rt.engine.provider_table import TABLE, Provider
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadText
@@ -460,7 +461,7 @@ def test_an_export_ends_with_the_table_and_keeps_it(command: Command, home: Path
 STAGES = ["Check the hashes", "Load TensorFlow", "Read the checkpoint", "Verify: hidden states"]
 STAGES += ["Verify: TensorFlow", "Verify: logits", "Verify: logits with a cache"]
 VERIFYING = "".join(f"{stage}\n" for stage in STAGES)
-WITH_CUDA = f"{VERIFYING}Verify: the graph for CUDA\n"
+FUSED = f"{VERIFYING}Verify: the portable graph\nVerify: the graph for CUDA\n"
 
 
 @pytest.fixture(scope="module")
@@ -482,10 +483,24 @@ def test_verify_repeats_the_report_and_changes_nothing(
     assert {key: row[key] for key in report} == report
     assert (row["passed"], row["failures"]) == (True, [])
     ended = command("verify", elsewhere.directory)
-    assert (ended.code, ended.err) == (0, WITH_CUDA)
+    assert (ended.code, ended.err) == (0, FUSED)
     assert "KL divergence" in ended.out
     assert Bundle.open(elsewhere.directory) == elsewhere
     elsewhere.check()
+
+
+def test_verify_on_another_provider_compares_its_logits(
+    command: Command, random_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = Provider("stand-in", "CPUExecutionProvider", "portable", "onnxruntime")
+    monkeypatch.setitem(TABLE, "stand-in", stand_in)
+    told = ("verify", random_bundle.directory, "--provider", "stand-in", "--json")
+    (row,) = command(*told).records
+    assert (row["provider"], row["passed"]) == ("stand-in:cpu", True)
+    (own,) = command("verify", random_bundle.directory, "--json").records
+    assert own["provider"] == "cpu"
+    assert own["portable"] == row["portable"]
+    assert own["uncached"]["largest"] != row["uncached"]["largest"]
 
 
 def test_verify_of_other_weights_ends_with_an_error(
@@ -495,7 +510,7 @@ def test_verify_of_other_weights_ends_with_an_error(
     ended = command("verify", bundle.directory)
     assert ended.code == 1
     assert "drift after" in ended.out, "the table is shown all the same"
-    last = ended.err.removeprefix(WITH_CUDA)
+    last = ended.err.removeprefix(FUSED)
     assert last.count("\n") == 1
     assert re.search(r"^gpt2rt: .*: uncached logits: .* \(allowed ", last)
     ended = command("verify", bundle.directory, "--json")
