@@ -118,12 +118,12 @@ class Device:
         if self.careful is not None or kind in self.faults or not kind.available(self):
             yield None
             return
-        idle = self.idle_readers.setdefault(kind, [])
+        idle = self.idle_readers.get(kind)
         reader = idle.pop() if idle else kind(self)
         try:
             yield reader  # type: ignore[misc]
         finally:
-            idle.append(reader)
+            self.idle_readers.setdefault(kind, []).append(reader)
 
     def _take(self, count: int) -> Buffers:
         for number, buffers in enumerate(self._idle):
@@ -134,9 +134,13 @@ class Device:
         except OutOfMemory:
             if not (self._idle or self.idle_readers):
                 raise
-            self._idle.clear()
-            self.idle_readers.clear()
+            self.release()
             return Buffers(self.hparams, self.memory, count)
+
+    def release(self) -> None:
+        """Free the memory of slots and readers that nobody uses now."""
+        self._idle.clear()
+        self.idle_readers.clear()
 
 
 class CudaSlots(Slots):
