@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := export,bench,constrain,eval,serve
+EXTRAS := export,bench,constrain,eval,files,serve,web
 OLDEST := .venv-oldest
 WHEELS := .venv-wheels
 # Up to four processes; the tests of a file stay together, since they share models.
@@ -15,19 +15,19 @@ KERNELS := gpt2rt/kernels/build.py hatch_build.py $(wildcard gpt2rt/kernels/src/
 PACKAGES := gpt2rt export/gpt2rt_export bench/gpt2rt_bench bench/gpt2rt_evals
 
 .PHONY: demo test quick coverage oldest soak lint types docs check kernels kernel-tests wheels \
-    demo-model clean
+    web-runtime demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
 	$(BIN)/gpt2rt generate --model demo-int8 --temperature 0.6 --seed 1
 
-test: $(INSTALLED)  ## every test
+test: $(INSTALLED) web-runtime  ## every test
 	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(INSTALLED)  ## the tests that are fast
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser"
 
-coverage: $(INSTALLED)  ## every test, and the share of each package's lines that they ran
+coverage: $(INSTALLED) web-runtime  ## every test, and the share of each package's lines that they ran
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=
 	@for package in $(PACKAGES); do \
 	    echo "$$package: $$($(BIN)/coverage report --format=total --include="$$package/*") %"; \
@@ -53,6 +53,13 @@ docs: .venv/.docs  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 check: lint types docs test  ## what has to pass before a change lands
+
+web-runtime: $(INSTALLED)  ## onnxruntime-web, for the tests of the page for the browser
+	@file=$$($(BIN)/python -c "from gpt2rt_export.web.runtime import FILE; print(FILE)"); \
+	if [ ! -f .venv/$$file ] && command -v npm >/dev/null; then \
+	    npm pack --silent --pack-destination .venv \
+	        $$($(BIN)/python -c "from gpt2rt_export.web.runtime import PACKAGE; print(PACKAGE)"); \
+	fi
 
 kernels:  ## compile the kernels anew, and nothing else
 	$(PYTHON) gpt2rt/kernels/build.py

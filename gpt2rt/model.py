@@ -26,13 +26,12 @@ from gpt2rt.engine.runtime import Runtime
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.generation.batch import Batch
-from gpt2rt.generation.beam_texts import best_texts
 from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.defaults import Defaults
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
-from gpt2rt.generation.running import requests_of, run_all
+from gpt2rt.generation.running import best_texts, requests_of, run_all
 from gpt2rt.generation.speculation import LOOKUP, draft_maker
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.generation.task import now
@@ -301,7 +300,8 @@ class GPT2(Scorer):
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
         (prompted,) = self.tasks.read([request])
-        return best_texts(self.engine(beams.width), self.tasks.begin(prompted), beams)
+        self.runtime.check(beams.width)
+        return best_texts(self, prompted, beams)
 
     def prompt_tokens(
         self,

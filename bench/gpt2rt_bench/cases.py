@@ -13,7 +13,8 @@ from gpt2rt.errors import InvalidSetting
 from gpt2rt_bench.protocol import Tokens
 
 OURS = "gpt2rt"
-PROVIDERS = ("cpu", "cuda", "auto")
+WEB = "web"  # the page for the browser, in Chromium
+PROVIDERS = ("cpu", "cuda", "auto", WEB)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class Answer:
     steps after it, each with its choice (their mean, repeated, where a library cannot time each);
     `tokens`: `steps` greedy ids a row; `shares`: milliseconds by their use, where known.
     `peak_bytes`, the largest resident memory of the process since the request came (or since its
-    start, where the system cannot reset the count), is filled in by `serve`.
+    start, where the system cannot reset the count), is filled in by `serve` where it is not known
+    better.
     """
 
     prefill_ms: float
@@ -86,7 +87,7 @@ def serve(load: Callable[[], tuple[Ready, Respond]]) -> None:
                     request = json.loads(line)
                     forget_peak()
                     answer = respond(request["prompts"], request["steps"])
-                    answer.peak_bytes = peak_bytes()
+                    answer.peak_bytes = answer.peak_bytes or peak_bytes()
                     send(asdict(answer))
         except Exception as error:
             send({"error": one_line(error)})

@@ -19,8 +19,8 @@ from gpt2rt.engine import providers as engine_providers
 from gpt2rt.engine.providers import Threads
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.kernels.library import has_kernels
-from gpt2rt_bench import cases, latency, worker
-from gpt2rt_bench.cases import Case, Configuration
+from gpt2rt_bench import browser, cases, latency, worker
+from gpt2rt_bench.cases import WEB, Case, Configuration
 from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meters
 from gpt2rt_bench.report import ReportRow, rows_of
@@ -86,9 +86,7 @@ def planned(
     matrix = cases.matrix(configurations, prompts, batches, steps)
     bundles = {name: library.find(name) for name in models}
     chosen = {
-        configuration: engine_providers.provider_for(
-            bundles[configuration.model], configuration.provider
-        )
+        configuration: _provider_of(bundles[configuration.model], configuration.provider)
         for configuration in configurations
     }
     fitting, left_out = _fitting(_distinct(matrix, chosen), bundles)
@@ -111,13 +109,16 @@ def run(
     def start(configuration: Configuration) -> Subject:
         if configuration in plan.peers:
             command = plan.peers[configuration].worker(configuration.threads)
+        elif configuration.provider == WEB:
+            directory = plan.bundles[configuration.model].directory
+            command = browser.command(directory, configuration)
         else:
             command = worker.command(plan.bundles[configuration.model].directory, configuration)
         return Subject(configuration.name, command)
 
     def traffic_of(result: CaseResult) -> Traffic | None:
         configuration = result.case.configuration
-        if configuration not in plan.providers:
+        if plan.providers.get(configuration, WEB) == WEB:
             return None  # what another library reads is not known
         bundle = plan.bundles[configuration.model]
         graph = engine_providers.graph_of(bundle, plan.providers[configuration])
@@ -134,6 +135,16 @@ def run(
         advance=advance,
     )
     return rows_of(results, traffic_of, meters)
+
+
+def _provider_of(bundle: Bundle, provider: str) -> str:
+    """What runs a bundle. Raises `ProviderMissing`, `InvalidSetting`."""
+    if provider != WEB:
+        return engine_providers.provider_for(bundle, provider)
+    from gpt2rt_export.web import site
+
+    site.check(bundle)
+    return WEB
 
 
 def _distinct(matrix: Sequence[Case], providers: Mapping[Configuration, str]) -> list[Case]:
@@ -158,7 +169,9 @@ def _fitting(
     for case in matrix:
         model = case.configuration.model
         hparams = bundles[model].manifest.hparams
-        if case.fits(hparams):
+        if case.batch > 1 and case.configuration.provider == WEB:
+            left_out[f"{case.batch} prompts side by side on {WEB}: a page has one text"] = None
+        elif case.fits(hparams):
             fitting.append(case)
         else:
             reason = f"{case.prompt} prompt tokens and {case.steps} steps exceed the context of "

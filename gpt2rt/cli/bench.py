@@ -37,7 +37,11 @@ def bench(
         ),
     ] = None,
     provider: Annotated[
-        list[str], typer.Option(help="cpu, cuda or auto (cuda where it is). Repeatable.")
+        list[str],
+        typer.Option(
+            help="cpu, cuda, auto (cuda where it is) or web (the page of `gpt2rt web`, in "
+            "Chromium). Repeatable."
+        ),
     ] = ["cpu"],  # noqa: B006
     prompt: Annotated[list[int], typer.Option(help="Prompt tokens. Repeatable.")] = [64],  # noqa: B006
     batch: Annotated[list[int], typer.Option(help="Prompts side by side. Repeatable.")] = [1],  # noqa: B006
@@ -138,6 +142,8 @@ def bench(
       gpt2rt bench 117M-int8 --threads 1 --threads 2 --report bench.md --plot bench.png
 
       gpt2rt bench 117M-fp16 --provider cuda --provider cpu
+
+      gpt2rt bench 117M-int8 --provider cpu --provider web
 
       gpt2rt bench --make-peers peers-env
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
-from gpt2rt.cli import corpora, options, texts, typed
+from gpt2rt.cli import corpora, opening, options, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
@@ -201,8 +201,8 @@ def generate(
         batch_size,
         special,
     )
-    bundle = options.bundle_of(model)
-    loading = options.loading(threads, provider, draft, prefix_cache)
+    bundle = opening.bundle_of(model)
+    loading = opening.loading(threads, provider, draft, prefix_cache)
     if params.compat is not None and stopping.length is None:
         n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)
@@ -285,7 +285,7 @@ def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs:
     """Make a saved run again, with the same model, and say whether it came out the same."""
     saved = SavedRun.read(path)
     draft = saved.run.draft
-    gpt2 = options.load(
+    gpt2 = opening.load(
         model_of(saved.bundle, path.parent),
         saved.run.threads,
         provider=saved.provider,

@@ -23,18 +23,12 @@ from gpt2rt.text import tokenizer as module
 from gpt2rt.text.byte_symbols import byte_symbols
 from gpt2rt.text.tokenizer import PIECE, WORD, TextStream, Tokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT
+from hard_texts import TRICKY, TRICKY_SPACES
 from small_vocabulary import MERGED, vocabulary, write
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ENCODER = DATA / "gpt2-vocab" / "encoder.json"
 MERGES = DATA / "gpt2-vocab" / "vocab.bpe"
-
-
-TRICKY = (
-    "' ’ 's 'S 't 're 'RE 've 'm 'll 'd 'x _ - ... $ 0 42 ½ ² ٣ Ⅷ the The é e\u0301 \u0301 ß ñ "
-    "नमस्ते 中文 한국어 😀 👩‍👩‍👧 👍🏽 🇫🇷 \u200b \u200d \ufeff \ufffd <|endoftext|> <| |>"
-)
-TRICKY_SPACES = " \n\r\t\v\f\0\x1c\x1f\x7f\x85\xa0\xad\u1680\u2028\u3000"
 
 laws = settings(deadline=None, derandomize=True, max_examples=300)
 any_text = st.text(st.characters(codec="utf-8"), max_size=60)

@@ -40,14 +40,19 @@ EXTRAS = {
         "safetensors",
         "socksio",
     ),
+    "files": ("pyarrow",),
     "hub": ("huggingface_hub",),
+    "urls": ("fsspec", "aiohttp", "filelock"),
     "tokenizers": ("tokenizers",),
     "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
     "constrain": ("llguidance",),
+    "files": ("pyarrow",),
     "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
     "llm": ("llm",),
+    "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
+    "ray": ("ray",),
 }
 
 # Release of Unicode -> a letter that is new in it.

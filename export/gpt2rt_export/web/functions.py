@@ -1,11 +1,13 @@
-"""The ops of the fused graph as onnxruntime-web runs them fastest: other bodies, the same meaning.
+"""The ops of the fused graph as onnxruntime-web runs them fast: other bodies, the same meaning.
 
-Its WebAssembly has no kernels of ours. So a product of whole numbers is one op that scales its sums,
-and attention is an op that writes keys and values into the memory it reads them from. Matrices of
-8-bit numbers lie [K,N], with N padded (`gpt2rt_export.web.graph`).
+Its WebAssembly has no kernels of ours. So a product of whole numbers is one op that scales its
+sums, and attention is an op that writes keys and values into the memory that it reads them from.
+Matrices of 8-bit numbers lie [K,N] (`gpt2rt_export.web.graph`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -117,13 +119,11 @@ def _product(b: Body, x: str) -> str:  # [M,K] -> [M,N]
     scale = b.op("Div", [largest, b.constant(127, np.float32)])
     one, zero = b.constant(1, np.float32), b.constant(ZERO_POINT, np.uint8)
     rows = b.op("QuantizeLinear", [b.op("Div", [x, scale]), one, zero])
-    sums = b.op(
-        "MatMulIntegerToFloat", [rows, "w", one, "scale", zero, zero], domain=MICROSOFT
-    )
+    sums = b.op("MatMulIntegerToFloat", [rows, "w", one, "scale", zero, zero], domain=MICROSOFT)
     return b.op("Mul", [sums, scale])
 
 
 def _function(
-    name: str, inputs: list[str], body: Body, attributes: list[str] = ["epsilon", *SIZES]
+    name: str, inputs: Sequence[str], body: Body, attributes: Sequence[str] = ("epsilon", *SIZES)
 ) -> onnx.FunctionProto:
     return function(name, inputs, ["y"], body, attributes)

@@ -31,7 +31,9 @@ from gpt2rt_export.web.functions import web_functions
 Sizes = tuple[int, ...]
 
 INT8 = "/int8"  # the end of a matrix' name
-COLUMNS = 64  # products are fastest if N is a multiple of it
+# The product of the lm_head, whose matrix may be the embedding's, is faster with such an N.
+COLUMNS = 64
+PADDED = ("NormHead", "Embed")
 LARGEST = 1 << 30  # bytes of weights: a page has 4 GB, in which they are twice for a moment
 LEFT_OUT = {
     "int4": "has no fast product of 4-bit weights; export the model with --int8",
@@ -69,11 +71,13 @@ def write(bundle: Bundle, directory: Path) -> int:
     called = sorted({node.op_type for node in nodes if node.domain == DOMAIN})
     model.functions.extend(functions[name] for name in called)
     sizes = _sizes(nodes, hparams)
-    columns = _padded(hparams.n_vocab) if _head(nodes) in sizes else hparams.n_vocab
+    columns = sizes[_head(nodes)][-1] if _head(nodes) in sizes else hparams.n_vocab
     _declare(model.graph, hparams, columns)
     with (directory / WEIGHTS).open("wb") as file:
         tensors = [
-            _written(file, value.name, _laid(numpy_helper.to_array(value, str(bundle.directory)), size))
+            _written(
+                file, value.name, _laid(numpy_helper.to_array(value, str(bundle.directory)), size)
+            )
             for value in model.graph.initializer
             for size in [sizes.get(value.name)]
         ]
@@ -85,23 +89,20 @@ def write(bundle: Bundle, directory: Path) -> int:
 
 def _head(nodes: Iterable[onnx.NodeProto]) -> str:
     """The matrix of the lm_head."""
-    return next(node.input[3] for node in nodes if node.op_type.startswith("NormHead"))
+    return next(str(node.input[3]) for node in nodes if node.op_type.startswith("NormHead"))
 
 
 def _sizes(nodes: Iterable[onnx.NodeProto], hparams: HParams) -> dict[str, Sizes]:
-    """K and N of each matrix of 8-bit numbers; N of its scales."""
+    """K and N of each matrix of 8-bit numbers, and N of its scales: as they are to be laid."""
     found: dict[str, Sizes] = {}
     for node in nodes:
         given = {attribute.name: attribute.i for attribute in node.attribute}
         for weights, scales in pairwise(node.input):
             if weights.endswith(INT8):
-                n = given.get("N", hparams.n_vocab)  # the embedding's rows are those of wte
-                found[weights], found[scales] = (given.get("K", hparams.n_embd), n), (n,)
+                k, n = given.get("K", hparams.n_embd), given.get("N", hparams.n_vocab)
+                n += -n % COLUMNS if node.op_type.startswith(PADDED) else 0
+                found[weights], found[scales] = (k, n), (n,)
     return found
-
-
-def _padded(n: int) -> int:
-    return n + -n % COLUMNS
 
 
 def _laid(stored: Array, sizes: Sizes | None) -> Array:
@@ -113,11 +114,11 @@ def _laid(stored: Array, sizes: Sizes | None) -> Array:
         return stored
     *_, n = sizes
     if stored.ndim == 1:
-        return np.pad(stored, (0, _padded(n) - n))
-    k, _ = sizes
+        return np.pad(stored, (0, n - len(stored)))
     columns = stored.transpose(1, 3, 0, 2).reshape(stored.shape[1] * stored.shape[3], -1)
-    padding = ((0, 0), (0, _padded(n) - n))
-    return np.pad(columns[:k, :n], padding, constant_values=ZERO_POINT)
+    columns = columns[: sizes[0], :n]
+    padding = ((0, 0), (0, n - columns.shape[1]))
+    return np.pad(columns, padding, constant_values=ZERO_POINT)
 
 
 def _written(file: IO[bytes], name: str, array: Array) -> TensorProto:

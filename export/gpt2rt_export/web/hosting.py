@@ -39,10 +39,10 @@ class _BareHandler(_Handler):
 
 
 def server(directory: Path, port: int, *, isolated: bool = True) -> ThreadingHTTPServer:
-    """A server of a folder's files at a port of this machine (0: any that is free), not yet running.
+    """A server of a folder's files at a port of this machine (0: any that is free).
 
-    `isolated` False: without the headers, as most hosts. Raises `Gpt2rtError` for a port that cannot
-    be had.
+    `isolated` False: without the headers, as most hosts. Raises `Gpt2rtError` for a port that
+    cannot be had.
     """
     handler = functools.partial(
         _Handler if isolated else _BareHandler, directory=str(directory.absolute())

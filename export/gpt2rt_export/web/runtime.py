@@ -58,11 +58,15 @@ def runtime(given: Path | None, network: Network, progress: DownloadProgress) ->
 
 def unpack(package: Path, directory: Path) -> None:
     """Write the `FILES` of the package into a directory."""
+    missing = {f"package/dist/{name}": name for name in FILES}
     with tarfile.open(package, "r:gz") as archive:
-        for name in FILES:
-            member = archive.extractfile(f"package/dist/{name}")
-            assert member is not None, "the sha512 says that it is there"
-            (directory / name).write_bytes(member.read())
+        for member in archive:  # by name, all of the package would be read
+            if name := missing.pop(member.name, None):
+                content = archive.extractfile(member)
+                assert content is not None, "the sha512 says that it is a file"
+                (directory / name).write_bytes(content.read())
+            if not missing:
+                return
 
 
 def _fetch(place: Path, network: Network, progress: DownloadProgress) -> None:

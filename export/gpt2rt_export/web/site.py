@@ -1,9 +1,9 @@
 """Writes the page as a folder that any host of static files can serve.
 
-    index.html, sw.js, model.json    the page, what keeps it, what it knows of its model
-    page/                            styles and scripts; most are those of `gpt2rt serve`
-    runtime/                         onnxruntime-web
-    model/                           the graph, the weights, the tokenizer
+index.html, sw.js, model.json    the page, what keeps it, what it knows of its model
+page/                            styles and scripts; most are those of `gpt2rt serve`
+runtime/                         onnxruntime-web
+model/                           the graph, the weights, the tokenizer
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from gpt2rt.bundles import files
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import ENCODER, MERGES, SPECIAL_TOKENS
-from gpt2rt.bundles.manifest import GRAPH, WEIGHTS
+from gpt2rt.bundles.manifest import WEIGHTS
 from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BundleExists, InvalidSetting
 from gpt2rt.serving.bodies import CompletionBody
@@ -106,9 +106,7 @@ def _fill(directory: Path, bundle: Bundle, package: Path) -> None:
         if name != WORKER:
             (directory / name).write_text(text, encoding="utf-8")
     about = _known(bundle) | {"columns": columns, "version": _version(bundle)}
-    about["files"] = {
-        name: asdict(_record(directory / name)) for name in sorted(_heavy(directory))
-    }
+    about["files"] = {name: asdict(_record(directory / name)) for name in sorted(_heavy(directory))}
     (directory / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     light = [*pages, ABOUT, f"runtime/{runtime.FILES[0]}"]
     listed = ", ".join(json.dumps(name) for name in light if name != WORKER)
@@ -136,6 +134,7 @@ def _known(bundle: Bundle) -> dict[str, Any]:
     hparams = bundle.manifest.hparams
     return {
         "name": bundle.name,
+        "precision": bundle.manifest.precision,
         "hparams": asdict(hparams),
         "kv_width": hparams.kv_width,
         "fields": _fields(),
@@ -144,11 +143,13 @@ def _known(bundle: Bundle) -> dict[str, Any]:
 
 def _fields() -> dict[str, Any]:
     """The settings of a continuation, in the words of the server's endpoint."""
+    schema = CompletionBody.model_json_schema()
     found = {}
-    for name, field in CompletionBody.model_json_schema()["properties"].items():
+    for name, field in schema["properties"].items():
         whole = field | next((one for one in field.get("anyOf", ()) if "type" in one), {})
         found[name] = {key: whole[key] for key in LIMITS if key in whole}
         found[name]["whole"] = whole.get("type") == "integer"
+    found["max_tokens"] |= {"minimum": 1, "description": "The most new tokens."}
     return found
 
 

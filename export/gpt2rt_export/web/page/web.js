@@ -6,37 +6,41 @@ import { describeSettings } from "./settings.js";
 import { startWriting } from "./write.js";
 
 const RELOADED = "gpt2rt-reloaded";
+const PATIENCE = 3000;  // ms
+const SMALL = 1 << 24;  // bytes of weights
+const MOST = 8;  // threads
+const ALONE = " The server sends no headers that allow threads, so the model runs on one.";
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
 const say = text => { by("state").textContent = text; };
 
-/** The worker that keeps the page's files; resolves when it answers for this page, or never will. */
-async function offline() {
-  if (!navigator.serviceWorker) return;
-  try {
-    await navigator.serviceWorker.register(new URL("../sw.js", import.meta.url));
-    await navigator.serviceWorker.ready;
-    if (!navigator.serviceWorker.controller) await new Promise(resolve => {
-      navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true });
-      setTimeout(resolve, 2000);
-    });
-  } catch (error) {
-    console.warn(`This page will not open without a connection: ${error.message}`);
-  }
+/** Starts the worker that keeps the page's files; resolves when it answers for this page, or does not in time. */
+function offline() {
+  const found = navigator.serviceWorker;
+  if (!found) return undefined;
+  const answers = new Promise(resolve => {
+    if (found.controller) resolve();
+    found.addEventListener("controllerchange", resolve, { once: true });
+    setTimeout(resolve, PATIENCE);
+  });
+  found.register(new URL("../sw.js", import.meta.url)).catch(error =>
+    console.warn(`This page will not open without a connection: ${error.message}`));
+  return answers;
+}
+
+/** How many threads suit the model here. Small ones are faster on one: threads wait for each other. */
+function suited({ files }) {
+  const asked = Number(new URLSearchParams(location.search).get("threads"));
+  const here = navigator.hardwareConcurrency || 1, physical = here <= 4 ? here : Math.ceil(here / 2);
+  return asked || (files["model/weights.bin"].bytes < SMALL ? 1 : Math.min(MOST, physical));
 }
 
 /** Whether the page comes again, with the headers that threads need, which the service worker adds. */
 function again() {
-  if (crossOriginIsolated || !navigator.serviceWorker?.controller || sessionStorage.getItem(RELOADED)) return false;
+  if (!navigator.serviceWorker?.controller || sessionStorage.getItem(RELOADED)) return false;
   sessionStorage.setItem(RELOADED, "yes");
   location.reload();
   return true;
-}
-
-function threads() {  // half of many processors are the other halves of cores
-  const asked = Number(new URLSearchParams(location.search).get("threads"));
-  const here = navigator.hardwareConcurrency || 1;
-  return crossOriginIsolated ? asked || Math.min(8, here <= 4 ? here : Math.ceil(here / 2)) : 1;
 }
 
 function progress(done, total) {
@@ -49,14 +53,15 @@ function progress(done, total) {
 async function start() {
   if (!WebAssembly.validate(Uint8Array.from(SIMD)))
     throw new Error("This browser's WebAssembly has no SIMD, which the model needs: please use a newer browser.");
-  const kept = offline();
-  if (!crossOriginIsolated) await kept;
-  if (again()) return;
-  const count = threads();
+  const kept = offline(), model = await about, threads = suited(model);
+  if (threads > 1 && !crossOriginIsolated) {
+    await kept;
+    if (again()) return;
+  }
+  const alone = threads > 1 && !crossOriginIsolated, count = alone ? 1 : threads;
   await openModel(count, progress);
   sessionStorage.removeItem(RELOADED);
-  const alone = crossOriginIsolated ? "" : " The server sends no headers that allow threads, so the model runs on one.";
-  say(`${(await about).name} is here, on ${count} thread${count > 1 ? "s" : ""}: nothing that you type leaves this machine.${alone}`);
+  say(`${model.name} is here, on ${count} thread${count > 1 ? "s" : ""}: nothing that you type leaves this machine.${alone ? ALONE : ""}`);
   document.body.dataset.threads = count;
 }
 

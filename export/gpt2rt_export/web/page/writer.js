@@ -26,7 +26,7 @@ export async function* written(model, tokenizer, body, pause) {
     if (tokenizer.ends.includes(token)) return yield text.end("end_of_text", token);
     history.take(token);
     count += 1;
-    const shown = told(tokenizer, logits, token, body.top_logprobs);
+    const shown = body.return_tokens ? told(tokenizer, logits, token, body.top_logprobs) : { id: token };
     const event = text.add(shown);
     if (text.stops.match !== null) return yield event;
     if (count >= body.max_tokens) return yield text.end("length", null, event);

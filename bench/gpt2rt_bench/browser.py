@@ -1,0 +1,121 @@
+"""The worker of the page for the browser: `python -m gpt2rt_bench.browser '{"bundle": ..., ...}'`.
+
+A bundle's page is written into a folder for the time, and Chromium opens it, without a window. What
+is timed is what a reader of the page sees: the time from a request to each of its tokens. So the
+choice of a token is included, and its way from the page's worker to the page.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from gpt2rt.errors import Gpt2rtError
+from gpt2rt_bench.protocol import Answer, Ready, Respond, Tokens, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from gpt2rt_bench.cases import Configuration
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PATIENCE = 120_000  # ms until a model is open
+
+WRITE = """async ([prompt, steps]) => {
+  const { stream } = await import("./page/api.js"), times = [performance.now()], tokens = [];
+  const body = { prompt, temperature: 0, top_k: 0, top_p: 1, min_p: 0, typical_p: 1,
+    repetition_penalty: 1, frequency_penalty: 0, presence_penalty: 0, no_repeat_ngram: 0,
+    max_tokens: steps, min_tokens: steps };
+  for await (const { choices } of stream("/v1/completions", body)) {
+    times.push(performance.now());
+    tokens.push(choices[0].tokens[0].id);
+  }
+  return [times, tokens]; }"""
+
+
+def command(bundle: Path, configuration: Configuration) -> list[str]:
+    """The command that starts the worker of a configuration."""
+    settings = {"bundle": str(bundle), "threads": configuration.threads}
+    return [sys.executable, "-m", "gpt2rt_bench.browser", json.dumps(settings)]
+
+
+def load(page: Page, threads: int, address: str) -> tuple[Ready, Respond]:
+    """Open the page of a bundle; returns also the function that answers requests."""
+    from gpt2rt_export.web.runtime import VERSION
+
+    page.goto(f"{address}?threads={threads}")
+    page.locator("body[data-threads]").wait_for(state="attached", timeout=PATIENCE)
+    browser = page.context.browser
+    assert browser is not None
+    about = page.evaluate("fetch('model.json').then(response => response.json())")
+    ready = Ready(
+        provider="web",
+        precision=about["precision"],
+        versions={"onnxruntime-web": VERSION, "Chromium": browser.version},
+    )
+
+    def respond(prompts: list[Tokens], steps: int) -> Answer:
+        (prompt,) = prompts
+        times, tokens = page.evaluate(WRITE, [prompt, steps])
+        prefill, *decode = (after - before for before, after in pairwise(times))
+        return Answer(prefill, decode, [tokens], peak_bytes=memory())
+
+    return ready, respond
+
+
+def memory() -> int:
+    """Bytes that the browser's largest process, which has the page, holds by itself now."""
+    import psutil
+
+    processes = psutil.Process().children(recursive=True)
+    return max((process.memory_full_info().uss for process in processes), default=0)
+
+
+@contextmanager
+def opened(bundle: str) -> Iterator[tuple[Page, str]]:
+    """A new page of Chromium, and the address of the bundle's own. Raises `Gpt2rtError`."""
+    from gpt2rt.bundles.bundle import Bundle
+    from gpt2rt_export.fetch.network import Network
+    from gpt2rt_export.progress import NoProgress
+    from gpt2rt_export.web import hosting, runtime, site
+
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        raise Gpt2rtError("to measure the page for the browser, install playwright") from None
+    if found is None:
+        raise Gpt2rtError(f"no browser to measure: none of {', '.join(CHROMIUM)} is installed")
+    package = runtime.runtime(None, Network.chosen(), NoProgress())
+    with TemporaryDirectory() as folder, sync_playwright() as started:
+        site.write(Bundle.open(Path(bundle)), Path(folder, "page"), package)
+        with hosting.server(Path(folder, "page"), 0) as server:
+            Thread(target=server.serve_forever, daemon=True).start()
+            # Root, as in a container, has no sandbox.
+            browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            yield browser.new_page(), hosting.url(server)
+            browser.close()
+            server.shutdown()
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Answer requests until the input ends."""
+    with ExitStack() as place:
+
+        def start() -> tuple[Ready, Respond]:
+            page, address = place.enter_context(opened(settings["bundle"]))
+            return load(page, settings["threads"], address)
+
+        serve(start)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

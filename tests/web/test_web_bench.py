@@ -1,0 +1,42 @@
+"""`gpt2rt bench --provider web`: the page for the browser, measured beside the others."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("psutil")
+
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.catalog import home as home_directory
+from gpt2rt.errors import InvalidSetting
+from gpt2rt_bench.browser import CHROMIUM
+from gpt2rt_bench.run import planned, run
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_page_is_measured(home: Path, demo: Bundle, package: Path) -> None:
+    if not any(map(shutil.which, CHROMIUM)):
+        pytest.skip("Chromium is not installed")
+    kept = home_directory() / "runtimes"
+    kept.mkdir(parents=True)
+    shutil.copy(package, kept / package.name)
+    model = str(demo.directory)
+    settings = {"prompts": [9], "batches": [1, 2], "threads": [1], "steps": 6}
+    plan = planned([model], providers=["cpu", "web"], **settings)  # type: ignore[arg-type]
+    assert plan.left_out == ("2 prompts side by side on web: a page has one text",)
+    found = {
+        (row.record()["provider"], row.record()["batch"]): row.record() for row in run(plan, 1)
+    }
+    assert set(found) == {("cpu", 1), ("cpu", 2), ("web", 1)}
+    page = found["web", 1]
+    assert page["tokens_per_second"]["median"] > 0
+    assert set(page["versions"]) == {"onnxruntime-web", "Chromium"}
+
+
+def test_what_no_browser_runs_is_not_planned(tiny_bundles: dict[str, Bundle]) -> None:
+    with pytest.raises(InvalidSetting, match="export the model with --int8"):
+        planned([str(tiny_bundles["int4"].directory)], providers=["web"])

@@ -1,0 +1,455 @@
+"""The page in a real browser: the same tokens, scores and texts as in Python."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from gpt2rt import GPT2, SamplingParams, Stopping
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.sampling.sampling import Sampler
+from gpt2rt.scoring.scoring import Passage
+from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
+from gpt2rt.text.tokenizer import Tokenizer
+from hard_texts import TRICKY, TRICKY_SPACES
+from models import SAME
+from page_checks import CONTRASTS, NAMELESS, shown
+from pages import hosted
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+Open = Callable[..., "Page"]
+PROMPTS = [
+    "",
+    "Once, in a village by the sea",
+    "The old fisherman",
+    "The king",
+    "Odile loved nothing so well as her",
+    "a",
+    "\n\n",
+    "naïve 👩‍👧",
+    "It began to sing. Then",
+    "One winter morning, while the snow was falling, his heavy coat " * 8,
+]
+
+WRITE = """async ([prompts, settings]) => {
+  const { call, stream } = await import("./page/api.js");
+  const texts = [];
+  for (const text of prompts) {
+    const { prompt } = await call("/tokenize", { text }), events = [];
+    for await (const { choices } of stream("/v1/completions", { ...settings, prompt }))
+      events.push(choices[0]);
+    texts.push({ prompt, text: events.map(event => event.text).join(""),
+      tokens: events.flatMap(event => event.tokens), end: events.at(-1).stop_details });
+  }
+  return texts; }"""
+SETTINGS = {
+    "temperature": 0,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "typical_p": 1,
+    "repetition_penalty": 1,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "no_repeat_ngram": 0,
+    "min_tokens": 0,
+    "max_tokens": 40,
+    "top_logprobs": 3,
+    "return_tokens": True,
+    "seed": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def address(demo_page: Path) -> Iterator[str]:
+    with hosted(demo_page) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def gpt2(demo: Bundle) -> GPT2:
+    return GPT2.load(demo.directory, threads=1)
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    """What browsers complain of while a test runs."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str, errors: list[str]) -> Iterator[Open]:
+    """Opens a page; at the end there were no errors, and no other host was asked."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=20_000)
+    contexts: list[BrowserContext] = []
+    hosts: set[str] = set()
+
+    def start(at: str = "", query: str = "", wait: bool = True, **settings: Any) -> Page:
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.extend([said.text] * (said.type == "error")))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto((at or address) + query)
+        if wait:
+            opened(page)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not errors
+    assert len(hosts) <= 1
+
+
+def opened(page: Page) -> None:
+    """Wait until the model is there."""
+    page.locator("body[data-threads]").wait_for(state="attached", timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def plain(browser: Browser, address: str) -> Iterator[Page]:
+    """A page whose scripts are called."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    opened(page)
+    yield page
+    context.close()
+
+
+def ended(page: Page) -> None:
+    """Wait until the text is written."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#go")).to_have_text("Continue")
+    expect(page.locator("#again")).to_be_enabled()
+
+
+def write(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
+    page.get_by_label("The text to go on from").fill(prompt)
+    page.get_by_label("Length", exact=True).fill(str(length))
+    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_label("keep it").check()
+    page.get_by_role("button", name="Continue").click()
+    ended(page)
+
+
+# ---- the same as in Python
+
+
+def test_greedy_texts_and_scores(plain: Page, gpt2: GPT2) -> None:
+    """The text of every prompt, token by token, and the model's own scores of them."""
+    found = plain.evaluate(WRITE, [PROMPTS, SETTINGS])
+    for prompt, told in zip(PROMPTS, found, strict=True):
+        wanted = gpt2.generate(prompt or None, SamplingParams(temperature=0), Stopping(40))
+        (scored,) = gpt2.score_tokens(
+            [Passage((*wanted.prompt_tokens, *wanted.tokens), len(wanted.prompt_tokens))]
+        )
+        assert told["prompt"] == list(wanted.prompt_tokens)
+        assert [token["id"] for token in told["tokens"]] == list(wanted.tokens), prompt
+        assert told["text"] == wanted.text
+        assert told["end"]["reason"] == wanted.finish_reason
+        own = [token["logprob"] for token in told["tokens"]]
+        np.testing.assert_allclose(own, scored.logprobs, atol=SAME["int8"])
+        assert all(token["top"][0]["id"] == token["id"] for token in told["tokens"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.8, "top_k": 40},
+        {"temperature": 1.2, "top_p": 0.9, "repetition_penalty": 1.2, "min_tokens": 30},
+    ],
+)
+def test_a_seed_gives_the_same_text(plain: Page, gpt2: GPT2, settings: dict[str, Any]) -> None:
+    prompts = ["", "On the third day of summer"]  # where no rounding to 8 bits tips a draw
+    found = plain.evaluate(WRITE, [prompts, SETTINGS | settings | {"seed": 12345}])
+    renamed = {"min_length" if k == "min_tokens" else k: v for k, v in settings.items()}
+    params = SamplingParams(**renamed, seed=12345)
+    for prompt, told in zip(prompts, found, strict=True):
+        wanted = gpt2.generate(prompt or None, params, Stopping(40))
+        assert told["text"] == wanted.text
+
+
+ENCODE = """async ([files, texts]) => {
+  const { Tokenizer } = await import("./page/tokenizer.js"), tokenizer = new Tokenizer(...files);
+  return texts.map(text => { const ids = tokenizer.encode(text);
+    return [ids, ids.map(id => [...tokenizer.bytes(id)]).flat()]; }); }"""
+
+
+def encoded(page: Page, directory: Path, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+    """The ids of each text, and their bytes, by the page's tokenizer with these files."""
+    paths = [directory / name for name in ("encoder.json", "vocab.bpe", "special_tokens.json")]
+    files = [path.read_text(encoding="utf-8") if path.exists() else None for path in paths]
+    found: list[tuple[list[int], list[int]]] = page.evaluate(ENCODE, [files, texts])
+    return found
+
+
+def hard_texts() -> list[str]:
+    bits = [*TRICKY.split(), *TRICKY_SPACES, "  ", "   ", "\r\n", "\n\n", "don't", "DON'T"]
+    chosen = np.random.default_rng(5).integers(0, len(bits), (400, 12))
+    texts = ["".join(bits[i] for i in row) for row in chosen]
+    return ["", *bits, *texts, "ab" * 4000, "x" * 5000, " " * 3000 + "y"]
+
+
+def test_ids_of_hard_texts(plain: Page, demo: Bundle) -> None:
+    tokenizer, texts = Tokenizer.read(demo.directory), hard_texts()
+    found = encoded(plain, demo.directory, texts)
+    for text, (ids, data) in zip(texts, found, strict=True):
+        assert ids == tokenizer.encode(text)
+        assert bytes(data) == text.encode()
+
+
+DRAW = """async ([rows, size, params]) => {
+  const { draw } = await import("./page/sampler.js");
+  const bytes = Uint8Array.from(atob(rows), character => character.charCodeAt());
+  const all = new Float32Array(bytes.buffer), drawn = [];
+  for (let n = 0; n * size < all.length; n++)
+    drawn.push(draw(all.subarray(n * size, (n + 1) * size), params, n));
+  return drawn; }"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.3},
+        {"top_k": 7},
+        {"top_p": 0.9},
+        {"top_p": 0.1},
+        {"min_p": 0.05},
+        {"min_p": 0.2, "top_p": 0.6},
+        {"typical_p": 0.8},
+        {"top_k": 20, "top_p": 0.7, "min_p": 0.02, "typical_p": 0.9, "temperature": 1.3},
+    ],
+)
+@pytest.mark.parametrize("size", [300, 9000])
+def test_draws_are_those_of_python(plain: Page, settings: dict[str, Any], size: int) -> None:
+    rows = np.random.default_rng(3).normal(0, 3, (40, size)).astype(np.float32)
+    params = SamplingParams(**settings, seed=99)
+    sampler = Sampler(params, 99, 0)
+    wanted = [sampler.draw(row) for row in rows]
+    data = base64.b64encode(rows.tobytes()).decode()
+    drawing = SETTINGS | {"temperature": 1.0} | settings | {"seed": 99}
+    found = plain.evaluate(DRAW, [data, size, drawing])
+    assert found == wanted
+    assert len(set(wanted)) > 20
+
+
+def test_penalties_are_those_of_python(plain: Page, gpt2: GPT2) -> None:
+    settings = {
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.4,
+        "presence_penalty": -0.2,
+        "no_repeat_ngram": 2,
+    }
+    (told,) = plain.evaluate(WRITE, [["Odile"], SETTINGS | settings])
+    params = SamplingParams(temperature=0, **settings)  # type: ignore[arg-type]
+    assert told["text"] == gpt2.generate("Odile", params, Stopping(40)).text
+
+
+def test_a_text_ends_before_a_stop_text(plain: Page, gpt2: GPT2) -> None:
+    text = gpt2.generate("Odile", SamplingParams(temperature=0), Stopping(40)).text
+    for stop in ([text[20:23]], [text[9:30], text[25:28]], ["never", text[30:33] + "?"]):
+        (told,) = plain.evaluate(WRITE, [["Odile"], SETTINGS | {"stop": stop}])
+        wanted = gpt2.generate("Odile", SamplingParams(temperature=0), Stopping(40, stop))
+        assert (told["text"], told["end"]["by"]) == (wanted.text, wanted.stopped_by)
+
+
+@pytest.fixture
+def fine_tune(demo: Bundle, tmp_path: Path) -> Path:
+    """The demo's vocabulary with control tokens, added words, and a space before every text."""
+    for name in ("encoder.json", "vocab.bpe"):
+        shutil.copyfile(demo.directory / name, tmp_path / name)
+    added = (
+        SpecialToken(1257, "<|user|>"),
+        SpecialToken(1258, "<|bot|>", rstrip=True),
+        SpecialToken(1259, "word", special=False, single_word=True),
+        SpecialToken(1260, "[x]", special=False, lstrip=True, normalized=True),
+        SpecialToken(1261, "[x]y", special=False, normalized=True),
+        SpecialToken(1262, "unseen", matched=False),
+    )
+    special = SpecialTokens(1263, 1257, 1256, added, prefix_space=True)
+    (tmp_path / "special_tokens.json").write_text(special.to_json(), encoding="utf-8")
+    return tmp_path
+
+
+def test_a_fine_tunes_tokens(plain: Page, fine_tune: Path) -> None:
+    tokenizer = Tokenizer.read(fine_tune)
+    assert tokenizer.has_control_tokens
+    bits = ["<|user|>", "<|bot|>", "word", "[x]", "[x]y", "unseen", " ", "  ", "é", "a", "\n", "_"]
+    chosen = np.random.default_rng(5).integers(0, len(bits), (200, 8))
+    texts = ["", *("".join(bits[i] for i in row) for row in chosen)]
+    found = encoded(plain, fine_tune, texts)
+    assert [ids for ids, _ in found] == [tokenizer.encode(text) for text in texts]
+
+
+# ---- for everybody
+
+
+def test_another_token_is_chosen_by_keyboard(open_page: Open) -> None:
+    page = open_page()
+    page.get_by_label("The text to go on from").fill("Odile")
+    page.keyboard.press("Control+Enter")
+    ended(page)
+    before = shown(page, "#paper")
+    page.locator("#continuation .t").first.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "End", "Enter"):
+        page.keyboard.press(key)
+    ended(page)
+    assert page.locator("#continuation .t.taken").count() == 1
+    assert page.locator("#continuation .t").nth(2).get_attribute("class") == "t taken"
+    page.get_by_role("button", name="Back", exact=True).click()
+    assert shown(page, "#paper") == before
+
+
+def test_a_text_is_stopped_and_goes_on(open_page: Open) -> None:
+    page = open_page()
+    page.get_by_label("Length", exact=True).fill("400")
+    page.get_by_label("The text to go on from").fill("Odile")
+    page.get_by_role("button", name="Continue").click()
+    page.locator("#continuation .t").nth(2).wait_for()
+    page.keyboard.press("Escape")
+    ended(page)
+    written = page.locator("#continuation .t").count()
+    assert 3 <= written < 400
+    page.get_by_label("Length", exact=True).fill("5")
+    page.get_by_role("button", name="Continue").click()
+    page.locator("#continuation .t").nth(written).wait_for()
+    ended(page)
+    assert page.locator("#continuation .t").count() <= written + 5
+
+
+def test_errors_are_told(open_page: Open, errors: list[str]) -> None:
+    page = open_page()
+    for text, length, told in (
+        ("too long " * 600, "20", "and the model's context holds 512; shorten it"),
+        ("Odile", "1.5", "max_tokens has to be 1 or more and at most 1000000, a whole number"),
+    ):
+        page.get_by_label("The text to go on from").fill(text)
+        page.get_by_label("Length", exact=True).fill(length)
+        page.get_by_role("button", name="Continue").click()
+        page.get_by_role("alert").get_by_text(told).wait_for()
+        assert page.get_by_label("The text to go on from").input_value() == text
+        page.get_by_role("button", name="Close the message").click()
+    assert errors
+    errors.clear()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_is_readable(open_page: Open, scheme: Literal["light", "dark"]) -> None:
+    """Contrast of at least 4.5 to 1 (WCAG AA), and a name for every control."""
+    page = open_page(color_scheme=scheme)
+    write(page, "Odile")
+    page.locator("#continuation .t").nth(3).focus()
+    assert [found for found in page.evaluate(CONTRASTS) if found[0] < 4.5] == []
+    assert page.evaluate(NAMELESS) == []
+
+
+@pytest.mark.parametrize("width", [320, 768, 1280])
+def test_the_page_fits_its_window(open_page: Open, width: int) -> None:
+    page = open_page(viewport={"width": width, "height": 800})
+    if width < 768:
+        page.get_by_text("Settings", exact=True).click()
+    write(page, "Odile")
+    page.locator("#continuation .t").nth(3).focus()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# ---- what the browser and the host can do
+
+
+def writes_as_python(page: Page, gpt2: GPT2) -> None:
+    prompt = "Once, in a village by the sea"
+    write(page, prompt)
+    wanted = gpt2.generate(prompt, SamplingParams(top_k=40, seed=7), Stopping(20))
+    assert shown(page, "#paper") == prompt + wanted.text
+
+
+def test_it_opens_without_a_connection(
+    browser: Browser, demo_page: Path, open_page: Open, gpt2: GPT2
+) -> None:
+    with hosted(demo_page) as address:
+        page = open_page(address)
+        page.wait_for_function("navigator.serviceWorker.controller !== null")
+    page.reload()  # the server has ended
+    opened(page)
+    writes_as_python(page, gpt2)
+
+
+def test_the_second_opening_fetches_nothing_large(open_page: Open) -> None:
+    page = open_page()
+    page.wait_for_function("navigator.serviceWorker.controller !== null")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+    page.reload()
+    opened(page)
+    assert not [
+        path
+        for path in asked
+        if path.startswith(("/model/", "/runtime/ort-wasm-simd-threaded.wasm"))
+    ]
+
+
+def threads_of(page: Page) -> str | None:
+    return page.locator("body").get_attribute("data-threads")
+
+
+def test_threads_where_the_host_allows_them(open_page: Open, gpt2: GPT2) -> None:
+    page = open_page(query="?threads=2")
+    assert threads_of(page) == "2"
+    writes_as_python(page, gpt2)
+
+
+def test_threads_on_any_other_host(demo_page: Path, open_page: Open) -> None:
+    """The service worker adds the headers, and the page comes again by itself."""
+    with hosted(demo_page, isolated=False) as address:
+        page = open_page(address, "?threads=2")
+        assert threads_of(page) == "2"
+
+
+def test_one_thread_where_there_is_no_other_way(demo_page: Path, open_page: Open) -> None:
+    with hosted(demo_page, isolated=False) as address:
+        page = open_page(address, "?threads=2", service_workers="block")
+        assert threads_of(page) == "1"
+        assert "so the model runs on one." in (page.locator("#state").text_content() or "")
+        write(page, "Odile")
+
+
+def test_an_old_browser_is_told(open_page: Open, errors: list[str]) -> None:
+    page = open_page(wait=False, query="?old")
+    page.add_init_script("WebAssembly.validate = () => false")
+    page.reload()
+    page.get_by_role("alert").get_by_text("no SIMD").wait_for()
+    errors.clear()
+
+
+def test_a_damaged_file_is_told(
+    demo_page: Path, tmp_path: Path, open_page: Open, errors: list[str]
+) -> None:
+    shutil.copytree(demo_page, tmp_path / "page")
+    weights = tmp_path / "page" / "model" / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with hosted(tmp_path / "page") as address:
+        page = open_page(address, wait=False)
+        page.get_by_role("alert").get_by_text("weights.bin is not the file").wait_for()
+        weights.unlink()
+        page.reload()
+        page.get_by_role("alert").get_by_text("weights.bin cannot be fetched (404)").wait_for()
+    errors.clear()
