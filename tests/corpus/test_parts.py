@@ -198,6 +198,15 @@ def test_a_unit_that_is_refused_takes_no_other_with_it() -> None:
             )
 
 
+def test_what_ends_the_units_is_raised() -> None:
+    def units() -> Iterator[int]:
+        yield 1
+        raise BadText("the file")
+
+    with pytest.raises(BadText, match="the file"):
+        list(attempted(units(), lambda found: (unit for unit in found)))
+
+
 # ---- outputs
 
 
