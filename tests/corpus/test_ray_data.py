@@ -42,7 +42,11 @@ from gpt2rt.errors import BadBundle, ClusterFailure, Gpt2rtError, InvalidSetting
 from gpt2rt.runs import Run
 from ray_clusters import TwoNodes, two_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.skipif(sys.platform != "linux", reason="two nodes on a machine are for Linux"),
+]
 
 ROWS, SHARD_ROWS = 300, 32
 LENGTH = Stopping(6, end_of_text=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,15 +11,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-
-def keep_others_out() -> None:
-    """Variables of Ray's, which reads them when it is imported: clusters that this process starts
-    want a token that nobody else knows, and report nothing.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if "RAY_AUTH_TOKEN" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
+from ray_variables import keep_others_out
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 # A node is dead after ten looks without an answer, which a killed one gives at once.
