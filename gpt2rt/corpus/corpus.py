@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ class Corpus:
 
     Attributes:
         files: their readers, in the order of the rows.
+        paths: the files, directories and globs that they were found by.
     """
 
     files: tuple[FileReader, ...]
+    paths: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -40,12 +43,18 @@ class Corpus:
         if paths.count(STDIN) > 1:
             raise InvalidSetting("standard input can be read once only: give `-` once")
         found = [file for path in paths for file in _files(path)]
-        return cls(tuple(FileReader.of(file, column, usual, plain) for file in found))
+        files = (FileReader.of(file, column, usual, plain) for file in found)
+        return cls(tuple(files), tuple(paths))
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the files, for messages and results."""
-        return [file.name for file in self.files]
+    def would_read(self, place: Path) -> bool:
+        """Whether a file that is written at `place` would be one of the corpus, the next time."""
+        place = place.absolute()
+        for path in map(os.path.abspath, self.paths):
+            if os.path.isdir(path) and place.is_relative_to(path):
+                return True
+            if not exists(path) and glob.has_magic(path) and fnmatch(str(place), path):
+                return True
+        return False
 
     @property
     def bytes(self) -> int | None:

@@ -232,16 +232,48 @@ def test_what_cannot_be_asked_for(
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("a,b\n1,2\n")
     Path("bits.csv").write_text("a,bits\n1,2\n")
-    Path("blank.txt").write_text("\n \n")
     ended = command(*arguments, "-m", model)
     assert ended.code == code
     assert fact in ended.in_one_line()
-    if "blank.txt" not in arguments:
-        assert sorted(path.name for path in tmp_path.iterdir()) == [
-            "bits.csv",
-            "blank.txt",
-            "t.csv",
-        ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.csv", "t.csv"]
+
+
+@pytest.mark.parametrize("texts", ["in", "in/*.jsonl"])
+@pytest.mark.parametrize("output", ["in/out.jsonl", "in/deep/out.jsonl"])
+def test_an_output_among_the_texts_is_refused(
+    command: Command, model: Path, tmp_path: Path, texts: str, output: str
+) -> None:
+    """The next time it would be one of them."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('"x"\n')
+    given = ("--file", tmp_path / texts, "--output", tmp_path / output, "-m", model)
+    assert "among the texts" in command("tokenize", *given).in_one_line()
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.jsonl"]
+    given = ("--file", tmp_path / texts, "--output", tmp_path / "out.jsonl", "-m", model)
+    assert command("tokenize", *given).code == 0
+
+
+def test_nothing_to_do_is_done(command: Command, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    given = ("score", "--file", tmp_path / "blank.txt", "--lines", "-m", model, "--output")
+    for _ in range(2):
+        assert command(*given, tmp_path / "out.csv").code == 0
+        assert table(tmp_path / "out.csv") == []
+
+
+@pytest.mark.parametrize("name", ["generate", "score", "embed", "tokenize"])
+def test_a_file_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(
+    command: Command, model: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "utf16.jsonl").write_bytes(b"\xff\xfea\0")
+    (tmp_path / "good.jsonl").write_text('{"text": "a"}\n' * 9)
+    size = ("--column", "text", "--shard-rows", "2", "-m", model, "--output", tmp_path / "out")
+    bad = ("--file", tmp_path / "utf16.jsonl")
+    assert "is UTF-16" in command(name, *bad, *size).in_one_line()
+    assert [path.name for path in tmp_path.glob("out/*")] == []
+    good = ("--file", tmp_path / "good.jsonl")
+    assert "is UTF-16" in command(name, *good, *bad, *size).in_one_line()
+    assert [len(lines(part)) for part in sorted(tmp_path.glob("out/part-*"))] == [2] * 4
 
 
 def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(

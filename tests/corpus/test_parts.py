@@ -156,12 +156,37 @@ def test_rows_of_the_next_shard_begin_before_a_shard_ends(tmp_path: Path) -> Non
         assert len(taken) == len(texts) or len(taken) >= (part.part + 1) * 5 + 1
 
 
+def test_a_batch_is_as_full_whatever_the_size_of_shards(tmp_path: Path, gpt2: GPT2) -> None:
+    run = Run(None, 1, SamplingParams(seed=3), Stopping(20), batch_size=4)
+    steps = []
+    for size in (1, 7, 100):
+        before = gpt2.batch.statistics.steps
+        place = layout(tmp_path / str(size), GenerateJob(run))
+        parts(place, list(shards(rows(40), size)), GenerateJob(run), gpt2)
+        steps.append(gpt2.batch.statistics.steps - before)
+    assert steps[0] == steps[1] == steps[2] > 0
+
+
 def test_a_corpus_of_nothing_but_faults_is_rejects(tmp_path: Path) -> None:
     bad = [replace(row, text=None, fault="broken") for row in rows(9)]
     found = parts(layout(tmp_path / "a", Backwards()), list(shards(bad, 4)), Backwards())
     assert [found[f"part-{n:08d}.jsonl"] for n in range(3)] == [b""] * 3
     lines = [found[f"_rejects-{n:08d}.jsonl"].count(b"\n") for n in range(3)]
     assert lines == [4, 4, 1]
+
+
+def test_any_number_of_faults_takes_little_memory(tmp_path: Path) -> None:
+    read = 0
+
+    def many() -> Iterator[Shard]:
+        nonlocal read
+        for n in range(500):
+            read += 1
+            yield Shard(n, (TextRow(n + 1, "a", n + 1, None, {}, "", "broken"),))
+
+    for done, _ in enumerate(made(Backwards(), None, many(), layout(tmp_path / "a", Backwards()))):
+        assert read - done <= 16
+    assert read == 500
 
 
 def test_a_unit_that_is_refused_takes_no_other_with_it() -> None:
@@ -185,6 +210,15 @@ def test_a_unit_that_is_refused_takes_no_other_with_it() -> None:
             assert (result, fault) == (
                 (None, f"no {unit}") if unit % 5 == 0 else (len(str(unit)), "")
             )
+
+
+def test_what_ends_the_units_is_raised() -> None:
+    def units() -> Iterator[int]:
+        yield 1
+        raise BadText("the file")
+
+    with pytest.raises(BadText, match="the file"):
+        list(attempted(units(), lambda found: (unit for unit in found)))
 
 
 # ---- outputs
