@@ -92,7 +92,7 @@ class TimedModel:
         return self._chosen(engine, [sequence.part([token]) for sequence, token in pairs])
 
     def _chosen(self, engine: Engine, parts: Sequence[Part]) -> Tokens:
-        """Run a step; returns the most likely token of each row, the device's own where it tells."""
+        """Run a step; returns the most likely token of each row."""
         from gpt2rt.sampling.params import SamplingParams
         from gpt2rt.sampling.sampling import choose
         from gpt2rt.sampling.selection import BEST, Selected

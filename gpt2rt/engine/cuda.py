@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -86,7 +86,7 @@ class Device:
         self.faults: dict[type[WholeReader], str] = {}
         self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
-        self._readers: dict[type[WholeReader], list[WholeReader]] = {}
+        self.idle_readers: dict[type[WholeReader], list[WholeReader]] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -118,7 +118,7 @@ class Device:
         if self.careful is not None or kind in self.faults or not kind.available(self):
             yield None
             return
-        idle = self._readers.setdefault(kind, [])
+        idle = self.idle_readers.setdefault(kind, [])
         reader = idle.pop() if idle else kind(self)
         try:
             yield reader  # type: ignore[misc]
@@ -132,10 +132,10 @@ class Device:
         try:
             return Buffers(self.hparams, self.memory, count)
         except OutOfMemory:
-            if not (self._idle or self._readers):
+            if not (self._idle or self.idle_readers):
                 raise
             self._idle.clear()
-            self._readers.clear()
+            self.idle_readers.clear()
             return Buffers(self.hparams, self.memory, count)
 
 
@@ -179,11 +179,23 @@ class CudaSlots(Slots):
         return self._selected(ordered, chosen, draws) if draws else self._logits(ordered)
 
     def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Forward, list[int], list[int]]]:
-        """Run the calls for parts: each, the rows of it that are wanted, and their numbers."""
+        """Run the calls for parts: each, the rows of it that are wanted, and their numbers.
+
+        Where the memory does not suffice for prompts side by side, fewer are.
+        """
         firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
-        for numbers in calls_of(parts, together=self._device.careful is None):
+        calls = deque(calls_of(parts, together=self._device.careful is None))
+        while calls:
+            numbers = calls.popleft()
             members = [parts[n] for n in numbers]
-            forward, theirs = (self._decode if single(members[0]) else self._read)(members)
+            step = single(members[0])
+            try:
+                forward, theirs = (self._decode if step else self._read)(members)
+            except OutOfMemory:
+                if step or len(numbers) == 1:
+                    raise
+                calls.extendleft((numbers[len(numbers) // 2 :], numbers[: len(numbers) // 2]))
+                continue
             for part in members:
                 self._ends[part.slot] = part.end
             yield forward, theirs, [r for n in numbers for r in range(firsts[n], firsts[n + 1])]

@@ -117,8 +117,9 @@ class CudaMemory:
 
     device = "cuda"
 
-    def __init__(self) -> None:
-        self._runtime = cuda_runtime()
+    def __init__(self, runtime: ctypes.CDLL | None = None) -> None:
+        """`runtime` is that library (None: it is looked for). Raises `ProviderMissing`."""
+        self._runtime = cuda_runtime() if runtime is None else runtime
         self.lock: Lock = RLock()
 
     def allocate(self, size: int, *, host: bool = False) -> Block:

@@ -34,7 +34,7 @@ class PassageReader(WholeReader):
 
         A passage has one token more than is read of it. Raises `BadLogits`, `OutOfMemory`.
         """
-        found = self._together(lambda some: [self._score(some, top, group)], passages)
+        found = self.together(lambda some: [self._score(some, top, group)], passages)
         return Columns.joined(found, top)
 
     def _score(self, passages: Passages, top: int, group: Ids | None) -> Columns:
@@ -46,7 +46,7 @@ class PassageReader(WholeReader):
         wanted = (firsts[:, None] <= places + 1) & (places < lengths[:, None])
         rows = np.flatnonzero(wanted)
         count = min(finely_padded(len(rows)), wanted.size)
-        forward = self._call(
+        forward = self.call_of(
             (len(passages), width, count), lambda: self._forward(len(passages), width, count)
         )
         fill(forward.inputs, tokens[:, :-1])
@@ -56,9 +56,9 @@ class PassageReader(WholeReader):
         return forward.score(np.arange(len(rows)), tokens[:, 1:][wanted], top, group)
 
     def _forward(self, count: int, width: int, rows: int) -> Forward:
-        device = self._device
+        device = self.device
         sizes = {"B": count, "S": width, "R": rows, "C": width}
         call = Call(device.session, device.memory, device.captures, sizes)
         return Forward(
-            call, self._hparams, device.memory, device.tails, self._addresses, width, self._blocks
+            call, self.hparams, device.memory, device.tails, self.addresses, width, self.blocks
         )

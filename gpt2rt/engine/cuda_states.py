@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,7 @@ from gpt2rt.bundles.interface import (
 )
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_shapes import power_of_two
-from gpt2rt.engine.cuda_whole import WholeReader, beside, fill
-
-if TYPE_CHECKING:
-    from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda_whole import ReadersDevice, WholeReader, beside, fill
 
 Vectors = NDArray[np.float32]
 # Tokens of a text, and weights float32 [P,n] of its n states for P sums (None: the states).
@@ -94,7 +90,7 @@ class StateReader(WholeReader):
     gives = "vectors"
 
     @staticmethod
-    def available(device: Device) -> bool:
+    def available(device: ReadersDevice) -> bool:
         return device.tails.has_states
 
     @staticmethod
@@ -106,11 +102,11 @@ class StateReader(WholeReader):
 
         Either all texts have weights or none. Raises `OutOfMemory`.
         """
-        return self._together(lambda some: self._read(some, layer), texts)
+        return self.together(lambda some: self._read(some, layer), texts)
 
     def _read(self, texts: Sequence[Weighted], layer: int) -> list[Vectors]:
         count, width = len(texts), self.width(max(len(tokens) for tokens, _ in texts))
-        call = self._call((count, width, layer), lambda: self._states(count, width, layer))
+        call = self.call_of((count, width, layer), lambda: self._states(count, width, layer))
         call.run(beside([tokens for tokens, _ in texts], width))
         weights = [weights for _, weights in texts if weights is not None]
         if weights:
@@ -119,15 +115,15 @@ class StateReader(WholeReader):
         return [rows[: len(tokens)] for rows, (tokens, _) in zip(every, texts, strict=True)]
 
     def _states(self, count: int, width: int, layer: int) -> States:
-        device = self._device
+        device = self.device
         sizes = {"B": count, "S": width, "C": width}
         call = Call(device.tails.session("states"), device.memory, device.captures, sizes)
-        return States(call, self._hparams, self._addresses, layer)
+        return States(call, self.hparams, self.addresses, layer)
 
     def _pool(self, states: States, sums: int) -> Pool:
         """The tail for so many sums of the states of a call."""
         if sums not in states.pools:
-            device, sizes = self._device, {**states.call.sizes, "P": sums}
+            device, sizes = self.device, {**states.call.sizes, "P": sums}
             call = Call(device.tails.session("pool"), device.memory, device.captures, sizes)
-            states.pools[sums] = Pool(call, self._hparams, states.address)
+            states.pools[sums] = Pool(call, self.hparams, states.address)
         return states.pools[sums]

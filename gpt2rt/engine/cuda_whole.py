@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, SEQLENS, Port, X
-from gpt2rt.engine.cuda_memory import Array, Block, size_of
+from gpt2rt.engine.cuda_memory import Array, Block, Memory, size_of
 from gpt2rt.engine.cuda_shapes import A_CALL, finely_padded, power_of_two
 from gpt2rt.errors import OutOfMemory
 
 if TYPE_CHECKING:
-    from gpt2rt.engine.cuda import Device
+    import onnxruntime as ort
+
+    from gpt2rt.engine.cuda_call import Captures
+    from gpt2rt.engine.cuda_tails import Tails
 
 KEPT = 64  # calls that are kept; there are few shapes where texts come sorted by length
 
@@ -23,6 +26,16 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 CallOf = TypeVar("CallOf")
 Shape = tuple[int, ...]
+
+
+class ReadersDevice(Protocol):
+    """A device, as readers of whole texts use it (see `gpt2rt.engine.cuda`)."""
+
+    session: ort.InferenceSession
+    hparams: HParams
+    memory: Memory
+    captures: Captures
+    tails: Tails
 
 
 class WholeReader:
@@ -34,13 +47,13 @@ class WholeReader:
 
     gives: str
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: ReadersDevice) -> None:
         self.budget = max(A_CALL, device.hparams.n_ctx)
-        self._device, self._hparams = device, device.hparams
-        self._forget()
+        self.device, self.hparams = device, device.hparams
+        self.forget()
 
     @staticmethod
-    def available(device: Device) -> bool:
+    def available(device: ReadersDevice) -> bool:
         """Whether the device has the graphs for it."""
         return True
 
@@ -52,21 +65,21 @@ class WholeReader:
         """
         return ()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Release the memory on the device."""
         self._room = 0  # tokens
-        self._blocks: dict[str, Block] = {}
+        self.blocks: dict[str, Block] = {}
         self._calls: dict[Shape, object] = {}
 
     @property
-    def _addresses(self) -> dict[str, int]:
-        return {name: block.address for name, block in self._blocks.items()}
+    def addresses(self) -> dict[str, int]:
+        return {name: block.address for name, block in self.blocks.items()}
 
     def width(self, length: int) -> int:
         """The tokens that a text of `length` takes in a call, where it is the longest."""
-        return min(finely_padded(length), self._hparams.n_ctx)
+        return min(finely_padded(length), self.hparams.n_ctx)
 
-    def _together(
+    def together(
         self, read: Callable[[Sequence[T]], list[Result]], texts: Sequence[T]
     ) -> list[Result]:
         """What `read` returns of all texts side by side.
@@ -77,14 +90,14 @@ class WholeReader:
         try:
             return read(texts)
         except OutOfMemory:
-            self._forget()
+            self.forget()
             if len(texts) == 1:
                 raise
-        self.budget = max(self._hparams.n_ctx, self.budget // 2)
+        self.budget = max(self.hparams.n_ctx, self.budget // 2)
         half = len(texts) // 2
-        return [*self._together(read, texts[:half]), *self._together(read, texts[half:])]
+        return [*self.together(read, texts[:half]), *self.together(read, texts[half:])]
 
-    def _call(self, shape: Shape, make: Callable[[], CallOf]) -> CallOf:
+    def call_of(self, shape: Shape, make: Callable[[], CallOf]) -> CallOf:
         """The call of a shape (texts, their width, and more), which `make` makes if need be."""
         self._grow(shape[0] * shape[1])
         call = self._calls.pop(shape, None) or make()
@@ -97,11 +110,11 @@ class WholeReader:
         """Have memory for so many tokens."""
         if tokens <= self._room:
             return
-        self._forget()
+        self.forget()
         room = power_of_two(tokens)
-        for port in self.ports(self._hparams):
+        for port in self.ports(self.hparams):
             size = size_of(port, {"B": 1, "C": room, "R": room})
-            self._blocks[port.name] = self._device.memory.allocate(size)
+            self.blocks[port.name] = self.device.memory.allocate(size)
         self._room = room
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Reader(Protocol):
+class BatchReader(Protocol):
     """Reads batches of sequences side by side.
 
     `window` is how many tokens should be sorted by length (0: the order is the same to it), `most`
@@ -32,7 +32,7 @@ class Reader(Protocol):
 
 
 def cut(
-    items: Iterable[T], length: Callable[[T], int], reader: Reader, most: int | None
+    items: Iterable[T], length: Callable[[T], int], reader: BatchReader, most: int | None
 ) -> Iterator[list[T]]:
     """The items in batches for a reader, of at most `most`, which may change their order."""
     windows: Iterable[Iterable[T]] = [items]

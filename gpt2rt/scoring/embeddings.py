@@ -23,13 +23,13 @@ from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.generation.batch import Batch
 from gpt2rt.scoring.batching import cut, in_order
 from gpt2rt.scoring.scoring import windows
-from gpt2rt.scoring.state_readers import Piece, VectorReader, Vectors, reader_of
+from gpt2rt.scoring.state_readers import TextPiece, VectorReader, Vectors, reader_of
 from gpt2rt.scoring.token_texts import texts_of
 from gpt2rt.text.alignment import Span, occurrences, tokens_in, word_spans
 from gpt2rt.text.tokenizer import Encoding
 from gpt2rt.text.tokenizers import TextTokenizer
 
-Numbered = tuple[int, Piece]
+Numbered = tuple[int, TextPiece]
 
 UNITS = ("token", "word", "text")
 # The weights of positions 1 to n, not normalised. "weighted" is the position-weighted mean of SGPT
@@ -160,7 +160,7 @@ class Text:
         wanted = _wanted(text, params)
         return cls(text, encoding, cuts, wanted, tokens_in(encoding.spans, wanted))
 
-    def pieces(self, pooling: str | None) -> Iterator[Piece]:
+    def pieces(self, pooling: str | None) -> Iterator[TextPiece]:
         """The windows, with the weights of their states in sums by a pooling (None: without)."""
         for start, end, first in self.cuts:
             weights = None
@@ -171,7 +171,7 @@ class Text:
                     if begin < stop:
                         own = _weights(pooling, high - low)[begin - low : stop - low]
                         row[begin - start : stop - start] = own
-            yield Piece(self.encoding.tokens[start:end], first - start, weights)
+            yield TextPiece(self.encoding.tokens[start:end], first - start, weights)
 
 
 def _embed_texts(
@@ -180,7 +180,7 @@ def _embed_texts(
     layer = reader.hparams.n_layer if params.layer is None else params.layer
     waiting: deque[Text] = deque()
 
-    def pieces(pooling: str | None) -> Iterator[Piece]:
+    def pieces(pooling: str | None) -> Iterator[TextPiece]:
         for text in texts:
             waiting.append(Text.of(text, reader, params))
             yield from waiting[-1].pieces(pooling)

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class OnDevice:
-    """A `Reader` of whole texts on a device, which has work while results are used."""
+    """A `BatchReader` of whole texts on a device, which has work while results are used."""
 
     most: int | None = None
 

@@ -19,7 +19,7 @@ from gpt2rt.engine.slots import Columns, Logits, Part, Slots
 from gpt2rt.errors import BadLogits
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.client import Client
-from gpt2rt.scoring.batching import Reader
+from gpt2rt.scoring.batching import BatchReader
 from gpt2rt.scoring.on_device import OnDevice
 from gpt2rt.scoring.scoring import Passage
 
@@ -45,14 +45,14 @@ class Readers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedScores:
     """What is wanted of each token: `top` alternatives, and the probability of a `group`."""
 
     top: int
     group: Ids | None
 
 
-class ScoreReader(Reader, Protocol):
+class ScoreReader(BatchReader, Protocol):
     """Reads batches of passages and scores their tokens."""
 
     def read(self, passages: list[Passage]) -> Columns:
@@ -61,7 +61,7 @@ class ScoreReader(Reader, Protocol):
 
 @contextmanager
 def reader_of(
-    readers: Readers, shared: Batch, hparams: HParams, threads: int, wanted: Wanted
+    readers: Readers, shared: Batch, hparams: HParams, threads: int, wanted: WantedScores
 ) -> Iterator[ScoreReader]:
     """A context with a reader, which reads between the steps of `shared`.
 
@@ -88,7 +88,7 @@ class DeviceScores(OnDevice):
     """A `ScoreReader` on a device."""
 
     def __init__(
-        self, device: PassageReader, client: Client, pool: ThreadPoolExecutor, wanted: Wanted
+        self, device: PassageReader, client: Client, pool: ThreadPoolExecutor, wanted: WantedScores
     ) -> None:
         super().__init__(device, pool)
         self._device, self._client, self._wanted = device, client, wanted
@@ -115,7 +115,7 @@ class SlotScores:
         pool: ThreadPoolExecutor,
         threads: int,
         size: int,
-        wanted: Wanted,
+        wanted: WantedScores,
     ) -> None:
         self.most: int | None = SIDE_BY_SIDE
         self._new_slots, self._slots = new_slots, new_slots(1)

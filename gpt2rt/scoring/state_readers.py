@@ -19,7 +19,7 @@ from gpt2rt.engine.runtime import Runtime
 from gpt2rt.engine.slots import Part
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.client import Client
-from gpt2rt.scoring.batching import Reader
+from gpt2rt.scoring.batching import BatchReader
 from gpt2rt.scoring.on_device import OnDevice
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SIDE_BY_SIDE = 32  # most texts in it, by default, since each takes a slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class TextPiece:
     """Tokens that are read together, whose states count from the `first` on.
 
     `weights` float32 [P,n] are those of the n states for P sums, 0 before the first (None: the
@@ -44,12 +44,12 @@ class Piece:
     weights: Vectors | None
 
 
-class VectorReader(Reader, Protocol):
+class VectorReader(BatchReader, Protocol):
     """Reads pieces of texts. `sums` says whether it returns the sums, where they are wanted."""
 
     sums: bool
 
-    def read(self, pieces: list[Piece]) -> list[Vectors]:
+    def read(self, pieces: list[TextPiece]) -> list[Vectors]:
         """The states of each piece, float32 [n,D], or their sums, float32 [P,D]."""
 
 
@@ -77,7 +77,7 @@ class DeviceStates(OnDevice):
         super().__init__(device, pool)
         self._device, self._client, self._layer = device, client, layer
 
-    def read(self, pieces: list[Piece]) -> list[Vectors]:
+    def read(self, pieces: list[TextPiece]) -> list[Vectors]:
         texts = [(piece.tokens, piece.weights) for piece in pieces]
         return self._client.call(lambda: self._device.read(texts, self._layer))
 
@@ -110,7 +110,7 @@ class SlotStates:
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
         return (job() for job in jobs)
 
-    def read(self, pieces: list[Piece]) -> list[Vectors]:
+    def read(self, pieces: list[TextPiece]) -> list[Vectors]:
         if len(pieces) > self._count:
             self._count = len(pieces)
             self._step = self._runtime.hidden_step(self._count, self._layer)

@@ -13,7 +13,7 @@ from gpt2rt.checks import check_whole
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.batch import Batch
 from gpt2rt.scoring.batching import cut, in_order
-from gpt2rt.scoring.readers import Readers, ScoreReader, Wanted, reader_of
+from gpt2rt.scoring.readers import Readers, ScoreReader, WantedScores, reader_of
 from gpt2rt.scoring.scoring import Passage, TokenScores
 
 Numbered = tuple[int, Passage]
@@ -53,7 +53,7 @@ def score_tokens(
     """
     check(hparams, top, batch_size)
     checked = enumerate(_checked(passages, hparams))
-    wanted = Wanted(top, group)
+    wanted = WantedScores(top, group)
     return _score_tokens(readers, shared, hparams, checked, batch_size, threads, wanted)
 
 
@@ -64,7 +64,7 @@ def _score_tokens(
     passages: Iterable[Numbered],
     batch_size: int | None,
     threads: int,
-    wanted: Wanted,
+    wanted: WantedScores,
 ) -> Iterator[TokenScores]:
     with reader_of(readers, shared, hparams, threads, wanted) as reader:
         most = batch_size or reader.most

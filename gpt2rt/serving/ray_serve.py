@@ -23,6 +23,7 @@ from urllib.request import urlopen
 
 from prometheus_client.metrics_core import Metric
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -171,7 +172,7 @@ def _started(replicas: Replicas, url: str, tell: Callable[[str], None]) -> Deplo
     slow.start()
     try:
         handle: DeploymentHandle[Any] = serve.run(deployed(replicas), name=APPLICATION)
-    except RuntimeError as error:
+    except (RuntimeError, RayServeException) as error:
         why = _reason(_told_of_replicas() or str(error))
         raise ClusterFailure(f"no replica could start: {why}") from error
     finally:

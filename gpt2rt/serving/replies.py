@@ -96,11 +96,15 @@ class Reply:
     id: str = field(default_factory=lambda: token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def __post_init__(self) -> None:
+        self._waited, self._last = self.service.metrics.first_token, self.began
+
     async def whole(self) -> bytes:
         """The answer as one JSON object."""
         pieces: list[list[Piece]] = [[] for _ in range(self.wanted.count)]
-        async with aclosing(self._steps()) as steps:
+        async with aclosing(self._run()) as steps:
             async for step in steps:
+                self._count(step)
                 for piece in step:
                     pieces[piece.sample].append(piece)
         return await self.model.aside(self._told, pieces)  # a megabyte of numbers takes long
@@ -129,8 +133,9 @@ class Reply:
 
         first = await self.model.aside(echoes) if self.wanted.echo else b""
         form = ChoiceEvents.told if self.wanted.logprobs else ChoiceEvents.told_text
-        async with aclosing(self._steps()) as steps:
+        async with aclosing(self._run()) as steps:
             async for step in steps:
+                self._count(step)
                 shown = [piece for piece in step if self._shown(piece)]
                 if events := first + b"".join([form(choices[p.sample], p) for p in shown]):
                     yield events
@@ -142,23 +147,21 @@ class Reply:
         """Whether a piece is an event; half a character's text comes with its other half."""
         return bool(piece.text) or piece.last or self.wanted.logprobs
 
-    async def _steps(self) -> AsyncGenerator[list[Piece], None]:
-        """The pieces of each step. Raises the failure of a text."""
-        waited, last = self.service.metrics.first_token, self.began
-        async with aclosing(self._run()) as steps:
-            async for pieces in steps:
-                now = time.perf_counter()
-                waited.observe(now - last)
-                waited, last = self.service.metrics.between_tokens, now
-                for piece in pieces:
-                    self.drawn += piece.token is not None
-                    if piece.failure is not None:
-                        raise piece.failure
-                    if piece.completion is not None:
-                        self.completions[piece.sample] = piece.completion
-                yield pieces
+    def _count(self, pieces: Seq[Piece]) -> None:
+        """Note what a step gave, and when. Raises the failure of a text."""
+        now = time.perf_counter()
+        self._waited.observe(now - self._last)
+        self._waited, self._last = self.service.metrics.between_tokens, now
+        for piece in pieces:
+            if piece.token is not None:
+                self.drawn += 1
+            if piece.failure is not None:
+                raise piece.failure
+            if piece.completion is not None:
+                self.completions[piece.sample] = piece.completion
 
     def _run(self) -> AsyncGenerator[list[Piece], None]:
+        """The pieces of each step."""
         if self.wanted.length == 0:
             return self._nothing_new()
         return self.model.run(self._requests(), owner=self.owner)

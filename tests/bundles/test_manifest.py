@@ -10,7 +10,7 @@ import pytest
 
 from command_line import Edit
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, MANIFEST, TAILS, noted
+from gpt2rt.bundles.manifest import EMBED, GRAPH, GRAPHS, MANIFEST, noted
 from gpt2rt.errors import BadBundle
 from models import BUNDLE_FILES, TINY
 
@@ -34,7 +34,7 @@ def test_a_manifest_reads_back_as_it_was_written(bundle: Bundle) -> None:
     (bundle.directory / MANIFEST).write_text(bundle.manifest.to_json())
     assert Bundle.open(bundle.directory) == bundle
     assert bundle.manifest.hparams == TINY
-    names = {*BUNDLE_FILES, CUDA_GRAPH, *TAILS.values()}
+    names = {*BUNDLE_FILES, *GRAPHS}
     assert set(bundle.manifest.files) == names
     assert bundle.bytes == sum((bundle.directory / name).stat().st_size for name in names)
 

@@ -25,12 +25,13 @@ from gpt2rt.engine import cuda_shapes, cuda_tails
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
+from gpt2rt.engine.cuda_memory import Block
 from gpt2rt.engine.cuda_shapes import calls_of, finely_padded, total
 from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
-from gpt2rt.errors import BadBundle
+from gpt2rt.errors import BadBundle, OutOfMemory
 from gpt2rt.sampling.selection import BEST
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
@@ -350,6 +351,35 @@ def test_where_a_capture_fails_calls_run_without(
     assert "CUDA graphs are not used" in failing.notes[0]
     assert "stream is capturing" in failing.notes[0]
     assert all(forward.call.graph is None for forward in failing.slots(4).buffers.steps.values())
+
+
+def test_where_the_memory_is_too_small_fewer_prompts_are_read_side_by_side(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = device.slots(6)
+    parts = [Part(slot, 0, TEXT[slot : slot + 3 + slot], 2) for slot in range(6)]
+    wanted = np.array(slots.step(parts))
+    slots.buffers.reads.clear()
+    real, counts, most = device.memory.allocate, list[int](), 6 * TINY.n_vocab * 2
+
+    def allocate(size: int, *, host: bool = False) -> Block:
+        if size > most:
+            raise OutOfMemory(f"no room for {size} bytes")
+        return real(size, host=host)
+
+    run = Forward.run
+
+    def watched(self: Forward) -> None:
+        run(self)
+        counts.append(self.call.sizes["B"])
+
+    monkeypatch.setattr(device.memory, "allocate", allocate)
+    monkeypatch.setattr(Forward, "run", watched)
+    np.testing.assert_allclose(slots.step(parts), wanted, atol=5e-3)
+    assert counts == [3, 3]
+    most = TINY.n_vocab
+    with pytest.raises(OutOfMemory):
+        slots.step(parts)
 
 
 def test_a_device_that_computes_nothing_is_found_out(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from threading import RLock
 from typing import Any
 
 import pytest
@@ -37,9 +36,7 @@ class Library:
 
 
 def memory_of(library: Library) -> CudaMemory:
-    memory = CudaMemory.__new__(CudaMemory)
-    memory._runtime, memory.lock = library, RLock()  # type: ignore[assignment]
-    return memory
+    return CudaMemory(library)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("library", [None, Library()])

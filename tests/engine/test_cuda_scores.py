@@ -48,6 +48,7 @@ PARTS = [
     Part(3, 20, [8]),
     Part(4, 5, TEXT[:3], 3),
 ]
+COLUMNS = ("logprobs", "ranks", "top_ids", "top_logprobs", "group")
 LENGTHS = [2, 3, 9, 30, 17, 2, 49, 5, 48, 16, 33, 10, 11, 12, 24, 40, 2, 7]
 PASSAGES = [
     Passage(tuple((TEXT * 2)[i : i + length]), 1 + 5 * i % (length - 1))
@@ -107,7 +108,7 @@ def scored_on(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The shapes of the calls that score passages: how many, and of how many tokens."""
     shapes: list[tuple[int, int]] = []
-    real = PassageReader._call
+    real = PassageReader.call_of
 
     def watched(
         self: PassageReader, shape: tuple[int, ...], make: Callable[[], Forward]
@@ -115,7 +116,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         shapes.append((shape[0], shape[1]))
         return real(self, shape, make)
 
-    monkeypatch.setattr(PassageReader, "_call", watched)
+    monkeypatch.setattr(PassageReader, "call_of", watched)
     return shapes
 
 
@@ -132,7 +133,7 @@ def test_scores_are_those_of_the_logits_of_each_passage_alone(
         for row, target, logprob, rank, ids, best, grouped in zip(
             logits,
             passage.tokens[passage.first :],
-            *(getattr(found, name) for name in Columns._fields),
+            *(getattr(found, name) for name in COLUMNS),
             strict=True,
         ):
             wanted, above, every = oracle(row, target)
@@ -185,14 +186,14 @@ def test_calls_have_few_shapes_and_no_more_tokens_than_the_budget(
     device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_whole, "A_CALL", 192)
-    device._readers.clear()
+    device.idle_readers.clear()
     lengths = np.random.default_rng(3).integers(2, TINY.n_ctx + 2, 300).tolist()
     passages = [Passage(tuple(TEXT[:1] * length)) for length in lengths]
     assert [len(s.ranks) + 1 for s in scored_on(device, iter(passages))] == lengths
     assert all(count * width <= 192 for count, width in calls)
     assert sum(lengths) - 300 <= sum(count * width for count, width in calls) < 1.3 * sum(lengths)
     assert len(set(calls)) < 16
-    device._readers.clear()
+    device.idle_readers.clear()
 
 
 def test_any_number_of_passages_is_read_only_a_little_ahead(device: Device) -> None:
@@ -236,7 +237,7 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = scored_on(device)
-    device._readers.clear()
+    device.idle_readers.clear()
     calls.clear()
     real, limit = device.memory.allocate, 160 * TINY.n_vocab * 2
 
@@ -253,10 +254,10 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=5e-3)
     limit = 1000
-    device._readers.clear()
+    device.idle_readers.clear()
     with pytest.raises(OutOfMemory):
         scored_on(device)
-    device._readers.clear()
+    device.idle_readers.clear()
 
 
 def test_the_chosen_tokens_are_scored_together(
@@ -332,7 +333,7 @@ def test_logits_that_are_not_finite_are_told(
         ctypes.memset(address, 0x7E, 2)  # a NaN
         return scores(self, address, rows, top, group)
 
-    device._readers.clear()
+    device.idle_readers.clear()
     monkeypatch.setattr(Tails, "scores", broken)
     with pytest.raises(BadLogits, match="not finite"):
         scored_on(device, [Passage((1, 2, 3))])

@@ -48,13 +48,13 @@ def states(device: Device) -> Iterator[StateReader]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The shapes of the calls: how many texts, and of how many tokens."""
     shapes: list[tuple[int, int]] = []
-    real = StateReader._call
+    real = StateReader.call_of
 
     def watched(self: StateReader, shape: tuple[int, ...], make: Callable[[], States]) -> States:
         shapes.append((shape[0], shape[1]))
         return real(self, shape, make)
 
-    monkeypatch.setattr(StateReader, "_call", watched)
+    monkeypatch.setattr(StateReader, "call_of", watched)
     return shapes
 
 
@@ -135,7 +135,7 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     with device.reader(StateReader) as reader:
         assert reader is not None
         wanted = reader.read(texts, TINY.n_layer)
-        reader._forget()
+        reader.forget()
         real, limit = device.memory.allocate, 70 * TINY.n_head * TINY.kv_width * 2
 
         def allocate(size: int, *, host: bool = False) -> Block:

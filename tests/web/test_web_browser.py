@@ -19,7 +19,6 @@ from gpt2rt.scoring.scoring import Passage
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
 from hard_texts import TRICKY, TRICKY_SPACES
-from models import SAME
 from page_checks import CONTRASTS, NAMELESS, shown
 from pages import hosted
 
@@ -153,7 +152,7 @@ def write(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
 
 def test_greedy_texts_and_scores(plain: Page, gpt2: GPT2) -> None:
     """The text of every prompt, token by token, and the model's own scores of them."""
-    found = plain.evaluate(WRITE, [PROMPTS, SETTINGS])
+    found, far = plain.evaluate(WRITE, [PROMPTS, SETTINGS]), list[float]()
     for prompt, told in zip(PROMPTS, found, strict=True):
         wanted = gpt2.generate(prompt or None, SamplingParams(temperature=0), Stopping(40))
         (scored,) = gpt2.score_tokens(
@@ -164,8 +163,10 @@ def test_greedy_texts_and_scores(plain: Page, gpt2: GPT2) -> None:
         assert told["text"] == wanted.text
         assert told["end"]["reason"] == wanted.finish_reason
         own = [token["logprob"] for token in told["tokens"]]
-        np.testing.assert_allclose(own, scored.logprobs, atol=SAME["int8"])
+        far += np.abs(np.subtract(own, scored.logprobs)).tolist()
         assert all(token["top"][0]["id"] == token["id"] for token in told["tokens"])
+    assert np.mean(far) < 0.01
+    assert max(far) < 0.2  # where a rounding to 8 bits tips
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,12 @@ def test_the_command_tells_what_it_cannot_do(
     assert refused.err.count("\n") == 1
     assert "export the model with --int8" in refused.err
     assert command("web", "nothing", "--output", tmp_path / "page").code == 1
+
+
+def test_the_extra_is_named(
+    command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2rt.cli.web.find_spec", lambda name: None if name == "onnx" else name)
+    refused = command("web", model, "--output", tmp_path / "page")
+    assert refused.code == 1
+    assert refused.err.endswith('pages for the browser need onnx: pip install "gpt2rt[web]"\n')

@@ -40,18 +40,18 @@ EXTRAS = {
         "safetensors",
         "socksio",
     ),
+    "files": ("pyarrow",),
     "hub": ("huggingface_hub",),
     "urls": ("fsspec", "aiohttp", "filelock"),
     "tokenizers": ("tokenizers",),
-    "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
+    "bench": ("psutil", "onnx", "archspec", "matplotlib", "simpy", "pynvml"),
     "constrain": ("llguidance",),
-    "files": ("pyarrow",),
     "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
     "eval": ("sacrebleu", "rouge_score"),
     "lm-eval": ("lm_eval",),
     "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
     "llm": ("llm",),
-    "ray": ("ray", "pyarrow"),
+    "ray": ("ray", "pyarrow", "yaml", "mmh3"),
 }
 
 # Release of Unicode -> a letter that is new in it.

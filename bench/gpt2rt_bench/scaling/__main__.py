@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("model", help="a bundle's name or directory")
     measure.add_argument("--output", type=Path, required=True, help="the file of the rounds")
     measure.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
-    measure.add_argument("--texts", type=int, default=2000)
+    measure.add_argument("--texts", type=int, default=800)
     measure.add_argument("--tokens", type=int, default=64, help="of a text")
     measure.add_argument("--shards", type=int, default=80)
     measure.add_argument("--rounds", type=int, default=3)

@@ -37,7 +37,7 @@ class ScalingPlan:
 
     bundle: Bundle
     actors: Sequence[int] = (1, 2, 4, 8)
-    texts: int = 2000
+    texts: int = 800
     length: int = 64
     shards: int = 80
     rounds: int = 3
@@ -67,11 +67,10 @@ def measure(plan: ScalingPlan, tell: Callable[[str], None]) -> MeasuredScaling:
     with tempfile.TemporaryDirectory() as folder, _cluster(max(*plan.actors, cores)) as address:
         place = Path(folder)
         tokens = _write_texts(plan, place)
-        for round_ in range(-1, plan.rounds):  # the first warms up
-            kept = runs if round_ >= 0 else _Runs()
-            _round(plan, place, address, sorted({1, cores}), kept)
-            if round_ >= 0:
-                tell(f"round {round_ + 1} of {plan.rounds}")
+        _start_seconds(address, plan.bundle)  # so that files are in memory
+        for number in range(1, plan.rounds + 1):
+            _round(plan, place, address, sorted({1, cores}), runs)
+            tell(f"round {number} of {plan.rounds}")
     return MeasuredScaling(
         machine=described(Machine.here()),
         cores=cores,

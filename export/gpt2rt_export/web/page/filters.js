@@ -2,10 +2,16 @@
 //
 // Candidates are { ids, weights }: float32 weights, the largest of which is 1; `ids` null: all tokens.
 
+const FEW = 512;  // up to so many, the largest are found without sorting all
 const LEAST_TEMPERATURE = 1e-20, MOST_TEMPERATURE = 1e20;
 
 export const clamped = temperature => Math.min(Math.max(temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE);
-export const sum = weights => weights.reduce((total, weight) => total + weight, 0);
+
+export function sum(weights) {  // a loop: over a vocabulary, calls and iterators would take longer than the model
+  let total = 0;
+  for (let index = 0; index < weights.length; index++) total += weights[index];
+  return total;
+}
 
 export function largest(logits) {
   let best = 0;
@@ -30,15 +36,28 @@ export function filtered(weights, params) {
 const only = (weights, inside) => weights.map((weight, index) => inside[index] ? weight : 0);
 
 export function softmax(logits, temperature) {
-  const best = logits[largest(logits)], divisor = Math.fround(clamped(temperature));
-  return Float32Array.from(logits, logit => Math.exp(Math.fround(Math.fround(logit - best) / divisor)));
+  const best = logits[largest(logits)], divisor = Math.fround(clamped(temperature)), weights = new Float32Array(logits.length);
+  for (let index = 0; index < logits.length; index++)
+    weights[index] = Math.exp(Math.fround(Math.fround(logits[index] - best) / divisor));
+  return weights;
 }
 
 function keepTopK(logits, k) {  // and all ties of the k-th
-  const least = Float32Array.from(logits).sort()[logits.length - k];
-  const ids = [];
-  logits.forEach((logit, token) => { if (logit >= least) ids.push(token); });
+  const least = kthLargest(logits, k), ids = [];
+  for (let token = 0; token < logits.length; token++) if (logits[token] >= least) ids.push(token);
   return ids;
+}
+
+function kthLargest(logits, k) {
+  if (k > FEW) return Float32Array.from(logits).sort()[logits.length - k];
+  const best = logits.slice(0, k).sort();  // the k largest so far, the least first
+  for (let token = k; token < logits.length; token++) {
+    if (!(logits[token] > best[0])) continue;
+    let at = 0;
+    for (; at + 1 < k && best[at + 1] < logits[token]; at++) best[at] = best[at + 1];
+    best[at] = logits[token];
+  }
+  return best[0];
 }
 
 /** The nucleus: the fewest tokens of largest weight with a share of p; of equals those with lower ids. */

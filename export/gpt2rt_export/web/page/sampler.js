@@ -48,10 +48,10 @@ function tried(logits, best, params, numbers) {
 }
 
 function inNucleus(token, weights, params) {
+  const own = weights[token];
   let before = 0;
-  weights.forEach((weight, other) => {
-    if (weight > weights[token] || (weight === weights[token] && other < token)) before += weight;
-  });
+  for (let other = 0; other < weights.length; other++)
+    if (weights[other] > own || (weights[other] === own && other < token)) before += weights[other];
   return before < params.top_p * sum(weights);
 }
 
@@ -72,7 +72,7 @@ function heavy(ids, above, out, total, params) {
 
 function indices(above, least) {
   const found = [];
-  above.forEach((bound, index) => { if (bound >= least) found.push(index); });
+  for (let index = 0; index < above.length; index++) if (above[index] >= least) found.push(index);
   return found;
 }
 
@@ -92,8 +92,8 @@ function reached(weights, wanted) {
 
 /** Upper bounds of weights, at most EXCESS times as large: powers of 2, interpolated as the bits of a float32 are. */
 function bounds(logits, best, temperature) {
-  const factor = Math.fround(ONE_OCTAVE / Math.LN2 / temperature), one = Math.fround(WEIGHT_ONE);
-  const bits = Int32Array.from(logits, logit =>
-    Math.max(Math.fround(Math.fround(Math.fround(logit - best) * factor) + one), 0));
+  const factor = Math.fround(ONE_OCTAVE / Math.LN2 / temperature), bits = new Int32Array(logits.length);
+  for (let token = 0; token < logits.length; token++)
+    bits[token] = Math.max(Math.fround(Math.fround(Math.fround(logits[token] - best) * factor) + WEIGHT_ONE), 0);
   return new Float32Array(bits.buffer);
 }

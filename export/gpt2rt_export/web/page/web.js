@@ -45,6 +45,7 @@ function again() {
 
 function progress(done, total) {
   by("progress").hidden = !total;
+  by("state").ariaBusy = String(Boolean(total));  // screen readers say only where it ends
   if (!total) return say("Opening the model …");
   Object.assign(by("progress"), { value: done, max: total });
   say(`Fetching the model, once: ${number(done / 1e6, 1)} of ${number(total / 1e6, 1)} MB`);

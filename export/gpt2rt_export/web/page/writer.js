@@ -1,7 +1,7 @@
 // Continues a text: the events of `gpt2rt serve`'s /v1/completions, made here.
 
-import { draw } from "./sampler.js";
 import { History } from "./history.js";
+import { draw } from "./sampler.js";
 import { Stops } from "./stops.js";
 import { decoder } from "./tokenizer.js";
 
@@ -60,7 +60,7 @@ class Text {
 function told(tokenizer, logits, token, count) {
   const best = likeliest(logits, count), most = logits[best[0] ?? token];
   let total = 0;
-  for (const logit of logits) total += Math.exp(logit - most);
+  for (let other = 0; other < logits.length; other++) total += Math.exp(logits[other] - most);
   const likely = id => ({ id, text: tokenizer.text(id), logprob: logits[id] - most - Math.log(total) });
   return { ...likely(token), top: best.map(likely) };
 }
