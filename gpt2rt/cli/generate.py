@@ -213,10 +213,12 @@ def generate(
         if place is not None:
             job = GenerateJob(with_seed(run, params.seed, place), logprobs)
             generate_to(place, job, corpus, bundle, loading, shard_rows, cluster)
-        elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
+        elif not print_samples(
+            opening.told(loading.load(bundle)), GenerateJob(run, logprobs), corpus
+        ):
             raise typer.Exit(1)
         return
-    gpt2 = loading.load(bundle)
+    gpt2 = opening.told(loading.load(bundle))
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:

@@ -21,8 +21,15 @@ def load(
     draft: str | None = None,
     prefix_megabytes: int = PREFIX_MEGABYTES,
 ) -> GPT2:
-    """The model asked for; says so on standard error where nobody asked and the demo steps in."""
-    return loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model))
+    """The model asked for; standard error says what its provider leaves to the CPU."""
+    return told(loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model)))
+
+
+def told(model: GPT2) -> GPT2:
+    """The model; standard error says what its provider leaves to the CPU."""
+    for text in model.runtime.placed:
+        print(f"gpt2rt: {text}", file=sys.stderr)
+    return model
 
 
 def bundle_of(model: str | None) -> Bundle:

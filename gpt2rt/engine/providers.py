@@ -207,7 +207,7 @@ def cuda_runtime() -> ctypes.CDLL:
     return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
 
 
-class _NativePath(os.PathLike[Any]):
+class NativePath(os.PathLike[Any]):
     """A path that ONNX Runtime understands in every locale."""
 
     def __init__(self, path: Path) -> None:
@@ -217,7 +217,7 @@ class _NativePath(os.PathLike[Any]):
         return native(self._path)
 
 
-def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
+def session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -277,7 +277,7 @@ def open_session(
     from gpt2rt.engine.forks import ForkAwareSession
 
     own = kernels_for(graph, provider)
-    options = _session_options(threads, prepack and own.path is None)
+    options = session_options(threads, prepack and own.path is None)
     if own.path is not None:
         options.register_custom_ops_library(native(own.path))
     chosen: list[object] = [PROVIDERS[CPU]]
@@ -286,7 +286,7 @@ def open_session(
     try:
         with _attention(xqa or provider != CUDA):
             session = ForkAwareSession(
-                _NativePath(graph),
+                NativePath(graph),
                 options,
                 kernels=own.instructions,
                 providers=chosen,

@@ -17,7 +17,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import hidden
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.engine import memory
-from gpt2rt.engine.execution import Opened, open_on
+from gpt2rt.engine.execution import Opened, open_on, resolve
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.hidden import whole_texts
 from gpt2rt.engine.portable import PortableSlots
@@ -29,7 +29,6 @@ from gpt2rt.engine.providers import (
     graph_of,
     open_session,
     passed_over,
-    provider_for,
 )
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
 from gpt2rt.engine.slots import Part, Slots
@@ -62,7 +61,7 @@ class Runtime:
 
     `provider` is `cpu`, `cuda`, or another with its device, such as `openvino:gpu`; `threads` the
     number of threads that compute, `kernels` the instruction set of the kernels that compute the
-    graph (empty if ONNX Runtime's own do).
+    graph (empty if ONNX Runtime's own do), `placed` says what does not run on the provider.
 
     Any thread may take slots; each `Slots` is for one thread at a time.
     """
@@ -77,7 +76,7 @@ class Runtime:
         self.provider = opened.provider
         self._kv = opened.kv
         self._slots_of = slots_for(opened)
-        self._placed = opened.notes
+        self.placed = opened.notes
         self._session: ort.InferenceSession | None = opened.session
         self._hidden: ForkAwareSession | None = None
         self.threads: int = opened.session.get_session_options().intra_op_num_threads
@@ -94,8 +93,8 @@ class Runtime:
         """Why the model is slower on this machine than it could be, and what runs elsewhere."""
         if self._device is not None:
             return self._device.notes
-        passed = passed_over(self._bundle) if self._wanted == AUTO and not self._placed else None
-        return [*self._placed] if passed is None else [passed]
+        passed = passed_over(self._bundle) if self._wanted == AUTO and not self.placed else None
+        return [*self.placed] if passed is None else [passed]
 
     def close(self) -> None:
         """Release the weights and threads; after that there are no more slots."""
@@ -192,19 +191,18 @@ class Runtime:
 
 
 def _opened(bundle: Bundle, threads: Threads, wanted: str) -> Opened:
-    """Open the graph, for `auto` on the CPU if CUDA fails."""
-    if wanted not in (AUTO, CPU, CUDA):
-        return open_on(bundle, wanted, threads)
-    provider = provider_for(bundle, wanted)
+    """Open the graph; for `auto` on the CPU if another provider fails."""
+    provider = resolve(bundle, wanted)
     try:
-        return _own(bundle, threads, provider)
+        own = provider in (CPU, CUDA)
+        return (_own if own else open_on)(bundle, provider, threads)
     except ProviderMissing as error:
         if provider == CPU or wanted != AUTO:
             raise
-        return replace(_own(bundle, threads, CPU), notes=(str(error),))
+        return replace(_own(bundle, CPU, threads), notes=(str(error),))
 
 
-def _own(bundle: Bundle, threads: Threads, provider: str) -> Opened:
+def _own(bundle: Bundle, provider: str, threads: Threads) -> Opened:
     """Open the bundle's graph for `cpu` or `cuda`."""
     graph, manifest = graph_of(bundle, provider), bundle.manifest
     kind = CUDA if provider == CUDA else manifest.graph

@@ -18,6 +18,7 @@ from gpt2rt.engine import providers
 from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
+from gpt2rt_bench.micro.devices import Devices, listed
 from gpt2rt_bench.micro.opening import Opening, opening, reason_in
 
 CPU = "CPUExecutionProvider"
@@ -71,6 +72,19 @@ def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
         ]
         assert found.state == state
         assert ("driver" in (found.way_out or "")) == (state == "bad")
+
+
+def test_the_devices_of_every_provider_for_this_system_are_told() -> None:
+    found = {
+        "mine": Devices({"gpu": "a card", "gpu.1": ""}),
+        "yours": Devices({}, "not installed", tried=False),
+    }
+    mine, yours = doctor.device_findings(found)
+    assert (mine.state, mine.found) == ("good", "gpu (a card), gpu.1")
+    assert yours.state == "note"
+    assert yours.found == "not installed; not run by the authors of gpt2rt"
+    assert listed("directml").problem
+    assert listed("openvino").devices or listed("openvino").problem
 
 
 def test_libraries_nobody_looked_for_are_not_found() -> None:

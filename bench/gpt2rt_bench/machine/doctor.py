@@ -21,38 +21,12 @@ from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
 from gpt2rt.errors import Gpt2rtError, install_command
 from gpt2rt.kernels.library import Kernels, kernels
+from gpt2rt_bench.machine.extras import EXTRAS
 from gpt2rt_bench.machine.hardware import Machine, installed, limitation
+from gpt2rt_bench.micro.devices import Devices, other_devices
 from gpt2rt_bench.micro.opening import Opening, opening
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-# Extra -> modules that it installs. `cuda` has findings of its own; `peers` are better installed in
-# another environment.
-EXTRAS = {
-    "export": (
-        "tensorflow",
-        "tf2onnx",
-        "onnx",
-        "filelock",
-        "google_crc32c",
-        "httpx2",
-        "ml_dtypes",
-        "safetensors",
-        "socksio",
-    ),
-    "files": ("pyarrow",),
-    "hub": ("huggingface_hub",),
-    "urls": ("fsspec", "aiohttp", "filelock"),
-    "tokenizers": ("tokenizers",),
-    "bench": ("psutil", "onnx", "archspec", "matplotlib", "simpy", "pynvml"),
-    "constrain": ("llguidance",),
-    "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
-    "eval": ("sacrebleu", "rouge_score"),
-    "lm-eval": ("lm_eval",),
-    "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
-    "llm": ("llm",),
-    "ray": ("ray", "pyarrow", "yaml", "mmh3"),
-}
 
 # Release of Unicode -> a letter that is new in it.
 LETTERS = {
@@ -113,6 +87,7 @@ class Diagnosis:
 
     machine: Machine
     providers: dict[str, Opening]
+    devices: dict[str, Devices]
     cuda: Cuda
     models: tuple[str, ...]
     unicode: str
@@ -133,6 +108,7 @@ def diagnose(models: Sequence[str] = ()) -> Diagnosis:
     for name in ort.get_available_providers():
         providers[name] = opening(name, [*libraries.values()] if name == CUDA else [])
     cuda = _cuda(providers.get(CUDA))
+    devices = other_devices()
     bundles = library.exported()
     unicode = unicode_release()
     findings = (
@@ -143,6 +119,7 @@ def diagnose(models: Sequence[str] = ()) -> Diagnosis:
         _letters(unicode),
         *_providers(providers),
         *cuda_findings(cuda, providers.get(CUDA)),
+        *device_findings(devices),
         _models(bundles),
         _slots(bundles),
         *_damaged(bundles),
@@ -150,7 +127,7 @@ def diagnose(models: Sequence[str] = ()) -> Diagnosis:
         *(finding for model in models for finding in model_findings(model)),
     )
     names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
-    return Diagnosis(machine, providers, cuda, names, unicode, findings)
+    return Diagnosis(machine, providers, devices, cuda, names, unicode, findings)
 
 
 def unicode_release() -> str:
@@ -259,6 +236,17 @@ def _providers(providers: dict[str, Opening]) -> Iterator[Finding]:
         else:
             state: State = "bad" if name == CPU else "note"
             yield Finding(subject, state, f"cannot be opened: {tried.reason}")
+
+
+def device_findings(found: dict[str, Devices]) -> Iterator[Finding]:
+    """The devices of each provider that others bring, or why there is none."""
+    for provider, each in found.items():
+        named = [f"{name} ({text})" if text else name for name, text in each.devices.items()]
+        untried = "" if each.tried else "; not run by the authors of gpt2rt"
+        if named:
+            yield Finding(provider, "good", f"{', '.join(named)}{untried}")
+        else:
+            yield Finding(provider, "note", f"{each.problem}{untried}")
 
 
 def cuda_findings(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
