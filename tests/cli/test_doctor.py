@@ -17,6 +17,7 @@ from gpt2rt.cli import download, export, verify
 from gpt2rt.engine import providers
 from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine import doctor
+from gpt2rt_bench.machine.extras import EXTRAS
 from gpt2rt_bench.machine.hardware import Machine
 from gpt2rt_bench.micro.devices import Devices, listed
 from gpt2rt_bench.micro.opening import Opening, opening, reason_in
@@ -109,9 +110,9 @@ def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_extra_of_the_package_is_told_of_with_all_that_commands_ask_for() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extras = set(project["project"]["optional-dependencies"])
-    assert set(doctor.EXTRAS) == extras - {"cuda", "peers"}
+    assert set(EXTRAS) == extras - {"cuda", "peers"}
     for needed in (export.NEEDED, download.NEEDED, verify.NEEDED):
-        assert set(needed) <= set(doctor.EXTRAS["export"])
+        assert set(needed) <= set(EXTRAS["export"])
 
 
 def test_the_release_of_unicode_is_that_of_the_newest_letter(
