@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := export,bench,constrain,eval,serve,web
+EXTRAS := export,bench,constrain,eval,files,ray,serve,urls,web
 OLDEST := .venv-oldest
 WHEELS := .venv-wheels
 # Up to four processes; the tests of a file stay together, since they share models.

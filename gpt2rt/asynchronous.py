@@ -88,7 +88,7 @@ class AsyncGPT2:
         self._scores = ThreadPoolExecutor(ASIDE, "gpt2rt-scores")
         self.failed = 0
         self._due = False  # whether a job of `_steps` waits that has not begun
-        self._waiting: dict[Client, asyncio.Future[None]] = {}  # those without a piece
+        self._arrivals: dict[Client, asyncio.Future[None]] = {}  # of who waits, or did
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._process = os.getpid()
@@ -227,24 +227,22 @@ class AsyncGPT2:
                     if failures:
                         yield failures
                 if client.in_flight:
-                    pieces = await self._arrived(client)
+                    if not client.steps:
+                        await self._arrival(client)
+                    pieces = client.ready()
                     if client.in_flight:  # its texts may have rested until it took the pieces
                         self._drive()
                     if pieces:
                         yield pieces
         finally:
+            self._arrivals.pop(client, None)
             client.close()
 
-    async def _arrived(self, client: Client) -> list[Piece]:
-        """The pieces of a client, as soon as there are any."""
-        if not client.steps:
-            assert self._loop is not None
-            self._waiting[client] = self._loop.create_future()
-            try:
-                await self._waiting[client]
-            finally:
-                del self._waiting[client]
-        return client.ready()
+    def _arrival(self, client: Client) -> asyncio.Future[None]:
+        """What ends when there are pieces for a client."""
+        assert self._loop is not None
+        arrival = self._arrivals[client] = self._loop.create_future()
+        return arrival
 
     def _begin(self, prompted: Iterator[Prompted], most: int) -> tuple[list[Task], list[Piece]]:
         """The tasks of up to `most` requests, and the failures of those that cannot begin."""
@@ -278,9 +276,9 @@ class AsyncGPT2:
             self._loop.call_soon_threadsafe(self._hand_on)
 
     def _hand_on(self) -> None:
-        for client, arrived in self._waiting.items():
-            if client.steps and not arrived.done():
-                arrived.set_result(None)
+        for client, arrival in self._arrivals.items():
+            if client.steps and not arrival.done():
+                arrival.set_result(None)
 
     # ---- scoring and embedding
 

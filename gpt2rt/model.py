@@ -26,13 +26,12 @@ from gpt2rt.engine.runtime import Runtime
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.generation.batch import Batch
-from gpt2rt.generation.beam_texts import best_texts
 from gpt2rt.generation.beams import Beams
 from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.defaults import Defaults
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
-from gpt2rt.generation.running import requests_of, run_all
+from gpt2rt.generation.running import best_texts, requests_of, run_all
 from gpt2rt.generation.speculation import LOOKUP, draft_maker
 from gpt2rt.generation.stopping import Stopping
 from gpt2rt.generation.task import now
@@ -54,7 +53,7 @@ class GPT2(Scorer):
 
     Threads may share it: the texts that they generate at the same time are one batch, and each is
     as it would be alone. Keys and values of prompts' prefixes are cached between calls, up to
-    `prefix_bytes` bytes.
+    `prefix_bytes` bytes (not on CUDA, where to copy them takes longer than to compute them).
     """
 
     def __init__(
@@ -301,7 +300,8 @@ class GPT2(Scorer):
         if stopping.overflow == "slide":
             raise InvalidSetting("beam search cannot slide; leave overflow at stop")
         (prompted,) = self.tasks.read([request])
-        return best_texts(self.engine(beams.width), self.tasks.begin(prompted), beams)
+        self.runtime.check(beams.width)
+        return best_texts(self, prompted, beams)
 
     def prompt_tokens(
         self,
@@ -338,4 +338,5 @@ class GPT2(Scorer):
 
         It is the layer below text and sampling, at which `gpt2rt bench` measures.
         """
-        return Engine(self.new_slots(count), self.prefixes)
+        slots = self.new_slots(count)
+        return Engine(slots, self.prefixes if slots.prefixes else None)

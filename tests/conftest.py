@@ -21,11 +21,14 @@ from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli import main
 from models import SHARED, TINY, LargerWeights, make_bundle
+from ray_clusters import keep_others_out
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+keep_others_out()
 
 # Tests send Ctrl-C to children, who would inherit that a shell's background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

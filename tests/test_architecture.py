@@ -92,6 +92,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.cluster": "clusters of Ray, and their addresses",
     "gpt2rt.runs": "runs on record",
     "gpt2rt.model": "the defaults of its settings",
+    "gpt2rt.engine.provider_table": "what providers are called",
     "gpt2rt.bundles.catalog": "which models there are, and the home directory",
     "gpt2rt.bundles.library": "bundles by name",
     "gpt2rt.bundles.fetching": "bundles from URLs",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +69,16 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"gpt2rt\[ray\]"), cluster.joined(cluster.LOCAL):
         pass
+
+
+def test_nothing_of_ray_is_imported_without_it() -> None:
+    code = (
+        "import sys\n"
+        "import gpt2rt.cli.generate, gpt2rt.cli.serve, gpt2rt.serving.replicas, gpt2rt.cluster\n"
+        "assert not {name for name in sys.modules if name.split('.')[0] == 'ray'}"
+    )
+    pytest.importorskip("fastapi")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ TITLES = (
 )
 TEXTS = ("model", "library", "provider", "precision")
 SAME_TOKENS = (
-    "same tokens: the share of greedy tokens up to where a text parts from gpt2rt's; random "
+    "same tokens: the share of greedy tokens up to where a text parts from that of gpt2rt's first "
+    "provider; random "
     "weights leave the best two tokens so close together that rounding alone parts them"
 )
 
@@ -74,8 +75,15 @@ class ReportRow:
 
     @property
     def agreement(self) -> float | None:
-        """The share of another library's greedy tokens that are gpt2rt's; None for gpt2rt."""
-        if self.beside is None or self.result.case.configuration.library == OURS:
+        """The share of the greedy tokens that are those of the case it is compared with.
+
+        None for the same provider of gpt2rt, and for another model.
+        """
+        own = self.result.case.configuration
+        other = None if self.beside is None else self.beside.case.configuration
+        if self.beside is None or other is None or own.model != other.model:
+            return None
+        if own.library == OURS and own.provider == other.provider:
             return None
         return agreement(self.result, self.beside)
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine import providers as engine_providers
+from gpt2rt.engine.execution import resolve
 from gpt2rt.engine.providers import Threads
-from gpt2rt.errors import InvalidSetting
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 from gpt2rt.kernels.library import has_kernels
 from gpt2rt_bench import browser, cases, latency, worker
 from gpt2rt_bench.cases import WEB, Case, Configuration
@@ -37,7 +38,8 @@ class Plan:
 
     `bundles`: the models by their names; `cases`: in the order of measurement; `providers`: which
     one runs each of gpt2rt's configurations; `peers`: the other library of each of the other
-    configurations; `left_out`: a sentence for each model's cases that exceed its context.
+    configurations; `left_out`: a sentence for each model's cases that exceed its context, and for
+    each provider that cannot be had.
     """
 
     bundles: Mapping[str, Bundle]
@@ -76,21 +78,26 @@ def planned(
 ) -> Plan:
     """Plan every combination of the settings for the bundles `models`, by name or directory.
 
-    `providers`: `cpu`, `cuda` or `auto`; `prompts`: tokens; `threads` empty: the physical cores;
-    `steps`: tokens after each prompt. Raises `UnknownModel`, `BadBundle`, `ProviderMissing`, and
-    `InvalidSetting` for settings out of range or where no model's context holds a case.
+    `providers`: as users write them, or `all`; `prompts`: tokens; `threads` empty: the physical
+    cores; `steps`: tokens after each prompt. Raises `UnknownModel`, `BadBundle`, `ProviderMissing`,
+    and `InvalidSetting` for settings out of range or where no model's context holds a case.
     """
     counts = [Threads(count).count or 1 for count in threads]
     counts = counts or [engine_providers.physical_cores()]
     configurations = cases.configurations(models, providers, counts)
-    matrix = cases.matrix(configurations, prompts, batches, steps)
     bundles = {name: library.find(name) for name in models}
-    chosen = {
-        configuration: _provider_of(bundles[configuration.model], configuration.provider)
-        for configuration in configurations
-    }
+    chosen: dict[Configuration, str] = {}
+    missing: dict[str, None] = {}  # ordered, each once
+    for own in configurations:
+        try:
+            chosen[own] = _provider_of(bundles[own.model], own.provider)
+        except (ProviderMissing, BadBundle) as error:
+            if cases.ALL not in providers:
+                raise
+            missing[f"{own.model} on {own.provider} ({error})"] = None
+    matrix = cases.matrix([*chosen], prompts, batches, steps)
     fitting, left_out = _fitting(_distinct(matrix, chosen), bundles)
-    return Plan(bundles, fitting, chosen, left_out)
+    return Plan(bundles, fitting, chosen, (*missing, *left_out))
 
 
 def run(
@@ -120,6 +127,8 @@ def run(
         configuration = result.case.configuration
         if plan.providers.get(configuration, WEB) == WEB:
             return None  # what another library reads is not known
+        if plan.providers[configuration] not in engine_providers.PROVIDERS:
+            return None  # nor what other providers make of the weights
         bundle = plan.bundles[configuration.model]
         graph = engine_providers.graph_of(bundle, plan.providers[configuration])
         if has_kernels(graph) and not result.subject.ready.kernels:
@@ -138,9 +147,9 @@ def run(
 
 
 def _provider_of(bundle: Bundle, provider: str) -> str:
-    """What runs a bundle. Raises `ProviderMissing`, `InvalidSetting`."""
+    """What runs a bundle. Raises `ProviderMissing`, `BadBundle`, `InvalidSetting`."""
     if provider != WEB:
-        return engine_providers.provider_for(bundle, provider)
+        return resolve(bundle, provider)
     from gpt2rt_export.web import site
 
     site.check(bundle)

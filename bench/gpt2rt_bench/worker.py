@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from gpt2rt.engine.engine import Engine
-    from gpt2rt.engine.slots import Logits
+    from gpt2rt.engine.slots import Part
     from gpt2rt.model import GPT2
-    from gpt2rt.sampling.selection import Row
     from gpt2rt_bench.cases import Configuration
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -81,25 +80,30 @@ class TimedModel:
         return answer
 
     def _prefill(self, engine: Engine, prompts: Sequence[Tokens]) -> Tokens:
-        with self._timed("session"):
-            rows = engine.read([engine.start(prompt) for prompt in prompts])
-        return [self._choose(row) for row in rows]
+        sequences = [engine.start(prompt) for prompt in prompts]
+        chosen: dict[int, int] = {}
+        while parts := engine.pieces(sequences):
+            ended = [part.slot for part in parts if part.wanted]
+            chosen |= zip(ended, self._chosen(engine, parts), strict=True)
+        return [chosen[sequence.slot] for sequence in sequences]
 
     def _step(self, engine: Engine, tokens: Tokens) -> Tokens:
-        from gpt2rt.sampling.selection import Draw
-
         pairs = zip(engine.running, tokens, strict=True)
-        with self._timed("session"):
-            parts = [sequence.part([token]) for sequence, token in pairs]
-            rows = engine.step(parts, [Draw()] * len(parts))
-        return [self._choose(row) for row in rows]
+        return self._chosen(engine, [sequence.part([token]) for sequence, token in pairs])
 
-    def _choose(self, logits: Logits | Row) -> int:
+    def _chosen(self, engine: Engine, parts: Sequence[Part]) -> Tokens:
+        """Run a step; returns the most likely token of each row."""
         from gpt2rt.sampling.params import SamplingParams
         from gpt2rt.sampling.sampling import choose
+        from gpt2rt.sampling.selection import BEST, Selected
 
+        with self._timed("session"):
+            rows = engine.step(parts, [BEST] * sum(part.wanted for part in parts))
         with self._timed("sampling"):
-            return choose(logits, SamplingParams(temperature=0), [])
+            told = rows.chosen if isinstance(rows, Selected) else [-1] * len(rows)
+            greedy = SamplingParams(temperature=0)
+            pairs = zip(told, rows, strict=True)
+            return [int(token) if token >= 0 else choose(row, greedy, []) for token, row in pairs]
 
     def _tokenise(self, prompts: Sequence[Tokens], texts: Sequence[Tokens]) -> None:
         """Time the same request as text: the prompt encoded, the new tokens decoded one by one."""

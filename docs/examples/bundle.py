@@ -1,7 +1,8 @@
-"""Greedy text from a bundle with ONNX Runtime and no gpt2rt: `python bundle.py BUNDLE TEXT COUNT`"""
+"""Greedy text from a bundle, by ONNX Runtime alone: python bundle.py BUNDLE TEXT COUNT"""
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ rank = {tuple(merge.split(" ")): i for i, merge in enumerate(merges)}
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def encoded(word):
+def encoded(word: str) -> list[int]:
     parts = [symbol[byte] for byte in word.encode()]
-    while pairs := [pair for pair in zip(parts, parts[1:]) if pair in rank]:
-        at = [*zip(parts, parts[1:])].index(min(pairs, key=rank.get))
+    while pairs := [pair for pair in pairwise(parts) if pair in rank]:
+        at = [*pairwise(parts)].index(min(pairs, key=lambda pair: rank[pair]))
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return [ids[part] for part in parts]
 
@@ -42,11 +43,11 @@ while len(tokens) < count and ids.get("<|endoftext|>") != tokens[-1]:
         "rows": np.array([len(new) - 1], np.int32),  # after which tokens logits are wanted
     }
     logits, *made = session.run(results, feeds | held)
-    for past, values in zip(held.values(), made):
+    for past, values in zip(held.values(), made, strict=True):
         past[:, :, length : length + len(new)] = values
     length, new = length + len(new), [int(logits[0].argmax())]
     tokens += new
 byte = {character: number for number, character in symbol.items()}
 words = {number: word for word, number in ids.items()}
-text = b"".join(bytes(map(byte.get, words[token])) for token in tokens).decode(errors="replace")
+text = bytes(byte[c] for token in tokens for c in words[token]).decode(errors="replace")
 print(json.dumps({"tokens": tokens, "text": text}))

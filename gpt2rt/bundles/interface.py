@@ -9,7 +9,8 @@ each, R rows, a cache of C positions. Portable: the same, with buffers of C posi
 sequences of S new tokens each, P past positions and T = P + S in all.
 
 The CUDA graph ends in logits. Its tails are graphs without weights that read these on the device:
-they choose a token for every row, in one of `CHOICES`' ways, or score one (`SCORE`).
+they choose a token for every row, in one of `CHOICES`' ways, or score one (`SCORE`). Another graph
+ends in hidden states; P sums of these, by weights, are its tail's.
 """
 
 from __future__ import annotations
@@ -209,6 +210,33 @@ def tail(hparams: HParams, kind: str) -> Interface:
     return Interface((centred(hparams), *settings), (finite, CHOSEN))
 
 
+# The weights of the states of each sequence, for each of P sums of them.
+POOL_WEIGHTS = Port("weights", "float32", ("B", "P", "S"))
+
+
+def half_states(hparams: HParams, name: str = "states") -> Port:
+    """Hidden states on a device."""
+    return Port(name, "float16", ("B", "S", hparams.n_embd))
+
+
+@lru_cache(maxsize=KNOWN)
+def states(hparams: HParams) -> Interface:
+    """The interface of the CUDA graph of hidden states: of every layer, after every token."""
+    return Interface(
+        (X, POSITION, SEQLENS, TOTAL),
+        tuple(half_states(hparams, f"hidden.{i}") for i in range(hparams.n_layer + 1)),
+        _pairs("past", hparams, "float16", "B"),
+        _pairs("present", hparams, "float16", "B"),
+    )
+
+
+@lru_cache(maxsize=KNOWN)
+def pool(hparams: HParams) -> Interface:
+    """The interface of the graph that sums hidden states on a device by their weights."""
+    sums = Port("sums", "float32", ("B", "P", hparams.n_embd))
+    return Interface((half_states(hparams), POOL_WEIGHTS), (sums,))
+
+
 def _interface_of(kind: str) -> Callable[[HParams, str], Interface]:
     return lambda hparams, kv: tail(hparams, kind)
 
@@ -235,6 +263,8 @@ INTERFACES: dict[str, Callable[[HParams, str], Interface]] = {
     "fused": fused,
     "standard": lambda hparams, kv: standard(hparams),
     "cuda": lambda hparams, kv: cuda(hparams),
+    "states": lambda hparams, kv: states(hparams),
+    "pool": lambda hparams, kv: pool(hparams),
     "portable": lambda hparams, kv: portable(hparams),
     **{kind: _interface_of(kind) for kind in (*CHOICES, SCORE)},
 }

@@ -29,7 +29,9 @@ PARITY = "parity.json"
 DEFAULTS = "defaults.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TAILS = {kind: f"{kind}.cuda.onnx" for kind in (*CHOICES, SCORE)}  # they read CUDA_GRAPH's logits
-GRAPHS = (GRAPH, CUDA_GRAPH, PORTABLE_GRAPH, EMBED, *TAILS.values())
+# Hidden states on CUDA, and sums of them; without these files vectors come from the CPU.
+STATES = {"states": "embed.cuda.onnx", "pool": "pool.cuda.onnx"}
+GRAPHS = (GRAPH, CUDA_GRAPH, PORTABLE_GRAPH, EMBED, *TAILS.values(), *STATES.values())
 
 LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand
 LARGEST_GRAPH = 1 << 26  # bytes, without weights; that of 1542M has 200,000

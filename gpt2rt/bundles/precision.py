@@ -27,7 +27,7 @@ KV_TYPES = {"fp16": "float16", "fp32": "float32"}
 PRECISIONS = {
     precision.name: precision
     for precision in (
-        Precision("int8", 1.3),
+        Precision("int8", 1.3, cuda=True),
         Precision("fp32", 4.0, kv="fp32"),
         Precision("fp16", 2.2, cuda=True),
         Precision("int4", 0.95, cuda=True),

@@ -15,6 +15,7 @@ from gpt2rt.bundles.paths import path_text
 from gpt2rt.cli import completion, load, tables, texts
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
+from gpt2rt.cli.terminal import escaped
 from gpt2rt.errors import InvalidSetting, missing_extra
 
 if TYPE_CHECKING:
@@ -39,10 +40,19 @@ def bench(
     provider: Annotated[
         list[str],
         typer.Option(
-            help="cpu, cuda, auto (cuda where it is) or web (the page of `gpt2rt web`, in "
-            "Chromium). Repeatable."
+            help="As for generate; web (the page of `gpt2rt web`, in Chromium); or all: every one "
+            "that this machine can run. Repeatable.",
+            autocompletion=completion.providers,
         ),
     ] = ["cpu"],  # noqa: B006
+    choose: Annotated[
+        bool,
+        typer.Option(
+            "--choose",
+            help="Measure every provider that this machine can run, and remember the fastest whose "
+            "logits are right: `--provider auto` then takes it.",
+        ),
+    ] = False,
     prompt: Annotated[list[int], typer.Option(help="Prompt tokens. Repeatable.")] = [64],  # noqa: B006
     batch: Annotated[list[int], typer.Option(help="Prompts side by side. Repeatable.")] = [1],  # noqa: B006
     threads: Annotated[
@@ -143,6 +153,10 @@ def bench(
 
       gpt2rt bench 117M-fp16 --provider cuda --provider cpu
 
+      gpt2rt bench 117M-int8 --provider all
+
+      gpt2rt bench 117M-int8 --choose
+
       gpt2rt bench 117M-int8 --provider cpu --provider web
 
       gpt2rt bench --make-peers peers-env
@@ -183,6 +197,9 @@ def bench(
             provider=provider[0],
         )
         return
+    if choose:
+        _choose(models, next(iter(threads), None), rounds, as_json)
+        return
     _check_files(report, plot)
     plan = planned(
         models,
@@ -208,6 +225,22 @@ def bench(
         from gpt2rt_bench.plot import draw
 
         texts.write(plot, draw(rows, machine, plot.suffix[1:]))
+
+
+def _choose(models: Sequence[str], threads: int | None, rounds: int, as_json: bool) -> None:
+    """Choose a provider for each model, and tell what was measured."""
+    from gpt2rt_bench.choose import choose, plan_of
+    from gpt2rt_bench.machine.hardware import Machine
+
+    for model in models:
+        plan = plan_of(model, threads)
+        with _bar(plan.advances(rounds) + len(plan.providers)) as advance:
+            found = choose(plan, rounds, advance)
+        for reason in found.left_out:
+            print(escaped(f"gpt2rt: left out: {reason}"), file=sys.stderr)
+        _print(found.rows, Machine.here(), as_json)
+        chosen = f"{model}: --provider auto takes {found.choice.provider} from now on"
+        print(escaped(f"gpt2rt: {chosen}"), file=sys.stderr)
 
 
 def _check_files(report: Path | None, plot: Path | None) -> None:

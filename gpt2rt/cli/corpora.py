@@ -14,6 +14,7 @@ import typer
 
 from gpt2rt import Bundle
 from gpt2rt.cli import tables, texts
+from gpt2rt.cli.last_words import last_words
 from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
@@ -26,6 +27,10 @@ from gpt2rt.corpus.shards import shards
 from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.errors import InvalidSetting
 
+LOST = (
+    "gpt2rt: this program was killed, or the cluster lost its node; what was done is kept, and the "
+    "same command goes on"
+)
 TOLD = 10  # rejects on standard error; the file has all
 SHARD_ROWS = 1000
 PANEL = "Files"
@@ -128,6 +133,7 @@ def work(
             model = _loaded(job, bundle, loading)
         else:
             ray_data.check_corpus(corpus)
+            opened.enter_context(last_words(LOST))
             opened.enter_context(undisturbed())
             opened.enter_context(ray_data.joined(cluster.address))
         output = opened.enter_context(Output(place, job, bundle, corpus, size))
@@ -164,8 +170,6 @@ def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:
 
 def _tell(output: Output) -> None:
     """What failed, on standard error. Raises `typer.Exit` for anything."""
-    if not output.rows:
-        raise InvalidSetting("there are no rows: every line is blank")
     if not output.rejects:
         return
     with output.place.rejects.open("rb") as lines:

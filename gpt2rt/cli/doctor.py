@@ -6,13 +6,21 @@ from typing import Annotated
 
 import typer
 
-from gpt2rt.cli import tables
+from gpt2rt.cli import completion, tables
 from gpt2rt.cli.printing import print_json
 
 MARKS = {"good": "ok", "note": "note", "bad": "BAD"}
 
 
 def doctor(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Models to load, by name or directory: where each runs, and why it is slow.",
+            autocompletion=completion.model_names,
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what this machine can do: processor, providers, CUDA, models, and what to install.
@@ -23,13 +31,15 @@ def doctor(
 
       gpt2rt doctor
 
+      gpt2rt doctor 117M-fp16
+
       gpt2rt doctor --json
     """
     from rich.table import Table
 
     from gpt2rt_bench.machine.doctor import diagnose
 
-    found = diagnose()
+    found = diagnose(models or ())
     if as_json:
         print_json(found.as_dict())
         return

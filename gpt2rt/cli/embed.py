@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from gpt2rt import GPT2, Embedding, EmbedParams, cosine
-from gpt2rt.cli import corpora, options, tables, texts, typed
+from gpt2rt.cli import corpora, opening, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.texts import Source
@@ -148,15 +148,15 @@ def embed(
             EmbedJob(params),
             corpora.corpus_of(file, lines, column),
             place,
-            options.bundle_of(model),
-            options.loading(threads),
+            opening.bundle_of(model),
+            opening.loading(threads),
             shard_rows,
             cluster,
         )
         return
     texts.check_output(whole)
     sources = texts.read(text, file, lines, escape, column)
-    gpt2 = options.load(model, threads)
+    gpt2 = opening.load(model, threads)
     bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
     results: list[Result] = []
     with bar:

@@ -15,7 +15,7 @@ import typer
 from gpt2rt import Bundle
 from gpt2rt.bundles import catalog, library
 from gpt2rt.bundles.paths import path_text
-from gpt2rt.cli import options, tables
+from gpt2rt.cli import opening, options, tables
 from gpt2rt.cli.printing import print_json
 from gpt2rt.errors import BadData, InvalidSetting
 
@@ -122,7 +122,7 @@ def _bundles(models: str | None) -> dict[str, Bundle]:
     """The bundles asked for, by the names they were asked for."""
     if models is None:
         bundle = library.default()
-        options.tell_of(bundle)
+        opening.tell_of(bundle)
         return {bundle.name: bundle}
     names = [name.strip() for name in models.split(",")]
     return {path_text(name): library.find(name) for name in names}

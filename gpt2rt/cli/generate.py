@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
-from gpt2rt.cli import corpora, options, texts, typed
+from gpt2rt.cli import corpora, opening, options, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, record, write
 from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
@@ -201,8 +201,8 @@ def generate(
         batch_size,
         special,
     )
-    bundle = options.bundle_of(model)
-    loading = options.loading(threads, provider, draft, prefix_cache)
+    loading = opening.loading(threads, provider, draft, prefix_cache)
+    bundle = opening.bundle_of(model)
     if params.compat is not None and stopping.length is None:
         n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)
@@ -213,10 +213,12 @@ def generate(
         if place is not None:
             job = GenerateJob(with_seed(run, params.seed, place), logprobs)
             generate_to(place, job, corpus, bundle, loading, shard_rows, cluster)
-        elif not print_samples(loading.load(bundle), GenerateJob(run, logprobs), corpus):
+        elif not print_samples(
+            opening.told(loading.load(bundle)), GenerateJob(run, logprobs), corpus
+        ):
             raise typer.Exit(1)
         return
-    gpt2 = loading.load(bundle)
+    gpt2 = opening.told(loading.load(bundle))
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
     if save_run is not None:
@@ -285,7 +287,7 @@ def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs:
     """Make a saved run again, with the same model, and say whether it came out the same."""
     saved = SavedRun.read(path)
     draft = saved.run.draft
-    gpt2 = options.load(
+    gpt2 = opening.load(
         model_of(saved.bundle, path.parent),
         saved.run.threads,
         provider=saved.provider,

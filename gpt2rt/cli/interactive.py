@@ -11,7 +11,7 @@ import typer
 
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles import catalog
-from gpt2rt.cli import completion, entries, options, settings
+from gpt2rt.cli import completion, entries, opening, options, settings
 from gpt2rt.cli.printing import BANNER, write
 from gpt2rt.cli.typed import Escape, hint_at_space
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
@@ -64,7 +64,7 @@ def interactive(
     answers = Answers(nsamples, show_probs, special)
 
     def load(name: str | None) -> GPT2:
-        return options.load(
+        return opening.load(
             name, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -13,11 +12,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gpt2rt import GPT2, Bundle, Defaults, SamplingParams, Stopping
-from gpt2rt.bundles import library
+from gpt2rt import Defaults, SamplingParams, Stopping
 from gpt2rt.cli import completion, fetch
 from gpt2rt.cli.typed import decoded_option, typed
-from gpt2rt.corpus.jobs import Loading
 from gpt2rt.errors import InvalidSetting, MissingExtra, missing_extra
 from gpt2rt.model import PREFIX_BYTES
 
@@ -305,49 +302,3 @@ def check_extra(what: str, needed: Sequence[str]) -> None:
             "the bundle then runs anywhere"
         )
     raise missing_extra("export", needs)
-
-
-def load(
-    model: str | None,
-    threads: int | None,
-    *,
-    provider: str = "auto",
-    draft: str | None = None,
-    prefix_megabytes: int = PREFIX_MEGABYTES,
-) -> GPT2:
-    """The model asked for; says so on standard error where nobody asked and the demo steps in."""
-    return loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model))
-
-
-def bundle_of(model: str | None) -> Bundle:
-    """The bundle asked for; says so on standard error where nobody asked and the demo steps in."""
-    bundle = fetch.find(model)
-    if model is None:
-        tell_of(bundle)
-    return bundle
-
-
-def loading(
-    threads: int | None,
-    provider: str = "auto",
-    draft: str | None = None,
-    prefix_megabytes: int = PREFIX_MEGABYTES,
-) -> Loading:
-    """How a model is loaded. Raises `InvalidSetting`."""
-    if prefix_megabytes < 0:
-        raise InvalidSetting(f"--prefix-cache must be 0 or more megabytes, not {prefix_megabytes}")
-    if draft is not None:
-        fetch.fetch(draft)
-    return Loading(threads, provider, draft, prefix_megabytes << 20)
-
-
-def tell_of(bundle: Bundle) -> None:
-    """What to know of the default model, on standard error."""
-    if bundle.manifest.origin.startswith("random"):
-        print(f"gpt2rt: {bundle.name} has random weights: it babbles", file=sys.stderr)
-    if library.is_embedded(bundle) and not os.environ.get("GPT2RT_MODEL"):
-        print(
-            "gpt2rt: using the embedded demo model, which tells small stories; "
-            "`gpt2rt export 117M --int8` gets GPT-2 117M",
-            file=sys.stderr,
-        )

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Document, Score
-from gpt2rt.cli import corpora, heatmap, options, tables, texts, typed
+from gpt2rt.cli import corpora, heatmap, opening, options, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.score_records import Sheet, numbered, record, rows
@@ -179,8 +179,8 @@ def score(
             ),
             corpora.corpus_of(file, lines, column),
             place,
-            options.bundle_of(model),
-            options.loading(threads, provider),
+            opening.bundle_of(model),
+            opening.loading(threads, provider),
             shard_rows,
             cluster,
         )
@@ -189,7 +189,7 @@ def score(
     groups = _documents(sources, follow)
     whole = [Document(tuple(source.text for source in group), between) for group in groups]
     texts.check_output(html)
-    gpt2 = options.load(model, threads, provider=provider)
+    gpt2 = opening.load(model, threads, provider=provider)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
     found = gpt2.score_batch(
         (document.text for document in whole),

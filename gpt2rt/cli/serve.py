@@ -13,7 +13,7 @@ import typer
 
 from gpt2rt.bundles import library
 from gpt2rt.bundles.paths import path_text
-from gpt2rt.cli import completion, options
+from gpt2rt.cli import completion, opening, options
 from gpt2rt.cli.fetch import fetch
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.errors import InvalidSetting, missing_extra
@@ -150,7 +150,7 @@ def serve(
     from gpt2rt.serving.settings import ServeSettings
 
     if not models:
-        options.tell_of(library.default())
+        opening.tell_of(library.default())
     for name in models or ():
         fetch(name)
     settings = ServeSettings(

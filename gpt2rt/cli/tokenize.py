@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2rt.cli import corpora, options, texts, typed
+from gpt2rt.cli import corpora, opening, options, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.destination import Destination
@@ -43,7 +43,7 @@ def tokenize(
     """
     corpora.check_shard_rows(shard_rows, output)
     cluster = corpora.elsewhere(ray, actors, model, output)
-    bundle = options.bundle_of(model)
+    bundle = opening.bundle_of(model)
     job = TokenizeJob(special)
     if output is not None:
         if text or as_json:

@@ -90,10 +90,9 @@ def verify(
         )
     failures = report.failures()
     if as_json:
-        record = {"name": bundle.name, "precision": manifest.precision, "provider": place}
-        record |= {"passed": not failures, "failures": failures, **report.as_dict()}
-        record |= {"directory": path_text(bundle.directory)}
-        print_json(_finite(record))
+        named = {"name": bundle.name, "precision": manifest.precision, "provider": place}
+        found = {"passed": not failures, "failures": failures, **report.as_dict()}
+        print_json(_finite({**named, **found, "directory": path_text(bundle.directory)}))
     else:
         show(report.as_dict())
     if failures:

@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ class Corpus:
 
     Attributes:
         files: their readers, in the order of the rows.
+        paths: the files, directories and globs that they were found by.
     """
 
     files: tuple[FileReader, ...]
+    paths: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -40,12 +43,18 @@ class Corpus:
         if paths.count(STDIN) > 1:
             raise InvalidSetting("standard input can be read once only: give `-` once")
         found = [file for path in paths for file in _files(path)]
-        return cls(tuple(FileReader.of(file, column, usual, plain) for file in found))
+        files = (FileReader.of(file, column, usual, plain) for file in found)
+        return cls(tuple(files), tuple(paths))
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the files, for messages and results."""
-        return [file.name for file in self.files]
+    def would_read(self, place: Path) -> bool:
+        """Whether a file that is written at `place` would be one of the corpus, the next time."""
+        place = place.absolute()
+        for path in map(os.path.abspath, self.paths):
+            if os.path.isdir(path) and place.is_relative_to(path):
+                return True
+            if not exists(path) and glob.has_magic(path) and fnmatch(str(place), path):
+                return True
+        return False
 
     @property
     def bytes(self) -> int | None:
@@ -85,22 +94,31 @@ def _files(path: str) -> list[str]:
     if exists(path):
         return _below(path) if os.path.isdir(path) else [path]
     found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
-    found = [name for name in found if not os.path.isdir(name)]
+    found = [name for name in found if not _hidden(name, path) and not os.path.isdir(name)]
     if not found:
         what = "No such file" if not glob.has_magic(path) else "No file fits it"
         raise BadData(f"{named(path)}: {what}; name a file, a directory or a glob")
     return found
 
 
+def _hidden(name: str, pattern: str) -> bool:
+    """Whether a glob found a hidden file, or one in a hidden directory, that it does not name."""
+    *folders, last = Path(name).parts
+    asked = Path(pattern).parts
+    if hidden(last) and not hidden(asked[-1]):
+        return True
+    return any(hidden(folder) and folder not in asked for folder in folders)
+
+
 def _below(directory: str) -> list[str]:
     """The files of known forms in a directory and those below it."""
     found: list[str] = []
-    for place, folders, names in os.walk(directory, followlinks=True):
-        folders[:] = sorted(name for name in folders if not hidden(Path(name)))
+    for place, folders, names in os.walk(directory):
+        folders[:] = sorted(name for name in folders if not hidden(name))
         found += [
             os.path.join(place, name)
             for name in names
-            if not hidden(Path(name)) and form_of(name)[0] is not None
+            if not hidden(name) and form_of(name)[0] is not None
         ]
     if not found:
         raise BadData(f"{named(directory)}: has no file that ends in {KNOWN}")

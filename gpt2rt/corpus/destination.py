@@ -78,6 +78,8 @@ class Destination:
             with suppress(OSError):
                 if place.samefile(file.path):
                     raise self.refusal("is the file of the texts; name another")
+        if corpus.would_read(place):
+            raise self.refusal("would lie among the texts; name a place elsewhere")
         if self.manifest.exists():
             return
         if self.file is not None and place.exists() and not place.is_file():

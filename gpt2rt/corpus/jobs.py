@@ -34,12 +34,18 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How a model is loaded, as in `GPT2.load`; it changes no result."""
+    """How a model is loaded, as in `GPT2.load`; it changes no result.
+
+    Raises `InvalidSetting` for a number of threads that cannot be.
+    """
 
     threads: int | None = None
     provider: str = AUTO
     draft: str | None = None
     prefix_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        Threads(self.threads)
 
     def load(self, bundle: Bundle) -> GPT2:
         """The model of a bundle. Raises as `GPT2`."""

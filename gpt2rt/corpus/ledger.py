@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any, BinaryIO
 
@@ -52,6 +53,14 @@ class Ledger:
             raise
 
     def close(self) -> None:
+        """Let others have the manifest; one that says nothing goes, and its directory, too."""
+        directory = self._place.directory
+        if not self.done and self.end is None:
+            with suppress(OSError):  # Windows does not let it go while it is open
+                if [path.name for path in directory.iterdir()] == [MANIFEST]:
+                    self._place.manifest.unlink()
+                    if self._place.file is not None:
+                        directory.rmdir()
         self._file.close()
 
     def add(self, part: DonePart) -> None:

@@ -28,6 +28,6 @@ def form_of(path: str | Path) -> tuple[str | None, str]:
     return FORMS.get(suffix), compression
 
 
-def hidden(path: Path) -> bool:
+def hidden(name: str) -> bool:
     """Whether a name is for what is no data, as Arrow and Spark have it."""
-    return path.name.startswith(("_", "."))
+    return name.startswith(("_", ".")) and name not in (".", "..")

@@ -201,8 +201,16 @@ def _results(
 
 
 def _told(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"the cluster failed: {lines[-1].strip()[:300] if lines else type(error).__name__}"
+    """An error of Ray's in a line."""
+    from ray import exceptions
+
+    killers = exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, killers):
+        told = f"workers died again and again at a part, or their nodes ({lines[0][:200]})"
+    else:
+        told = f"the cluster failed ({lines[-1][:200]})"
+    return f"{told}; what was done is kept"
 
 
 def _dataset(read: ReadShards, work: ShardWork, actors: int | None) -> Any:

@@ -209,11 +209,12 @@ def table_for(job: Job, place: Destination, corpus: Corpus) -> Table:
     if form == "parquet" or compression == "zst":
         arrow(f".{compression or form}")
     columns = job.columns()
-    carried = None if form in ("jsonl", "txt") else corpus.columns()
+    carried = corpus.columns()  # in any case: a column that is missing is told at once
     beside = {INPUT: None} if carried is None else carried
     if form not in ("jsonl", "txt") and (both := beside.keys() & {*PLACE, *columns}):
         raise InvalidSetting(
             f"the column {min(both)!r} is one of the results, too; rename it, or write JSON lines"
         )
     # A file is compressed when its parts are joined.
+    carried = None if form in ("jsonl", "txt") else carried
     return Table(form, columns, carried, "" if place.file else compression, job.line)

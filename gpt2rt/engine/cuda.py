@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,10 +24,10 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_memory import Array, Memory
-from gpt2rt.engine.cuda_passages import PassageReader
+from gpt2rt.engine.cuda_memory import Array, Memory, Move
 from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
+from gpt2rt.engine.cuda_whole import WholeReader
 from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
 from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Scored, Selected
@@ -35,6 +35,7 @@ from gpt2rt.sampling.selection import Draw, Scored, Selected
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+AnyReader = TypeVar("AnyReader", bound=WholeReader)
 Place = tuple[Forward, int]  # a call, and the number of a row of its logits
 Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
 
@@ -75,16 +76,17 @@ class Device:
         """`session` is that of the CUDA graph in the bundle's `directory`.
 
         Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
-        nothing is captured, and tokens are chosen on the host. `passages_careful` says why only
-        passages are scored there.
+        nothing is captured, and tokens are chosen on the host. `faults` say what is wrong with
+        readers of whole texts that were `checked`; then there are none.
         """
         self.session, self.hparams, self.memory = session, hparams, memory
         self.captures = Captures()
         self.careful: str | None = None
-        self.passages_careful: str | None = None
+        self.checked: set[type[WholeReader]] = set()
+        self.faults: dict[type[WholeReader], str] = {}
         self.tails = Tails(directory, hparams, session, memory, self.captures)
         self._idle: list[Buffers] = []
-        self._readers: list[PassageReader] = []
+        self.idle_readers: dict[type[WholeReader], list[WholeReader]] = {}
 
     @property
     def notes(self) -> list[str]:
@@ -94,13 +96,9 @@ class Device:
             found.append(f"on CUDA, the slow way: {self.careful}")
         elif self.captures.failure is not None:
             found.append(f"CUDA graphs are not used: {self.captures.failure}")
-        if self.passages_careful is not None:
-            found.append(f"on CUDA, scores the slow way: {self.passages_careful}")
+        for kind, why in self.faults.items():
+            found.append(f"on CUDA, {kind.gives} the slow way: {why}")
         return found
-
-    def distrust_passages(self, why: str) -> None:
-        """Have no reader of passages from now on."""
-        self.passages_careful = why
 
     def distrust(self, why: str) -> None:
         """Work the slow way from now on."""
@@ -114,16 +112,18 @@ class Device:
         return slots
 
     @contextmanager
-    def passage_reader(self) -> Iterator[PassageReader | None]:
-        """A context with a reader of passages; None where results cannot be trusted."""
-        if self.careful is not None or self.passages_careful is not None:
+    def reader(self, kind: type[AnyReader]) -> Iterator[AnyReader | None]:
+        """A context with a reader of whole texts; None where its results cannot be trusted, or the
+        bundle has no graphs for it."""
+        if self.careful is not None or kind in self.faults or not kind.available(self):
             yield None
             return
-        reader = self._readers.pop() if self._readers else PassageReader(self)
+        idle = self.idle_readers.setdefault(kind, [])
+        reader = idle.pop() if idle else kind(self)
         try:
-            yield reader
+            yield reader  # type: ignore[misc]
         finally:
-            self._readers.append(reader)
+            idle.append(reader)
 
     def _take(self, count: int) -> Buffers:
         for number, buffers in enumerate(self._idle):
@@ -132,10 +132,10 @@ class Device:
         try:
             return Buffers(self.hparams, self.memory, count)
         except OutOfMemory:
-            if not (self._idle or self._readers):
+            if not (self._idle or self.idle_readers):
                 raise
             self._idle.clear()
-            self._readers.clear()
+            self.idle_readers.clear()
             return Buffers(self.hparams, self.memory, count)
 
 
@@ -146,6 +146,7 @@ class CudaSlots(Slots):
     """
 
     budget = A_CALL
+    prefixes = False  # each layer's are a copy of its own, for which the device waits
 
     def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
         self.count = count
@@ -178,11 +179,23 @@ class CudaSlots(Slots):
         return self._selected(ordered, chosen, draws) if draws else self._logits(ordered)
 
     def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Forward, list[int], list[int]]]:
-        """Run the calls for parts: each, the rows of it that are wanted, and their numbers."""
+        """Run the calls for parts: each, the rows of it that are wanted, and their numbers.
+
+        Where the memory does not suffice for prompts side by side, fewer are.
+        """
         firsts = list(itertools.accumulate((part.wanted for part in parts), initial=0))
-        for numbers in calls_of(parts, together=self._device.careful is None):
+        calls = deque(calls_of(parts, together=self._device.careful is None))
+        while calls:
+            numbers = calls.popleft()
             members = [parts[n] for n in numbers]
-            forward, theirs = (self._decode if single(members[0]) else self._read)(members)
+            step = single(members[0])
+            try:
+                forward, theirs = (self._decode if step else self._read)(members)
+            except OutOfMemory:
+                if step or len(numbers) == 1:
+                    raise
+                calls.extendleft((numbers[len(numbers) // 2 :], numbers[: len(numbers) // 2]))
+                continue
             for part in members:
                 self._ends[part.slot] = part.end
             yield forward, theirs, [r for n in numbers for r in range(firsts[n], firsts[n + 1])]
@@ -289,26 +302,46 @@ class CudaSlots(Slots):
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch
         width = length * pitch // self._hparams.n_ctx
-        for name in self.buffers.cache if length else ():
-            places = self._at(name, target, 0), pitch, self._at(name, source, 0), pitch
-            self._memory.copy(*places, width, self._hparams.n_head)
+        if length:
+            self._memory.copy(
+                *(
+                    Move(
+                        self._at(name, target, 0),
+                        pitch,
+                        self._at(name, source, 0),
+                        pitch,
+                        width,
+                        self._hparams.n_head,
+                    )
+                    for name in self.buffers.cache
+                )
+            )
         self._ends[target] = length
 
     def read(self, slot: int, start: int, end: int) -> KeysValues:
         h = self._hparams
         kv = np.empty((h.n_layer, 2, h.n_head, end - start, h.kv_width), np.float16)
-        for pair, layer in zip(cuda(h).past, kv, strict=True):
-            for port, into in zip(pair, layer, strict=True):
-                width = into[0].nbytes
-                source = self._at(port.name, slot, start), self.buffers.pitch
-                self._memory.copy(into.ctypes.data, width, *source, width, h.n_head)
+        self._memory.copy(
+            *(
+                Move(ours, width, theirs, self.buffers.pitch, width, h.n_head)
+                for ours, theirs, width in self._pairs(kv, slot, start)
+            )
+        )
         return kv
 
     def write(self, slot: int, start: int, kv: KeysValues) -> None:
-        past = cuda(self._hparams).past
-        for pair, layer in zip(past, np.ascontiguousarray(kv), strict=True):
-            for port, values in zip(pair, layer, strict=True):
-                width = values[0].nbytes
-                target = self._at(port.name, slot, start), self.buffers.pitch
-                self._memory.copy(*target, values.ctypes.data, width, width, self._hparams.n_head)
+        kv = np.ascontiguousarray(kv)
+        self._memory.copy(
+            *(
+                Move(theirs, self.buffers.pitch, ours, width, width, self._hparams.n_head)
+                for ours, theirs, width in self._pairs(kv, slot, start)
+            )
+        )
         self._ends[slot] = start + kv.shape[-2]
+
+    def _pairs(self, kv: KeysValues, slot: int, start: int) -> Iterator[tuple[int, int, int]]:
+        """The address of each layer's keys and values in `kv`, that on the device, and the bytes of
+        a head."""
+        for pair, layer in zip(cuda(self._hparams).past, kv, strict=True):
+            for port, values in zip(pair, layer, strict=True):
+                yield values.ctypes.data, self._at(port.name, slot, start), values[0].nbytes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt2rt.bundles.interface import Port
+from gpt2rt.bundles.interface import Interface, Port
 from gpt2rt.engine.cuda_memory import Array, Frame, Memory
 from gpt2rt.engine.kvcache import share
 from gpt2rt.engine.session import run_failure
@@ -54,6 +54,7 @@ class Call:
         self._session, self._memory, self._captures = session, memory, captures
         self._binding = session.io_binding()
         self._held: list[object] = []
+        self._options: dict[int | None, ort.RunOptions] = {}  # by the graph
 
     def capture(self) -> None:
         """Replay it as a CUDA graph from its next run on, unless a capture failed."""
@@ -78,6 +79,13 @@ class Call:
         self._held.append((array, value))
         self._binding.bind_ortvalue_input(port.name, value)
 
+    def in_place(self, graph: Interface, cache: Mapping[str, int]) -> None:
+        """Let keys and values be read and written where they lie, at addresses by their names."""
+        for past, present in zip(graph.past, graph.present, strict=True):
+            for before, after in zip(past, present, strict=True):
+                self.read(before, cache[before.name])
+                self.write(after, cache[before.name])
+
     def _place(self, port: Port, address: int) -> tuple[Any, ...]:
         kind = np.dtype(port.dtype).type
         return self._memory.device, 0, kind, port.sized(self.sizes), address
@@ -96,13 +104,11 @@ class Call:
             self.graph, self._captures.failure = None, str(error)
 
     def _run(self, graph: int | None) -> None:
-        import onnxruntime as ort
-
-        options = ort.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+        if graph not in self._options:
+            self._options[graph] = _replaying(graph)
         try:
             with self._memory.lock:
-                self._session.run_with_iobinding(self._binding, options)
+                self._session.run_with_iobinding(self._binding, self._options[graph])
         except Gpt2rtError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base
@@ -112,3 +118,12 @@ class Call:
                     "generate fewer side by side"
                 ) from error
             raise run_failure(error) from error
+
+
+def _replaying(graph: int | None) -> ort.RunOptions:
+    """The options of runs that replay a CUDA graph by its number; None: of others."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+    return options

@@ -7,11 +7,14 @@ chosen with those of the sampler on the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from gpt2rt.engine.cuda import CudaSlots, Device
+from gpt2rt.engine.cuda_passages import PassageReader
+from gpt2rt.engine.cuda_states import StateReader
+from gpt2rt.engine.cuda_whole import WholeReader
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadBundle, BadLogits, OutOfMemory, ProviderMissing
 from gpt2rt.sampling.filters import candidates
@@ -56,33 +59,64 @@ def fault(device: Device) -> str | None:
         return str(error)
 
 
-def passages_fault(device: Device) -> str | None:
-    """Why the scores of passages that are read side by side cannot be trusted; None: they can."""
-    h = device.hparams
-    random = np.random.default_rng(0)
-    texts = [random.integers(0, h.n_vocab, min(n, h.n_ctx) + 1).tolist() for n in LENGTHS]
-    try:
-        with device.passage_reader() as reader:
-            if reader is None:
-                return None
-            found = reader.score(texts, [1] * len(texts), 0, None).logprobs
-        slots = device.slots(1)
-        wanted = [
-            row[token] - row.max() - np.log(np.exp(row - row.max()).sum())
-            for text in texts
-            for row, token in zip(
-                np.asarray(slots.step([Part(0, 0, text[:-1], len(text) - 1)])),
-                text[1:],
-                strict=True,
-            )
-        ]
-    except OutOfMemory:
+def check_reader(device: Device, kind: type[WholeReader]) -> None:
+    """Find out, once, whether a device's readers of whole texts can be trusted."""
+    if kind not in device.checked:
+        device.checked.add(kind)
+        try:
+            why = READERS[kind](device)
+        except OutOfMemory:
+            why = None
+        except (BadBundle, BadLogits, ProviderMissing) as error:
+            why = str(error)
+        if why is not None:
+            device.faults[kind] = why
+
+
+def _texts(device: Device, more: int) -> list[list[int]]:
+    """Texts of random tokens, so many of them more than the context holds at most."""
+    h, random = device.hparams, np.random.default_rng(0)
+    return [random.integers(0, h.n_vocab, min(n, h.n_ctx) + more).tolist() for n in LENGTHS]
+
+
+def _scores_fault(device: Device) -> str | None:
+    """Whether scores of texts that are read side by side are those of their logits."""
+    texts = _texts(device, more=1)
+    with device.reader(PassageReader) as reader:
+        if reader is None:
+            return None
+        found = reader.score([(text, 1) for text in texts], 0, None).logprobs
+    slots, wanted = device.slots(1), []
+    for text in texts:
+        rows = np.asarray(slots.step([Part(0, 0, text[:-1], len(text) - 1)]))
+        totals = np.log(np.exp(rows - rows.max(1, keepdims=True)).sum(1)) + rows.max(1)
+        wanted.append(rows[np.arange(len(rows)), text[1:]] - totals)
+    if _near(found, np.concatenate(wanted)):
         return None
-    except (BadBundle, BadLogits, ProviderMissing) as error:
-        return str(error)
-    if not _near(found, np.array(wanted)):
-        return "the scores of texts that are read side by side are not those of their logits"
+    return "the scores of texts that are read side by side are not those of their logits"
+
+
+def _states_fault(device: Device) -> str | None:
+    """Whether hidden states of texts that are read side by side, and sums, are those alone."""
+    texts, layer = _texts(device, more=0), device.hparams.n_layer
+    random = np.random.default_rng(1)
+    weights = [random.random((2, len(text)), np.float32) for text in texts]
+    with device.reader(StateReader) as reader:
+        if reader is None:
+            return None
+        states = [reader.read([(text, None)], layer)[0] for text in texts]
+        together = reader.read([(text, None) for text in texts], layer)
+        sums = reader.read(list(zip(texts, weights, strict=True)), layer)
+    for alone, beside, some, own in zip(states, together, sums, weights, strict=True):
+        if not (_near(beside, alone) and _near(some, own @ alone)):
+            return "the hidden states of texts that are read side by side are not those alone"
     return None
+
+
+READERS: dict[type[WholeReader], Callable[[Device], str | None]] = {
+    PassageReader: _scores_fault,
+    StateReader: _states_fault,
+}
 
 
 def _together(

@@ -9,7 +9,7 @@ import numpy as np
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import OFFSET, TOTAL, Port, centred, cuda
 from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Array, Block, Memory, size_of
+from gpt2rt.engine.cuda_memory import Array, Block, Memory, Move, size_of
 from gpt2rt.engine.cuda_scores import Ids, Indices, Scores
 from gpt2rt.engine.cuda_tails import Tail, Tails, width_for
 from gpt2rt.engine.slots import Columns, Logits
@@ -50,10 +50,7 @@ class Forward:
         }
         for port in graph.results:
             call.write(port, self._blocks[port.name].address)
-        for past, present in zip(graph.past, graph.present, strict=True):
-            for before, after in zip(past, present, strict=True):
-                call.read(before, cache[before.name])
-                call.write(after, cache[before.name])
+        call.in_place(graph, cache)
 
     @property
     def addresses(self) -> dict[str, int]:
@@ -110,5 +107,5 @@ class Forward:
         start = size_of(port, {"R": first})
         size, source = array.nbytes, self._blocks[port.name].address + start
         if size:
-            self._memory.copy(array.ctypes.data, size, source, size, size, 1)
+            self._memory.copy(Move(array.ctypes.data, size, source, size, size, 1))
         return array

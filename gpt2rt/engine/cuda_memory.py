@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from threading import RLock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,20 @@ from gpt2rt.errors import Gpt2rtError, OutOfMemory
 Array = NDArray[Any]
 Lock = AbstractContextManager[object]
 Field = tuple[str, tuple[int, ...], str]  # name, shape, dtype
+
+
+class Move(NamedTuple):
+    """A copy of `runs` of `width` bytes each from `source` to `target`, which are addresses.
+
+    The pitches are the distances in bytes between the starts of the runs.
+    """
+
+    target: int
+    target_pitch: int
+    source: int
+    source_pitch: int
+    width: int
+    runs: int
 
 
 class Block(Protocol):
@@ -37,13 +51,8 @@ class Memory(Protocol):
     def allocate(self, size: int, *, host: bool = False) -> Block:
         """Allocate zeroed memory on the device, or with `host` on the host, fastest to copy."""
 
-    def copy(
-        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
-    ) -> None:
-        """Copy `count` runs of `width` bytes between any addresses of device and host.
-
-        The pitches are the distances in bytes between the starts of the runs.
-        """
+    def copy(self, *moves: Move) -> None:
+        """Make moves between any addresses of device and host, and wait until all are made."""
 
 
 class _HostBlock:
@@ -61,11 +70,11 @@ class HostMemory:
     def allocate(self, size: int, *, host: bool = False) -> Block:
         return _HostBlock(size)
 
-    def copy(
-        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
-    ) -> None:
-        for run in range(count):
-            ctypes.memmove(target + run * target_pitch, source + run * source_pitch, width)
+    def copy(self, *moves: Move) -> None:
+        for move in moves:
+            for run in range(move.runs):
+                target = move.target + run * move.target_pitch
+                ctypes.memmove(target, move.source + run * move.source_pitch, move.width)
 
 
 class _CudaBlock:
@@ -108,25 +117,28 @@ class CudaMemory:
 
     device = "cuda"
 
-    def __init__(self) -> None:
-        self._runtime = cuda_runtime()
+    def __init__(self, runtime: ctypes.CDLL | None = None) -> None:
+        """`runtime` is that library (None: it is looked for). Raises `ProviderMissing`."""
+        self._runtime = cuda_runtime() if runtime is None else runtime
         self.lock: Lock = RLock()
 
     def allocate(self, size: int, *, host: bool = False) -> Block:
         with self.lock:
             return _CudaBlock(self._runtime, self.lock, size, host)
 
-    def copy(
-        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, count: int
-    ) -> None:
-        sizes = [ctypes.c_size_t(n) for n in (source_pitch, width, count)]
-        places = ctypes.c_void_p(target), ctypes.c_size_t(target_pitch), ctypes.c_void_p(source)
+    def copy(self, *moves: Move) -> None:
         with self.lock:
-            code = self._runtime.cudaMemcpy2D(*places, *sizes, MEMCPY_DEFAULT)
-            # A copy from the host may return before it is complete, and ONNX Runtime's stream does
-            # not wait for it.
+            code = 0
+            for target, target_pitch, source, *rest in moves:
+                places = ctypes.c_void_p(target), ctypes.c_size_t(target_pitch)
+                sizes = [ctypes.c_size_t(size) for size in rest]
+                code = code or self._runtime.cudaMemcpy2D(
+                    *places, ctypes.c_void_p(source), *sizes, MEMCPY_DEFAULT
+                )
+            # A copy that is not to the host may return before it is complete, and ONNX Runtime's
+            # stream does not wait for it.
             code = code or self._runtime.cudaStreamSynchronize(None)
-        _checked(self._runtime, code, f"copy {width * count} bytes")
+        _checked(self._runtime, code, f"copy {sum(move.width * move.runs for move in moves)} bytes")
 
 
 NO_MEMORY = 2  # cudaErrorMemoryAllocation
@@ -167,4 +179,4 @@ class Frame:
         self._move(self._host.address, self._device.address)
 
     def _move(self, target: int, source: int) -> None:
-        self._memory.copy(target, self._size, source, self._size, self._size, 1)
+        self._memory.copy(Move(target, self._size, source, self._size, self._size, 1))

@@ -22,7 +22,7 @@ from gpt2rt.bundles.interface import (
     tail,
 )
 from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Memory
+from gpt2rt.engine.cuda_memory import Memory, Move
 from gpt2rt.engine.slots import Columns
 from gpt2rt.errors import BadLogits
 
@@ -41,7 +41,7 @@ class Group:
         self._block = memory.allocate(members.nbytes)
         self.address = self._block.address
         size = members.nbytes
-        memory.copy(self.address, size, members.ctypes.data, size, size, 1)
+        memory.copy(Move(self.address, size, members.ctypes.data, size, size, 1))
 
 
 class Scores:

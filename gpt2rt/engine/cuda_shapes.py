@@ -23,6 +23,13 @@ def padded(width: int) -> int:
     return power_of_two(max(NARROWEST, width))
 
 
+def finely_padded(size: int) -> int:
+    """A size of calls that are kept and not captured, which may be more: an eighth above at most,
+    or `NARROWEST`."""
+    step = max(NARROWEST, power_of_two(size) // 8)
+    return -(-size // step) * step
+
+
 def total(rows: int, length: int, n_ctx: int) -> int:
     """The total length with which a decode step runs, where the longest sequence has `length`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from gpt2rt.bundles.interface import (
     UNIFORM,
     tail,
 )
-from gpt2rt.bundles.manifest import TAILS
+from gpt2rt.bundles.manifest import STATES, TAILS
 from gpt2rt.engine.cuda_call import Call, Captures
 from gpt2rt.engine.cuda_memory import Array, Memory
 from gpt2rt.engine.cuda_scores import Group, Ids, Scores
@@ -56,6 +56,7 @@ class Tail:
         self._finite, _ = results = tail(hparams, kind).results
         self._call, self._n_vocab = call, hparams.n_vocab
         self._sent = call.frame(settings) if settings else None
+        self._settled: object = None
         self._found = call.frame(results)
         places = addresses if self._sent is None else {**addresses, **self._sent.addresses}
         for port in arguments:
@@ -70,13 +71,8 @@ class Tail:
     def choose(self, rows: Sequence[int], draws: Sequence[Draw]) -> Array:
         """The tokens of some rows, int64 [n]; -1 where the device cannot tell."""
         if self._sent is not None:
-            values = settings(draws, self._n_vocab)
-            if IDS.name in self._sent.arrays:
-                values |= changes(draws, self._call.sizes["N"])
-            if TRIES.name in self._sent.arrays:
-                values[TRIES.name] = np.minimum([draw.tries for draw in draws], LARGEST_SHARE)
-            for name, array in self._sent.arrays.items():
-                array[rows] = values[name].reshape(len(draws), -1)
+            for name, values in self._values(rows, draws, self._sent.arrays).items():
+                self._sent.arrays[name][rows] = values.reshape(len(draws), -1)
             self._sent.send()
         self._call.run()
         self._found.fetch()
@@ -84,16 +80,31 @@ class Tail:
         finite, chosen = (found[port.name][rows, 0] for port in (self._finite, CHOSEN))
         return np.where(np.isfinite(finite), chosen, -1)
 
+    def _values(
+        self, rows: Sequence[int], draws: Sequence[Draw], wanted: Container[str]
+    ) -> dict[str, Array]:
+        """The inputs for draws that are not as in the last call, by their names."""
+        values: dict[str, Array] = {}
+        filters = [(draw.inverse_temperature, *draw[2:5]) for draw in draws]
+        if self._settled != (rows, filters):
+            self._settled = [*rows], filters
+            values |= settings(filters, self._n_vocab)
+        if UNIFORM.name in wanted:
+            values[UNIFORM.name] = np.minimum([draw.uniform for draw in draws], LARGEST_SHARE)
+        if IDS.name in wanted:
+            values |= changes(draws, self._call.sizes["N"])
+        if TRIES.name in wanted:
+            values[TRIES.name] = np.minimum([draw.tries for draw in draws], LARGEST_SHARE)
+        return {name: array for name, array in values.items() if name in wanted}
 
-def settings(draws: Sequence[Draw], n_vocab: int) -> dict[str, Array]:
-    """Draws as the inputs of tails, by their names; each has a value for every draw."""
-    numbers = np.array([draw[:5] for draw in draws], np.float64)
-    heat, uniform, top_k, top_p, min_p = numbers.T
+
+def settings(filters: Sequence[tuple[float, ...]], n_vocab: int) -> dict[str, Array]:
+    """Inverse temperatures, top-k, top-p and min-p as the inputs of tails, by their names."""
+    heat, top_k, top_p, min_p = np.array(filters, np.float64).T
     limited, nucleus = (top_k > 0) & (top_k < n_vocab), top_p < 1
     last = min(SHORTLIST, n_vocab)
     return {
         INVERSE_TEMPERATURE.name: heat,
-        UNIFORM.name: np.minimum(uniform, LARGEST_SHARE),
         FILTERED.name: limited | nucleus | (min_p > 0),
         LIMITED.name: limited,
         KTH.name: np.where(limited, np.minimum(top_k, last), last) - 1,
@@ -165,7 +176,7 @@ class Tails:
         `ProviderMissing`.
         """
         sizes = {"R": rows, "N": width}
-        call = Call(self._session(kind), self._memory, self._captures, sizes)
+        call = Call(self.session(kind), self._memory, self._captures, sizes)
         return Tail(call, self._hparams, kind, addresses)
 
     def group(self, tokens: Ids | None) -> Group:
@@ -182,17 +193,23 @@ class Tails:
         Raises `BadBundle`, `ProviderMissing`.
         """
         sizes = {"R": rows, "K": max(1, top)}
-        call = Call(self._session(SCORE), self._memory, self._captures, sizes)
+        call = Call(self.session(SCORE), self._memory, self._captures, sizes)
         return Scores(call, self._hparams, address, group)
 
-    def _session(self, kind: str) -> ort.InferenceSession:
+    @property
+    def has_states(self) -> bool:
+        """Whether the bundle has graphs for hidden states on a device."""
+        return all((self._directory / name).is_file() for name in STATES.values())
+
+    def session(self, kind: str) -> ort.InferenceSession:
+        """The session of a kind of graph. Raises `BadBundle`, `ProviderMissing`."""
         with self._opening:
             if kind not in self._sessions:
                 self._sessions[kind] = self._opened(kind)
             return self._sessions[kind]
 
     def _opened(self, kind: str) -> ort.InferenceSession:
-        path = self._directory / TAILS[kind]
+        path = self._directory / (TAILS | STATES)[kind]
         with self._memory.lock:
             session = open_session(path, self._threads, self._provider)
         if odd := interface_mismatch(session, self._hparams, kind, "float16"):

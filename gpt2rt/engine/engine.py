@@ -173,15 +173,17 @@ class Engine:
         assert length <= sequence.length, "a sequence can only become shorter"
         sequence.length = length
 
-    def finish(self, sequence: Sequence) -> None:
-        """End a sequence; the sequence in the last slot moves into its slot."""
-        last = self._running.pop()
-        if last is not sequence:
-            self._slots.copy(last.slot, sequence.slot, last.length)
-            self._running[sequence.slot] = last
-            last.slot = sequence.slot
-        freed = len(self._running)
-        self._slots.copy(freed, freed, 0)  # it is empty now: no device attends to what it held
+    def finish(self, *sequences: Sequence) -> None:
+        """End sequences; as many of those in the last slots as needed move into their slots."""
+        ended, count = set(sequences), len(self._running) - len(sequences)
+        last, self._running = self._running[count:], self._running[:count]
+        holes = (sequence.slot for sequence in self._running if sequence in ended)
+        for sequence, hole in zip([of for of in last if of not in ended], list(holes), strict=True):
+            self._slots.copy(sequence.slot, hole, sequence.length)
+            self._running[hole] = sequence
+            sequence.slot = hole
+        for freed in range(count, count + len(last)):
+            self._slots.copy(freed, freed, 0)  # it is empty now: no device attends to what it held
 
     def _beginning(self, sequence: Sequence) -> tuple[int, ...]:
         """The first block of the prompt, if it can come from the prefix cache."""

@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import home
 from gpt2rt.bundles.manifest import GRAPH, PORTABLE_GRAPH
+from gpt2rt.engine.chosen import chosen
 from gpt2rt.engine.placement import placement
-from gpt2rt.engine.plugins import Place, place_of, provider_named, reason_of
+from gpt2rt.engine.plugins import Place, built_in, place_of, provider_named, reason_of
 from gpt2rt.engine.provider_table import Provider, Wish
-from gpt2rt.engine.providers import CPU, PROVIDERS, Threads, _NativePath, _session_options
-from gpt2rt.errors import BadBundle, ProviderMissing
+from gpt2rt.engine.providers import (
+    AUTO,
+    CPU,
+    CUDA,
+    PROVIDERS,
+    NativePath,
+    Threads,
+    provider_for,
+    session_options,
+)
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
 if TYPE_CHECKING:
     from gpt2rt.engine.forks import ForkAwareSession
@@ -37,6 +47,24 @@ class Opened:
     kv: str
     few_shapes: bool = False
     notes: tuple[str, ...] = ()
+
+
+def resolve(bundle: Bundle, text: str = AUTO) -> str:
+    """What runs a bundle: `cpu`, `cuda`, or another provider with its device (`openvino:gpu`).
+
+    `auto` is the provider that was measured to be the fastest (`gpt2rt.engine.chosen`); else CUDA
+    if it is usable, else the CPU. Raises `InvalidSetting`, `BadBundle` or `ProviderMissing`.
+    """
+    if text == AUTO and (choice := chosen(bundle)) is not None:
+        try:
+            return resolve(bundle, choice.provider)
+        except (ProviderMissing, InvalidSetting):
+            pass  # it is no longer there, so nothing was chosen
+    if text in (AUTO, CPU, CUDA):
+        return provider_for(bundle, text)
+    provider, _ = provider_named(text)
+    portable_graph(bundle, provider)
+    return str(place_of(text))
 
 
 def open_on(bundle: Bundle, text: str, threads: Threads) -> Opened:
@@ -84,12 +112,12 @@ def portable_graph(bundle: Bundle, provider: Provider) -> Path:
 def _session(graph: Path, place: Place, threads: Threads, precision: str) -> ForkAwareSession:
     from gpt2rt.engine.forks import ForkAwareSession
 
-    options = _session_options(threads, prepack=True)
+    options = session_options(threads, prepack=True)
     device = place.device
     wish = Wish(
         device=device.name,
         number=device.number,
-        built_in=device.handle is None,
+        built_in=built_in(place.provider),
         threads=options.intra_op_num_threads,
         precision=precision,
         cache=compiled(place.provider),
@@ -102,7 +130,7 @@ def _session(graph: Path, place: Place, threads: Threads, precision: str) -> For
         own = place.provider.runtime_name
         chosen = {"providers": [(own, wanted), PROVIDERS[CPU]], "enable_fallback": 0}
     try:
-        session = ForkAwareSession(_NativePath(graph), options, **chosen)
+        session = ForkAwareSession(NativePath(graph), options, **chosen)
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ProviderMissing(f"{graph}: {place} cannot run it ({reason_of(error)})") from error
     if place.provider.runtime_name not in session.get_providers():
@@ -128,7 +156,7 @@ def version_of(provider: Provider) -> str:
     """The version of the package that has the provider; that of ONNX Runtime if it is built in."""
     import onnxruntime as ort
 
-    if provider.runtime_name in ort.get_available_providers():
+    if built_in(provider):
         return str(ort.__version__)
     try:
         return metadata.version(provider.package)

@@ -76,12 +76,12 @@ def devices(provider: Provider) -> list[ProviderDevice]:
     """The devices of a provider on this machine, at least one. Raises `ProviderMissing`."""
     import onnxruntime as ort
 
-    if provider.runtime_name in ort.get_available_providers():
+    if built_in(provider):
         return _built_in(provider)
     if not provider.plugin:
         raise ProviderMissing(_not_built_in(provider, ort.__version__))
     register(provider)
-    handles = [d for d in ort.get_ep_devices() if d.ep_name == provider.runtime_name]
+    handles = _handles(provider)
     if not handles:
         raise ProviderMissing(
             f"{provider.name} finds no device on this machine; it needs {provider.needs}"
@@ -89,8 +89,26 @@ def devices(provider: Provider) -> list[ProviderDevice]:
     return _named(handles)
 
 
-def _built_in(provider: Provider) -> list[ProviderDevice]:
+def built_in(provider: Provider) -> bool:
+    """Whether the installed ONNX Runtime has a provider without a plug-in.
+
+    A plug-in that is registered is available, too, but its devices name its library.
+    """
     import onnxruntime as ort
+
+    if provider.runtime_name not in ort.get_available_providers():
+        return False
+    return not any("library_path" in handle.ep_metadata for handle in _handles(provider))
+
+
+def _handles(provider: Provider) -> list[ort.OrtEpDevice]:
+    import onnxruntime as ort
+
+    every = ort.get_ep_devices() if hasattr(ort, "get_ep_devices") else []
+    return [handle for handle in every if handle.ep_name == provider.runtime_name]
+
+
+def _built_in(provider: Provider) -> list[ProviderDevice]:
     from onnxruntime.capi import _pybind_state
 
     if hasattr(_pybind_state, "get_available_openvino_device_ids") and provider.name == "openvino":
@@ -98,12 +116,7 @@ def _built_in(provider: Provider) -> list[ProviderDevice]:
         return [ProviderDevice(name, f"OpenVINO's {name.upper()}") for name in names or ["cpu"]]
     if provider.name == "coreml":
         return [ProviderDevice(name, f"Core ML on {name}") for name in ("all", "gpu", "npu", "cpu")]
-    handles = [
-        handle
-        for handle in (ort.get_ep_devices() if hasattr(ort, "get_ep_devices") else [])
-        if handle.ep_name == provider.runtime_name
-    ]
-    return _named(handles) or [
+    return _named(_handles(provider)) or [
         ProviderDevice("cpu" if provider.name == "cpu" else "gpu", "the first")
     ]
 
@@ -119,8 +132,9 @@ def _named(handles: list[ort.OrtEpDevice]) -> list[ProviderDevice]:
     return found
 
 
+@cache
 def register(provider: Provider) -> None:
-    """Make a plug-in known to ONNX Runtime; once is enough. Raises `ProviderMissing`."""
+    """Make a plug-in known to ONNX Runtime, once in a process. Raises `ProviderMissing`."""
     import onnxruntime as ort
 
     if find_spec(provider.plugin) is None:
@@ -132,15 +146,6 @@ def register(provider: Provider) -> None:
             f"{provider.name} is a plug-in for ONNX Runtime {wanted} or later, this one is "
             f"{ort.__version__}; upgrade it"
         )
-    _register(provider.name)
-
-
-@cache
-def _register(name: str) -> None:
-    """Once in a process. An error is not remembered."""
-    import onnxruntime as ort
-
-    provider = TABLE[name]
     try:
         library = importlib.import_module(provider.plugin).get_library_path()
         ort.register_execution_provider_library(provider.runtime_name, library)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-ALL = ("fp32", "fp16", "int8", "int4")
+from gpt2rt.bundles.precision import PRECISIONS
+
+ALL = tuple(PRECISIONS)
 GPUS = ("linux", "win32")
 EVERYWHERE = ("linux", "win32", "darwin")
 
@@ -90,8 +92,11 @@ def openvino(wish: Wish) -> Options:
         settings["INFERENCE_NUM_THREADS"] = str(wish.threads)
         groups = "32" if wish.precision == "int8" else "0"
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = groups
-    options = {"load_config": json.dumps({device: settings}), "cache_dir": str(wish.cache)}
-    return options | ({"device_type": device} if wish.built_in else {})
+    if not wish.built_in:
+        settings["CACHE_DIR"] = str(wish.cache)
+    options = {"load_config": json.dumps({device: settings})}
+    own = {"device_type": device, "cache_dir": str(wish.cache)}
+    return options | (own if wish.built_in else {})
 
 
 def cuda(wish: Wish) -> Options:
@@ -128,7 +133,7 @@ TABLE = {
             "onnxruntime-gpu",
             extra="cuda",
             systems=GPUS,
-            precisions=("fp16", "int4"),
+            precisions=tuple(precision.name for precision in PRECISIONS.values() if precision.cuda),
             options=cuda,
             most_elsewhere=0,
         ),

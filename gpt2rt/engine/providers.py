@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH, TAILS
 from gpt2rt.bundles.paths import native
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.checks import whole
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, install_command
 from gpt2rt.kernels.library import Kernels, has_kernels, kernels
@@ -82,37 +83,48 @@ def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
     """The provider to run a bundle on, `cpu` or `cuda`; `auto` prefers CUDA if it is usable.
 
     Raises `InvalidSetting` for another name, `ProviderMissing` if `cuda` is not available or the
-    bundle has no graph for it, `BadBundle` if it has one of before.
+    bundle cannot run on it.
     """
     if provider not in (*PROVIDERS, AUTO):
         raise InvalidSetting(f"provider is {', '.join(PROVIDERS)} or {AUTO}, not {provider!r}")
     if provider == CPU:
         return CPU
-    usable = CUDA_GRAPH in bundle.manifest.files and not outdated(bundle)
-    problem = cuda_problem() if usable or provider == CUDA else None
+    unfit = unfit_for_cuda(bundle)
     if provider == AUTO:
-        return CUDA if usable and problem is None else CPU
-    if old := outdated(bundle):
-        raise BadBundle(old)
-    if not usable:
-        raise ProviderMissing(
-            f"{bundle.name} cannot run on CUDA: only fused fp16 and int4 bundles have a graph for "
-            f"it; `gpt2rt export {bundle.manifest.model} --fp16` makes one"
-        )
-    if problem is not None:
+        return CUDA if unfit is None and cuda_problem() is None else CPU
+    if unfit is not None:
+        raise ProviderMissing(unfit)
+    if (problem := cuda_problem()) is not None:
         raise ProviderMissing(f"CUDA cannot be had: {problem}")
     return CUDA
 
 
-def outdated(bundle: Bundle) -> str | None:
-    """Why the graph for CUDA of a bundle of before is not used; None: the bundle is not."""
-    files = bundle.manifest.files
-    if CUDA_GRAPH not in files or set(TAILS.values()) <= set(files):
-        return None
-    return (
-        f"{bundle.directory}: its graph for CUDA was made before tokens were chosen by graphs of "
-        f"their own; {bundle.remedy}"
-    )
+def unfit_for_cuda(bundle: Bundle) -> str | None:
+    """Why a bundle cannot run on CUDA, whatever the machine, and what can; None: it can."""
+    manifest = bundle.manifest
+    precision = PRECISIONS.get(manifest.precision)
+    if precision is None or not precision.cuda:
+        return (
+            f"{bundle.name} cannot run on CUDA, where attention takes 16-bit numbers only; "
+            f"`gpt2rt export {manifest.model} --fp16` makes a bundle that can"
+        )
+    if CUDA_GRAPH not in manifest.files:
+        return (
+            f"{bundle.directory}: has no graph for CUDA, which a bundle of {precision.name} gets "
+            f"today; {bundle.remedy}"
+        )
+    if not set(TAILS.values()) <= set(manifest.files):
+        return (
+            f"{bundle.directory}: its graph for CUDA was made before tokens were chosen by graphs "
+            f"of their own; {bundle.remedy}"
+        )
+    return None
+
+
+def passed_over(bundle: Bundle) -> str | None:
+    """Why `auto` runs a bundle on the CPU though this machine has CUDA; None: it does not."""
+    unfit = unfit_for_cuda(bundle)
+    return None if unfit is None or cuda_problem() is not None else unfit
 
 
 def graph_of(bundle: Bundle, provider: str) -> Path:
@@ -195,7 +207,7 @@ def cuda_runtime() -> ctypes.CDLL:
     return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
 
 
-class _NativePath(os.PathLike[Any]):
+class NativePath(os.PathLike[Any]):
     """A path that ONNX Runtime understands in every locale."""
 
     def __init__(self, path: Path) -> None:
@@ -205,7 +217,7 @@ class _NativePath(os.PathLike[Any]):
         return native(self._path)
 
 
-def _session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
+def session_options(threads: Threads, prepack: bool) -> ort.SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -265,7 +277,7 @@ def open_session(
     from gpt2rt.engine.forks import ForkAwareSession
 
     own = kernels_for(graph, provider)
-    options = _session_options(threads, prepack and own.path is None)
+    options = session_options(threads, prepack and own.path is None)
     if own.path is not None:
         options.register_custom_ops_library(native(own.path))
     chosen: list[object] = [PROVIDERS[CPU]]
@@ -274,7 +286,7 @@ def open_session(
     try:
         with _attention(xqa or provider != CUDA):
             session = ForkAwareSession(
-                _NativePath(graph),
+                NativePath(graph),
                 options,
                 kernels=own.instructions,
                 providers=chosen,

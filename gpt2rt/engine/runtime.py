@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import hidden
 from gpt2rt.bundles.manifest import EMBED
 from gpt2rt.engine import memory
-from gpt2rt.engine.execution import Opened, open_on
+from gpt2rt.engine.execution import Opened, open_on, resolve
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.hidden import whole_texts
 from gpt2rt.engine.portable import PortableSlots
@@ -27,8 +28,7 @@ from gpt2rt.engine.providers import (
     Threads,
     graph_of,
     open_session,
-    outdated,
-    provider_for,
+    passed_over,
 )
 from gpt2rt.engine.session import hidden_interface_mismatch, interface_mismatch
 from gpt2rt.engine.slots import Part, Slots
@@ -38,8 +38,9 @@ from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from gpt2rt.engine.cuda import Device
+    from gpt2rt.engine.cuda import AnyReader, Device
     from gpt2rt.engine.cuda_passages import PassageReader
+    from gpt2rt.engine.cuda_states import StateReader
     from gpt2rt.engine.forks import ForkAwareSession
 
 SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
@@ -60,7 +61,7 @@ class Runtime:
 
     `provider` is `cpu`, `cuda`, or another with its device, such as `openvino:gpu`; `threads` the
     number of threads that compute, `kernels` the instruction set of the kernels that compute the
-    graph (empty if ONNX Runtime's own do).
+    graph (empty if ONNX Runtime's own do), `placed` says what does not run on the provider.
 
     Any thread may take slots; each `Slots` is for one thread at a time.
     """
@@ -70,11 +71,12 @@ class Runtime:
         self._bundle = bundle
         self._hparams = bundle.manifest.hparams
         slots_of(bundle)
+        self._wanted = provider
         opened = _opened(bundle, threads, provider)
         self.provider = opened.provider
         self._kv = opened.kv
         self._slots_of = slots_for(opened)
-        self._placed = opened.notes
+        self.placed = opened.notes
         self._session: ort.InferenceSession | None = opened.session
         self._hidden: ForkAwareSession | None = None
         self.threads: int = opened.session.get_session_options().intra_op_num_threads
@@ -82,17 +84,17 @@ class Runtime:
         if odd := interface_mismatch(opened.session, self._hparams, opened.kind, opened.kv):
             raise self._not_of_this_shape(opened.graph, odd)
         self._device: Device | None = None
-        self._checked_passages = False
         if self.provider == CUDA:
             self._device = _device(opened.session, bundle, threads)
             self._session = self._device.session
-        self._outdated = outdated(bundle) if provider == AUTO else None
 
     @property
     def notes(self) -> list[str]:
         """Why the model is slower on this machine than it could be, and what runs elsewhere."""
-        found = [*self._placed] if self._device is None else self._device.notes
-        return found if self._outdated is None else [*found, self._outdated]
+        if self._device is not None:
+            return self._device.notes
+        passed = passed_over(self._bundle) if self._wanted == AUTO and not self.placed else None
+        return [*self.placed] if passed is None else [passed]
 
     def close(self) -> None:
         """Release the weights and threads; after that there are no more slots."""
@@ -129,13 +131,24 @@ class Runtime:
         """A context with a reader of passages on the device; None: they are read by slots."""
         if self._device is None:
             return nullcontext()
-        if not self._checked_passages:
-            from gpt2rt.engine.cuda_check import passages_fault
+        from gpt2rt.engine.cuda_passages import PassageReader
 
-            self._checked_passages = True
-            if why := passages_fault(self._device):
-                self._device.distrust_passages(why)
-        return self._device.passage_reader()
+        return self._reader(self._device, PassageReader)
+
+    def state_reader(self) -> AbstractContextManager[StateReader | None]:
+        """A context with a reader of hidden states on the device; None: see `hidden_step`."""
+        if self._device is None:
+            return nullcontext()
+        from gpt2rt.engine.cuda_states import StateReader
+
+        return self._reader(self._device, StateReader)
+
+    @staticmethod
+    def _reader(device: Device, kind: type[AnyReader]) -> AbstractContextManager[AnyReader | None]:
+        from gpt2rt.engine.cuda_check import check_reader
+
+        check_reader(device, kind)
+        return device.reader(kind)
 
     @property
     def embeds_in_slices(self) -> bool:
@@ -178,19 +191,18 @@ class Runtime:
 
 
 def _opened(bundle: Bundle, threads: Threads, wanted: str) -> Opened:
-    """Open the graph, for `auto` on the CPU if CUDA fails."""
-    if wanted not in (AUTO, CPU, CUDA):
-        return open_on(bundle, wanted, threads)
-    provider = provider_for(bundle, wanted)
+    """Open the graph; for `auto` on the CPU if another provider fails."""
+    provider = resolve(bundle, wanted)
     try:
-        return _own(bundle, threads, provider)
-    except ProviderMissing:
+        own = provider in (CPU, CUDA)
+        return (_own if own else open_on)(bundle, provider, threads)
+    except ProviderMissing as error:
         if provider == CPU or wanted != AUTO:
             raise
-        return _own(bundle, threads, CPU)
+        return replace(_own(bundle, CPU, threads), notes=(str(error),))
 
 
-def _own(bundle: Bundle, threads: Threads, provider: str) -> Opened:
+def _own(bundle: Bundle, provider: str, threads: Threads) -> Opened:
     """Open the bundle's graph for `cpu` or `cuda`."""
     graph, manifest = graph_of(bundle, provider), bundle.manifest
     kind = CUDA if provider == CUDA else manifest.graph

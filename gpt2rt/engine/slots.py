@@ -65,11 +65,14 @@ class Columns(NamedTuple):
 class Slots(Protocol):
     """Slots for `count` sequences, and the step that extends them.
 
-    `budget` is the most tokens of prompts that a step should read beside texts in progress.
+    `budget` is the most tokens of prompts that a step should read beside texts in progress,
+    `prefixes` says whether it costs less to read and write the keys and values of a prompt's
+    beginning than to compute them.
     """
 
     count: int
     budget: int = 256  # on a processor, texts wait for a tenth of a second or so
+    prefixes: bool = True
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         """Append the tokens of all parts, each of which has another slot.

@@ -17,7 +17,7 @@ from weakref import ref
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
-from gpt2rt.errors import Gpt2rtError, QueueFull, StepFailed
+from gpt2rt.errors import Gpt2rtError, InvalidSetting, QueueFull, StepFailed
 from gpt2rt.generation.batch_statistics import BatchStatistics
 from gpt2rt.generation.client import CLOSED, Client
 from gpt2rt.generation.completion import Piece
@@ -141,6 +141,7 @@ class Batch:
     def join(self, client: Client, tasks: Seq[Task], wait: bool) -> None:
         with self.lock:
             self._check_open(client)
+            self._check_slots(tasks)
             if not wait and self._most_queued is not None:
                 free = (self._slots or 0) - len(self._running)
                 if len(self._queue) + len(tasks) > self._most_queued + max(0, free):
@@ -224,9 +225,10 @@ class Batch:
         """Give free slots to tasks of the queue."""
         while self._queue:
             with self.lock:
+                needed = self._queue.needed
                 wanted = self._slots or sum(of.most for of in self._clients if of.tasks)
             try:
-                scheduler = self._room(wanted)
+                scheduler = self._room(wanted, needed)
             except (Gpt2rtError, MemoryError) as error:
                 failure = error if isinstance(error, Gpt2rtError) else _step_failed(error)
                 with self.lock:
@@ -235,22 +237,25 @@ class Batch:
                         self._fail(client, waiting, failure)
                     self._queue.clear()
                 return
-            if not scheduler.free:
+            if scheduler.free < needed:  # what comes later waits, too, else it would for ever
                 return
             with self.lock:
                 client, tasks = self._queue.pop(scheduler.free)
             self._running |= dict.fromkeys(tasks, client)
             scheduler.admit(tasks)
 
-    def _room(self, wanted: int) -> Scheduler:
-        """The scheduler, with that many slots if they are needed. Raises what making slots does."""
+    def _room(self, wanted: int, needed: int = 1) -> Scheduler:
+        """The scheduler, with `wanted` slots if `needed` are not free.
+
+        Raises what making slots does.
+        """
         model = self._model()
         assert model is not None, "a model outlives the calls of its methods"
         if self._scheduler is None or self._engine is None:
             self._engine = model.engine(wanted)
             self._engine.budget = self._budget or self._engine.budget
             self._scheduler = Scheduler(self._engine, self._n_ctx, model.make_draft)
-        elif self._engine.count < wanted and not self._scheduler.free:
+        elif self._engine.count < wanted and self._scheduler.free < needed:
             self._engine.resize(model.new_slots(wanted))
         return self._scheduler
 
@@ -323,6 +328,12 @@ class Batch:
             del client.tasks[task]
         if tasks:
             self._hand(client, [Piece(task.request.sample, "", failure=error) for task in tasks])
+
+    def _check_slots(self, tasks: Seq[Task]) -> None:
+        """Raises `InvalidSetting` for a task that would wait for ever."""
+        most = max((task.slots for task in tasks), default=0)
+        if self._slots is not None and most > self._slots:
+            raise InvalidSetting(f"{most} beams need as many slots, and there are {self._slots}")
 
     def _check_open(self, client: Client | None = None) -> None:
         """Raises the error of a closed batch, or `StepFailed` for a closed client."""

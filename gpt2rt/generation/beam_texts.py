@@ -4,35 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from gpt2rt.engine.engine import Engine
-from gpt2rt.engine.slots import Logits
-from gpt2rt.generation.beams import Beams, beam_search
+from gpt2rt.engine.engine import Engine, Sequence
+from gpt2rt.engine.slots import Logits, Part
+from gpt2rt.generation.beams import BeamSearch
 from gpt2rt.generation.completion import Completion
 from gpt2rt.generation.stopping import FinishReason
-from gpt2rt.generation.task import Task, now
+from gpt2rt.generation.task import Task
 
 
-def best_texts(engine: Engine, first: Task, beams: Beams) -> list[Completion]:
-    """The completions that a beam search finds for the task `first`, the best first.
+class BeamTexts:
+    """The search for the best texts of a task, from when its prompt has been read."""
 
-    Raises `BadLogits`, and `InvalidSetting` if the settings leave no token.
-    """
-    began = now()
-    endings = _Endings(first)
+    def __init__(self, engine: Engine, sequence: Sequence, task: Task) -> None:
+        """`sequence` is that of the prompt; the engine has `task.slots` for the search."""
+        assert task.beams is not None
+        self._task = task
+        self._endings = _Endings(task)
+        self._search = BeamSearch(engine, sequence, task.beams, self._edited, self._endings.reason)
 
-    def edit(tokens: Seq[int], logits: Logits) -> Logits:
-        return first.sampler.edited(logits, tokens)
+    def _edited(self, tokens: Seq[int], logits: Logits) -> Logits:
+        return self._task.sampler.edited(logits, tokens)
 
-    sequence = engine.start(first.prompt_tokens)
-    (logits,) = engine.read([sequence])
-    prefill_ms = now() - began
-    found = []
-    for text in beam_search(engine, sequence, logits, beams, edit, endings.reason):
-        finished = endings.finished[text.tokens]
-        finished.started, finished.score = began, text.score
-        finished.cached, finished.prefill_ms = sequence.cached, prefill_ms
-        found.append(finished.completion())
-    return found
+    @property
+    def sequences(self) -> list[Sequence]:
+        """The sequences that it has now."""
+        return self._search.sequences
+
+    @property
+    def reserved(self) -> int:
+        """How many slots are kept for sequences that it may have later."""
+        return self._task.slots - len(self.sequences)
+
+    def parts(self) -> list[Part]:
+        """The parts of the next step."""
+        return self._search.parts()
+
+    def take(self, rows: Seq[Logits]) -> list[Completion]:
+        """Go on by the logits [n_vocab] after each part: the texts, or none while it goes on.
+
+        Raises `BadLogits`, and `InvalidSetting` if the settings leave no token.
+        """
+        if not self._search.take(rows):
+            return []
+        found = []
+        for text in self._search.finished:
+            finished = self._endings.finished[text.tokens]
+            finished.score = text.score
+            found.append(finished.completion())
+        return found
 
 
 class _Endings:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.engine.engine import Engine, Sequence
-from gpt2rt.engine.slots import Logits
+from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadLogits, InvalidSetting
 from gpt2rt.generation.stopping import FinishReason
 
@@ -75,47 +75,73 @@ Edit = Callable[[Seq[int], Logits], Logits]  # new tokens, logits [n_vocab] -> l
 Ending = Callable[[tuple[int, ...]], FinishReason | None]  # new tokens -> why they end the text
 
 
-def beam_search(
-    engine: Engine, first: Sequence, logits: Logits, beams: Beams, edit: Edit, ending: Ending
-) -> list[Hypothesis]:
-    """The best `beams.width` texts that continue `first`, the best first.
+class BeamSearch:
+    """A search in progress: its beams are sequences of an engine, which has a slot for each.
 
-    `first` is the only running sequence of `engine`, which has a slot for each beam; `logits`
-    float32 [n_vocab] are those after it. `edit` applies penalties and bans, `ending` says why a
-    sequence of tokens ends a text. Raises `InvalidSetting` if no text is found.
+    `finished` are the best texts so far, the best first.
     """
-    running = [_Beam(first, (), 0.0)]
-    rows: NDArray[np.float32] = logits[None]
-    finished: list[Hypothesis] = []
-    while running:
+
+    def __init__(
+        self, engine: Engine, first: Sequence, beams: Beams, edit: Edit, ending: Ending
+    ) -> None:
+        """Begin with `first`, whose prompt has been read.
+
+        `edit` applies penalties and bans, `ending` says why a sequence of tokens ends a text.
+        """
+        self._engine, self._beams, self._edit, self._ending = engine, beams, edit, ending
+        self._running = [_Beam(first, (), 0.0)]
+        self.finished: list[Hypothesis] = []
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Those of the beams; the search has as many as `beams.width` at most."""
+        return [beam.sequence for beam in self._running]
+
+    def parts(self) -> list[Part]:
+        """The parts of the next step: the last token of each beam."""
+        return [beam.sequence.part(beam.tokens[-1:]) for beam in self._running]
+
+    def take(self, rows: Seq[Logits]) -> bool:
+        """Extend the beams by logits float32 [n_vocab] after each; whether the search is over.
+
+        Raises `BadLogits`, and `InvalidSetting` if no text is found.
+        """
+        children = self._children(rows)
+        if not _over(self.finished, children, self._beams, len(self._running[0].tokens) + 1):
+            self._running = _grown(self._engine, self._running, children)
+            return False
+        if not self.finished:
+            raise InvalidSetting(
+                "beam search found no text: the settings together rule out every token"
+            )
+        return True
+
+    def _children(self, rows: Seq[Logits]) -> list[tuple[int, int, float]]:
+        """The beams that go on, the best first: index of the parent, token, total.
+
+        Those that end join `finished`.
+        """
+        width, running = self._beams.width, self._running
         scores = np.stack(
             [
-                b.total + log_softmax(edit(b.tokens, row))
-                for b, row in zip(running, rows, strict=True)
+                beam.total + log_softmax(self._edit(beam.tokens, row))
+                for beam, row in zip(running, rows, strict=True)
             ]
         )
-        children: list[tuple[int, int, float]] = []  # index of the parent, token, total
-        for rank, (parent, token) in enumerate(_best(scores, 2 * beams.width)):
+        children: list[tuple[int, int, float]] = []
+        finished = self.finished
+        for rank, (parent, token) in enumerate(_best(scores, 2 * width)):
             tokens, total = (*running[parent].tokens, token), float(scores[parent, token])
-            reason = ending(tokens)
+            reason = self._ending(tokens)
             if reason is None:
                 children.append((parent, token, total))
-            elif rank < beams.width:
-                score = beams.score(total, len(tokens))
+            elif rank < width:
+                score = self._beams.score(total, len(tokens))
                 finished.append(Hypothesis(tokens, total, score, reason))
-            if len(children) == beams.width:
+            if len(children) == width:
                 break
-        finished = sorted(finished, key=lambda text: -text.score)[: beams.width]
-        if _over(finished, children, beams, len(running[0].tokens) + 1):
-            break
-        running = _grown(engine, running, children)
-        parts = [beam.sequence.part(beam.tokens[-1:]) for beam in running]
-        rows = np.asarray(engine.step(parts))
-    if not finished:
-        raise InvalidSetting(
-            "beam search found no text: the settings together rule out every token"
-        )
-    return finished
+        self.finished = sorted(finished, key=lambda text: -text.score)[:width]
+        return children
 
 
 def _best(scores: NDArray[np.float64], count: int) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
@@ -107,10 +108,13 @@ class Client:
 
     def ready(self) -> list[Piece]:
         """The pieces since the last call, maybe none. It does not wait for a step."""
-        with self._home.lock:
-            pieces = [piece for step in self.steps for piece in step]
-            self.steps.clear()
-        self.in_flight -= len([piece for piece in pieces if piece.last])
+        pieces: list[Piece] = []
+        with suppress(IndexError):  # no more; another thread may add some, or take all out
+            while True:
+                pieces += self.steps.popleft()
+        for piece in pieces:
+            if piece.last:
+                self.in_flight -= 1
         return pieces
 
     def call(self, work: Callable[[], T]) -> T:

@@ -29,8 +29,14 @@ class Queue:
         """Put tasks at the end of their owner's line."""
         owner = client if client.owner is None else client.owner
         self._count += len(tasks)
-        for _, same in groupby(tasks, lambda task: task.prompt_tokens):
+        for _, same in groupby(tasks, _alike):
             self._lines.setdefault(owner, deque()).append((client, list(same)))
+
+    @property
+    def needed(self) -> int:
+        """How many slots the next task takes."""
+        _, tasks = next(iter(self._lines.values()))[0]
+        return tasks[0].slots
 
     def pop(self, most: int) -> tuple[Client, list[Task]]:
         """The next tasks with the same prompt, at most `most`; then another owner's turn comes."""
@@ -62,3 +68,8 @@ class Queue:
     def clients(self) -> Iterator[Client]:
         """The clients of the waiting tasks, each once."""
         return iter(dict.fromkeys(client for line in self._lines.values() for client, _ in line))
+
+
+def _alike(task: Task) -> object:
+    """What tasks have in common that are started together; a search is started alone."""
+    return task.prompt_tokens if task.beams is None else task

@@ -9,7 +9,8 @@ from typing import Protocol
 from gpt2rt.checks import check_kind, check_list
 from gpt2rt.errors import Gpt2rtError
 from gpt2rt.generation.batch import Batch
-from gpt2rt.generation.completion import Piece
+from gpt2rt.generation.beams import Beams
+from gpt2rt.generation.completion import Completion, Piece, raise_failures
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.scheduler import same_prompt_groups
@@ -43,6 +44,19 @@ class Model(Protocol):
 
     batch: Batch
     tasks: Tasks
+
+
+def best_texts(model: Model, prompted: Prompted, beams: Beams) -> list[Completion]:
+    """The texts that a beam search finds for a request, the best first.
+
+    Raises `BadLogits`, and `InvalidSetting` if the settings leave no token.
+    """
+    task = model.tasks.begin(prompted)
+    task.beams = beams
+    with model.batch.client(beams.width) as client:
+        client.submit([task])
+        deque(raise_failures(client.until_done()), maxlen=0)
+    return task.found
 
 
 def run_all(

@@ -1,4 +1,4 @@
-"""The step of all texts in progress: new tokens, prompts, sliding windows, drafts."""
+"""The step of all texts in progress: new tokens, prompts, sliding windows, drafts, beams."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+
 from gpt2rt.engine.engine import Engine, Sequence
 from gpt2rt.engine.slots import Logits
 from gpt2rt.errors import Gpt2rtError
+from gpt2rt.generation.beam_texts import BeamTexts
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.speculation import Draft, DraftLength, MakeDraft
 from gpt2rt.generation.task import Task, now
-from gpt2rt.sampling.selection import Row
+from gpt2rt.sampling.selection import BEST, Row
 
 HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context, 1/16 of it from the beginning
 
@@ -36,14 +39,18 @@ class Scheduler:
         # The tasks that wait until the prompt of a sequence has been read: its own first, then
         # those with the same prompt, for which slots are kept free.
         self._waiting: dict[Sequence, list[Task]] = {}
+        self._ended: list[Sequence] = []  # in this turn
+        self._searches: dict[Task, BeamTexts] = {}
 
     @property
     def free(self) -> int:
         """How many slots are free, and not kept for a task that was admitted."""
-        return self._engine.free - sum(len(tasks) - 1 for tasks in self._waiting.values())
+        waiting = sum(task.slots for tasks in self._waiting.values() for task in tasks)
+        kept = sum(search.reserved for search in self._searches.values())
+        return self._engine.free - (waiting - len(self._waiting)) - kept
 
     def admit(self, tasks: Seq[Task]) -> None:
-        """Start tasks with the same prompt tokens, at most `free`."""
+        """Start tasks with the same prompt tokens, or one search; they take at most `free`."""
         sequence = self._engine.start(tasks[0].prompt_tokens)
         self._tasks[sequence], self._waiting[sequence] = tasks[0], list(tasks)
         for task in tasks:
@@ -51,6 +58,9 @@ class Scheduler:
 
     def drop(self, task: Task) -> None:
         """End a task that was admitted; those that wait for the same prompt keep its sequence."""
+        if task in self._searches:
+            self._end_search(task)
+            return
         for sequence, mates in self._waiting.items():
             if task in mates:
                 mates.remove(task)
@@ -67,12 +77,16 @@ class Scheduler:
         tasks = {s: task for s, task in self._tasks.items() if task not in resting}
         proposals = {s: self._proposed(s) for s in tasks if not s.unread}
         prompts = self._engine.pieces([s for s in tasks if s.unread])
+        beams = {task: search.parts() for task, search in self._searches.items()}
         parts = [s.part([tasks[s].tokens[-1], *p], 1 + len(p)) for s, p in proposals.items()]
         draws = [
             tasks[sequence].sampler.next_draw(ahead)
             for sequence, proposed in proposals.items()
             for ahead in range(1 + len(proposed))
         ]
+        for theirs in beams.values():
+            parts += theirs
+            draws += [BEST] * len(theirs)
         readers = [self._engine.running[part.slot] for part in prompts if part.wanted]
         draws += [tasks[sequence].sampler.next_draw() for sequence in readers]
         rows = iter(self._engine.step([*parts, *prompts], draws))
@@ -82,8 +96,12 @@ class Scheduler:
                 found += self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
             else:
                 found.append(self._drawn(sequence, next(rows)))
+        for task, theirs in beams.items():
+            found += self._extended(task, list(islice(rows, len(theirs))))
         for sequence, row in zip(readers, rows, strict=True):
             found += self._opened(sequence, row)
+        self._finish(*self._ended)  # together, so that few others move into their slots
+        self._ended.clear()
         return found
 
     def _slide(self) -> None:
@@ -94,7 +112,7 @@ class Scheduler:
 
     def _proposed(self, sequence: Sequence) -> list[int]:
         """Tokens that the draft proposes for a sequence that runs alone; [] if it does not pay."""
-        if self._draft is None or len(self._tasks) > 1:
+        if self._draft is None or len(self._tasks) > 1 or self._searches:
             return []
         task = self._tasks[sequence]
         if self._drafting is None or self._drafting[0] is not task:
@@ -136,11 +154,32 @@ class Scheduler:
         for opened, task in zip(sequences, waiting, strict=False):
             self._tasks[opened] = task
             task.prefill_ms, task.cached = now() - task.started, opened.cached
+        if waiting and waiting[0].beams is not None:
+            task = self._tasks.pop(sequence)
+            self._searches[task] = BeamTexts(self._engine, sequence, task)
+            yield from self._extended(task, [row])
+            return
         yield self._drawn(sequence, row)
         for opened in sequences[1:]:
             if isinstance(row, Row):
                 row = row.again(self._tasks[opened].sampler.next_draw())
             yield self._drawn(opened, row)
+
+    def _extended(self, task: Task, rows: Seq[Logits | Row]) -> Iterator[tuple[Task, Piece]]:
+        """Go on with a search; its piece if it ends."""
+        piece = Piece(task.request.sample, "")
+        try:
+            task.found = self._searches[task].take([np.asarray(row) for row in rows])
+            if not task.found:
+                return
+            piece = replace(piece, completion=task.found[0])
+        except Gpt2rtError as error:
+            piece = replace(piece, failure=error)
+        self._end_search(task)
+        yield task, piece
+
+    def _end_search(self, task: Task) -> None:
+        self._engine.finish(*self._searches.pop(task).sequences)
 
     def _drawn(self, sequence: Sequence, row: Logits | Row) -> tuple[Task, Piece]:
         """Draw the next token of a sequence."""
@@ -156,16 +195,17 @@ class Scheduler:
             return Piece(task.request.sample, "", failure=error)
 
     def _completed(self, sequence: Sequence, task: Task, piece: Piece) -> Piece:
-        """The piece, with the completion if the sequence has ended; then its slot is freed."""
+        """The piece, with the completion if the sequence has ended."""
         if task.reason is None and piece.failure is None:
             return piece
-        self._finish(sequence)
+        self._ended.append(sequence)
         return piece if piece.failure else replace(piece, completion=task.completion())
 
-    def _finish(self, sequence: Sequence) -> None:
-        self._engine.finish(sequence)
-        del self._tasks[sequence]
-        self._waiting.pop(sequence, None)
+    def _finish(self, *sequences: Sequence) -> None:
+        self._engine.finish(*sequences)
+        for sequence in sequences:
+            del self._tasks[sequence]
+            self._waiting.pop(sequence, None)
 
 
 def same_prompt_groups(requests: Iterable[Prompted], most: int) -> Iterator[list[Prompted]]:

@@ -19,6 +19,7 @@ from gpt2rt.sampling.selection import Row
 from gpt2rt.text.tokenizers import Stream
 
 if TYPE_CHECKING:
+    from gpt2rt.generation.beams import Beams
     from gpt2rt.sampling.grammar import Matcher
 
 
@@ -40,6 +41,8 @@ class Task:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    beams: Beams | None = None  # a search for the best texts; None: one text is drawn
+    found: list[Completion] = field(default_factory=list)  # by the search, the best first
     cached: int = 0
     drafted: int = 0
     accepted: int = 0
@@ -48,6 +51,11 @@ class Task:
     started: float = 0.0
     reason: FinishReason | None = None
     stopped_by: str | int | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many slots it takes."""
+        return 1 if self.beams is None else self.beams.width
 
     @property
     def all_tokens(self) -> list[int]:

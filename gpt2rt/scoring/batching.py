@@ -5,15 +5,47 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TypeVar
+from itertools import chain
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-GROUP = 4096  # tokens of a group, whose results are held
+
+class BatchReader(Protocol):
+    """Reads batches of sequences side by side.
+
+    `window` is how many tokens should be sorted by length (0: the order is the same to it), `most`
+    the most sequences in a batch by default (None: any number).
+    """
+
+    window: int
+    most: int | None
+
+    def size(self) -> int:
+        """The most tokens of a batch now; a longer sequence is alone."""
+
+    def width(self, length: int, longest: int) -> int:
+        """The tokens that a sequence of `length` takes beside a longest one."""
+
+    def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """The results of jobs that read, in their order."""
+
+
+def cut(
+    items: Iterable[T], length: Callable[[T], int], reader: BatchReader, most: int | None
+) -> Iterator[list[T]]:
+    """The items in batches for a reader, of at most `most`, which may change their order."""
+    windows: Iterable[Iterable[T]] = [items]
+    if reader.window:
+        groups = groups_of_tokens(items, length, reader.window)
+        windows = (sorted(group, key=length, reverse=True) for group in groups)
+    return chain.from_iterable(
+        batches(window, length, reader.size, most, reader.width) for window in windows
+    )
 
 
 def groups_of_tokens(
-    items: Iterable[T], length: Callable[[T], int], most: int = GROUP
+    items: Iterable[T], length: Callable[[T], int], most: int
 ) -> Iterator[list[T]]:
     """The items in groups of about `most` tokens, so that any number takes little memory.
 
@@ -35,7 +67,7 @@ def batches(
     length: Callable[[T], int],
     size: Callable[[], int],
     most: int | None,
-    width: Callable[[int, int], int] = lambda length, longest: length,
+    width: Callable[[int, int], int],
 ) -> Iterator[list[T]]:
     """Consecutive items, at most `most`, of `size()` tokens in all; a longer item is alone.
 

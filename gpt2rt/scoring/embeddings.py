@@ -7,28 +7,29 @@ before the text, so its first token has no context.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_kind, check_whole
-from gpt2rt.engine.runtime import HiddenStep, Runtime
-from gpt2rt.engine.slots import Part
+from gpt2rt.engine.runtime import Runtime
 from gpt2rt.errors import BadText, InvalidSetting, PromptTooLong
 from gpt2rt.generation.batch import Batch
-from gpt2rt.generation.client import Client
-from gpt2rt.scoring.batching import batches, groups_of_tokens
+from gpt2rt.scoring.batching import cut, in_order
 from gpt2rt.scoring.scoring import windows
+from gpt2rt.scoring.state_readers import TextPiece, VectorReader, Vectors, reader_of
+from gpt2rt.scoring.token_texts import texts_of
 from gpt2rt.text.alignment import Span, occurrences, tokens_in, word_spans
 from gpt2rt.text.tokenizer import Encoding
 from gpt2rt.text.tokenizers import TextTokenizer
 
-Vectors = NDArray[np.float32]
-TOKENS = 256  # most tokens in a step; more would not be faster
-BATCH_SIZE = 32  # most texts in a batch, by default
+Numbered = tuple[int, TextPiece]
 
 UNITS = ("token", "word", "text")
 # The weights of positions 1 to n, not normalised. "weighted" is the position-weighted mean of SGPT
@@ -124,36 +125,83 @@ class Reader:
 
 
 def embed_texts(
-    texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
+    texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int | None
 ) -> Iterator[Embedding]:
     """Embed texts in batches, in their order, between the steps of texts in progress.
 
-    Raises `BadText`, `PromptTooLong`, `InvalidSetting`.
+    Up to `batch_size` are read side by side (None: as many as are useful). Raises `BadText`,
+    `PromptTooLong`, `InvalidSetting`.
     """
-    check_whole("batch_size", batch_size, 1)
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, 1)
     params.check(reader.hparams)
     return _embed_texts(texts, reader, params, batch_size)
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text with its tokens and the windows in which they are read (see `_cuts`).
+
+    `wanted` are spans of characters, and `ranges` of tokens, of what has a vector; None: tokens.
+    """
+
+    text: str
+    encoding: Encoding
+    cuts: list[tuple[int, int, int]]
+    wanted: list[Span] | None
+    ranges: list[Span] | None
+
+    @classmethod
+    def of(cls, text: str, reader: Reader, params: EmbedParams) -> Text:
+        encoding = _encoded(text, reader, params)
+        cuts = _cuts(len(encoding.tokens), params.stride, reader.hparams.n_ctx)
+        if params.by == "token":
+            return cls(text, encoding, cuts, None, None)
+        wanted = _wanted(text, params)
+        return cls(text, encoding, cuts, wanted, tokens_in(encoding.spans, wanted))
+
+    def pieces(self, pooling: str | None) -> Iterator[TextPiece]:
+        """The windows, with the weights of their states in sums by a pooling (None: without)."""
+        for start, end, first in self.cuts:
+            weights = None
+            if pooling is not None and self.ranges is not None:
+                weights = np.zeros((len(self.ranges), end - start), np.float32)
+                for row, (low, high) in zip(weights, self.ranges, strict=True):
+                    begin, stop = max(low, first), min(high, end)
+                    if begin < stop:
+                        own = _weights(pooling, high - low)[begin - low : stop - low]
+                        row[begin - start : stop - start] = own
+            yield TextPiece(self.encoding.tokens[start:end], first - start, weights)
+
+
 def _embed_texts(
-    texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int
+    texts: Iterable[str], reader: Reader, params: EmbedParams, batch_size: int | None
 ) -> Iterator[Embedding]:
     layer = reader.hparams.n_layer if params.layer is None else params.layer
-    encoded = ((text, _encoded(text, reader, params)) for text in texts)
-    for group in groups_of_tokens(encoded, lambda pair: len(pair[1].tokens)):
-        cuts = [
-            _cuts(len(encoding.tokens), params.stride, reader.hparams.n_ctx)
-            for _, encoding in group
-        ]
-        pieces = [
-            encoding.tokens[start:end]
-            for (_, encoding), parts in zip(group, cuts, strict=True)
-            for start, end, _ in parts
-        ]
-        found = _states(pieces, layer, reader, batch_size)
-        for (text, encoding), parts in zip(group, cuts, strict=True):
-            states = [next(found)[first - start :] for start, _, first in parts]
-            yield _embedding(text, encoding, np.concatenate(states), layer, reader, params)
+    waiting: deque[Text] = deque()
+
+    def pieces(pooling: str | None) -> Iterator[TextPiece]:
+        for text in texts:
+            waiting.append(Text.of(text, reader, params))
+            yield from waiting[-1].pieces(pooling)
+
+    with reader_of(reader.runtime, reader.shared, reader.hparams, layer) as states:
+        numbered = enumerate(pieces(params.pooling if states.sums else None))
+        cuts = cut(numbered, _length, states, batch_size or states.most)
+        found = in_order(states.run(partial(_read, states, batch) for batch in cuts))
+        for part in found:
+            text = waiting.popleft()
+            parts = [part, *islice(found, len(text.cuts) - 1)]
+            yield _embedding(text, parts, layer, reader, params, summed=states.sums)
+
+
+def _length(numbered: Numbered) -> int:
+    return len(numbered[1].tokens)
+
+
+def _read(states: VectorReader, batch: list[Numbered]) -> list[tuple[int, Vectors]]:
+    found = states.read([piece for _, piece in batch])
+    return [(number, vectors) for (number, _), vectors in zip(batch, found, strict=True)]
 
 
 def _encoded(text: str, reader: Reader, params: EmbedParams) -> Encoding:
@@ -183,60 +231,41 @@ def _cuts(count: int, stride: int | None, n_ctx: int) -> list[tuple[int, int, in
     return [(start, end - 1, first - 1) for start, end, first in found]
 
 
-def _states(
-    pieces: list[tuple[int, ...]], layer: int, reader: Reader, batch_size: int
-) -> Iterator[Vectors]:
-    """The hidden states, float32 [length, n_embd], of each sequence of tokens, in their order."""
-    runtime, shared = reader.runtime, reader.shared
-    count = min(batch_size, max(len(pieces), 1))
-    step = runtime.hidden_step(count, layer)
-
-    def size() -> int:
-        return min(TOKENS, shared.slice) if runtime.embeds_in_slices else reader.hparams.n_ctx
-
-    with shared.client(0) as client:
-        for batch in batches(pieces, len, size, count):
-            if len(batch) > 1:
-                lengths = [len(piece) for piece in batch]
-                parts = [_part(slot, 0, piece) for slot, piece in enumerate(batch)]
-                yield from np.split(_read(client, step, parts), np.cumsum(lengths)[:-1])
-            else:
-                found, start = [], 0
-                while start < len(batch[0]):
-                    part = _part(0, start, batch[0][start : start + size()])
-                    found.append(_read(client, step, [part]))
-                    start = part.end
-                yield np.concatenate(found)
-
-
-def _part(slot: int, start: int, tokens: tuple[int, ...]) -> Part:
-    return Part(slot, start, tokens, len(tokens))
-
-
-def _read(client: Client, step: HiddenStep, parts: list[Part]) -> Vectors:
-    """A step between two of the batch."""
-    return np.array(client.call(lambda: step(parts)))
-
-
 def _embedding(
-    text: str,
-    encoding: Encoding,
-    states: Vectors,
-    layer: int,
-    reader: Reader,
-    params: EmbedParams,
+    text: Text, parts: list[Vectors], layer: int, reader: Reader, params: EmbedParams, summed: bool
 ) -> Embedding:
-    spans: Sequence[Span] = encoding.spans
-    texts, vectors = [reader.tokenizer.decode([token]) for token in encoding.tokens], states
-    if params.by != "token":
-        wanted = _wanted(text, params)
-        ranges = tokens_in(spans, wanted)
-        pooled = [_pool(states[first:last], params.pooling) for first, last in ranges]
-        vectors = np.array(pooled, np.float32).reshape(-1, states.shape[1])
-        spans, texts = wanted, [text[start:end] for start, end in wanted]
+    """The vectors of a text, of whose windows `parts` are the states, or sums where `summed`."""
+    if text.wanted is None or text.ranges is None:
+        spans: Sequence[Span] = text.encoding.spans
+        texts = texts_of(reader.tokenizer, text.encoding.tokens)
+        vectors = _joined(text, parts)
+    else:
+        spans, texts = text.wanted, [text.text[start:end] for start, end in text.wanted]
+        vectors = np.sum(parts, 0) if summed else _pooled(text, _joined(text, parts), params)
     if params.normalize:
         vectors = normalized(vectors)
-    return Embedding(text, layer, tuple(texts), tuple(spans), vectors)
+    return Embedding(text.text, layer, tuple(texts), tuple(spans), vectors)
+
+
+def _joined(text: Text, parts: list[Vectors]) -> Vectors:
+    """The states of all tokens, from those of the windows."""
+    cuts = zip(text.cuts, parts, strict=True)
+    return np.concatenate([states[first - start :] for (start, _, first), states in cuts])
+
+
+def _pooled(text: Text, states: Vectors, params: EmbedParams) -> Vectors:  # [n,D] -> [P,D]
+    found = [
+        _weights(params.pooling, last - first) @ states[first:last].astype(np.float64)
+        for first, last in text.ranges or ()
+    ]
+    return np.array(found, np.float32).reshape(-1, states.shape[1])
+
+
+def _weights(pooling: str, count: int) -> NDArray[np.float64]:
+    """The weights of so many states in their sum."""
+    weights = POOLINGS[pooling](count)
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def _wanted(text: str, params: EmbedParams) -> list[Span]:
@@ -248,11 +277,6 @@ def _wanted(text: str, params: EmbedParams) -> list[Span]:
     if not found:
         raise BadText(f"{params.word!r} is no word of the text {text[:60]!r}")
     return found
-
-
-def _pool(states: Vectors, pooling: str) -> Vectors:  # [n,D] -> [D]
-    weights = POOLINGS[pooling](len(states))
-    return np.asarray(weights / weights.sum() @ states.astype(np.float64), np.float32)
 
 
 def normalized(vectors: Vectors) -> Vectors:  # [n,D] -> [n,D]

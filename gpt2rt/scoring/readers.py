@@ -19,7 +19,8 @@ from gpt2rt.engine.slots import Columns, Logits, Part, Slots
 from gpt2rt.errors import BadLogits
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.client import Client
-from gpt2rt.scoring.batching import ahead
+from gpt2rt.scoring.batching import BatchReader
+from gpt2rt.scoring.on_device import OnDevice
 from gpt2rt.scoring.scoring import Passage
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 TOKENS = 256  # most tokens in a step on a processor; more would not be faster
 LOGITS = 64 << 20  # most bytes of its logits: 333 rows of GPT-2's 50,257 tokens
 SIDE_BY_SIDE = 16  # most passages in it, by default, since each takes a slot
-WINDOW = 8  # steps on a device whose passages are sorted by length: few shapes, little padding
 
 T = TypeVar("T")
 Ids = NDArray[np.int64]
@@ -45,40 +45,24 @@ class Readers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedScores:
     """What is wanted of each token: `top` alternatives, and the probability of a `group`."""
 
     top: int
     group: Ids | None
 
 
-class Reader(Protocol):
-    """Reads batches of passages, each of up to `size()` tokens; a longer passage is alone.
-
-    `window` is how many tokens of passages should be sorted by length (0: the order is the same to
-    it), `most` the most passages in a batch by default (None: any number).
-    """
-
-    window: int
-    most: int | None
-
-    def size(self) -> int:
-        """The most tokens of a batch now."""
-
-    def width(self, length: int, longest: int) -> int:
-        """The tokens that a passage of `length` takes in a batch whose longest has `longest`."""
+class ScoreReader(BatchReader, Protocol):
+    """Reads batches of passages and scores their tokens."""
 
     def read(self, passages: list[Passage]) -> Columns:
         """The scores of the passages, one after the other. Raises `BadLogits`."""
 
-    def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """The results of jobs that `read`, in their order."""
-
 
 @contextmanager
 def reader_of(
-    readers: Readers, shared: Batch, hparams: HParams, threads: int, wanted: Wanted
-) -> Iterator[Reader]:
+    readers: Readers, shared: Batch, hparams: HParams, threads: int, wanted: WantedScores
+) -> Iterator[ScoreReader]:
     """A context with a reader, which reads between the steps of `shared`.
 
     `threads` share the work on logits that are reduced here.
@@ -90,9 +74,9 @@ def reader_of(
     ):
         if device is None:
             size = _rows(hparams)
-            yield SlotReader(readers.slots, shared, client, pool, threads, size, wanted)
+            yield SlotScores(readers.slots, shared, client, pool, threads, size, wanted)
         else:
-            yield DeviceReader(device, client, pool, wanted)
+            yield DeviceScores(device, client, pool, wanted)
 
 
 def _rows(hparams: HParams) -> int:
@@ -100,34 +84,23 @@ def _rows(hparams: HParams) -> int:
     return max(1, min(TOKENS, LOGITS // (hparams.n_vocab * np.dtype(np.float32).itemsize)))
 
 
-class DeviceReader:
-    """A `Reader` of whole passages on a device, which has work while results are used."""
+class DeviceScores(OnDevice):
+    """A `ScoreReader` on a device."""
 
     def __init__(
-        self, device: PassageReader, client: Client, pool: ThreadPoolExecutor, wanted: Wanted
+        self, device: PassageReader, client: Client, pool: ThreadPoolExecutor, wanted: WantedScores
     ) -> None:
-        self.window = WINDOW * device.budget
-        self.most: int | None = None
-        self._device, self._client, self._pool, self._wanted = device, client, pool, wanted
-
-    def size(self) -> int:
-        return self._device.budget
-
-    def width(self, length: int, longest: int) -> int:
-        return self._device.width(longest)
+        super().__init__(device, pool)
+        self._device, self._client, self._wanted = device, client, wanted
 
     def read(self, passages: list[Passage]) -> Columns:
-        tokens = [passage.tokens for passage in passages]
-        firsts = [passage.first for passage in passages]
+        pairs = [(passage.tokens, passage.first) for passage in passages]
         top, group = self._wanted.top, self._wanted.group
-        return self._client.call(lambda: self._device.score(tokens, firsts, top, group))
-
-    def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
-        return ahead(jobs, self._pool, WINDOW)
+        return self._client.call(lambda: self._device.score(pairs, top, group))
 
 
-class SlotReader:
-    """A `Reader` by slots, which are made as they are needed.
+class SlotScores:
+    """A `ScoreReader` by slots, which are made as they are needed.
 
     Their steps are small beside texts in progress; a passage that is longer is read in pieces.
     """
@@ -142,7 +115,7 @@ class SlotReader:
         pool: ThreadPoolExecutor,
         threads: int,
         size: int,
-        wanted: Wanted,
+        wanted: WantedScores,
     ) -> None:
         self.most: int | None = SIDE_BY_SIDE
         self._new_slots, self._slots = new_slots, new_slots(1)

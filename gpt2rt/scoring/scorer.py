@@ -9,7 +9,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_kind, check_list
 from gpt2rt.engine.runtime import Runtime
 from gpt2rt.generation.batch import Batch
-from gpt2rt.scoring import embeddings, token_scores
+from gpt2rt.scoring import token_scores
 from gpt2rt.scoring.document import Document
 from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Reader, embed_texts
 from gpt2rt.scoring.reading import AUTO_BOS, Bos, Reading, beginning
@@ -174,9 +174,12 @@ class Scorer:
         texts: Iterable[str],
         params: EmbedParams = EmbedParams(),
         *,
-        batch_size: int = embeddings.BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Iterator[Embedding]:
-        """Embed many texts in batches, in their order, each as `embed` does."""
+        """Embed many texts in batches, in their order, each as `embed` does.
+
+        Up to `batch_size` are read side by side (None: as many as are useful).
+        """
         check_list("texts", texts, "embed")
         check_kind("params", params, EmbedParams)
         reader = Reader(self.tokenizer, self.hparams, self.runtime, self.batch)

@@ -90,9 +90,11 @@ def windows(count: int, size: int, stride: int) -> Iterator[tuple[int, int, int]
     `InvalidSetting`.
     """
     if size < 1:
-        raise InvalidSetting(f"the window must be 1 token or more, not {size}")
+        raise InvalidSetting(f"the window must be 1 token or more, not {size}", "window")
     if not 1 <= stride <= size:
-        raise InvalidSetting(f"the stride must be 1 to the window's {size} tokens, not {stride}")
+        raise InvalidSetting(
+            f"the stride must be 1 to the window's {size} tokens, not {stride}", "stride"
+        )
     return _windows(count, size, stride)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -22,6 +22,7 @@ from gpt2rt.scoring.reading import Reading
 from gpt2rt.scoring.records import records
 from gpt2rt.scoring.score import Alternative, Score, TokenScore, WordScore, bits_of
 from gpt2rt.scoring.scoring import Passage, TokenScores
+from gpt2rt.scoring.token_texts import texts_of
 from gpt2rt.text.alignment import Span, word_spans, words_of
 from gpt2rt.text.tokenizer import Encoding
 from gpt2rt.text.tokenizers import TextTokenizer, once_per_tokenizer
@@ -171,17 +172,3 @@ def _alternatives(
     chances = map(math.exp, scores.top_logprobs.ravel().tolist())
     every = iter(records(Alternative, ids, texts_of(tokenizer, ids), list(chances)))
     return zip(*[every] * top, strict=True)
-
-
-def texts_of(tokenizer: TextTokenizer, tokens: Sequence[int]) -> list[str]:
-    """The text of each token alone."""
-    known = _known_texts(tokenizer)
-    for token in set(tokens).difference(known):
-        known[token] = tokenizer.decode([token])
-    return [known[token] for token in tokens]
-
-
-@once_per_tokenizer
-def _known_texts(tokenizer: TextTokenizer) -> dict[int, str]:
-    """The texts of tokens that were asked for."""
-    return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.checks import check_whole
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.generation.batch import Batch
-from gpt2rt.scoring.batching import batches, groups_of_tokens, in_order
-from gpt2rt.scoring.readers import Reader, Readers, Wanted, reader_of
+from gpt2rt.scoring.batching import cut, in_order
+from gpt2rt.scoring.readers import Readers, ScoreReader, WantedScores, reader_of
 from gpt2rt.scoring.scoring import Passage, TokenScores
 
 Numbered = tuple[int, Passage]
@@ -54,7 +53,7 @@ def score_tokens(
     """
     check(hparams, top, batch_size)
     checked = enumerate(_checked(passages, hparams))
-    wanted = Wanted(top, group)
+    wanted = WantedScores(top, group)
     return _score_tokens(readers, shared, hparams, checked, batch_size, threads, wanted)
 
 
@@ -65,11 +64,11 @@ def _score_tokens(
     passages: Iterable[Numbered],
     batch_size: int | None,
     threads: int,
-    wanted: Wanted,
+    wanted: WantedScores,
 ) -> Iterator[TokenScores]:
     with reader_of(readers, shared, hparams, threads, wanted) as reader:
         most = batch_size or reader.most
-        jobs = (partial(_read, reader, batch) for batch in _cut(passages, reader, most))
+        jobs = (partial(_read, reader, batch) for batch in cut(passages, _length, reader, most))
         yield from in_order(reader.run(jobs))
 
 
@@ -84,20 +83,7 @@ def _length(numbered: Numbered) -> int:
     return len(numbered[1].tokens) - 1
 
 
-def _cut(
-    passages: Iterable[Numbered], reader: Reader, most: int | None
-) -> Iterator[list[Numbered]]:
-    """The passages in batches, which may change their order."""
-    windows: Iterable[Iterable[Numbered]] = [passages]
-    if reader.window:
-        groups = groups_of_tokens(passages, _length, reader.window)
-        windows = (sorted(group, key=_length, reverse=True) for group in groups)
-    return chain.from_iterable(
-        batches(window, _length, reader.size, most, reader.width) for window in windows
-    )
-
-
-def _read(reader: Reader, batch: list[Numbered]) -> list[tuple[int, TokenScores]]:
+def _read(reader: ScoreReader, batch: list[Numbered]) -> list[tuple[int, TokenScores]]:
     """The scores of a batch, with the numbers of its passages."""
     columns = reader.read([passage for _, passage in batch])
     found, start = [], 0

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Response
+from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from gpt2rt import __version__
@@ -29,6 +30,9 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
+        # FastAPI prepares the paths when they are first looked at, which takes a tenth of a second:
+        # now, beside the models, and not in the event loop while others are answered.
+        await run_in_threadpool(app.openapi)
         try:
             yield
         finally:

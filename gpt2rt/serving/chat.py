@@ -22,9 +22,8 @@ from gpt2rt.serving.replies import (
     Usage,
     answer,
     ending,
-    usage_wanted,
 )
-from gpt2rt.serving.requests import WantedTexts
+from gpt2rt.serving.requests import WantedTexts, params_of
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.tokens import ChatLogprobs, ToldToken, chat_logprobs, told_tokens
 
@@ -83,9 +82,9 @@ async def chat(
             model=model,
             form=ReplyForm("chatcmpl", "chat.completion", "chat.completion.chunk", choice),
             wanted=wanted,
-            requests=await model.aside(wanted.requests, body),
+            body=body,
+            params=params_of(body),
             owner=request.state.owner,
-            usage_in_stream=usage_wanted(body),
             began=began,
         )
 

@@ -20,9 +20,8 @@ from gpt2rt.serving.replies import (
     Usage,
     answer,
     ending,
-    usage_wanted,
 )
-from gpt2rt.serving.requests import WantedTexts
+from gpt2rt.serving.requests import WantedTexts, params_of
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.tokens import (
     CompletionLogprobs,
@@ -82,9 +81,9 @@ async def complete(
             model=model,
             form=ReplyForm("cmpl", "text_completion", "text_completion", choice),
             wanted=mine,
-            requests=await model.aside(mine.requests, body),
+            body=body,
+            params=params_of(body),
             owner=request.state.owner,
-            usage_in_stream=usage_wanted(body),
             began=began,
         )
 

@@ -6,6 +6,7 @@ proxies listen, choose a replica and pass the answer on as it comes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -22,19 +23,23 @@ from urllib.request import urlopen
 
 from prometheus_client.metrics_core import Metric
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt2rt.errors import Gpt2rtError, InvalidSetting, StepFailed, reason
+from gpt2rt.cluster import resources
+from gpt2rt.errors import ClusterFailure, InvalidSetting, StepFailed, reason
 from gpt2rt.serving.app import application
 from gpt2rt.serving.replica_metrics import exposition
 from gpt2rt.serving.replicas import APPLICATION, DEPLOYMENT, Replicas
+from gpt2rt.serving.server import warn_if_open
 from gpt2rt.serving.service import Service
 
 ID = b"x-request-id"
 MOST_ID = 64  # characters of a client's own id that stand in the log
 PATIENCE = 5.0  # seconds for what all replicas are asked
 LAST = 20.0  # seconds that Ray has to end, beside those that requests have
+SLOW = 30.0  # seconds after which somebody who waits for replicas wants to know why
 LOOK = 1.0  # seconds between looks whether the application is still there
 RAISED = re.compile(r"^(?:ray\.\S+: )?gpt2rt\.errors\.\w+: (.+)$", re.MULTILINE)
 
@@ -43,7 +48,9 @@ class Replica:
     """A replica: models, their batches, and the application. Serve calls its methods."""
 
     def __init__(self, replicas: Replicas) -> None:
-        self._service = Service(replicas.opened(), sys.stdout if replicas.access_log else None)
+        log = sys.stdout if replicas.access_log else None
+        # As `gpt2rt serve` does: what is there at the start is no garbage to look for.
+        self._service = Service(replicas.opened(), log, gc.freeze)
         self._service.counts = self._all_counts
         self._name = serve.get_replica_context().replica_tag
 
@@ -119,17 +126,19 @@ def run(replicas: Replicas, tell: Callable[[str], None]) -> None:
     """Serve on the cluster that the program has joined, until SIGTERM or Ctrl-C.
 
     Running requests finish then, as by `gpt2rt serve`. Raises `InvalidSetting` where Serve listens
-    elsewhere or the cluster serves already, and `Gpt2rtError` for what keeps replicas from
+    elsewhere or the cluster serves already, and `ClusterFailure` for what keeps replicas from
     starting, or ends them.
     """
     host, port = replicas.settings.host, replicas.settings.port
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with redirect_stdout(sys.stderr), _Ending() as ending:  # where Ray tells of workers that died
+        warn_if_open(replicas.settings, tell)
         _start_serve(replicas)
         try:
-            handle = _started(replicas, url)
-            tell(f"serving at {url}, replicas: {replicas.count}; Ctrl-C ends it")
+            handle = _started(replicas, url, tell)
+            names = ", ".join(replicas.settings.models) or "the default model"
+            tell(f"serving {names} at {url}; replicas: {replicas.count}; Ctrl-C ends it")
             ending.wait(_check_there)
             _end_at_last(replicas.settings.drain + LAST)
             _drain(handle, replicas.settings.drain)
@@ -144,7 +153,8 @@ def _start_serve(replicas: Replicas) -> None:
         serve.start(proxy_location="EveryNode", http_options=replicas.http_options())
         applications = serve.status().applications
     except Exception as error:
-        raise Gpt2rtError(f"Serve does not start on the cluster: {_reason(str(error))}") from error
+        why = _reason(str(error))
+        raise ClusterFailure(f"Serve does not start on the cluster: {why}") from error
     if APPLICATION in applications:
         raise InvalidSetting("the cluster serves already; `serve shutdown` ends that")
 
@@ -156,13 +166,17 @@ def _end_at_last(seconds: float) -> None:
     timer.start()
 
 
-def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
-    """A handle to the replicas, which answer at `url`."""
+def _started(replicas: Replicas, url: str, tell: Callable[[str], None]) -> DeploymentHandle[Any]:
+    """A handle to the replicas, which answer at `url`; `tell` if that takes long."""
+    slow = threading.Timer(SLOW, tell, [_why_slow(replicas)])
+    slow.start()
     try:
         handle: DeploymentHandle[Any] = serve.run(deployed(replicas), name=APPLICATION)
-    except RuntimeError as error:
+    except (RuntimeError, RayServeException) as error:
         why = _reason(_told_of_replicas() or str(error))
-        raise Gpt2rtError(f"no replica could start: {why}") from error
+        raise ClusterFailure(f"no replica could start: {why}") from error
+    finally:
+        slow.cancel()
     try:
         with urlopen(f"{url}/-/healthz", timeout=PATIENCE):
             return handle
@@ -171,6 +185,15 @@ def _started(replicas: Replicas, url: str) -> DeploymentHandle[Any]:
             f"Serve does not listen at {url} ({reason(error)}): it may run on this cluster with "
             "another address already; take that, or end it by `serve shutdown`"
         ) from error
+
+
+def _why_slow(replicas: Replicas) -> str:
+    each = f"{replicas.settings.threads} cores" + f" and {replicas.gpus} GPU" * bool(replicas.gpus)
+    (cores, _), (gpus, _) = resources("CPU"), resources("GPU")
+    return (
+        f"waiting for {replicas.least} replicas, each with {each}; "
+        f"the cluster has {cores:g} cores and {gpus:g} GPUs"
+    )
 
 
 def _told_of_replicas() -> str:
@@ -187,13 +210,13 @@ def _reason(said: str) -> str:
 
 
 def _check_there() -> None:
-    """Raises `Gpt2rtError` unless the application is still on the cluster."""
+    """Raises `ClusterFailure` unless the application is still on the cluster."""
     try:
         applications = serve.status().applications
     except Exception as error:
-        raise Gpt2rtError(f"the cluster is gone: {reason(error).splitlines()[0]}") from error
+        raise ClusterFailure(f"the cluster is gone: {reason(error).splitlines()[0]}") from error
     if APPLICATION not in applications:
-        raise Gpt2rtError("somebody ended the application on the cluster")
+        raise ClusterFailure("somebody ended the application on the cluster")
 
 
 def _drain(handle: DeploymentHandle[Any], seconds: float) -> None:

@@ -5,6 +5,7 @@ Nothing here needs Ray: `gpt2rt.serving.ray_serve` does.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -39,7 +40,7 @@ class Replicas:
             listens, `threads` are the cores that a replica takes.
         least: replicas that there always are.
         most: replicas under load.
-        gpus: devices of each replica, 0 or 1.
+        gpus: devices of each replica; less than 1: replicas share one.
         sessions: whether requests with the same `X-Session-Id` go to the same replica.
         access_log: whether replicas print a line for each request.
         api_key_file: a file on the nodes with a key a line, beside those of `settings`.
@@ -48,7 +49,7 @@ class Replicas:
     settings: ServeSettings
     least: int = 1
     most: int = 1
-    gpus: int = 0
+    gpus: float = 0
     sessions: bool = False
     access_log: bool = True
     api_key_file: str | None = None
@@ -56,7 +57,9 @@ class Replicas:
     def __post_init__(self) -> None:
         check_whole("replicas", self.least, 1)
         check_whole("replicas", self.most, self.least)
-        check_whole("gpus", self.gpus, 0)
+        check_kind("gpus", self.gpus, (int, float))
+        if not 0 <= self.gpus < math.inf:
+            raise InvalidSetting(f"gpus must be 0 or more, not {self.gpus}")
         for name in ("sessions", "access_log"):
             check_kind(name, getattr(self, name), bool)
         check_kind("api_key_file", self.api_key_file, str, optional=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.generation.completion import Completion, Piece, Timing
 from gpt2rt.generation.request import Request
+from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.serving.ascii_json import ascii_json, large_json
 from gpt2rt.serving.bodies import DrawingBody
 from gpt2rt.serving.choices import Choice, ChoiceEvents
@@ -86,20 +87,24 @@ class Reply:
     model: AsyncGPT2
     form: ReplyForm
     wanted: WantedTexts
-    requests: Seq[Request]
+    body: DrawingBody
+    params: SamplingParams
     owner: str
-    usage_in_stream: bool
     began: float
     completions: dict[int, Completion] = field(default_factory=dict)
     drawn: int = 0
     id: str = field(default_factory=lambda: token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def __post_init__(self) -> None:
+        self._waited, self._last = self.service.metrics.first_token, self.began
+
     async def whole(self) -> bytes:
         """The answer as one JSON object."""
-        pieces: list[list[Piece]] = [[] for _ in self.requests]
-        async with aclosing(self._steps()) as steps:
+        pieces: list[list[Piece]] = [[] for _ in range(self.wanted.count)]
+        async with aclosing(self._run()) as steps:
             async for step in steps:
+                self._count(step)
                 for piece in step:
                     pieces[piece.sample].append(piece)
         return await self.model.aside(self._told, pieces)  # a megabyte of numbers takes long
@@ -115,10 +120,12 @@ class Reply:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, those of a step together."""
         empty = {**self._envelope(self.form.part), "choices": []}
-        around = {**empty, "usage": None} if self.usage_in_stream else empty
+        options = self.body.stream_options
+        usage_wanted = options is not None and bool(options.include_usage)
+        around = {**empty, "usage": None} if usage_wanted else empty
         choices = [
             ChoiceEvents(self.form.choice(sample, sample // self.wanted.best_of), around)
-            for sample in range(len(self.requests))
+            for sample in range(self.wanted.count)
         ]
 
         def echoes() -> bytes:
@@ -126,39 +133,65 @@ class Reply:
 
         first = await self.model.aside(echoes) if self.wanted.echo else b""
         form = ChoiceEvents.told if self.wanted.logprobs else ChoiceEvents.told_text
-        async with aclosing(self._steps()) as steps:
+        async with aclosing(self._run()) as steps:
             async for step in steps:
+                self._count(step)
                 shown = [piece for piece in step if self._shown(piece)]
                 if events := first + b"".join([form(choices[p.sample], p) for p in shown]):
                     yield events
                 first = b""
-        if self.usage_in_stream:
+        if usage_wanted:
             yield event(ascii_json({**empty, "usage": self.usage}))
 
     def _shown(self, piece: Piece) -> bool:
         """Whether a piece is an event; half a character's text comes with its other half."""
         return bool(piece.text) or piece.last or self.wanted.logprobs
 
-    async def _steps(self) -> AsyncGenerator[list[Piece], None]:
-        """The pieces of each step. Raises the failure of a text."""
-        waited, last = self.service.metrics.first_token, self.began
-        async with aclosing(self._run()) as steps:
-            async for pieces in steps:
-                now = time.perf_counter()
-                waited.observe(now - last)
-                waited, last = self.service.metrics.between_tokens, now
-                for piece in pieces:
-                    self.drawn += piece.token is not None
-                    if piece.failure is not None:
-                        raise piece.failure
-                    if piece.completion is not None:
-                        self.completions[piece.sample] = piece.completion
-                yield pieces
+    def _count(self, pieces: Seq[Piece]) -> None:
+        """Note what a step gave, and when. Raises the failure of a text."""
+        now = time.perf_counter()
+        self._waited.observe(now - self._last)
+        self._waited, self._last = self.service.metrics.between_tokens, now
+        for piece in pieces:
+            if piece.token is not None:
+                self.drawn += 1
+            if piece.failure is not None:
+                raise piece.failure
+            if piece.completion is not None:
+                self.completions[piece.sample] = piece.completion
 
     def _run(self) -> AsyncGenerator[list[Piece], None]:
+        """The pieces of each step."""
         if self.wanted.length == 0:
-            return _nothing_new(self.requests)
-        return self.model.run(self.requests, owner=self.owner)
+            return self._nothing_new()
+        return self.model.run(self._requests(), owner=self.owner)
+
+    def _requests(self) -> Iterator[Request]:
+        return self.wanted.requests(self.body, self.params)
+
+    async def _nothing_new(self) -> AsyncGenerator[list[Piece], None]:
+        """The pieces of texts without new tokens, whose prompts are ids."""
+        pieces = []
+        for request in await self.model.aside(list, self._requests()):
+            prompt = request.prompt
+            ended = Completion(
+                prompt=prompt,
+                text="",
+                prompt_tokens=tuple(prompt) if isinstance(prompt, tuple) else (),
+                tokens=(),
+                logprobs=(),
+                finish_reason="length",
+                stopped_by=None,
+                seed=request.params.seed or 0,
+                sample=request.sample,
+                cached_tokens=0,
+                drafted=0,
+                accepted=0,
+                score=None,
+                timing=Timing(0.0, 0.0, 0.0),
+            )
+            pieces.append(Piece(request.sample, "", completion=ended))
+        yield pieces
 
     @property
     def usage(self) -> Usage:
@@ -178,9 +211,9 @@ class Reply:
     def _told_samples(self) -> list[int]:
         """The samples that are told: for each prompt the `n` likeliest per token."""
         n, best_of = self.wanted.n, self.wanted.best_of
-        samples = [request.sample for request in self.requests]
+        samples = range(self.wanted.count)
         if best_of == n:
-            return samples
+            return list(samples)
         groups = (samples[s : s + best_of] for s in range(0, len(samples), best_of))
         return [sample for group in groups for sample in sorted(group, key=self._surprise)[:n]]
 
@@ -190,7 +223,7 @@ class Reply:
         return -math.fsum(logprobs) / len(logprobs) if logprobs else math.inf
 
     def _envelope(self, kind: str) -> Envelope:
-        bundle, seed = self.model.model.bundle, self.requests[0].params.seed
+        bundle, seed = self.model.model.bundle, self.params.seed
         assert seed is not None
         return Envelope(
             id=f"{self.form.prefix}-{self.id}",
@@ -200,31 +233,6 @@ class Reply:
             system_fingerprint=bundle.digest[:DIGITS],
             seed=seed,
         )
-
-
-async def _nothing_new(requests: Seq[Request]) -> AsyncGenerator[list[Piece], None]:
-    """The pieces of texts without new tokens, whose prompts are ids."""
-    pieces = []
-    for request in requests:
-        prompt = request.prompt
-        ended = Completion(
-            prompt=prompt,
-            text="",
-            prompt_tokens=tuple(prompt) if isinstance(prompt, tuple) else (),
-            tokens=(),
-            logprobs=(),
-            finish_reason="length",
-            stopped_by=None,
-            seed=request.params.seed or 0,
-            sample=request.sample,
-            cached_tokens=0,
-            drafted=0,
-            accepted=0,
-            score=None,
-            timing=Timing(0.0, 0.0, 0.0),
-        )
-        pieces.append(Piece(request.sample, "", completion=ended))
-    yield pieces
 
 
 class Ending(TypedDict):
@@ -289,7 +297,7 @@ async def _parts(
             else:
                 yield await made.whole()
         finally:
-            ended = len(made.completions) == len(made.requests)
+            ended = len(made.completions) == made.wanted.count
             note(request, model, made.usage["prompt_tokens"] if ended else None, made.drawn)
 
 
@@ -300,8 +308,3 @@ def note(request: HttpRequest, model: AsyncGPT2, read: int | None, drawn: int = 
     """
     notes: dict[str, object] = request.state.notes
     notes |= {"model": model.model.name, "prompt_tokens": read, "completion_tokens": drawn}
-
-
-def usage_wanted(body: DrawingBody) -> bool:
-    """Whether a stream ends with the numbers of tokens."""
-    return bool(body.stream_options and body.stream_options.include_usage)

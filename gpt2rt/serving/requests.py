@@ -6,6 +6,7 @@ library continues `best_of` copies of each prompt. So anybody can repeat a text 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,7 @@ class WantedTexts:
         if self.best_of > settings.slots:
             name = "best_of" if self.best_of > self.n else "n"
             raise _wrong(name, f"is {self.best_of}, and the server has {settings.slots} slots")
-        count, room = len(self.prompts) * self.best_of, settings.slots + settings.queue
+        count, room = self.count, settings.slots + settings.queue
         if count > room:
             raise _wrong(
                 "prompt", f"asks for {count} texts, and the server holds {room}; send fewer prompts"
@@ -119,20 +120,25 @@ class WantedTexts:
                 code="too_long",
             )
 
-    def requests(self, body: DrawingBody) -> list[Request]:
-        """The library's requests, in the order of their samples.
+    @property
+    def count(self) -> int:
+        """How many texts are drawn."""
+        return len(self.prompts) * self.best_of
 
-        Raises `InvalidSetting`.
+    def requests(self, body: DrawingBody, params: SamplingParams) -> Iterator[Request]:
+        """The library's requests, in the order of their samples; `params` are the body's.
+
+        Each is made when it is asked for: to read a schema takes long. Raises `InvalidSetting`.
         """
-        params, constraint = _params(body), constraint_of(body.response_format)
+        constraint = constraint_of(body.response_format)
         stopping = Stopping(
             self.length or None,  # 0: nothing is run
             [body.stop] if isinstance(body.stop, str) else body.stop or (),
             body.stop_token_ids or (),
         )
         special = body.special if isinstance(body, CompletionBody) else None
-        return [
-            Request(
+        for sample in range(self.count):
+            yield Request(
                 self.prompts[sample // self.best_of],
                 params,
                 stopping,
@@ -143,8 +149,6 @@ class WantedTexts:
                 special=special,
                 top=self.top,
             )
-            for sample in range(len(self.prompts) * self.best_of)
-        ]
 
 
 def _wrong(name: str, why: str) -> Fault:
@@ -158,8 +162,8 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]] | None) -> Se
     return prompt
 
 
-def _params(body: DrawingBody) -> SamplingParams:
-    """How tokens are drawn, with a seed."""
+def params_of(body: DrawingBody) -> SamplingParams:
+    """How tokens are drawn, with a seed. Raises `InvalidSetting`."""
     given: dict[str, Any] = body.model_dump(include=set(NAMES), exclude_none=True)
     bias: dict[int | str, float] = {
         int(token): value for token, value in (body.logit_bias or {}).items()

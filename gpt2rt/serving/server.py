@@ -86,6 +86,15 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def warn_if_open(settings: ServeSettings, tell: Callable[[str], None]) -> None:
+    """Tell who can use a server that listens beyond this machine and asks for no key."""
+    if not (settings.loopback or settings.keys):
+        tell(
+            f"whoever reaches {settings.host} can use this server: "
+            "give it a key with --api-key-file"
+        )
+
+
 def serve(
     settings: ServeSettings,
     log: TextIO | None = None,
@@ -105,11 +114,7 @@ def serve(
     with listen(settings.host, settings.port) as listener:
         if not settings.on_demand:
             tell(f"loading {names}")
-        if not (settings.loopback or settings.keys):
-            tell(
-                f"whoever reaches {settings.host} can use this server: "
-                "give it a key with --api-key-file"
-            )
+        warn_if_open(settings, tell)
         DrainingServer(service).run([listener])
     if service.failure is not None:
         raise service.failure

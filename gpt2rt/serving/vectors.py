@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from typing_extensions import TypedDict
 
 from gpt2rt.model import GPT2
-from gpt2rt.scoring.embeddings import Embedding, EmbedParams, Vectors
+from gpt2rt.scoring.embeddings import Embedding, EmbedParams
+from gpt2rt.scoring.state_readers import Vectors
 from gpt2rt.serving.ascii_json import large_json
 from gpt2rt.serving.bodies import EMBEDDING, EmbeddingBody
 from gpt2rt.serving.events import in_time

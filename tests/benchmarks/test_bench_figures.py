@@ -62,7 +62,7 @@ def test_bytes_a_step_on_cuda_are_those_that_stay_there(
 
     def product(k: int, n: int) -> int:
         blocks = k // 32
-        return 2 * k * n if precision == "fp16" else n * (k // 2 + 2 * blocks + (blocks + 1) // 2)
+        return n * (k // 2 + 2 * blocks + (blocks + 1) // 2) if precision == "int4" else 2 * k * n
 
     layer = sum(product(k, n) for k, n in ((D, 3 * W), (W, D), (D, 4 * D), (4 * D, D)))
     layer += 2 * (3 * W + 6 * D + 4 * D)  # biases, and two layer norms

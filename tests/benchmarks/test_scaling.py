@@ -149,7 +149,7 @@ MEASURED = MeasuredScaling(
     shards=60,
     plain={1: (360.0, 361.0, 359.0), 2: (200.0,)},
     empty=(5.0,),
-    load=(1.0,),
+    start=(1.0,),
     actors={1: (365.0,), 2: (206.0,), 4: (207.0,), 8: (210.0,)},
 )
 
@@ -180,7 +180,7 @@ def test_a_measurement_is_read_as_it_was_written(tmp_path: Path) -> None:
         {"actors": {"one": [1.0]}},
         {"actors": []},
         {"empty": []},
-        {"load": [-1.0]},
+        {"start": [-1.0]},
         {"tokens": None, "actors": {"1": ["soon"]}},
     ],
 )

@@ -12,10 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from command_line import Command
+from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import download, export, verify
+from gpt2rt.engine import providers
 from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine import doctor
 from gpt2rt_bench.machine.hardware import Machine
+from gpt2rt_bench.micro.devices import Devices, listed
 from gpt2rt_bench.micro.opening import Opening, opening, reason_in
 
 CPU = "CPUExecutionProvider"
@@ -69,6 +72,19 @@ def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
         ]
         assert found.state == state
         assert ("driver" in (found.way_out or "")) == (state == "bad")
+
+
+def test_the_devices_of_every_provider_for_this_system_are_told() -> None:
+    found = {
+        "mine": Devices({"gpu": "a card", "gpu.1": ""}),
+        "yours": Devices({}, "not installed", tried=False),
+    }
+    mine, yours = doctor.device_findings(found)
+    assert (mine.state, mine.found) == ("good", "gpu (a card), gpu.1")
+    assert yours.state == "note"
+    assert yours.found == "not installed; not run by the authors of gpt2rt"
+    assert listed("directml").problem
+    assert listed("openvino").devices or listed("openvino").problem
 
 
 def test_libraries_nobody_looked_for_are_not_found() -> None:
@@ -140,3 +156,20 @@ def test_a_damaged_bundle_is_told(
     body = json.loads(command("doctor", "--json").out)
     bad = [f for f in body["findings"] if f["state"] == "bad"]
     assert any(str(place) in finding["found"] for finding in bad)
+
+
+def test_a_model_tells_how_it_runs_here_and_why_it_is_slow(
+    command: Command, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "opening", lambda name, libraries=(): Opening(True, None, ()))
+    place = str(tiny_bundles["fp32"].directory)
+    monkeypatch.setattr(providers, "cuda_problem", lambda: None)
+    body = json.loads(command("doctor", place, "nowhere", "--json").out)
+    told = [(f["state"], f["found"]) for f in body["findings"] if f["subject"] == place]
+    assert [state for state, _ in told] == ["good", "note"]
+    assert told[0][1].startswith("runs on cpu, threads 1")
+    assert "cannot run on CUDA" in told[1][1]
+    (missing,) = (f for f in body["findings"] if f["subject"] == "nowhere")
+    assert (missing["state"], "nowhere" in missing["found"]) == ("bad", True)
+    monkeypatch.setattr(providers, "cuda_problem", lambda: "no device")
+    assert "cannot run on CUDA" not in command("doctor", place).out

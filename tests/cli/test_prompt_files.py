@@ -122,10 +122,10 @@ def test_without_a_seed_a_resumed_run_keeps_the_one_it_had(
 ) -> None:
     output = tmp_path / "out.jsonl"
     options = ("generate", "-m", model, "--file", prompts, "--output", output, "--length", "5")
-    options += ("--shard-rows", "2")
+    parts = ("--shard-rows", "2")
     with cut_short(output, after=2):
-        assert command(*options).code == 1
-    assert command(*options).code == 0
+        assert command(*options, *parts).code == 1
+    assert command(*options, *parts).code == 0
     assert len({record["seed"] for record in lines(output)}) == 1
     assert len(lines(output)) == len(PROMPTS)
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ pytest.importorskip("ray")
 
 from ray import cloudpickle
 
-from corpus_kills import compare, files_of, two_nodes
+from corpus_kills import KINDS, KilledJob, compare, files_of
 from file_server import FileServer
 from gpt2rt import EmbedParams, SamplingParams, Stopping, errors
 from gpt2rt.bundles import library
@@ -39,6 +40,7 @@ from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 from gpt2rt.errors import BadBundle, ClusterFailure, Gpt2rtError, InvalidSetting
 from gpt2rt.runs import Run
+from ray_clusters import TwoNodes, two_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
@@ -53,9 +55,9 @@ JOBS: dict[str, Job] = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster() -> Iterator[TwoNodes]:
     with two_nodes() as started, ray_data.joined(started.address):
-        yield
+        yield started
 
 
 @pytest.fixture
@@ -103,44 +105,55 @@ def runner(corpus: Path, tiny_bundles: dict[str, Bundle]) -> Runner:
     return Runner(corpus, tiny_bundles["int8"])
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_a_cluster_gives_the_same_bytes(name: str, cluster: None, runner: Runner) -> None:
+@pytest.mark.parametrize(("name", "actors"), [("generate", None), ("embed", None), ("tokenize", 1)])
+def test_a_cluster_gives_the_same_bytes(
+    name: str, actors: int | None, cluster: TwoNodes, runner: Runner
+) -> None:
     plain = runner.run("plain", JOBS[name], on_ray=False)
-    compare(plain, runner.run("clustered", JOBS[name]))
+    compare(plain, runner.run("clustered", JOBS[name], actors=actors))
     assert (plain / "_rejects.jsonl").read_text().count("\n") == ROWS // 50
 
 
-def test_with_one_actor_too(cluster: None, runner: Runner) -> None:
-    plain = runner.run("plain", JOBS["generate"], on_ray=False)
-    compare(plain, runner.run("clustered", JOBS["generate"], actors=1))
+def test_a_bundle_from_a_url_comes_once(cluster: TwoNodes, runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    pack(runner.bundle, tmp_path / "served" / "tiny.gpt2rt")
+    with FileServer(tmp_path / "served") as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        url = f"{server.root}/any/tiny.gpt2rt"
+        place = runner.run("clustered", JOBS["score"], model=url)
+        server.over.set()
+        server.shutdown()
+    compare(runner.run("plain", JOBS["score"], on_ray=False), place)
+    assert len(server.asked_for("tiny.gpt2rt")) == 1  # both nodes have one home directory
 
 
-def test_what_is_done_is_not_done_again(cluster: None, runner: Runner) -> None:
+def test_a_job_goes_on_with_the_same_texts_only(cluster: TwoNodes, runner: Runner) -> None:
     place = runner.run("clustered", JOBS["score"], most=3)
     done = {path.name: path.stat().st_mtime_ns for path in place.glob("part-*")}
     assert len(done) >= 3
+    before, text = files_of(place), runner.path.read_text()
+    first = place / min(done)
+    number = json.loads(first.read_text().splitlines()[0])["line"]
+    lines = text.splitlines(keepends=True)
+    lines[number - 1] = '{"text": "another"}\n'
+    runner.path.write_text("".join(lines))
+    with pytest.raises(InvalidSetting, match="made of other texts"):
+        runner.run("clustered", JOBS["score"])
+    assert files_of(place) == before
+    runner.path.write_text(text)
     runner.run("clustered", JOBS["score"])
     assert {name: (place / name).stat().st_mtime_ns for name in done} == done
     compare(runner.run("plain", JOBS["score"], on_ray=False), place)
 
 
-def test_other_texts_are_refused_and_nothing_is_touched(cluster: None, runner: Runner) -> None:
-    place = runner.run("clustered", JOBS["tokenize"], most=3)
-    before = files_of(place)
-    text = runner.path.read_text()
-    runner.path.write_text(text.replace("text 1 of", "text one of"))
-    with pytest.raises(InvalidSetting, match="made of other texts"):
-        runner.run("clustered", JOBS["tokenize"])
-    assert files_of(place) == before
-
-
-def test_settings_that_the_model_does_not_allow(cluster: None, runner: Runner) -> None:
+def test_settings_that_the_model_does_not_allow(cluster: TwoNodes, runner: Runner) -> None:
     job = EmbedJob(EmbedParams(layer=99))
     with pytest.raises(InvalidSetting, match="layer"):
         runner.run("clustered", job)
 
 
-def test_more_cores_than_a_node_has(cluster: None, runner: Runner) -> None:
+def test_more_cores_than_a_node_has(cluster: TwoNodes, runner: Runner) -> None:
     with pytest.raises(InvalidSetting, match="no node has 64 CPUs: the most is 1"):
         runner.run("clustered", JOBS["score"], threads=64)
 
@@ -151,7 +164,7 @@ def one_line(error: pytest.ExceptionInfo[Gpt2rtError]) -> str:
 
 
 def test_nodes_that_do_not_fit(
-    cluster: None, runner: Runner, monkeypatch: pytest.MonkeyPatch
+    cluster: TwoNodes, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ClusterFailure) as other:
         nodes.check(str(runner.bundle.directory), "0" * 64, gpu=False)
@@ -167,20 +180,6 @@ def test_nodes_that_do_not_fit(
     assert "not 99.0 as here; install the same" in one_line(version)
 
 
-def test_a_bundle_comes_to_a_node_once(cluster: None, runner: Runner, tmp_path: Path) -> None:
-    (tmp_path / "served").mkdir()
-    pack(runner.bundle, tmp_path / "served" / "tiny.gpt2rt")
-    with FileServer(tmp_path / "served") as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        url = f"{server.root}/any/tiny.gpt2rt"
-        place = runner.run("clustered", JOBS["score"], model=url)
-        server.over.set()
-        server.shutdown()
-    compare(runner.run("plain", JOBS["score"], on_ray=False), place)
-    assert len(server.asked_for("tiny.gpt2rt")) == 1  # both nodes have one home directory
-
-
 class Deadly(TokenizeJob):
     """Ends the process at one text."""
 
@@ -192,22 +191,30 @@ class Deadly(TokenizeJob):
 
 
 def test_a_text_that_ends_every_worker_ends_the_job(
-    cluster: None, runner: Runner, monkeypatch: pytest.MonkeyPatch
+    cluster: TwoNodes, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(ray_data, "TRIES", 1)
-    with pytest.raises(ClusterFailure, match="died") as failed:
+    with pytest.raises(ClusterFailure, match="what was done is kept") as failed:
         runner.run("clustered", Deadly())
     one_line(failed)
-    compare(
-        runner.run("plain", TokenizeJob(), on_ray=False), runner.run("clustered", TokenizeJob())
-    )
+
+
+def test_whatever_is_killed_the_bytes_are_the_same(cluster: TwoNodes, tmp_path: Path) -> None:
+    job = KilledJob(cluster, tmp_path, rows=2000)
+    try:
+        job.survive(KINDS, Random(1))
+        job.end()
+    finally:
+        job.close()
+    assert set(job.kills) == set(KINDS)
 
 
 def test_every_error_comes_through() -> None:
-    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    kinds: list[Any] = [kind for kind in vars(errors).values() if inspect.isclass(kind)]
     for kind in kinds:
-        found = pickle.loads(pickle.dumps(kind("what went wrong")))
+        error: Exception = kind("what went wrong")
+        found = pickle.loads(pickle.dumps(error))
         assert type(found) is kind
         assert str(found) == "what went wrong"
 
@@ -218,9 +225,8 @@ def test_how_nodes_find_a_bundle(
     tiny = runner.bundle
     assert nodes.place(str(tiny.directory), tiny) == str(tiny.directory.absolute())
     assert nodes.place("s3://bucket/tiny.gpt2rt", tiny) == "s3://bucket/tiny.gpt2rt"
-    assert (
-        nodes.place("DEMO", library.find("demo")) == nodes.place(None, library.default()) == "demo"
-    )
+    assert nodes.place("DEMO", library.find("demo")) == "demo"
+    assert nodes.place(None, library.default()) == "demo"
     named = replace(tiny, directory=home / "bundles" / "117M-int8")
     assert nodes.place("124M", named) == "117M-int8"
     monkeypatch.setenv("GPT2RT_MODEL", "s3://bucket/tiny.gpt2rt")

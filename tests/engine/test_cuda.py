@@ -20,16 +20,18 @@ from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import cuda_shapes, cuda_tails
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import fault
 from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_shapes import calls_of, total
+from gpt2rt.engine.cuda_memory import Block
+from gpt2rt.engine.cuda_shapes import calls_of, finely_padded, total
 from gpt2rt.engine.cuda_tails import changes
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
-from gpt2rt.errors import BadBundle
+from gpt2rt.errors import BadBundle, OutOfMemory
 from gpt2rt.sampling.selection import BEST
 from gpt2rt_export.onnx_graph.cuda import CUDA
 from models import NOISE, TINY, LargerWeights, make_bundle
@@ -169,7 +171,7 @@ def test_only_precisions_with_kernels_have_a_graph_for_cuda(
     tiny_bundles: dict[str, Bundle],
 ) -> None:
     having = {name for name, b in tiny_bundles.items() if CUDA_GRAPH in b.manifest.files}
-    assert having == set(CUDA) == {"fp16", "int4"}
+    assert having == set(CUDA) == {name for name, p in PRECISIONS.items() if p.cuda}
 
 
 def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
@@ -238,6 +240,23 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     assert lengths == {0: 9, 1: 4, 2: 12, 3: 7, 4: 9}
 
 
+def test_no_prefix_is_copied(
+    tiny_bundles: dict[str, Bundle],
+    device: Device,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies take a device longer than computing the same again."""
+    model = GPT2.load(tiny_bundles[precision].directory)
+    monkeypatch.setattr(model.runtime, "slots", device.slots)
+    stopping, params = Stopping(3, end_of_text=False), SamplingParams(temperature=0)
+    texts = [model.generate(TEXT[:40], params, stopping) for _ in range(2)]
+    assert texts[0].tokens == texts[1].tokens
+    assert texts[1].cached_tokens == 0
+    assert model.prefixes is not None
+    assert model.prefixes.statistics.prompts == 0
+
+
 # ---- calls and their sizes
 
 
@@ -264,6 +283,14 @@ def test_no_sequence_is_longer_than_the_total(rows: int) -> None:
     assert all(length <= most <= 1024 for length, most in enumerate(found, 1))
     assert set(found) == ({256, 512, 1024} if rows < 32 else {1024})
     assert total(rows, 40, 48) == 48
+
+
+def test_sizes_of_whole_texts_are_few_and_little_is_padded() -> None:
+    found = [finely_padded(size) for size in range(1, 2049)]
+    assert found == sorted(found)
+    assert all(size <= to <= max(1.25 * size, size + 15) for size, to in enumerate(found, 1))
+    assert len(set(found)) < 32
+    assert [finely_padded(size) for size in set(found)] == list(set(found))
 
 
 def test_prompts_are_read_side_by_side_unless_padding_costs_more_than_a_call() -> None:
@@ -324,6 +351,35 @@ def test_where_a_capture_fails_calls_run_without(
     assert "CUDA graphs are not used" in failing.notes[0]
     assert "stream is capturing" in failing.notes[0]
     assert all(forward.call.graph is None for forward in failing.slots(4).buffers.steps.values())
+
+
+def test_where_the_memory_is_too_small_fewer_prompts_are_read_side_by_side(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = device.slots(6)
+    parts = [Part(slot, 0, TEXT[slot : slot + 3 + slot], 2) for slot in range(6)]
+    wanted = np.array(slots.step(parts))
+    slots.buffers.reads.clear()
+    real, counts, most = device.memory.allocate, list[int](), 6 * TINY.n_vocab * 2
+
+    def allocate(size: int, *, host: bool = False) -> Block:
+        if size > most:
+            raise OutOfMemory(f"no room for {size} bytes")
+        return real(size, host=host)
+
+    run = Forward.run
+
+    def watched(self: Forward) -> None:
+        run(self)
+        counts.append(self.call.sizes["B"])
+
+    monkeypatch.setattr(device.memory, "allocate", allocate)
+    monkeypatch.setattr(Forward, "run", watched)
+    np.testing.assert_allclose(slots.step(parts), wanted, atol=5e-3)
+    assert counts == [3, 3]
+    most = TINY.n_vocab
+    with pytest.raises(OutOfMemory):
+        slots.step(parts)
 
 
 def test_a_device_that_computes_nothing_is_found_out(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,20 +18,20 @@ from cuda_device import open_device
 from gpt2rt import GPT2, Request, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import SCORE
-from gpt2rt.engine import cuda_passages
+from gpt2rt.engine import cuda_whole
 from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_check import passages_fault
+from gpt2rt.engine.cuda_check import check_reader
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Block
 from gpt2rt.engine.cuda_passages import PassageReader
 from gpt2rt.engine.cuda_scores import Group
 from gpt2rt.engine.cuda_shapes import A_CALL
 from gpt2rt.engine.cuda_tails import Tails
-from gpt2rt.engine.slots import Columns, Part
+from gpt2rt.engine.slots import Columns, Part, Slots
 from gpt2rt.errors import BadLogits, OutOfMemory
 from gpt2rt.generation.task import scored
 from gpt2rt.sampling.selection import Draw, Row
-from gpt2rt.scoring.readers import WINDOW
+from gpt2rt.scoring.on_device import WINDOW
 from gpt2rt.scoring.scoring import Passage, TokenScores
 from gpt2rt.scoring.token_scores import score_tokens
 from gpt2rt_export.onnx_graph.cuda_tails import tails
@@ -46,6 +48,7 @@ PARTS = [
     Part(3, 20, [8]),
     Part(4, 5, TEXT[:3], 3),
 ]
+COLUMNS = ("logprobs", "ranks", "top_ids", "top_logprobs", "group")
 LENGTHS = [2, 3, 9, 30, 17, 2, 49, 5, 48, 16, 33, 10, 11, 12, 24, 40, 2, 7]
 PASSAGES = [
     Passage(tuple((TEXT * 2)[i : i + length]), 1 + 5 * i % (length - 1))
@@ -66,6 +69,19 @@ def oracle(logits: NDArray[np.float32], target: int) -> tuple[float, int, NDArra
     return float(logprobs[target]), int((logits > logits[target]).sum()), logprobs
 
 
+@dataclass
+class OnDevice:
+    """What reads passages."""
+
+    device: Device
+
+    def slots(self, count: int) -> Slots:
+        return self.device.slots(count)
+
+    def passage_reader(self) -> AbstractContextManager[PassageReader | None]:
+        return self.device.reader(PassageReader)
+
+
 def scored_on(
     device: Device,
     passages: Iterable[Passage] = PASSAGES,
@@ -76,7 +92,7 @@ def scored_on(
     """The scores of passages, beside no texts."""
     engines = Engines(device.slots)  # which the batch does not keep alive
     found = score_tokens(
-        device,
+        OnDevice(device),
         engines.batch,
         TINY,
         passages,
@@ -92,13 +108,15 @@ def scored_on(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The shapes of the calls that score passages: how many, and of how many tokens."""
     shapes: list[tuple[int, int]] = []
-    real = PassageReader._call
+    real = PassageReader.call_of
 
-    def watched(self: PassageReader, count: int, width: int, rows: int) -> Forward:
-        shapes.append((count, width))
-        return real(self, count, width, rows)
+    def watched(
+        self: PassageReader, shape: tuple[int, ...], make: Callable[[], Forward]
+    ) -> Forward:
+        shapes.append((shape[0], shape[1]))
+        return real(self, shape, make)
 
-    monkeypatch.setattr(PassageReader, "_call", watched)
+    monkeypatch.setattr(PassageReader, "call_of", watched)
     return shapes
 
 
@@ -115,7 +133,7 @@ def test_scores_are_those_of_the_logits_of_each_passage_alone(
         for row, target, logprob, rank, ids, best, grouped in zip(
             logits,
             passage.tokens[passage.first :],
-            *(getattr(found, name) for name in Columns._fields),
+            *(getattr(found, name) for name in COLUMNS),
             strict=True,
         ):
             wanted, above, every = oracle(row, target)
@@ -167,15 +185,15 @@ def test_many_passages_are_a_call_and_scores_keep_their_order(
 def test_calls_have_few_shapes_and_no_more_tokens_than_the_budget(
     device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_passages, "A_CALL", 192)
-    device._readers.clear()
+    monkeypatch.setattr(cuda_whole, "A_CALL", 192)
+    device.idle_readers.clear()
     lengths = np.random.default_rng(3).integers(2, TINY.n_ctx + 2, 300).tolist()
     passages = [Passage(tuple(TEXT[:1] * length)) for length in lengths]
     assert [len(s.ranks) + 1 for s in scored_on(device, iter(passages))] == lengths
     assert all(count * width <= 192 for count, width in calls)
     assert sum(lengths) - 300 <= sum(count * width for count, width in calls) < 1.3 * sum(lengths)
     assert len(set(calls)) < 16
-    device._readers.clear()
+    device.idle_readers.clear()
 
 
 def test_any_number_of_passages_is_read_only_a_little_ahead(device: Device) -> None:
@@ -188,7 +206,9 @@ def test_any_number_of_passages_is_read_only_a_little_ahead(device: Device) -> N
             yield Passage(tuple(TEXT[:41]))
 
     engines = Engines(device.slots)
-    scores = score_tokens(device, engines.batch, TINY, endless(), top=0, batch_size=None, threads=1)
+    scores = score_tokens(
+        OnDevice(device), engines.batch, TINY, endless(), top=0, batch_size=None, threads=1
+    )
     assert len(next(scores).logprobs) == 40
     assert taken <= 2 * WINDOW * A_CALL / 40 + 1
     scores.close()  # type: ignore[attr-defined]
@@ -204,7 +224,9 @@ def test_texts_in_progress_go_on_between_calls(
     requests = [Request("a", stopping=Stopping(9, end_of_text=False))]
     pieces = engines.run(requests, tiny_models["fp16"].tasks, 1)
     next(pieces)
-    found = score_tokens(device, engines.batch, TINY, PASSAGES * 4, top=0, batch_size=2, threads=1)
+    found = score_tokens(
+        OnDevice(device), engines.batch, TINY, PASSAGES * 4, top=0, batch_size=2, threads=1
+    )
     first = next(found)
     assert sum(piece.token is not None for piece in pieces) == 8
     for one, other in zip([first, *found], wanted, strict=True):
@@ -215,7 +237,7 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = scored_on(device)
-    device._readers.clear()
+    device.idle_readers.clear()
     calls.clear()
     real, limit = device.memory.allocate, 160 * TINY.n_vocab * 2
 
@@ -232,10 +254,10 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=5e-3)
     limit = 1000
-    device._readers.clear()
+    device.idle_readers.clear()
     with pytest.raises(OutOfMemory):
         scored_on(device)
-    device._readers.clear()
+    device.idle_readers.clear()
 
 
 def test_the_chosen_tokens_are_scored_together(
@@ -276,7 +298,7 @@ def test_the_chosen_tokens_are_scored_together(
 def test_a_device_that_is_not_trusted_reads_no_passages(tiny_bundles: dict[str, Bundle]) -> None:
     careful = open_device(tiny_bundles["fp16"])
     careful.distrust("it is made up")
-    with careful.passage_reader() as reader:
+    with careful.reader(PassageReader) as reader:
         assert reader is None
 
 
@@ -284,7 +306,9 @@ def test_scores_that_are_not_those_of_the_logits_are_found_out(
     tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = open_device(tiny_bundles["fp16"])
-    assert passages_fault(device) is None
+    check_reader(device, PassageReader)
+    assert not device.faults
+    device.checked.clear()
     score = PassageReader.score
 
     def wrong(*given: Any) -> Columns:
@@ -292,11 +316,10 @@ def test_scores_that_are_not_those_of_the_logits_are_found_out(
         return found._replace(logprobs=found.logprobs[::-1])
 
     monkeypatch.setattr(PassageReader, "score", wrong)
-    why = passages_fault(device)
-    assert why is not None
-    device.distrust_passages(why)
+    check_reader(device, PassageReader)
+    (why,) = device.faults.values()
     assert device.notes == [f"on CUDA, scores the slow way: {why}"]
-    with device.passage_reader() as reader:
+    with device.reader(PassageReader) as reader:
         assert reader is None
 
 
@@ -310,7 +333,7 @@ def test_logits_that_are_not_finite_are_told(
         ctypes.memset(address, 0x7E, 2)  # a NaN
         return scores(self, address, rows, top, group)
 
-    device._readers.clear()
+    device.idle_readers.clear()
     monkeypatch.setattr(Tails, "scores", broken)
     with pytest.raises(BadLogits, match="not finite"):
         scored_on(device, [Passage((1, 2, 3))])

@@ -16,10 +16,10 @@ from batches import Engines
 from cuda_device import open_device
 from gpt2rt import GPT2, HParams, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.interface import CHOICES, OFFSET, TRIES, tail
+from gpt2rt.bundles.interface import CHOICES, OFFSET, TRIES, UNIFORM, tail
 from gpt2rt.engine.cuda import CudaSlots
 from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_tails import Tails, changes, settings
+from gpt2rt.engine.cuda_tails import LARGEST_SHARE, Tails, changes, settings
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
 from gpt2rt.sampling.filters import Floats, candidates
@@ -147,6 +147,20 @@ def test_settings_of_all_kinds_side_by_side_choose_as_alone(slots: CudaSlots) ->
     assert [row.chosen for row in rows(slots, [BEST] * 8)] == best
 
 
+def test_draws_that_change_in_any_way_from_step_to_step_choose_as_alone(slots: CudaSlots) -> None:
+    """What did not change is not sent to the device again."""
+    random, settings = np.random.default_rng(9), [SETTINGS[n] for n in (0, 3, 4, 5, 6, 8)]
+    steps = []
+    for count in (6, 6, 3, 6, 1, 6, 6):
+        draws = [draw_of(params, random.random()) for params in settings[:count]]
+        steps.append((draws, list(rows(slots, draws).chosen)))
+        settings = [settings[n] for n in random.permutation(6)] if count == 6 else settings
+    for draws, chosen in steps:
+        for number, (draw, token) in enumerate(zip(draws, chosen, strict=True)):
+            mates = [BEST] * number
+            assert rows(slots, [*mates, draw]).chosen[number] == token
+
+
 def test_the_cheapest_tail_that_serves_all_rows_is_run() -> None:
     plain, listed = Draw(1.0, 0.5), Draw(1.0, 0.5, top_p=0.9)
     assert Tails.kind_for([BEST, BEST]) == "greedy"
@@ -166,7 +180,9 @@ def over(
     kind = kind or Tails.kind_for(draws)
     model = tails(hparams)[kind].SerializeToString()
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    values = settings(draws, hparams.n_vocab) | changes(draws, 64)
+    filters = [(draw.inverse_temperature, draw.top_k, draw.top_p, draw.min_p) for draw in draws]
+    values = settings(filters, hparams.n_vocab) | changes(draws, 64)
+    values[UNIFORM.name] = np.minimum([draw.uniform for draw in draws], LARGEST_SHARE)
     values[TRIES.name] = np.array([draw.tries for draw in draws])
     values[OFFSET.name] = np.full(len(draws), OFFSET_OF_ALL)
     feeds = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 
 from gpt2rt import GPT2
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import TAILS
+from gpt2rt.bundles.manifest import CUDA_GRAPH, TAILS
 from gpt2rt.engine import providers as providers_module
 from gpt2rt.engine.providers import XQA, Threads, graph_of, open_session, provider_for
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
@@ -37,27 +38,42 @@ def test_auto_is_cuda_where_the_bundle_has_a_graph_for_it(
 ) -> None:
     monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
     chosen = {name: provider_for(bundle, "auto") for name, bundle in tiny_bundles.items()}
-    assert chosen == {"fp16": "cuda", "int4": "cuda", "int8": "cpu", "fp32": "cpu"}
-    with pytest.raises(ProviderMissing, match=r"cannot run on CUDA.*--fp16"):
-        provider_for(tiny_bundles["int8"], "cuda")
+    assert chosen == {"fp16": "cuda", "int4": "cuda", "int8": "cuda", "fp32": "cpu"}
+    with pytest.raises(ProviderMissing, match=r"cannot run on CUDA.*16-bit.*--fp16"):
+        provider_for(tiny_bundles["fp32"], "cuda")
     with pytest.raises(InvalidSetting, match="cpu, cuda or auto, not 'gpu'"):
         provider_for(tiny_bundles["fp16"], "gpu")
 
 
-def test_a_bundle_of_before_is_not_run_on_cuda(
-    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("precision", "gone", "told"),
+    [
+        ("fp16", [*TAILS.values()], r"chosen by graphs.*export it again"),
+        ("int8", [CUDA_GRAPH, *TAILS.values()], r"has no graph for CUDA.*export it again"),
+        ("fp32", [], r"16-bit numbers only.*--fp16"),
+    ],
+)
+def test_auto_tells_why_a_bundle_is_not_run_on_the_cuda_that_is_there(
+    precision: str,
+    gone: list[str],
+    told: str,
+    tiny_bundles: dict[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It has no graphs that choose tokens."""
-    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
-    bundle = tiny_bundles["fp16"]
-    files = {n: f for n, f in bundle.manifest.files.items() if n not in TAILS.values()}
+    """It lacks graphs that bundles of today have, or is wider than CUDA computes."""
+    bundle = tiny_bundles[precision]
+    files = {n: f for n, f in bundle.manifest.files.items() if n not in gone}
     old = replace(bundle, manifest=replace(bundle.manifest, files=files))
-    with pytest.raises(BadBundle, match=r"chosen by graphs.*export it again"):
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    with pytest.raises(ProviderMissing, match=told):
         provider_for(old, "cuda")
     model = GPT2(old, Threads(1), "auto")
     assert model.provider == "cpu"
-    assert any("chosen by graphs" in note for note in model.runtime.notes)
+    (note,) = model.runtime.notes
+    assert re.search(told, note)
     assert GPT2(old, Threads(1), "cpu").runtime.notes == []
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: "none here")
+    assert model.runtime.notes == []
 
 
 def test_flash_attention_is_asked_for_unless_the_user_chose(
@@ -107,7 +123,9 @@ def test_auto_takes_the_cpu_where_cuda_does_not_start(
     if providers_module.cuda_problem() is None:
         pytest.skip("this machine has CUDA")
     monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
-    assert GPT2(tiny_bundles["fp16"], Threads(1), "auto").provider == "cpu"
+    model = GPT2(tiny_bundles["fp16"], Threads(1), "auto")
+    assert model.provider == "cpu"
+    assert any("cuda" in note for note in model.runtime.notes)
     with pytest.raises(ProviderMissing, match="cuda"):
         GPT2(tiny_bundles["fp16"], Threads(1), "cuda")
 

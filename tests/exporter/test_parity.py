@@ -27,7 +27,7 @@ from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import record
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, PARITY, WEIGHTS
+from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, PARITY, PORTABLE_GRAPH, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.fused import FusedSlots
 from gpt2rt.engine.runtime import SLOTS
@@ -169,6 +169,22 @@ def test_a_wrong_graph_for_cuda_fails_though_the_other_is_right(
     failures = measured(bundle, tiny_weights).failures()
     assert failures
     assert all(text.startswith("cuda") for text in failures)
+
+
+@pytest.mark.parametrize("precision", sorted(PRECISIONS))
+def test_a_wrong_portable_graph_fails_though_the_other_is_right(
+    precision: str, reports: dict[str, ParityReport], tiny_weights: LargerWeights, tmp_path: Path
+) -> None:
+    assert reports[precision].portable is not None
+    bundle = make_bundle(tmp_path / "bundle", tiny_weights, precision)
+    path = bundle.directory / PORTABLE_GRAPH
+    model = onnx.load(path, load_external_data=False)
+    (last,) = (node for node in model.graph.node if "logits" in node.output)
+    last.attribute.append(onnx.helper.make_attribute("alpha", -1.0))  # of its product
+    onnx.save(model, path)
+    failures = measured(bundle, tiny_weights).failures()
+    assert failures
+    assert all(text.startswith("portable") for text in failures)
 
 
 def test_with_kernels_cached_and_uncached_logits_are_equal(
@@ -444,6 +460,7 @@ def test_an_export_ends_with_the_table_and_keeps_it(command: Command, home: Path
 STAGES = ["Check the hashes", "Load TensorFlow", "Read the checkpoint", "Verify: hidden states"]
 STAGES += ["Verify: TensorFlow", "Verify: logits", "Verify: logits with a cache"]
 VERIFYING = "".join(f"{stage}\n" for stage in STAGES)
+WITH_CUDA = f"{VERIFYING}Verify: the graph for CUDA\n"
 
 
 @pytest.fixture(scope="module")
@@ -465,7 +482,7 @@ def test_verify_repeats_the_report_and_changes_nothing(
     assert {key: row[key] for key in report} == report
     assert (row["passed"], row["failures"]) == (True, [])
     ended = command("verify", elsewhere.directory)
-    assert (ended.code, ended.err) == (0, VERIFYING)
+    assert (ended.code, ended.err) == (0, WITH_CUDA)
     assert "KL divergence" in ended.out
     assert Bundle.open(elsewhere.directory) == elsewhere
     elsewhere.check()
@@ -478,7 +495,7 @@ def test_verify_of_other_weights_ends_with_an_error(
     ended = command("verify", bundle.directory)
     assert ended.code == 1
     assert "drift after" in ended.out, "the table is shown all the same"
-    last = ended.err.removeprefix(VERIFYING)
+    last = ended.err.removeprefix(WITH_CUDA)
     assert last.count("\n") == 1
     assert re.search(r"^gpt2rt: .*: uncached logits: .* \(allowed ", last)
     ended = command("verify", bundle.directory, "--json")
@@ -547,6 +564,7 @@ def test_numbers_that_json_does_not_have_are_null(
         "a text",
         48,
         broken,
+        None,
         None,
         None,
         Loss(1.0, math.nan, math.nan),

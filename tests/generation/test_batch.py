@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,7 +28,7 @@ from hypothesis.stateful import (
 
 from any_settings import finished
 from batches import Engines
-from gpt2rt import GPT2, Piece, Request, SamplingParams, Stopping
+from gpt2rt import GPT2, Beams, Piece, Request, SamplingParams, Stopping
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.errors import InvalidSetting, QueueFull, StepFailed
 from gpt2rt.generation.batch import AHEAD, Batch
@@ -37,6 +38,7 @@ from gpt2rt.sampling.selection import Draw
 
 LENGTH = 6
 PROMPTS = ["the cat", "the cat sat on the mat", "a", "many more words than there are in the others"]
+SEARCH = 16  # the number of a request that is searched for
 WATCHDOG = 60  # seconds until a thread counts as hanging
 
 
@@ -71,6 +73,13 @@ def alone(model: GPT2, wanted: Request) -> tuple[int, ...]:
     return completion.tokens
 
 
+def best(model: GPT2, width: int) -> list[tuple[int, ...]]:
+    """What a search finds alone."""
+    wanted = replace(request(SEARCH), stopping=Stopping(LENGTH))
+    found = model.beam_search(wanted.prompt, Beams(width), wanted.params, wanted.stopping)
+    return [text.tokens for text in found]
+
+
 def drained(client: Client) -> list[Piece]:
     pieces = []
     while client.in_flight:
@@ -99,10 +108,12 @@ class Callers(RuleBasedStateMachine):
 
     model: GPT2
     wanted: list[tuple[int, ...]]
+    searched: dict[int, list[tuple[int, ...]]]  # by width
 
     def __init__(self) -> None:
         super().__init__()
         self.got: dict[Client, dict[int, list[int]]] = {}
+        self.searches: dict[Client, list[Task]] = {}
 
     @rule(target=clients, most=st.integers(1, 4), owner=st.sampled_from([None, "a", "b"]))
     def open(self, most: int, owner: str | None) -> Client:
@@ -116,6 +127,15 @@ class Callers(RuleBasedStateMachine):
         fresh = [n for n in samples if n not in running][: client.most - client.in_flight]
         running.update({n: [] for n in fresh})
         client.submit(tasks(self.model, [request(n) for n in fresh]))
+
+    @rule(client=clients)
+    def search(self, client: Client) -> None:
+        """A beam search, of as many beams as the client has room for, if it has nothing else."""
+        if not client.in_flight:
+            wanted = replace(request(SEARCH), stopping=Stopping(LENGTH))
+            self.searches[client] = tasks(self.model, [wanted])
+            self.searches[client][0].beams = Beams(client.most)
+            client.submit(self.searches[client])
 
     @rule(client=clients)
     def take(self, client: Client) -> None:
@@ -145,11 +165,15 @@ class Callers(RuleBasedStateMachine):
     def check(self, client: Client, pieces: list[Piece]) -> None:
         for piece in pieces:
             assert piece.failure is None
+            if piece.sample == SEARCH:
+                found = [text.tokens for text in self.searches[client][0].found]
+                assert found == self.searched[client.most]
+                continue
             if piece.token is not None:
                 self.got[client][piece.sample].append(piece.token)
             if piece.completion:
-                found = tuple(self.got[client].pop(piece.sample))
-                assert found == piece.completion.tokens == self.wanted[piece.sample]
+                drawn = tuple(self.got[client].pop(piece.sample))
+                assert drawn == piece.completion.tokens == self.wanted[piece.sample]
 
     def teardown(self) -> None:
         for client in self.got:
@@ -162,6 +186,7 @@ class Callers(RuleBasedStateMachine):
 def test_a_text_is_the_same_whoever_joins_and_leaves(model: GPT2) -> None:
     wanted = [alone(model, request(n)) for n in range(16)]
     Callers.model, Callers.wanted = model, wanted
+    Callers.searched = {width: best(model, width) for width in range(1, 5)}
     run_state_machine_as_test(
         Callers,
         settings=settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True),
@@ -348,6 +373,7 @@ class Breaking:
 
     def __init__(self, slots: Slots, at: int, error: BaseException) -> None:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
+        self.prefixes = slots.prefixes
         self._left, self._error = at, error
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
 

@@ -28,6 +28,7 @@ class Watched:
 
     def __init__(self, slots: Slots) -> None:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
+        self.prefixes = slots.prefixes
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
         self.steps: list[list[Part]] = []
 
@@ -134,6 +135,34 @@ def test_ragged_prompts_keep_all_slots_busy(tiny_models: dict[str, GPT2]) -> Non
     assert [len(parts) for parts in steps].count(4) >= len(steps) - 8
     assert len(steps) == 8 * len(lengths) // 4
     assert [len(part.tokens) for part in steps[0]] == lengths[:4]
+
+
+@pytest.mark.parametrize("survivors", [0, 1, 3])
+def test_where_texts_end_together_few_others_move(
+    tiny_models: dict[str, GPT2], survivors: int
+) -> None:
+    """Those that go on move into the slots of those that ended, each at most once."""
+    model, moved = tiny_models["int8"], []
+    slots = Watched(model.new_slots(8))
+    copy = slots.copy
+
+    def watched(source: int, target: int, length: int) -> None:
+        moved.append(source) if source != target else None
+        copy(source, target, length)
+
+    slots.copy = watched
+    lengths = [4] * (8 - survivors) + [9] * survivors
+    requests = [
+        Request(prompt(n, 5), GREEDY, Stopping(length, end_of_text=False), sample=n)
+        for n, length in enumerate(lengths)
+    ]
+    engines = Engines(lambda _: slots)
+    done = completions(engines.run(requests, model.tasks, 8))
+    assert [len(text.tokens) for text in done] == lengths
+    assert len(moved) == survivors
+    for text, request in zip(done, requests, strict=True):
+        (alone,) = model.generate_batch([request.prompt], GREEDY, request.stopping)
+        assert text.tokens == alone.tokens
 
 
 def test_samples_of_one_prompt_read_it_once(tiny_models: dict[str, GPT2]) -> None:

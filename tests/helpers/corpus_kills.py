@@ -6,22 +6,20 @@ bytes of the plain command.
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import psutil
-from filelock import FileLock
+
+from ray_clusters import TwoNodes
 
 KINDS = ("actor", "worker", "node", "driver")
 COMMAND = [sys.executable, "-m", "gpt2rt"]
@@ -29,83 +27,12 @@ LONGEST = 180.0  # seconds in which a run has to bring another part
 ACTOR = "ray::MapWorker"  # how Ray calls the process of an actor of Ray Data's
 
 
-@contextmanager
-def ray_environment() -> Iterator[None]:
-    """Where tests start clusters: one at a time, nothing reported, a token nobody else knows."""
-    lock = FileLock(Path(tempfile.gettempdir()) / "gpt2rt-tests-of-clusters.lock")
-    kept = dict(os.environ)
-    os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-    }
-    try:
-        with lock:
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
-
-
-class TwoNodes:
-    """A cluster of two nodes of one core each on this machine, found at `address`."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._settings = {
-            "num_cpus": 1,
-            "object_store_memory": 80 << 20,
-            "include_dashboard": False,
-        }
-        quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000}
-        head = {**self._settings, "_system_config": quick}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._second = self._cluster.add_node(**self._settings)
-        self.address: str = self._cluster.address
-
-    def replace_node(self) -> None:
-        """Kill the second node, and add another."""
-        self._cluster.remove_node(self._second, allow_graceful=False)
-        self._second = self._cluster.add_node(**self._settings)
-
-    def workers(self, name: str) -> list[psutil.Process]:
-        """The processes of both nodes that run what is called `name`."""
-        found = []
-        for node in self._cluster.list_all_nodes():
-            for info in node.all_processes.get("raylet", ()):
-                with suppress(psutil.Error):
-                    found += psutil.Process(info.process.pid).children(recursive=True)
-        return [process for process in found if title(process).startswith(name)]
-
-    def close(self) -> None:
-        self._cluster.shutdown()
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return str((process.cmdline() or [""])[0])
-    except psutil.Error:
-        return ""
-
-
-@contextmanager
-def two_nodes() -> Iterator[TwoNodes]:
-    with ray_environment():
-        cluster = TwoNodes()
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-
-
 def write_corpus(path: Path, rows: int) -> None:
     """Short texts, one a line; some cannot be scored."""
     people = ("king", "miller", "fox", "old fisherman")
-    lines = (f"Once there was a {people[i % 4]} who had {i} sons." for i in range(rows))
-    path.write_text(
-        "".join(f"{line}\n" if i % 97 else "x" * 9000 + "\n" for i, line in enumerate(lines))
-    )
+    lines = [f"Once there was a {people[i % 4]} who had {i} sons." for i in range(rows)]
+    lines[::97] = ["x" * 9000] * len(lines[::97])
+    path.write_text("\n".join(lines))
 
 
 @dataclass
@@ -192,7 +119,7 @@ class KilledJob:
     @property
     def figures(self) -> str:
         kills = ", ".join(f"{count} of a {kind}" for kind, count in sorted(self.kills.items()))
-        return f"killed: {kills}; {self.jobs} jobs of {self.rows:,} rows in {self.runs} runs, all equal"
+        return f"killed: {kills}; {self.jobs} jobs of {self.rows:,} rows in {self.runs} runs"
 
     def told(self) -> str:
         return (self.folder / "stderr.txt").read_text(errors="replace")[-2000:]

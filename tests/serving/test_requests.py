@@ -9,7 +9,7 @@ import pytest
 from gpt2rt import Constraint, Request, SamplingParams, Stopping
 from gpt2rt.serving.bodies import ChatBody, CompletionBody
 from gpt2rt.serving.faults import Fault
-from gpt2rt.serving.requests import WantedTexts
+from gpt2rt.serving.requests import WantedTexts, params_of
 from gpt2rt.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(slots=4, queue=8)
@@ -19,7 +19,7 @@ def requests(**fields: Any) -> list[Request]:
     body = CompletionBody(**fields)
     wanted = WantedTexts.completions(body)
     wanted.check(SETTINGS, n_ctx=48)
-    return wanted.requests(body)
+    return list(wanted.requests(body, params_of(body)))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_chat_is_as_long_as_the_context_unless_told() -> None:
         ({"max_completion_tokens": 4}, 4),
     ):
         body = ChatBody.model_validate({"messages": messages, **fields})
-        (request,) = WantedTexts.reply(body, [1, 2]).requests(body)
+        (request,) = WantedTexts.reply(body, [1, 2]).requests(body, params_of(body))
         assert (request.prompt, request.stopping.length) == ((1, 2), length)
 
 

@@ -72,6 +72,10 @@ def test_a_head_tells_what_an_answer_would(server: RunningServer, path: str) -> 
         assert asking.get(path).status_code == 200  # on the same connection
 
 
+def test_paths_are_prepared_before_the_first_request(server: RunningServer) -> None:
+    assert server.app.openapi_schema is not None
+
+
 def test_errors_are_in_openais_form(client: TestClient) -> None:
     missing = client.get("/v1/models/gpt-9")
     assert fault(missing) == (404, "model_not_found")

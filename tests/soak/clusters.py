@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from random import Random
 
-from corpus_kills import KINDS, KilledJob, two_nodes
+from corpus_kills import KINDS, KilledJob
+from ray_clusters import two_nodes
 
 
 def main() -> None:

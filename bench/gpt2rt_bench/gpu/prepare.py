@@ -21,7 +21,7 @@ MODELS = {"small": "117M", "large": "1542M"}
 def strip(bundle: Bundle, directory: Path) -> None:
     """Write the bundle's graphs and manifest into a new directory."""
     directory.mkdir(parents=True)
-    for name in (MANIFEST, *GRAPHS):
+    for name in (MANIFEST, *(name for name in GRAPHS if name in bundle.manifest.files)):
         shutil.copyfile(bundle.directory / name, directory / name)
 
 

@@ -42,7 +42,7 @@ def fill(graphs: Path, directory: Path) -> Bundle:
     directory.mkdir(parents=True)
     manifest = read_manifest(graphs / MANIFEST)
     stored: set[StoredTensor] = set()
-    for name in GRAPHS:
+    for name in (name for name in GRAPHS if name in manifest.files):
         shutil.copyfile(graphs / name, directory / name)
         stored |= set(_stored(graphs / name))
     write_vocabulary(directory, *synthetic_vocabulary(manifest.hparams.n_vocab))

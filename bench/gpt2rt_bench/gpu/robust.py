@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.engine.providers import cuda_runtime
@@ -14,6 +15,7 @@ from gpt2rt_bench.gpu.context import Context, prompts
 from gpt2rt_bench.gpu.figures import GpuFigure
 from gpt2rt_bench.gpu.texts import GREEDY
 
+ENOUGH = 20.0  # seconds of calls
 LEAK = 16e6  # bytes by which memory may grow: what allocators keep
 KINDS = (  # one for each tail
     GREEDY,
@@ -34,18 +36,22 @@ def robust(c: Context) -> Iterator[GpuFigure]:
 def calls(c: Context, model: GPT2) -> Iterator[GpuFigure]:
     """The memory of device and process that calls of all kinds leave behind."""
     texts = prompts(model, 9, 5)
-    before = 0, 0
-    for number in range(c.sizes.calls):
-        if number == c.sizes.settled:
+    before, began, done = (0, 0), perf_counter(), 0
+    while done < c.sizes.calls and perf_counter() - began < ENOUGH:
+        if done == c.sizes.settled:
             before = device_bytes(c), process_bytes()
-        params, count = KINDS[number % len(KINDS)], 1 + number % len(texts)
-        model.generate_batch(texts[:count], params, Stopping(3 + number % 3))
-        if number % 50 == 0:
+        params, count = KINDS[done % len(KINDS)], 1 + done % len(texts)
+        model.generate_batch(texts[:count], params, Stopping(3 + done % 3))
+        if done % 50 == 0:
             model.score("a few words to be scored")
-    name = f"memory of {{}} after {c.sizes.calls} calls, since the {c.sizes.settled}th"
+        done += 1
+    whole = done == c.sizes.calls
+    note = "" if whole else f"no time for {c.sizes.calls}"
     after = device_bytes(c), process_bytes()
     for what, old, new in zip(("the device", "the process"), before, after, strict=True):
-        yield GpuFigure(name.format(what), new - old, "bytes", LEAK, True)
+        name = f"memory of {what} after {c.sizes.calls} calls, since the {c.sizes.settled}th"
+        grown = new - old if whole else None
+        yield GpuFigure(name, grown, "bytes", LEAK, True, note, {"calls": done})
 
 
 def threads(model: GPT2) -> Iterator[GpuFigure]:

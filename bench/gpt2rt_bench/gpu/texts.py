@@ -28,6 +28,7 @@ GENERATED = {  # name -> settings, tokens per second that must be reached
     "greedy": (GREEDY, None),
 }
 SCORED = 300_000  # tokens per second
+PATIENCE = 4.0  # seconds of a round after which there is no other
 
 
 def check(c: Context) -> Iterator[GpuFigure]:
@@ -100,16 +101,18 @@ def score(c: Context) -> Iterator[GpuFigure]:
 
 def paced(c: Context, name: str, run: Callable[[], int], wanted: float | None) -> GpuFigure:
     """The tokens per second of what returns their number, and where the time of one goes."""
-    run()  # shapes are captured
     rates, device, host = [], [], []
-    for _ in range(c.sizes.rounds):
+    for number in range(c.sizes.rounds + 1):
         with waiting() as spent:
             began = perf_counter()
             tokens = run()
             took = perf_counter() - began
-        rates.append(tokens / took)
-        device.append(1e6 * spent[0] / tokens)
-        host.append(1e6 * (took - spent[0]) / tokens)
+        if number or took > PATIENCE:  # shapes are captured in the first round
+            rates.append(tokens / took)
+            device.append(1e6 * spent[0] / tokens)
+            host.append(1e6 * (took - spent[0]) / tokens)
+        if took > PATIENCE:
+            break
     parts = {"host_us_a_token": median(host), "device_us_a_token": median(device)}
     return GpuFigure(
         name,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -12,41 +13,20 @@ from typing import Any, Literal
 import onnxruntime as ort
 import regex
 
+from gpt2rt import GPT2
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.library import Damaged
 from gpt2rt.engine.memory import slot_bytes
 from gpt2rt.engine.providers import cuda_libraries
-from gpt2rt.errors import install_command
+from gpt2rt.errors import Gpt2rtError, install_command
 from gpt2rt.kernels.library import Kernels, kernels
+from gpt2rt_bench.machine.extras import EXTRAS
 from gpt2rt_bench.machine.hardware import Machine, installed, limitation
+from gpt2rt_bench.micro.devices import Devices, other_devices
 from gpt2rt_bench.micro.opening import Opening, opening
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-# Extra -> modules that it installs. `cuda` has findings of its own; `peers` are better installed in
-# another environment.
-EXTRAS = {
-    "export": (
-        "tensorflow",
-        "tf2onnx",
-        "onnx",
-        "filelock",
-        "google_crc32c",
-        "httpx2",
-        "ml_dtypes",
-        "safetensors",
-        "socksio",
-    ),
-    "hub": ("huggingface_hub",),
-    "tokenizers": ("tokenizers",),
-    "bench": ("psutil", "onnx", "archspec", "matplotlib", "pynvml"),
-    "constrain": ("llguidance",),
-    "serve": ("fastapi", "uvicorn", "httptools", "prometheus_client", "jinja2"),
-    "eval": ("sacrebleu", "rouge_score"),
-    "lm-eval": ("lm_eval",),
-    "llm": ("llm",),
-}
 
 # Release of Unicode -> a letter that is new in it.
 LETTERS = {
@@ -107,6 +87,7 @@ class Diagnosis:
 
     machine: Machine
     providers: dict[str, Opening]
+    devices: dict[str, Devices]
     cuda: Cuda
     models: tuple[str, ...]
     unicode: str
@@ -116,14 +97,18 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose() -> Diagnosis:
-    """Diagnose this machine; opens each provider of the installed ONNX Runtime once."""
+def diagnose(models: Sequence[str] = ()) -> Diagnosis:
+    """Diagnose this machine; opens each provider of the installed ONNX Runtime once.
+
+    `models` are loaded, by name or directory, to tell how they run here.
+    """
     machine = Machine.here()
     libraries = cuda_and_cudnn()
     providers = {}
     for name in ort.get_available_providers():
         providers[name] = opening(name, [*libraries.values()] if name == CUDA else [])
     cuda = _cuda(providers.get(CUDA))
+    devices = other_devices()
     bundles = library.exported()
     unicode = unicode_release()
     findings = (
@@ -134,13 +119,15 @@ def diagnose() -> Diagnosis:
         _letters(unicode),
         *_providers(providers),
         *cuda_findings(cuda, providers.get(CUDA)),
+        *device_findings(devices),
         _models(bundles),
         _slots(bundles),
         *_damaged(bundles),
         *extras_finding(),
+        *(finding for model in models for finding in model_findings(model)),
     )
     names = tuple(bundle.name for bundle in bundles if isinstance(bundle, Bundle))
-    return Diagnosis(machine, providers, cuda, names, unicode, findings)
+    return Diagnosis(machine, providers, devices, cuda, names, unicode, findings)
 
 
 def unicode_release() -> str:
@@ -251,6 +238,17 @@ def _providers(providers: dict[str, Opening]) -> Iterator[Finding]:
             yield Finding(subject, state, f"cannot be opened: {tried.reason}")
 
 
+def device_findings(found: dict[str, Devices]) -> Iterator[Finding]:
+    """The devices of each provider that others bring, or why there is none."""
+    for provider, each in found.items():
+        named = [f"{name} ({text})" if text else name for name, text in each.devices.items()]
+        untried = "" if each.tried else "; not run by the authors of gpt2rt"
+        if named:
+            yield Finding(provider, "good", f"{', '.join(named)}{untried}")
+        else:
+            yield Finding(provider, "note", f"{each.problem}{untried}")
+
+
 def cuda_findings(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
     """The findings on the graphics card and on CUDA's libraries."""
     if find_spec("pynvml") is None:
@@ -300,6 +298,24 @@ def _damaged(bundles: list[Bundle | Damaged]) -> Iterator[Finding]:
     for bundle in bundles:
         if isinstance(bundle, Damaged):
             yield Finding("models", "bad", bundle.error)
+
+
+def model_findings(name: str) -> Iterator[Finding]:
+    """How a model runs here, and each reason why it is slower than it could be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the notes say the same
+            model = GPT2.load(name)
+    except Gpt2rtError as error:
+        yield Finding(name, "bad", str(error))
+        return
+    with model:
+        runtime = model.runtime
+        kernels = f", kernels for {runtime.kernels}" if runtime.kernels else ""
+        where = f"{runtime.provider}, threads {runtime.threads}{kernels}"
+        yield Finding(name, "good", f"runs on {where}; loaded in {model.load_ms / 1e3:.1f} s")
+        for note in runtime.notes:
+            yield Finding(name, "note", note)
 
 
 def extras_finding() -> Iterator[Finding]:

@@ -1,7 +1,8 @@
-"""More machines: `python -m gpt2rt_bench.scaling measure|compare|costs`.
+"""More machines: `python -m gpt2rt_bench.scaling measure|compare|memory|costs`.
 
 measure MODEL --output FILE   run `gpt2rt score` with more and more actors on this machine
 compare FILE [--plot FILE]    the simulation beside what was measured
+memory MODEL                  memory of `gpt2rt tokenize --ray`, and with a file ten times as long
 costs                         what a corpus and a stream of requests take, from measured figures
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from gpt2rt.bundles import library
 from gpt2rt.bundles.writing import write_bytes, write_text
 from gpt2rt.errors import Gpt2rtError, missing_extra
+from gpt2rt_bench.scaling.memory import COMMANDS, peak
 
 FORMS = (".png", ".svg", ".pdf")
 
@@ -41,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("model", help="a bundle's name or directory")
     measure.add_argument("--output", type=Path, required=True, help="the file of the rounds")
     measure.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
-    measure.add_argument("--texts", type=int, default=2000)
+    measure.add_argument("--texts", type=int, default=800)
     measure.add_argument("--tokens", type=int, default=64, help="of a text")
     measure.add_argument("--shards", type=int, default=80)
     measure.add_argument("--rounds", type=int, default=3)
@@ -50,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("file", type=Path, help="what measure wrote")
     compare.add_argument("--plot", type=Path, help="a picture: .png, .svg or .pdf")
     compare.set_defaults(run=_compare)
+    memory = commands.add_parser("memory", help="the memory of a job and of one ten times as long")
+    memory.add_argument("model", help="a bundle's name or directory")
+    memory.add_argument("--command", default="tokenize", choices=COMMANDS)
+    memory.add_argument("--texts", type=int, default=100_000, help="of the shorter file")
+    memory.set_defaults(run=_memory)
     costs = commands.add_parser("costs", help="machines for a corpus and for requests")
     costs.add_argument("--tokens", type=float, default=1e12, help="of the corpus")
     costs.add_argument("--days", type=float, default=7.0, help="for the corpus")
@@ -97,6 +104,11 @@ def _compare(given: argparse.Namespace) -> None:
         except ImportError as error:
             raise missing_extra("bench", f"--plot needs {error.name}") from None
         write_bytes(given.plot, draw(measured, found, given.plot.suffix[1:]))
+
+
+def _memory(given: argparse.Namespace) -> None:
+    for texts in (given.texts, 10 * given.texts):
+        print(peak(given.model, given.command, texts), flush=True)
 
 
 def _costs(given: argparse.Namespace) -> None:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from gpt2rt import GPT2, Bundle
+from gpt2rt.cluster import joined
 from gpt2rt.engine.providers import physical_cores
 from gpt2rt.errors import Gpt2rtError, InvalidSetting, missing_extra
 from gpt2rt_bench.machine.hardware import Machine
@@ -25,7 +26,6 @@ from gpt2rt_bench.report import described
 from gpt2rt_bench.scaling.measured import MeasuredScaling
 
 COMMAND = "gpt2rt score"
-LOAD = "import sys; from gpt2rt import GPT2; GPT2.load(sys.argv[1], threads=1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class ScalingPlan:
 
     bundle: Bundle
     actors: Sequence[int] = (1, 2, 4, 8)
-    texts: int = 2000
+    texts: int = 800
     length: int = 64
     shards: int = 80
     rounds: int = 3
@@ -57,7 +57,7 @@ class _Runs:
     plain: dict[int, list[float]] = field(default_factory=dict)
     actors: dict[int, list[float]] = field(default_factory=dict)
     empty: list[float] = field(default_factory=list)
-    load: list[float] = field(default_factory=list)
+    start: list[float] = field(default_factory=list)
 
 
 def measure(plan: ScalingPlan, tell: Callable[[str], None]) -> MeasuredScaling:
@@ -67,11 +67,10 @@ def measure(plan: ScalingPlan, tell: Callable[[str], None]) -> MeasuredScaling:
     with tempfile.TemporaryDirectory() as folder, _cluster(max(*plan.actors, cores)) as address:
         place = Path(folder)
         tokens = _write_texts(plan, place)
-        for round_ in range(-1, plan.rounds):  # the first warms up
-            kept = runs if round_ >= 0 else _Runs()
-            _round(plan, place, address, sorted({1, cores}), kept)
-            if round_ >= 0:
-                tell(f"round {round_ + 1} of {plan.rounds}")
+        _start_seconds(address, plan.bundle)  # so that files are in memory
+        for number in range(1, plan.rounds + 1):
+            _round(plan, place, address, sorted({1, cores}), runs)
+            tell(f"round {number} of {plan.rounds}")
     return MeasuredScaling(
         machine=described(Machine.here()),
         cores=cores,
@@ -81,7 +80,7 @@ def measure(plan: ScalingPlan, tell: Callable[[str], None]) -> MeasuredScaling:
         shards=plan.shards,
         plain={n: tuple(times) for n, times in runs.plain.items()},
         empty=tuple(runs.empty),
-        load=tuple(runs.load),
+        start=tuple(runs.start),
         actors={n: tuple(times) for n, times in runs.actors.items()},
     )
 
@@ -105,7 +104,7 @@ def _round(
     runs.empty.append(run("one.txt", *on, "1"))
     for n in plan.actors:
         runs.actors.setdefault(n, []).append(run("all.txt", *on, str(n)))
-    runs.load.append(_load_seconds(plan.bundle))
+    runs.start.append(_start_seconds(address, plan.bundle))
 
 
 def _seconds(arguments: Sequence[str]) -> float:
@@ -119,16 +118,19 @@ def _seconds(arguments: Sequence[str]) -> float:
     return took
 
 
-def _load_seconds(bundle: Bundle) -> float:
-    """Processor time of a process that does nothing but to load the model."""
-    with psutil.Popen([sys.executable, "-c", LOAD, str(bundle.directory)]) as process:
-        used = 0.0
-        while process.poll() is None:
-            with process.oneshot():
-                times = process.cpu_times()
-            used = max(used, times.user + times.system)
-            time.sleep(0.002)
-    return used
+def _start_seconds(address: str, bundle: Bundle) -> float:
+    """Processor time of a worker of Ray from its start until it has loaded the model."""
+    with joined(address):
+        import ray
+
+        ended: float = ray.get(ray.remote(max_calls=1)(_start).remote(str(bundle.directory)))
+    return ended
+
+
+def _start(directory: str) -> float:
+    import_module("ray.data")  # an actor has it, too
+    GPT2.load(directory, threads=1)
+    return time.process_time()
 
 
 def _write_texts(plan: ScalingPlan, place: Path) -> int:

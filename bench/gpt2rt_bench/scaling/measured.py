@@ -26,7 +26,7 @@ class MeasuredScaling:
         plain: rounds without Ray by the number of threads, with 1 and with as many as cores; of a
             process, its start left out.
         empty: rounds with one actor over a single text: all that is not work.
-        load: of a process that imports gpt2rt and loads the model, in processor time.
+        start: of a worker of Ray until it has loaded the model, in processor time.
         actors: rounds by the number of actors.
     """
 
@@ -38,7 +38,7 @@ class MeasuredScaling:
     shards: int
     plain: Mapping[int, tuple[float, ...]]
     empty: tuple[float, ...]
-    load: tuple[float, ...]
+    start: tuple[float, ...]
     actors: Mapping[int, tuple[float, ...]]
 
     def to_json(self) -> str:
@@ -52,7 +52,7 @@ class MeasuredScaling:
             named: dict[str, Any] = {name: found[name] for name in cls.__slots__}
             for name in ("plain", "actors"):
                 named[name] = {int(n): _rounds(times) for n, times in named[name].items()}
-            for name in ("empty", "load"):
+            for name in ("empty", "start"):
                 named[name] = _rounds(named[name])
             made = cls(**named)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import (
@@ -25,11 +25,13 @@ from gpt2rt.bundles.interface import (
     X,
     centred,
     cuda,
+    pool,
+    states,
 )
-from gpt2rt_export.onnx_graph.body import MICROSOFT
+from gpt2rt_export.onnx_graph.body import MICROSOFT, Body
 from gpt2rt_export.onnx_graph.builder import Builder
 from gpt2rt_export.onnx_graph.formats import HALF, INT4, INT8
-from gpt2rt_export.onnx_graph.fuse import assemble, cut
+from gpt2rt_export.onnx_graph.fuse import assemble, cut, declared, model_of
 from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half
 from gpt2rt_export.onnx_graph.weights import Weight
 
@@ -47,17 +49,42 @@ def fuse_cuda(
     standard: onnx.ModelProto, hparams: HParams, precision: str
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The graph for CUDA, still without weights, and the weights that it needs."""
-    b = Builder(hparams)
-    arithmetic = CUDA[precision]
-    places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
-    x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
-    normed = b.op(
-        "LayerNormalization", [x, *gains(b, "ln_1", 0)], "h0/ln_1", epsilon=hparams.epsilon
-    )
+    b, arithmetic = Builder(hparams), CUDA[precision]
+    x, normed = embed(b, arithmetic)
     for i in range(hparams.n_layer):
-        x, normed = block(b, x, normed, i, arithmetic)
+        # After the last attention only rows with wanted logits go on.
+        x, normed = block(b, x, normed, i, arithmetic, whole=i < hparams.n_layer - 1)
     lm_head(b, normed, arithmetic)
     return assemble(b, standard, cuda(hparams)), list(b.weights.values())
+
+
+def states_cuda(standard: onnx.ModelProto, hparams: HParams, precision: str) -> onnx.ModelProto:
+    """The graph of hidden states for CUDA, without weights, which are those of `fuse_cuda`."""
+    b, arithmetic = Builder(hparams), CUDA[precision]
+    x, normed = embed(b, arithmetic)
+    ports = states(hparams)
+    for i in range(hparams.n_layer):
+        b.op("Identity", [x], ports.results[i].name)
+        x, normed = block(b, x, normed, i, arithmetic, whole=True)
+    b.op("Identity", [normed], ports.results[-1].name)
+    return assemble(b, standard, ports)
+
+
+def pool_cuda(hparams: HParams) -> onnx.ModelProto:
+    """The graph that sums hidden states on a device by their weights, in float32."""
+    b, ports = Body(), pool(hparams)
+    given, weights = (port.name for port in ports.arguments)
+    wide = b.op("Cast", [given], to=TensorProto.FLOAT)
+    b.op("MatMul", [weights, wide], ports.results[0].name)
+    inputs, outputs = declared(ports.inputs), declared(ports.outputs)
+    return model_of(helper.make_graph(b.nodes, "pool", inputs, outputs))
+
+
+def embed(b: Builder, arithmetic: HalfArithmetic) -> tuple[str, str]:  # -> [B,S,D], its norm
+    places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
+    x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
+    inputs = [x, *gains(b, "ln_1", 0)]
+    return x, b.op("LayerNormalization", inputs, "h0/ln_1", epsilon=b.hparams.epsilon)
 
 
 def vector(b: Builder, name: str) -> str:
@@ -86,13 +113,14 @@ def add_and_norm(
 
 
 def block(
-    b: Builder, x: str, normed: str, i: int, arithmetic: HalfArithmetic
+    b: Builder, x: str, normed: str, i: int, arithmetic: HalfArithmetic, whole: bool
 ) -> tuple[str, str]:  # the residual and its norm [B,S,D] -> those after the block
+    """A block; unless it is to be `whole`, only wanted rows [R,D] are behind its attention."""
     h = f"h{i}"
     product = arithmetic.product(b, normed, f"{h}/attn/c_attn", f"{h}/qkv")
     qkv = b.op("Add", [product, vector(b, f"{h}/attn/c_attn/b")], f"{h}/qkv/sum")
     mixed = attend(b, qkv, f"{h}/mixed", i)
-    if i == b.hparams.n_layer - 1:  # from here on only rows with wanted logits
+    if not whole:
         mixed, x = (
             rows(b, mixed, b.hparams.n_head * b.hparams.kv_width),
             rows(b, x, b.hparams.n_embd),
@@ -169,10 +197,10 @@ def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
     return b.op("Gemm", [x, vector(b, b.hparams.head_variable), plus], out, transB=1)
 
 
-def wide_wte(b: Builder, name: str, out: str) -> str:
-    """int8 rows and their scales -> float16 [V,D], computed once, when the graph is loaded."""
+def wide(b: Builder, name: str, sizes: tuple[int, ...], out: str) -> str:
+    """An int8 matrix and its scales -> float16 [N,K], computed once, when the graph is loaded."""
     q, scale = b.matrix(name, INT8)
-    q = ungrouped(b, q, [0, 2, 1, 3], b.hparams.variables()[f"model/{name}"], f"{out}/steps")
+    q = ungrouped(b, q, [0, 2, 1, 3], sizes, f"{out}/steps")
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     axis = b.constant("column", np.array([1], np.int64))
     scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
@@ -192,8 +220,25 @@ def ungrouped(b: Builder, part: str, perm: list[int], sizes: tuple[int, ...], ou
     return b.op("Slice", [rows, start, b.constant(f"{out}/end", np.array(sizes, np.int64))], out)
 
 
-def int4_tokens(b: Builder) -> str:
+def wide_wte(b: Builder, name: str, out: str) -> str:
+    return wide(b, name, b.hparams.variables()[f"model/{name}"], out)
+
+
+def int8_tokens(b: Builder) -> str:
     return b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/tokens", axis=0)
+
+
+def int8_product(b: Builder, x: str, scope: str, out: str) -> str:
+    """No op of the CUDA provider multiplies float16 by int8 with a scale for each output."""
+    k, n = b.shape(scope)
+    w = wide(b, f"{scope}/w", (n, k), f"{out}/w")
+    return b.op("FusedMatMul", [x, w], out, domain=MICROSOFT, transB=1)
+
+
+def int8_head(b: Builder, x: str, plus: str, out: str) -> str:
+    tied = b.hparams.tied
+    w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
+    return b.op("Gemm", [x, w, plus], out, transB=1)
 
 
 def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
@@ -218,13 +263,8 @@ def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
     )
 
 
-def int4_head(b: Builder, x: str, plus: str, out: str) -> str:
-    tied = b.hparams.tied
-    w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
-    return b.op("Gemm", [x, w, plus], out, transB=1)
-
-
 CUDA = {
     "fp16": HalfArithmetic(fp16_tokens, fp16_product, fp16_head),
-    "int4": HalfArithmetic(int4_tokens, int4_product, int4_head),
+    "int8": HalfArithmetic(int8_tokens, int8_product, int8_head),
+    "int4": HalfArithmetic(int8_tokens, int4_product, int8_head),
 }

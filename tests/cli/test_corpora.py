@@ -1,0 +1,293 @@
+"""`score`, `embed` and `tokenize` from files to files: as the library does the same texts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command_line import Command
+from gpt2rt import GPT2, EmbedParams
+
+TEXTS = ["the cat sat", 'né 👋, "so"', "x y z", "over the hill"]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    rows = ({"text": text, "id": n, "deep": {"n": [n]}} for n, text in enumerate(TEXTS))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["id", "words"], *enumerate(TEXTS)])
+    return path
+
+
+@pytest.mark.parametrize("by", ["text", "word", "token"])
+def test_scores_are_those_of_the_library(
+    command: Command, model: Path, gpt2: GPT2, texts: Path, sheet: Path, tmp_path: Path, by: str
+) -> None:
+    scores = [gpt2.score(text, top=1) for text in TEXTS]
+    units: Any = {
+        "text": [[score] for score in scores],
+        "word": [score.words for score in scores],
+        "token": [score.tokens for score in scores],
+    }[by]
+    wanted = [(n, unit.bits) for n, found in enumerate(units) for unit in found]
+    options = ("-m", model, "--by", by, "--top", "1", "--shard-rows", "3")
+    output = tmp_path / "out.jsonl"
+    assert command("score", "--file", texts, "--output", output, *options).code == 0
+    assert [(r["input"]["id"], r["bits"]) for r in lines(output)] == wanted
+    assert [r["row"] for r in lines(output)] == [n + 1 for n, _ in wanted]
+    for name in ("out.csv", "out.tsv"):
+        given = ("--file", sheet, "--column", "words", "--output", tmp_path / name)
+        assert command("score", *given, *options).code == 0
+        rows = table(tmp_path / name)
+        assert [(int(r["id"]), float(r["bits"])) for r in rows] == wanted
+        if by == "token":
+            assert [r["alternative_1"] for r in rows] == [
+                token.alternatives[0].text for score in scores for token in score.tokens
+            ]
+
+
+@pytest.mark.slow
+def test_parquet_has_types_and_carries_them(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
+) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "text": pa.array(TEXTS, pa.large_string()),
+        "when": pa.array([1, None, 3, 4], pa.timestamp("ns")),
+        "tags": pa.array([["a"], [], None, ["b", "c"]]),
+        "price": pa.array([None, 1, 2, 3], pa.decimal128(5, 2)),
+        "raw": pa.array([b"\x00\xff"] * 4),
+        "kind": pa.array(["x", "y", "x", None]).dictionary_encode(),
+    }
+    source = pa.table(columns)
+    pq.write_table(source, tmp_path / "in.parquet", row_group_size=3)
+    options = ("-m", model, "--file", tmp_path / "in.parquet", "--shard-rows", "2")
+    assert command("score", *options, "--output", tmp_path / "out.parquet").code == 0
+    found = pq.read_table(tmp_path / "out.parquet")
+    for name in source.column_names[1:]:
+        assert found.schema.field(name).type == source.schema.field(name).type
+        assert found[name].combine_chunks().equals(source[name].combine_chunks())
+    assert found["bits"].to_pylist() == [gpt2.score(text).bits for text in TEXTS]
+    assert command("embed", *options, "--output", f"{tmp_path}/vectors.parquet/").code == 0
+    found = pq.read_table(tmp_path / "vectors.parquet")
+    params = EmbedParams(by="text")
+    vectors = np.array(found["vector"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(vectors, [gpt2.embed(text, params).vectors[0] for text in TEXTS])
+    assert len(list((tmp_path / "vectors.parquet").glob("part-*"))) == 2
+    assert command("tokenize", *options, "--output", tmp_path / "out.csv").code == 0
+    rows = table(tmp_path / "out.csv")
+    assert [json.loads(row["tokens"]) for row in rows] == [gpt2.tokenizer.encode(t) for t in TEXTS]
+    assert [row["when"] for row in rows][1] == ""
+    assert [row["tags"] for row in rows] == ['["a"]', "[]", "", '["b", "c"]']
+
+
+def test_json_lines_become_a_column_of_a_table(
+    command: Command, model: Path, texts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.csv"
+    assert command("tokenize", "--file", texts, "--output", output, "-m", model).code == 0
+    found = [json.loads(row["input"]) for row in table(output)]
+    assert found == [{"id": n, "deep": {"n": [n]}} for n in range(4)]
+
+
+def test_tokens_are_printed_and_written(
+    command: Command, model: Path, gpt2: GPT2, texts: Path, tmp_path: Path
+) -> None:
+    encoded = [gpt2.tokenizer.encode(text) for text in TEXTS]
+    printed = command("tokenize", *TEXTS, "-m", model)
+    assert printed.out == "".join(f"{' '.join(map(str, tokens))}\n" for tokens in encoded)
+    records = command("tokenize", "--file", texts, "-m", model, "--json").records
+    assert [record["tokens"] for record in records] == encoded
+    assert "".join(records[0]["texts"]) == TEXTS[0]
+    output = tmp_path / "out.txt"
+    assert command("tokenize", "--file", texts, "--output", output, "-m", model).code == 0
+    assert output.read_text() == printed.out
+
+
+def test_documents_are_scored_as_one_however_they_are_cut(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
+) -> None:
+    source = tmp_path / "t.tsv"
+    rows = [("1", "the cat"), ("1", "sat down"), ("1", ""), ("1", "."), ("2", "x"), ("1", "y")]
+    source.write_text("item\ttext\n" + "".join(f"{item}\t{text}\n" for item, text in rows))
+    parts = gpt2.score_document(["the cat", "sat down", "."])
+    wanted = [part.bits for part in (*parts, gpt2.score("x"), gpt2.score("y"))]
+    given = ("score", "--file", source, "--context", "previous", "-m", model)
+    for size in ("1", "3", "100"):
+        output = tmp_path / f"{size}.jsonl"
+        ended = command(*given, "--shard-rows", size, "--output", output)
+        assert ended.code == 1
+        assert "line 4: the text is empty" in ended.err
+        assert [record["bits"] for record in lines(output)] == wanted
+
+
+@pytest.mark.parametrize("name", ["score", "embed"])
+def test_rows_that_are_too_long_or_no_text_are_rejects(
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path, name: str
+) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out"
+    rows = [*TEXTS, "x " * 60, "", 7, "last", "y " * 70]
+    source.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in rows))
+    ended = command(name, "--file", source, "--output", output, "-m", model)
+    assert ended.code == 1
+    assert f"gpt2rt: {source}: line 5: " in ended.err
+    assert "4 of 9 rows could not be done" in ended.err
+    assert [r["row"] for r in lines(output / "part-00000000.jsonl")] == [1, 2, 3, 4, 8]
+    rejects = lines(output / "_rejects.jsonl")
+    assert [(r["row"], r["line"]) for r in rejects] == [(n, n) for n in (5, 6, 7, 9)]
+    assert "give a stride" in rejects[0]["reason"]
+    assert rejects[0]["text"] == rows[4]
+    assert command(name, "--file", source, "--output", output, "-m", model).err == ended.err
+
+
+def test_many_rejects_are_counted(command: Command, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("{\n" * 300 + '"good"')
+    given = ("--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl", "-m", model)
+    ended = command("tokenize", *given)
+    assert len(ended.err.splitlines()) == 11
+    assert "300 of 301 rows" in ended.err
+    assert len(lines(tmp_path / "out.jsonl")) == 1
+
+
+@pytest.mark.parametrize("name", ["score", "embed", "tokenize"])
+def test_a_text_file_is_a_row_or_its_lines_are(
+    command: Command, model: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in.txt").write_text("one\n\ntwo\n")
+    given = (name, "--file", tmp_path / "in.txt", "-m", model, "--output")
+    assert command(*given, tmp_path / "whole.jsonl").code == 0
+    assert command(*given, tmp_path / "lines.jsonl", "--lines").code == 0
+    assert [r["line"] for r in lines(tmp_path / "whole.jsonl")] == [1]
+    assert [r["line"] for r in lines(tmp_path / "lines.jsonl")] == [1, 3]
+
+
+def test_a_pipe_is_a_corpus_too(command: Command, model: Path, tmp_path: Path) -> None:
+    given = ("tokenize", "--file", "-", "--lines", "-m", model, "--output", tmp_path / "o.jsonl")
+    assert command(*given, stdin=b"one\ntwo\n").code == 0
+    assert command(*given, stdin=b"one\ntwo\n").code == 0
+    assert "other texts" in command(*given, stdin=b"one\nthree\n").in_one_line()
+    assert [r["source"] for r in lines(tmp_path / "o.jsonl")] == ["standard input"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact", "code"),
+    [
+        (("score", "a", "-o", "o.jsonl"), "go without it", 2),
+        (("score", "-o", "o.jsonl"), "--output is for --file", 2),
+        (("score", "-f", "t.csv", "-o", "o.jsonl", "--json"), "go without it", 2),
+        (("score", "-f", "t.csv", "-o", "o.jsonl"), "'text' among them; it has 'a', 'b'", 1),
+        (("score", "-f", "t.csv", "-o", "o.csv", "--column", "c"), "'c' among them", 1),
+        (("score", "-f", "t.csv", "-o", "o.csv", "--column", "a", "--lines"), "is for tables", 2),
+        (("score", "-f", "bits.csv", "-o", "o.csv", "--column", "a"), "'bits' is one of", 2),
+        (("score", "-f", "t.csv", "--column", "a", "-o", "o.txt"), "writes JSON lines", 2),
+        (("score", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--window", "99"), "window", 2),
+        (("score", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--bos", "ab"), "bos", 2),
+        (("score", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--joint", "x"), "joint", 2),
+        (("score", "-f", "t.csv", "--column", "a", "-o", "t.csv"), "file of the texts", 2),
+        (("embed", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--layer", "9"), "layer", 2),
+        (("embed", "-f", "t.csv", "-o", "o.csv", "--cosine"), ".npy", 2),
+        (("embed", "-f", "t.csv", "--column", "a", "--shard-rows", "3"), "is for --output", 2),
+        (("tokenize",), "name a text", 2),
+        (
+            ("tokenize", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--shard-rows", "0"),
+            "1 or",
+            2,
+        ),
+        (("tokenize", "-f", "-", "-f", "-", "--lines", "-o", "o.csv"), "once only", 2),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    command: Command,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    fact: str,
+    code: int,
+) -> None:
+    """In one line, and nothing is left behind that would be in the way of the right settings."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,b\n1,2\n")
+    Path("bits.csv").write_text("a,bits\n1,2\n")
+    ended = command(*arguments, "-m", model)
+    assert ended.code == code
+    assert fact in ended.in_one_line()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.csv", "t.csv"]
+
+
+@pytest.mark.parametrize("texts", ["in", "in/*.jsonl"])
+@pytest.mark.parametrize("output", ["in/out.jsonl", "in/deep/out.jsonl"])
+def test_an_output_among_the_texts_is_refused(
+    command: Command, model: Path, tmp_path: Path, texts: str, output: str
+) -> None:
+    """The next time it would be one of them."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('"x"\n')
+    given = ("--file", tmp_path / texts, "--output", tmp_path / output, "-m", model)
+    assert "among the texts" in command("tokenize", *given).in_one_line()
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.jsonl"]
+    given = ("--file", tmp_path / texts, "--output", tmp_path / "out.jsonl", "-m", model)
+    assert command("tokenize", *given).code == 0
+
+
+def test_nothing_to_do_is_done(command: Command, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    given = ("score", "--file", tmp_path / "blank.txt", "--lines", "-m", model, "--output")
+    for _ in range(2):
+        assert command(*given, tmp_path / "out.csv").code == 0
+        assert table(tmp_path / "out.csv") == []
+
+
+def test_a_run_that_failed_at_once_leaves_nothing(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "utf16.txt").write_bytes(b"\xff\xfea\0")
+    given = ("score", "--file", tmp_path / "utf16.txt", "--lines", "-m", model, "--output")
+    assert "is UTF-16" in command(*given, tmp_path / "out.jsonl").in_one_line()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("text,a\nx,1\n")
+    (tmp_path / "in" / "b.csv").write_text("text,b\ny,2\n")
+    given = ("tokenize", "--file", tmp_path / "in", "-m", model, "--shard-rows", "1", "--output")
+    ended = command(*given, tmp_path / "out.csv")
+    assert (ended.code, "b.csv: line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
+    assert command(*given, tmp_path / "out.jsonl").code == 0
+    assert [r["input"] for r in lines(tmp_path / "out.jsonl")] == [{"a": "1"}, {"b": "2"}]
+
+
+def test_plain_commands_import_no_arrow(
+    command: Command, model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert command("score", "a", "-m", model).code == 0
+    assert command("score", "-f", texts, "-o", tmp_path / "o.csv.gz", "-m", model).code == 0
+    ended = command("score", "-f", texts, "-o", tmp_path / "o.parquet", "-m", model)
+    assert "gpt2rt[files]" in ended.in_one_line()

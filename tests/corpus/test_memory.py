@@ -1,0 +1,55 @@
+"""A corpus of any size takes the memory of a few shards, resumed or not."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt2rt import GPT2
+from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.local import made
+from gpt2rt.corpus.output import Output
+from gpt2rt.corpus.shards import shards
+from gpt2rt.corpus.tokenize_job import TokenizeJob
+
+SIZE = 100
+
+
+def peak(work: Callable[[], None]) -> int:
+    """Bytes that Python's objects take at most while `work` runs."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["out.csv", "out"])
+def test_memory_does_not_grow_with_the_input(tmp_path: Path, gpt2: GPT2, name: str) -> None:
+    job, peaks = TokenizeJob(), list[tuple[int, int]]()
+    for count in (1_000, 1_000, 8_000):  # the first one warms up
+        place = tmp_path / str(len(peaks))
+        place.mkdir()
+        source = place / "in.jsonl"
+        with source.open("w") as file:
+            file.writelines(f'{{"text": "a b c", "n": {n}}}\n' for n in range(count))
+        corpus = Corpus.of([str(source)])
+
+        def run(corpus: Corpus = corpus, target: Path = place / name) -> None:
+            with Output(Destination.of(str(target)), job, gpt2.bundle, corpus, SIZE) as output:
+                due = output.due(shards(corpus.rows(), SIZE))
+                for part in made(job, gpt2.tokenizer, due, output.layout):
+                    output.add(part)
+                output.finish()
+
+        peaks.append((peak(run), peak(run)))  # made, and found to be there
+    (made_less, found_less), (made_more, found_more) = peaks[1:]
+    line = 80 * 400  # the manifest's lines of 70 parts more
+    assert made_more < 1.2 * made_less + line
+    assert found_more < 1.2 * found_less + line
