@@ -15,19 +15,19 @@ KERNELS := gpt2rt/kernels/build.py hatch_build.py $(wildcard gpt2rt/kernels/src/
 PACKAGES := gpt2rt export/gpt2rt_export bench/gpt2rt_bench bench/gpt2rt_evals
 
 .PHONY: demo test quick coverage oldest soak lint types docs check kernels kernel-tests wheels \
-    web-runtime demo-model clean
+    web-runtime node-runtime demo-model clean
 
 demo: $(INSTALLED)  ## export the embedded demo model to int8 and let it tell a story
 	$(BIN)/gpt2rt export demo --int8 --force
 	$(BIN)/gpt2rt generate --model demo-int8 --temperature 0.6 --seed 1
 
-test: $(INSTALLED) web-runtime  ## every test
+test: $(INSTALLED) web-runtime node-runtime  ## every test
 	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(INSTALLED)  ## the tests that are fast
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser"
 
-coverage: $(INSTALLED) web-runtime  ## every test, and the share of each package's lines that they ran
+coverage: $(INSTALLED) web-runtime node-runtime  ## every test, and the share of each package's lines that they ran
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=
 	@for package in $(PACKAGES); do \
 	    echo "$$package: $$($(BIN)/coverage report --format=total --include="$$package/*") %"; \
@@ -53,6 +53,11 @@ docs: .venv/.docs  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 check: lint types docs test  ## what has to pass before a change lands
+
+node-runtime: $(INSTALLED)  ## onnxruntime-node, for the test of docs/examples/bundle.mjs
+	@if [ ! -d .venv/node/node_modules/onnxruntime-node ] && command -v npm >/dev/null; then \
+	    npm install --silent --no-audit --no-fund --ignore-scripts --prefix .venv/node onnxruntime-node@1.30.0; \
+	fi
 
 web-runtime: $(INSTALLED)  ## onnxruntime-web, for the tests of the page for the browser
 	@file=$$($(BIN)/python -c "from gpt2rt_export.web.runtime import FILE; print(FILE)"); \

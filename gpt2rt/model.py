@@ -69,13 +69,15 @@ class GPT2(Scorer):
 
         Weights that did not change since they were last compared are not read for that.
 
-        `provider` is `cpu`, `cuda`, or `auto`: CUDA if it is available and the bundle has a graph
-        for it. The attribute `provider` says which one it is.
+        `provider` is `cpu`, `cuda`, `openvino`, `webgpu`, `tensorrt-rtx`, `directml` or `coreml`,
+        with a device behind it where one is chosen (`openvino:gpu`). `auto` is the fastest that
+        `gpt2rt bench --choose` found; else CUDA if it is available and the bundle has a graph for
+        it, else the CPU. The attribute `provider` says which one it is.
 
         `draft` proposes tokens for a sequence that runs alone: a smaller model with the same
         tokenizer, or "lookup" in the text (`gpt2rt.generation.speculation`).
 
-        Raises `BadBundle` for damaged files, `ProviderMissing` if CUDA is not available,
+        Raises `BadBundle` for damaged files, `ProviderMissing` if the provider cannot be had,
         `MissingExtra` if the tokenizer needs an extra, `InvalidSetting` for another draft.
         """
         began = now()
@@ -163,7 +165,7 @@ class GPT2(Scorer):
 
     @property
     def provider(self) -> str:
-        """The execution provider: `cpu` or `cuda`."""
+        """The execution provider: `cpu`, `cuda`, or another with its device (`openvino:gpu`)."""
         return self.runtime.provider
 
     def generate(

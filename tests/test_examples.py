@@ -59,9 +59,9 @@ def test_python(bundle: Path, expected: tuple[list[int], list[int]]) -> None:
 
 def test_node(bundle: Path, expected: tuple[list[int], list[int]]) -> None:
     node = shutil.which("node")
-    modules = os.environ.get("NODE_PATH", str(EXAMPLES / "node_modules"))
+    modules = os.environ.get("NODE_PATH", str(ROOT / ".venv" / "node" / "node_modules"))
     if node is None or not (Path(modules) / "onnxruntime-node").is_dir():
-        pytest.skip("needs Node with onnxruntime-node (npm install in docs/examples, or NODE_PATH)")
+        pytest.skip("needs Node with onnxruntime-node: `make node-runtime` gets it with npm")
     # Modules are looked for beside a program, not in NODE_PATH.
     place = bundle.parent / "node"
     place.mkdir()

@@ -130,7 +130,7 @@ def _session(graph: Path, place: Place, threads: Threads, precision: str) -> For
         own = place.provider.runtime_name
         chosen = {"providers": [(own, wanted), PROVIDERS[CPU]], "enable_fallback": 0}
     try:
-        session = ForkAwareSession(NativePath(graph), options, **chosen)
+        session = ForkAwareSession(NativePath(graph), options, foreign=True, **chosen)
     except Exception as error:  # ONNX Runtime's errors have no common base
         raise ProviderMissing(f"{graph}: {place} cannot run it ({reason_of(error)})") from error
     if place.provider.runtime_name not in session.get_providers():

@@ -55,7 +55,7 @@ class ForkAwareSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore
     """An `InferenceSession` that raises `InvalidSetting` in a child that lacks its threads.
 
     `kernels` is the instruction set of the kernels that compute its graph's functions; empty if
-    ONNX Runtime's own do.
+    ONNX Runtime's own do. With `foreign` a provider computes that has threads of its own.
     """
 
     def __init__(
@@ -64,12 +64,14 @@ class ForkAwareSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore
         options: ort.SessionOptions,
         *,
         kernels: str = "",
+        foreign: bool = False,
         **settings: Any,
     ) -> None:
         self.kernels = kernels
         with _calls.call():
             super().__init__(path, options, **settings)
         self._threads = options.intra_op_num_threads
+        self._foreign = foreign
         self._inherited = False
         _open.add(self)
 
@@ -88,6 +90,11 @@ class ForkAwareSession(ort.InferenceSession):  # type: ignore[misc,unused-ignore
             super().run_with_iobinding(binding, options)
 
     def _check(self) -> None:
+        if self._inherited and self._foreign:
+            raise InvalidSetting(
+                "the model was loaded before this process was forked, and the threads of its "
+                "provider stayed behind: load it in the child"
+            )
         if self._inherited and self._threads > 1:
             raise InvalidSetting(
                 f"the model was loaded with {self._threads} threads before this process was "

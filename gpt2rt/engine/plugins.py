@@ -51,7 +51,7 @@ def provider_named(text: str) -> tuple[Provider, str]:
 
     Raises `InvalidSetting` for a name that is not in the table.
     """
-    name, _, device = text.partition(SEPARATOR)
+    name, _, device = str(text).partition(SEPARATOR)
     if name not in TABLE:
         raise InvalidSetting(f"provider is {', '.join(TABLE)} or auto, not {text!r:.60}")
     return TABLE[name], device

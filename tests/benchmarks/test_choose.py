@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +25,14 @@ MISSING = Provider("missing", "NoSuchProvider", "portable", "no-such-package", n
 
 
 @pytest.fixture(autouse=True)
-def small_table(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+def small_table(home: Path) -> Iterator[None]:
+    whole = dict(TABLE)
     for name in set(TABLE) - {"cpu"}:
-        monkeypatch.delitem(TABLE, name)
-    for row in (STAND_IN, MISSING):
-        monkeypatch.setitem(TABLE, row.name, row)
+        del TABLE[name]
+    TABLE.update({row.name: row for row in (STAND_IN, MISSING)})
+    yield
+    TABLE.clear()
+    TABLE.update(whole)
 
 
 def faked(plan: object, rounds: int, advance: object) -> list[SimpleNamespace]:
@@ -84,18 +88,16 @@ def test_wrong_logits_do_not_count_however_fast(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
-def test_right_logits_count(
-    precision: str, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_right_logits_count(precision: str, tiny_bundles: dict[str, Bundle]) -> None:
     assert wrong(tiny_bundles[precision], "stand-in:cpu") is None
-    monkeypatch.setitem(TABLE, "stand-in", replace(STAND_IN, precisions=()))
+    TABLE["stand-in"] = replace(STAND_IN, precisions=())
     assert "takes bundles in" in str(wrong(tiny_bundles[precision], "stand-in"))
 
 
 def test_the_command_line_tells_what_it_took(
-    command: Command, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+    command: Command, tiny_bundles: dict[str, Bundle]
 ) -> None:
-    monkeypatch.delitem(TABLE, "stand-in")  # a worker would not know it
+    del TABLE["stand-in"]  # a worker would not know it
     bundle = tiny_bundles["fp32"].directory
     ended = command("bench", bundle, "--choose", "--rounds", "1", "--threads", "1", "--json")
     assert [row["provider"] for row in ended.records] == ["cpu"]

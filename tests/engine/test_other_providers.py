@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import onnxruntime as ort
 import pytest
@@ -109,8 +110,8 @@ def test_what_is_compiled_is_kept_by_version(home: Path) -> None:
 # ---- what cannot be had
 
 
-@pytest.mark.parametrize("wrong", ["gpu", "openvin", "", "auto:gpu"])
-def test_an_unknown_provider(wrong: str, tiny_bundles: dict[str, Bundle]) -> None:
+@pytest.mark.parametrize("wrong", ["gpu", "openvin", "", "auto:gpu", None, 3])
+def test_an_unknown_provider(wrong: Any, tiny_bundles: dict[str, Bundle]) -> None:
     with pytest.raises(InvalidSetting, match=r"provider is cpu, cuda, openvino, .*coreml or auto"):
         GPT2(tiny_bundles["fp32"], Threads(1), wrong)
 
@@ -198,6 +199,24 @@ def test_a_stand_in_makes_the_same_texts(
         assert texts == [done.text for done in cpu.generate_batch(prompts, GREEDY, SOME)]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_is_told_that_the_threads_of_a_provider_stayed_behind(
+    stand_in: Provider, tiny_bundles: dict[str, Bundle]
+) -> None:
+    model = GPT2(tiny_bundles["fp32"], Threads(1), "stand-in")
+    child = os.fork()
+    if child == 0:  # no exception may leave it
+        code = 1
+        try:
+            model.generate("ab", GREEDY, SOME)
+        except InvalidSetting as error:
+            code = 0 if "threads of its provider" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    model.generate("ab", GREEDY, SOME)
+
+
 def test_nodes_that_run_elsewhere_are_told_and_beyond_a_share_refused(
     stand_in: Provider, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +256,8 @@ for directory in sys.argv[1:]:
 def test_webgpu_makes_the_tokens_of_the_cpu(tiny_bundles: dict[str, Bundle]) -> None:
     if find_spec("onnxruntime_ep_webgpu") is None:
         pytest.skip("needs the extra webgpu")
+    if not hasattr(ort, "get_ep_devices"):
+        pytest.skip("needs ONNX Runtime 1.24")
     if not SWIFTSHADER.is_file():
         pytest.skip("needs Chromium's software driver for Vulkan")
     driver = {

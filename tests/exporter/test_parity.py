@@ -30,6 +30,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, PARITY, PORTABLE_GRAPH, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine.fused import FusedSlots
+from gpt2rt.engine.provider_table import TABLE, Provider
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadText
@@ -459,6 +460,7 @@ def test_an_export_ends_with_the_table_and_keeps_it(command: Command, home: Path
 
 STAGES = ["Check the hashes", "Load TensorFlow", "Read the checkpoint", "Verify: hidden states"]
 STAGES += ["Verify: TensorFlow", "Verify: logits", "Verify: logits with a cache"]
+STAGES += ["Verify: the portable graph"]
 VERIFYING = "".join(f"{stage}\n" for stage in STAGES)
 WITH_CUDA = f"{VERIFYING}Verify: the graph for CUDA\n"
 
@@ -486,6 +488,20 @@ def test_verify_repeats_the_report_and_changes_nothing(
     assert "KL divergence" in ended.out
     assert Bundle.open(elsewhere.directory) == elsewhere
     elsewhere.check()
+
+
+def test_verify_on_another_provider_compares_its_logits(
+    command: Command, random_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = Provider("stand-in", "CPUExecutionProvider", "portable", "onnxruntime")
+    monkeypatch.setitem(TABLE, "stand-in", stand_in)
+    told = ("verify", random_bundle.directory, "--provider", "stand-in", "--json")
+    (row,) = command(*told).records
+    assert (row["provider"], row["passed"]) == ("stand-in:cpu", True)
+    (own,) = command("verify", random_bundle.directory, "--json").records
+    assert own["provider"] == "cpu"
+    assert own["portable"] == row["portable"]
+    assert own["uncached"]["largest"] != row["uncached"]["largest"]
 
 
 def test_verify_of_other_weights_ends_with_an_error(
