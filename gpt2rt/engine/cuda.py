@@ -14,7 +14,6 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,7 +54,7 @@ class Buffers:
         self.count = count
         self.pitch = hparams.n_ctx * hparams.kv_width * np.dtype(np.float16).itemsize  # of a head
         self.slot = hparams.n_head * self.pitch
-        keys_values = chain.from_iterable(cuda(hparams).past)
+        keys_values = itertools.chain.from_iterable(cuda(hparams).past)
         self.cache = {port.name: memory.allocate(count * self.slot) for port in keys_values}
         self.steps: dict[tuple[int, int], Forward] = {}
         self.reads: dict[Shape, Forward] = {}
