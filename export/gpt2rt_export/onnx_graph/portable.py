@@ -28,9 +28,9 @@ from gpt2rt_export.onnx_graph.fuse import assemble, cut
 from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT
 from gpt2rt_export.onnx_graph.weights import Weight
 
-# In place of a score that does not count. Not infinity, which some providers make NaN of; as the
-# float16 that others compute in, it is infinite.
-MASKED = -1e9
+# What is added to a score that does not count: below any score, and not infinity, which some
+# providers make NaN of. In the float16 that others compute in it is infinite.
+MASKED = -3e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,7 @@ def attend(b: Builder, qkv: str, i: int, common: Shared, interface: Interface) -
     scale = b.hparams.attention_scale(i)
     factor = b.constant(f"scale/{scale}", np.array(scale, np.float32))
     q = b.op("Mul", [f"{h}/query", factor], f"{h}/scaled")
+    q = b.op("Transpose", [q], f"{h}/columns", perm=[0, 1, 3, 2])  # [B,H,W,S]
     past = scored(b, q, past_key, common.past, f"{h}/past")
     scores = b.op(
         "Concat", [past, scored(b, q, key, common.new, f"{h}/new")], f"{h}/scores", axis=-1
@@ -162,9 +163,11 @@ def attend(b: Builder, qkv: str, i: int, common: Shared, interface: Interface) -
     return reshaped(b, turned, [-1, b.hparams.n_head * b.hparams.kv_width], f"{h}/joined")
 
 
-def scored(b: Builder, q: str, k: str, mask: str, out: str) -> str:  # [B,H,S,W] -> [B,H,S,...]
-    turned = b.op("Transpose", [k], f"{out}/turned", perm=[0, 1, 3, 2])
-    return b.op("Add", [b.op("MatMul", [q, turned], f"{out}/scores"), mask], f"{out}/masked")
+def scored(b: Builder, columns: str, k: str, mask: str, out: str) -> str:  # -> [B,H,S,...]
+    """The masked scores of keys. They, and not the keys, are turned: these are larger."""
+    turned = b.op("MatMul", [k, columns], f"{out}/turned")  # [B,H,...,S]
+    scores = b.op("Transpose", [turned], f"{out}/scores", perm=[0, 1, 3, 2])
+    return b.op("Add", [scores, mask], f"{out}/masked")
 
 
 # ---- products
