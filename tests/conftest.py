@@ -21,7 +21,7 @@ from gpt2rt.bundles.manifest import MANIFEST
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli import main
 from models import SHARED, TINY, LargerWeights, make_bundle
-from ray_clusters import keep_others_out
+from ray_variables import keep_others_out
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -122,6 +122,8 @@ def embed(
       gpt2rt embed --file sentences.txt --lines --by text --output vectors.npy
 
       gpt2rt embed --file corpus.parquet --output vectors.parquet
+
+      gpt2rt embed --file corpus/ --output vectors.parquet/ --ray --actors 4
     """
     corpora.check_shard_rows(shard_rows, output)
     whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)

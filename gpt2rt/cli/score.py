@@ -141,6 +141,8 @@ def score(
 
       gpt2rt score --file items.csv --column sentence --context previous --format tsv > words.tsv
 
+      gpt2rt score --file corpus/ --output scores.parquet/ --ray 10.0.0.1:6379
+
       gpt2rt score "Once upon a time" --bos none
 
       gpt2rt score --file page.txt --html page.html --top 5

@@ -40,6 +40,8 @@ def tokenize(
       gpt2rt tokenize "Once upon a time" --json
 
       gpt2rt tokenize --file corpus.parquet --column text --output tokens.parquet
+
+      gpt2rt tokenize --file corpus/ --output tokens.parquet/ --ray
     """
     corpora.check_shard_rows(shard_rows, output)
     cluster = corpora.elsewhere(ray, actors, model, output)

@@ -102,16 +102,20 @@ def attempted(
     """Each unit with its result, or None and what is wrong with the unit.
 
     `batch` gives the results of units in their order, and raises for a unit that it refuses. Then
-    those that it had taken are tried one by one, and it goes on with the others.
+    those that it had taken are tried one by one, and it goes on with the others. What `units`
+    itself raises is raised.
     """
     rest = iter(units)
+    broken: list[Exception] = []
     while True:
         taken: deque[U] = deque()
         try:
-            for result in batch(_noted(rest, taken)):
+            for result in batch(_noted(rest, taken, broken)):
                 yield taken.popleft(), result, ""
             return
         except REFUSED as error:
+            if broken:
+                raise
             told = str(error)
         if len(taken) == 1:
             yield taken[0], None, told
@@ -125,7 +129,12 @@ def attempted(
                 yield unit, result, ""
 
 
-def _noted(units: Iterator[U], taken: deque[U]) -> Iterator[U]:
-    for unit in units:
-        taken.append(unit)
-        yield unit
+def _noted(units: Iterator[U], taken: deque[U], broken: list[Exception]) -> Iterator[U]:
+    """The units, each noted as `taken`, and what ends them as `broken`."""
+    try:
+        for unit in units:
+            taken.append(unit)
+            yield unit
+    except Exception as error:
+        broken.append(error)
+        raise

@@ -11,6 +11,8 @@ from gpt2rt.corpus.parts import DonePart, Layout
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.shards import Shard
 
+MOST_READY = 16  # shards of nothing but faults that are held until a batch has ended
+
 
 @dataclass(slots=True)
 class OpenShard:
@@ -45,10 +47,14 @@ def finished(
     """All shards with the results of their rows, each when its last row is done.
 
     Rows of the next shard begin while the last ones of a shard end, so no batch runs empty at a
-    shard's end; therefore shards may come in another order. Raises as `Job.results`.
+    shard's end; therefore shards may come in another order. Where `shards` raises, those before are
+    done first. Raises as `Job.results`.
     """
     home: dict[int, OpenShard] = {}  # by the number of a row
     ready: list[OpenShard] = []
+    failed: list[Exception] = []
+    rest = _until_failure(shards, failed)
+    more = True
 
     def take(result: RowResult) -> None:
         place = home.pop(result.row.number)
@@ -57,7 +63,8 @@ def finished(
             ready.append(place)
 
     def rows() -> Iterator[TextRow]:
-        for shard in shards:
+        nonlocal more
+        for shard in rest:
             place = OpenShard(shard)
             home.update({row.number: place for row in shard.rows})
             for row in shard.rows:
@@ -66,10 +73,25 @@ def finished(
                 else:
                     take(RowResult(row, faults=(row.fault,)))
                     advance(1)
+            if len(ready) >= MOST_READY:
+                return
+        more = False
 
-    for result in job.results(model, rows()):
-        take(result)
-        advance(1)
+    while more:
+        for result in job.results(model, rows()):
+            take(result)
+            advance(1)
+            while ready:
+                yield ready.pop(0)
         while ready:
             yield ready.pop(0)
-    yield from ready
+    for error in failed:
+        raise error
+
+
+def _until_failure(shards: Iterable[Shard], failed: list[Exception]) -> Iterator[Shard]:
+    """The shards up to an error, which is noted."""
+    try:
+        yield from shards
+    except Exception as error:
+        failed.append(error)

@@ -82,10 +82,9 @@ class ShardActor:
 
     def __call__(self, table: Any) -> Any:
         """A row of the reader's to one of what came of it."""
-        (value,) = unpacked(table)
-        if isinstance(value, Gpt2rtError):  # of the reader
-            return packed(value)
-        shard, read = value
+        ((shard, read),) = unpacked(table)
+        if isinstance(shard, Gpt2rtError):  # of the reader
+            return table
         try:
             (done,) = finished(self._work.job, self._loaded(), [shard])
             return packed((self._work.layout.encode(done.shard, done.results), read))
@@ -183,11 +182,15 @@ def _shared(loading: Loading, bundle: Bundle) -> Loading:
 def _results(
     read: ReadShards, work: ShardWork, actors: int | None
 ) -> Iterator[tuple[EncodedPart, int]]:
-    """What came of the shards, in any order, with the bytes read up to the end of each."""
+    """What came of the shards, in any order, with the bytes read up to the end of each.
+
+    Where a file cannot be read, what was read before is done first.
+    """
     import ray
 
     found = _dataset(read, work, actors)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its files in Ray's folder have all
+    failed: list[Gpt2rtError] = []
     try:
         for table in found.iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="pyarrow"
@@ -195,9 +198,14 @@ def _results(
             for value in unpacked(table):
                 if isinstance(value, Gpt2rtError):
                     raise value
-                yield value
+                if isinstance(value[0], Gpt2rtError):
+                    failed.append(value[0])
+                else:
+                    yield value
     except ray.exceptions.RayError as error:
         raise ClusterFailure(_told(error)) from error
+    for fault in failed:
+        raise fault
 
 
 def _told(error: Exception) -> str:
@@ -299,9 +307,9 @@ def _source(read: ReadShards) -> Any:
 
 
 def _tables(read: ReadShards) -> Iterator[Any]:
-    """The shards, or at the end the error that a user can mend."""
+    """The shards, and in place of one that cannot be read the error that a user can mend."""
     try:
         for value in read.shards():
             yield packed(value)
     except Gpt2rtError as error:
-        yield packed(error)
+        yield packed((error, 0))

@@ -14,7 +14,6 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -55,7 +54,7 @@ class Buffers:
         self.count = count
         self.pitch = hparams.n_ctx * hparams.kv_width * np.dtype(np.float16).itemsize  # of a head
         self.slot = hparams.n_head * self.pitch
-        keys_values = chain.from_iterable(cuda(hparams).past)
+        keys_values = itertools.chain.from_iterable(cuda(hparams).past)
         self.cache = {port.name: memory.allocate(count * self.slot) for port in keys_values}
         self.steps: dict[tuple[int, int], Forward] = {}
         self.reads: dict[Shape, Forward] = {}
@@ -118,12 +117,12 @@ class Device:
         if self.careful is not None or kind in self.faults or not kind.available(self):
             yield None
             return
-        idle = self.idle_readers.setdefault(kind, [])
+        idle = self.idle_readers.get(kind)
         reader = idle.pop() if idle else kind(self)
         try:
             yield reader  # type: ignore[misc]
         finally:
-            idle.append(reader)
+            self.idle_readers.setdefault(kind, []).append(reader)
 
     def _take(self, count: int) -> Buffers:
         for number, buffers in enumerate(self._idle):
@@ -134,9 +133,13 @@ class Device:
         except OutOfMemory:
             if not (self._idle or self.idle_readers):
                 raise
-            self._idle.clear()
-            self.idle_readers.clear()
+            self.release()
             return Buffers(self.hparams, self.memory, count)
+
+    def release(self) -> None:
+        """Free the memory of slots and readers that nobody uses now."""
+        self._idle.clear()
+        self.idle_readers.clear()
 
 
 class CudaSlots(Slots):

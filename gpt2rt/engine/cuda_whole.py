@@ -37,6 +37,9 @@ class ReadersDevice(Protocol):
     captures: Captures
     tails: Tails
 
+    def release(self) -> None:
+        """Free the memory that nobody uses now."""
+
 
 class WholeReader:
     """Reads whole texts on a device; nothing of them is kept. For one thread at a time.
@@ -84,15 +87,16 @@ class WholeReader:
     ) -> list[Result]:
         """What `read` returns of all texts side by side.
 
-        Where the memory does not suffice, fewer are read side by side from then on. Raises
-        `OutOfMemory` for one alone.
+        Where the memory does not suffice, what nobody uses is freed, and fewer are read side by
+        side from then on. Raises `OutOfMemory` for one alone.
         """
         try:
             return read(texts)
         except OutOfMemory:
             self.forget()
+            self.device.release()
             if len(texts) == 1:
-                raise
+                return read(texts)
         self.budget = max(self.hparams.n_ctx, self.budget // 2)
         half = len(texts) // 2
         return [*self.together(read, texts[:half]), *self.together(read, texts[half:])]

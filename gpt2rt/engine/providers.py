@@ -261,14 +261,16 @@ def open_session(
     provider: str = CPU,
     *,
     prepack: bool = True,
+    fold: bool = True,
     xqa: bool = False,
 ) -> ForkAwareSession:
     """Open a graph file in an ONNX Runtime session on `cpu` or `cuda`.
 
     Kernels of gpt2rt read the weights where the file is mapped. Without them, `prepack` gives the
     session its own copy of the weights, which makes decode steps fast; without that it opens at
-    once, and is as fast for calls of many tokens. `xqa`: ONNX Runtime chooses the attention kernels
-    on CUDA.
+    once, and is as fast for calls of many tokens. Without `fold` what a graph computes of its
+    weights alone, as wider ones, is computed in every call and given back: it takes little memory.
+    `xqa`: ONNX Runtime chooses the attention kernels on CUDA.
 
     Raises `BadBundle`, or `ProviderMissing` if ONNX Runtime cannot run the graph on the provider.
     """
@@ -278,6 +280,7 @@ def open_session(
 
     own = kernels_for(graph, provider)
     options = session_options(threads, prepack and own.path is None)
+    options.enable_cpu_mem_arena = fold
     if own.path is not None:
         options.register_custom_ops_library(native(own.path))
     chosen: list[object] = [PROVIDERS[CPU]]
@@ -290,6 +293,7 @@ def open_session(
                 options,
                 kernels=own.instructions,
                 providers=chosen,
+                disabled_optimizers=None if fold else ["ConstantFolding"],
                 enable_fallback=0,  # otherwise it prints a message and runs on the CPU
             )
     except Exception as error:  # ONNX Runtime's errors have no common base

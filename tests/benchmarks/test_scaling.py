@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -246,3 +247,18 @@ def test_costs_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "12,345" in printed
     assert main(["costs", "--days", "0"]) == 1
+
+
+def test_the_page_has_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/scaling.md").read_text("utf-8")
+    shown = [cells(line) for line in page.splitlines() if line.startswith("| ")]
+    assert main(["costs"]) == 0
+    printed = [cells(line) for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
+    rows = [row[:-1] for row in printed if row[-1] != "source"]  # sources are in the text
+    assert len(rows) == 7
+    bare = [[re.sub(r"^([\d,]+) (cores|GPUs)$", r"\1", cell) for cell in row] for row in shown]
+    assert [row for row in rows if row not in bare] == []
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]

@@ -261,13 +261,19 @@ def test_nothing_to_do_is_done(command: Command, model: Path, tmp_path: Path) ->
         assert table(tmp_path / "out.csv") == []
 
 
-def test_a_run_that_failed_at_once_leaves_nothing(
-    command: Command, model: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["generate", "score", "embed", "tokenize"])
+def test_a_file_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(
+    command: Command, model: Path, tmp_path: Path, name: str
 ) -> None:
-    (tmp_path / "utf16.txt").write_bytes(b"\xff\xfea\0")
-    given = ("score", "--file", tmp_path / "utf16.txt", "--lines", "-m", model, "--output")
-    assert "is UTF-16" in command(*given, tmp_path / "out.jsonl").in_one_line()
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    (tmp_path / "utf16.jsonl").write_bytes(b"\xff\xfea\0")
+    (tmp_path / "good.jsonl").write_text('{"text": "a"}\n' * 9)
+    size = ("--column", "text", "--shard-rows", "2", "-m", model, "--output", tmp_path / "out")
+    bad = ("--file", tmp_path / "utf16.jsonl")
+    assert "is UTF-16" in command(name, *bad, *size).in_one_line()
+    assert [path.name for path in tmp_path.glob("out/*")] == []
+    good = ("--file", tmp_path / "good.jsonl")
+    assert "is UTF-16" in command(name, *good, *bad, *size).in_one_line()
+    assert [len(lines(part)) for part in sorted(tmp_path.glob("out/part-*"))] == [2] * 4
 
 
 def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(

@@ -175,6 +175,20 @@ def test_a_corpus_of_nothing_but_faults_is_rejects(tmp_path: Path) -> None:
     assert lines == [4, 4, 1]
 
 
+def test_any_number_of_faults_takes_little_memory(tmp_path: Path) -> None:
+    read = 0
+
+    def many() -> Iterator[Shard]:
+        nonlocal read
+        for n in range(500):
+            read += 1
+            yield Shard(n, (TextRow(n + 1, "a", n + 1, None, {}, "", "broken"),))
+
+    for done, _ in enumerate(made(Backwards(), None, many(), layout(tmp_path / "a", Backwards()))):
+        assert read - done <= 16
+    assert read == 500
+
+
 def test_a_unit_that_is_refused_takes_no_other_with_it() -> None:
     """Whether a batch tells at once, or after it has taken others."""
 
@@ -196,6 +210,15 @@ def test_a_unit_that_is_refused_takes_no_other_with_it() -> None:
             assert (result, fault) == (
                 (None, f"no {unit}") if unit % 5 == 0 else (len(str(unit)), "")
             )
+
+
+def test_what_ends_the_units_is_raised() -> None:
+    def units() -> Iterator[int]:
+        yield 1
+        raise BadText("the file")
+
+    with pytest.raises(BadText, match="the file"):
+        list(attempted(units(), lambda found: (unit for unit in found)))
 
 
 # ---- outputs

@@ -42,7 +42,11 @@ from gpt2rt.errors import BadBundle, ClusterFailure, Gpt2rtError, InvalidSetting
 from gpt2rt.runs import Run
 from ray_clusters import TwoNodes, two_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.skipif(sys.platform != "linux", reason="two nodes on a machine are for Linux"),
+]
 
 ROWS, SHARD_ROWS = 300, 32
 LENGTH = Stopping(6, end_of_text=False)
@@ -145,6 +149,20 @@ def test_a_job_goes_on_with_the_same_texts_only(cluster: TwoNodes, runner: Runne
     runner.run("clustered", JOBS["score"])
     assert {name: (place / name).stat().st_mtime_ns for name in done} == done
     compare(runner.run("plain", JOBS["score"], on_ray=False), place)
+
+
+def test_what_was_read_before_a_bad_file_is_done(cluster: TwoNodes, runner: Runner) -> None:
+    (runner.path.parent / "texts").mkdir()
+    runner.path = runner.path.rename(runner.path.parent / "texts" / "a.jsonl").parent
+    (runner.path / "b.jsonl.gz").write_bytes(b"no gzip")
+    made = []
+    for name, on_ray in (("plain", False), ("clustered", True)):
+        with pytest.raises(Gpt2rtError, match=r"b\.jsonl\.gz") as failed:
+            runner.run(name, JOBS["tokenize"], on_ray=on_ray)
+        parts = (runner.path.parent / name).glob("*part-*")
+        made.append((one_line(failed), {part.name: part.read_bytes() for part in parts}))
+    assert made[0] == made[1]
+    assert len(made[0][1]) == ROWS // SHARD_ROWS
 
 
 def test_settings_that_the_model_does_not_allow(cluster: TwoNodes, runner: Runner) -> None:

@@ -239,6 +239,8 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     wanted = scored_on(device)
     device.idle_readers.clear()
     calls.clear()
+    idle = device.slots(2).buffers
+    assert device.slots(2).buffers is idle
     real, limit = device.memory.allocate, 160 * TINY.n_vocab * 2
 
     def allocate(size: int, *, host: bool = False) -> Block:
@@ -251,6 +253,7 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
         calls.clear()
         found = scored_on(device)
     assert max(count * width for count, width in calls) <= 128
+    assert device.slots(2).buffers is not idle  # whose memory was given back
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=5e-3)
     limit = 1000

@@ -82,6 +82,7 @@ class KilledJob:
     def _wait_for_parts(self, count: int) -> None:
         """Wait until a job has made so many parts more, or has ended."""
         if self._driver is None:
+            self.cluster.repair()
             self._driver = self._run(self._output, "--ray", self.cluster.address)
             self.runs += 1
         wanted, until = self._parts() + count, time.monotonic() + LONGEST

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,32 +11,34 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from ray_variables import keep_others_out
 
-def keep_others_out() -> None:
-    """Variables of Ray's, which reads them when it is imported: clusters that this process starts
-    want a token that nobody else knows, and report nothing.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if "RAY_AUTH_TOKEN" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+# A node is dead after ten looks without an answer, which a killed one gives at once.
+DEATH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 10}
 
 
 class TwoNodes:
     """A cluster of two nodes of one core each on this machine, found at `address`."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._settings = {
-            "num_cpus": 1,
-            "object_store_memory": 80 << 20,
-            "include_dashboard": False,
-        }
-        quick = {"health_check_period_ms": 1000}  # five of them without an answer are a death
-        head = {**self._settings, "_system_config": quick}
+        head = {**NODE, "_system_config": DEATH}
         self._cluster = patient(lambda: Cluster(initialize_head=True, head_node_args=head))
         self._second = self._added()
         self.address: str = self._cluster.address
+
+    def repair(self) -> None:
+        """Replace what has died by itself, as nodes do on a machine with too much to do."""
+        if not is_alive(self._cluster.head_node):
+            self.close()
+            self._start()
+        elif not is_alive(self._second):
+            self.replace_node()
 
     def replace_node(self) -> None:
         """Kill the second node, and add another."""
@@ -46,7 +46,7 @@ class TwoNodes:
         self._second = self._added()
 
     def _added(self) -> Any:
-        return patient(lambda: self._cluster.add_node(**self._settings))
+        return patient(lambda: self._cluster.add_node(**NODE))
 
     def workers(self, name: str) -> list[psutil.Process]:
         """The processes of both nodes that run what is called `name`."""
@@ -59,6 +59,11 @@ class TwoNodes:
 
     def close(self) -> None:
         self._cluster.shutdown()
+
+
+def is_alive(node: Any) -> bool:
+    processes = [info.process for info in node.all_processes.get("raylet", ())]
+    return bool(processes) and all(process.poll() is None for process in processes)
 
 
 def patient(start: Callable[[], Any]) -> Any:

@@ -38,7 +38,11 @@ class RunningServer:
         self.server = DrainingServer(self.service)
         self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
         self.thread.start()
-        wait_until(lambda: self.service.state == "ready" or not self.thread.is_alive())
+        wait_until(lambda: self._ready or not self.thread.is_alive())
+
+    @property
+    def _ready(self) -> bool:
+        return self.server.started and self.service.state == "ready"
 
     def client(self, **settings: object) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, timeout=LIMIT, **settings)  # type: ignore[arg-type]

@@ -40,8 +40,12 @@ class Served:
 
     def __init__(self, *arguments: str | Path) -> None:
         self.process = start("serve", *arguments, "--ray", "--port", "0", stdout=subprocess.DEVNULL)
-        self.url = url_in(self.process)
         self.key = "key"
+        try:
+            self.url = url_in(self.process)
+        except BaseException:
+            self.process.kill()
+            raise
 
     def client(self, retries: int = 0, headers: dict[str, str] | None = None) -> OpenAI:
         return OpenAI(

@@ -28,6 +28,7 @@ def main() -> None:
         try:
             while sum(job.kills.values()) < wanted.count:
                 job.survive([random.choice(KINDS)], random)
+                print(job.figures, file=sys.stderr, flush=True)
             job.end()
         except AssertionError:
             sys.exit(f"{job.figures}\n{job.told()}")

@@ -169,6 +169,15 @@ def test_greedy_texts_and_scores(plain: Page, gpt2: GPT2) -> None:
     assert max(far) < 0.2  # where a rounding to 8 bits tips
 
 
+def test_the_context_ends_a_text(plain: Page, gpt2: GPT2) -> None:
+    prompt = "The old fisherman " * 80
+    (told,) = plain.evaluate(WRITE, [[prompt], SETTINGS | {"max_tokens": 99, "min_tokens": 99}])
+    params = SamplingParams(temperature=0, min_length=99)
+    wanted = gpt2.generate(prompt, params, Stopping(99))
+    assert told["end"]["reason"] == wanted.finish_reason == "context"
+    assert len(told["tokens"]) == len(wanted.tokens) < 99
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -423,6 +432,15 @@ def test_threads_on_any_other_host(demo_page: Path, open_page: Open) -> None:
     with hosted(demo_page, isolated=False) as address:
         page = open_page(address, "?threads=2")
         assert threads_of(page) == "2"
+
+
+def test_any_path_of_a_host_will_do(demo_page: Path, open_page: Open) -> None:
+    with hosted(demo_page.parent) as address:
+        page = open_page(f"{address}{demo_page.name}/")
+        page.wait_for_function("navigator.serviceWorker.controller !== null")
+        page.reload()
+        opened(page)
+        write(page, "Odile")
 
 
 def test_one_thread_where_there_is_no_other_way(demo_page: Path, open_page: Open) -> None:

@@ -125,7 +125,7 @@ class _Simulation:
 
     def _run(self, delay: float) -> Steps:
         """An actor, until it is killed; its shard waits for another then."""
-        taken: simpy.events.Event | None = None
+        taken: simpy.resources.store.StoreGet | None = None
         try:
             yield self.env.timeout(delay)
             yield from self._compute(self._cluster.start)

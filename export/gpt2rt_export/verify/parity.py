@@ -22,6 +22,7 @@ import numpy as np
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, PORTABLE_GRAPH
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_memory import HostMemory
+from gpt2rt.engine.forks import ForkAwareSession
 from gpt2rt.engine.hidden import hidden_states
 from gpt2rt.engine.portable import PortableSlots
 from gpt2rt.engine.providers import Threads, open_session
@@ -197,7 +198,7 @@ def _portable(
     if not (directory / PORTABLE_GRAPH).is_file():
         return None
     advance = progress.stage("Verify: the portable graph", len(tokens))
-    session = open_session(directory / PORTABLE_GRAPH, Threads(spinning=False), prepack=False)
+    session = _opened(directory / PORTABLE_GRAPH)
     return _begun(PortableSlots(session, wanted.hparams, 1), wanted, tokens, advance)
 
 
@@ -208,9 +209,14 @@ def _cuda(
     if not (directory / CUDA_GRAPH).is_file():
         return None
     advance = progress.stage("Verify: the graph for CUDA", len(tokens))
-    session = open_session(directory / CUDA_GRAPH, Threads(spinning=False), prepack=False)
+    session = _opened(directory / CUDA_GRAPH)
     slots = Device(session, directory, wanted.hparams, HostMemory()).slots(1)
     return _begun(slots, wanted, tokens, advance)
+
+
+def _opened(graph: Path) -> ForkAwareSession:
+    """A session on a graph that is not for the CPU, whose wider weights would take gigabytes."""
+    return open_session(graph, Threads(spinning=False), prepack=False, fold=False)
 
 
 def _begun(

@@ -34,7 +34,8 @@ INT8 = "/int8"  # the end of a matrix' name
 # The product of the lm_head, whose matrix may be the embedding's, is faster with such an N.
 COLUMNS = 64
 PADDED = ("NormHead", "Embed")
-LARGEST = 1 << 30  # bytes of weights: a page has 4 GB, in which they are twice for a moment
+LARGEST = 1 << 30  # bytes of weights: a page has 4 GB, in which they are three times for a moment
+WIDENED = {"fp16": 2}  # how much larger they are in the page
 LEFT_OUT = {
     "int4": "has no fast product of 4-bit weights; export the model with --int8",
 }
@@ -47,7 +48,7 @@ def check(bundle: Bundle) -> None:
         raise InvalidSetting(f"{bundle.name}: WebAssembly {why}")
     if manifest.graph != "fused":
         raise InvalidSetting(f"{bundle.name}: not a graph for the browser; export with --int8")
-    size = manifest.files[WEIGHTS].bytes
+    size = manifest.files[WEIGHTS].bytes * WIDENED.get(manifest.precision, 1)
     if size > LARGEST:
         raise InvalidSetting(
             f"{bundle.name}: {size / 1e6:,.0f} MB of weights, and a page holds "
