@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,8 @@ def portable_graph(bundle: Bundle, provider: Provider) -> Path:
 def _session(graph: Path, place: Place, threads: Threads, precision: str) -> ForkAwareSession:
     from gpt2rt.engine.forks import ForkAwareSession
 
-    options = session_options(threads, prepack=True)
+    # ONNX Runtime's own threads would wait in a loop, on the cores that the provider computes on.
+    options = session_options(replace(threads, spinning=False), prepack=True)
     device = place.device
     wish = Wish(
         device=device.name,
