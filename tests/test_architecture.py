@@ -102,7 +102,6 @@ COMMAND_LINE_HAS = {
     "gpt2rt.bundles.writing": "files written whole or not at all",
     "gpt2rt.text.textfile": "the text of files",
     "gpt2rt.text.controls": "characters that a terminal would obey",
-    "gpt2rt.scoring.score": "numbers as JSON has them",
     "gpt2rt.corpus.ray_data": "corpora on a cluster",
     "gpt2rt.corpus.corpus": "the rows of files",
     "gpt2rt.corpus.rows": "a row",
