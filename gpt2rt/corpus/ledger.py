@@ -8,6 +8,7 @@ was killed, does not count.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -39,17 +40,11 @@ class Ledger:
         self.done: dict[int, DonePart] = {}
         self.end: dict[str, Any] | None = None
         self._place = place
+        self._file = _locked(place)
         try:
-            place.directory.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = place.manifest.open("a+b")
-        except OSError as error:
-            raise place.refusal(str(error.strerror)) from None
-        try:
-            if not locked(self._file):
-                raise place.refusal("another run is writing it")
             self._take_up({"format": FORMAT, "version": VERSION, **job})
-        except BaseException:
-            self.close()
+        except BaseException:  # what was refused stays as it is
+            self._file.close()
             raise
 
     def close(self) -> None:
@@ -119,6 +114,26 @@ class Ledger:
             raise self._place.refusal(
                 f"was made with other settings ({'; '.join(other[:3])}); name another, or remove it"
             )
+
+
+def _locked(place: Destination) -> BinaryIO:
+    """The manifest, made if need be, which no other process can have meanwhile.
+
+    Raises `InvalidSetting` where another has it, or where it cannot be opened.
+    """
+    while True:
+        try:
+            place.directory.mkdir(parents=True, exist_ok=True)
+            file = place.manifest.open("a+b")
+        except OSError as error:
+            raise place.refusal(str(error.strerror)) from None
+        if not locked(file):
+            file.close()
+            raise place.refusal("another run is writing it")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), place.manifest.stat()):
+                return file
+        file.close()  # the run that had it removed it meanwhile
 
 
 def earlier_job(place: Destination) -> dict[str, Any] | None:

@@ -155,10 +155,14 @@ class FileReader:
         reader = self._cells(stream)
         names = self._header(reader)
         while True:
+            first = reader.line_num + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield FoundRow(reader.line_num, fault=f"no table ({error}); mend it")
+                fault = f"no table ({error})"
+                if reader.line_num > first:
+                    fault += f": a quote in it hides the lines up to {reader.line_num}"
+                yield FoundRow(first, fault=f"{fault}; mend it")
                 continue
             if cells is None:
                 return

@@ -181,6 +181,15 @@ def test_parquet_keeps_what_a_row_has(tmp_path: Path) -> None:
     assert [line for line, _ in faults(path)] == [2, 3]
 
 
+def test_a_quote_that_is_never_closed_is_named_with_the_lines_it_hides(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text,id\ngood,1\n"unclosed,2\nhidden,3\nhidden,4\n')
+    assert [row.text for row in rows(path) if row.fault is None] == ["good"]
+    [(line, fault)] = faults(path)
+    assert line == 3
+    assert "hides the lines up to 5" in fault
+
+
 @pytest.mark.parametrize(
     ("name", "data", "fact"),
     [

@@ -82,15 +82,7 @@ class StreamClient:
 
     async def _chunks(self, content: bytes) -> AsyncIterator[bytes]:
         """The parts of the answer's body as they come."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port)
-        reader, writer = self._streams
-        head = (
-            f"POST {self._path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-        )
-        writer.write(head.encode() + content)
-        status, fields = await _head(reader)
+        reader, status, fields = await self._asked(content)
         if status != 200:
             size = int(fields.get("content-length", 0))
             told = (await reader.readexactly(size)).decode("utf-8", "replace")
@@ -101,6 +93,26 @@ class StreamClient:
             yield await reader.readexactly(size)
             await reader.readexactly(2)  # the end of the line after it
         await reader.readline()
+
+    async def _asked(self, content: bytes) -> tuple[asyncio.StreamReader, int, dict[str, str]]:
+        """Send a request; returns where the body comes from, the status and the fields."""
+        head = (
+            f"POST {self._path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        used = self._streams is not None
+        reader, writer = self._streams = self._streams or await asyncio.open_connection(
+            self._host, self._port
+        )
+        writer.write(head.encode() + content)
+        try:
+            return reader, *await _head(reader)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            if not used or (isinstance(error, asyncio.IncompleteReadError) and error.partial):
+                raise
+        writer.close()  # the server closed it after the last answer
+        self._streams = None
+        return await self._asked(content)
 
     def _text(self, began: float, received: list[tuple[float, bytes]]) -> StreamedText:
         """The times of the events that have text. Raises `SubjectFailed` unless the text ended."""

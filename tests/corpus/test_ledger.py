@@ -1,0 +1,79 @@
+"""The manifest of an output: one writer, and what is refused stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gpt2rt.corpus import ledger
+from gpt2rt.corpus.destination import MANIFEST, Destination
+from gpt2rt.corpus.ledger import Ledger
+from gpt2rt.corpus.parts import DonePart
+from gpt2rt.errors import InvalidSetting
+
+JOB = {"job": "tokenize"}
+PART = DonePart(part=0, rows=1, records=1, rejects=0, bytes=2, sha256="", input="")
+
+
+@pytest.fixture(params=["out/", "out.jsonl"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Destination]:
+    yield Destination.of(str(tmp_path / request.param) + ("/" if request.param[-1] == "/" else ""))
+
+
+def test_a_second_writer_is_refused_however_often_it_tries(place: Destination) -> None:
+    with closing(Ledger(place, JOB)) as first:
+        for _ in range(3):
+            with pytest.raises(InvalidSetting, match="another run is writing it"):
+                Ledger(place, JOB)
+            assert place.manifest.exists()
+        first.add(PART)
+    with closing(Ledger(place, JOB)) as again:
+        assert again.done == {0: PART}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: '{"name": "of others"}\n',
+        lambda text: "nothing like it\n",
+        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text + "{}\n",
+    ],
+)
+def test_a_manifest_that_is_refused_stays_as_it_is(
+    place: Destination, change: Callable[[str], str]
+) -> None:
+    with closing(Ledger(place, JOB)) as first:
+        first.add(PART)
+    text = change(place.manifest.read_text())
+    place.manifest.write_text(text)
+    for _ in range(2):
+        with pytest.raises(InvalidSetting):
+            Ledger(place, JOB)
+        assert place.manifest.read_text() == text
+
+
+def test_a_run_that_did_nothing_leaves_nothing(place: Destination) -> None:
+    Ledger(place, JOB).close()
+    assert not place.manifest.exists()
+    assert place.directory.exists() == (place.file is None)
+
+
+def test_a_manifest_that_goes_while_it_is_opened_is_made_again(
+    place: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, gone = ledger.locked, []
+
+    def removed_before(file: object) -> bool:
+        if not gone:
+            gone.append(place.manifest.unlink())
+        return locked(file)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger, "locked", removed_before)
+    with closing(Ledger(place, JOB)) as first:
+        first.add(PART)
+        assert place.manifest.read_text().count("\n") == 2
+    assert place.manifest.name == MANIFEST
