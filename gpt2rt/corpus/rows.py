@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,4 +61,5 @@ def text_of(value: object, column: str, prompts: bool) -> str | tuple[int, ...] 
     if prompts and ids:
         return tuple(value)  # type: ignore[arg-type]
     wanted = "neither a text nor a list of token ids" if prompts else "no text"
-    raise BadText(f"{column!r} is {wanted}, but {type(value).__name__}")
+    told = json.dumps(value, default=str)
+    raise BadText(f"{column!r} is {wanted}, but {told:.60}")

@@ -110,7 +110,8 @@ def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_extra_of_the_package_is_told_of_with_all_that_commands_ask_for() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extras = set(project["project"]["optional-dependencies"])
-    assert set(EXTRAS) == extras - {"cuda", "peers"}
+    providers = {"cuda", "openvino", "webgpu", "tensorrt-rtx"}
+    assert set(EXTRAS) == extras - providers - {"peers"}
     for needed in (export.NEEDED, download.NEEDED, verify.NEEDED):
         assert set(needed) <= set(EXTRAS["export"])
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from gpt2rt.corpus import ledger
-from gpt2rt.corpus.destination import MANIFEST, Destination
+from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.ledger import Ledger
 from gpt2rt.corpus.parts import DonePart
 from gpt2rt.errors import InvalidSetting
@@ -19,8 +20,8 @@ PART = DonePart(part=0, rows=1, records=1, rejects=0, bytes=2, sha256="", input=
 
 
 @pytest.fixture(params=["out/", "out.jsonl"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Destination]:
-    yield Destination.of(str(tmp_path / request.param) + ("/" if request.param[-1] == "/" else ""))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
+    return Destination.of(str(tmp_path / request.param) + ("/" if request.param[-1] == "/" else ""))
 
 
 def test_a_second_writer_is_refused_however_often_it_tries(place: Destination) -> None:
@@ -65,15 +66,15 @@ def test_a_run_that_did_nothing_leaves_nothing(place: Destination) -> None:
 def test_a_manifest_that_goes_while_it_is_opened_is_made_again(
     place: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, gone = ledger.locked, []
+    locked, tries = ledger.locked, []
 
-    def removed_before(file: object) -> bool:
-        if not gone:
-            gone.append(place.manifest.unlink())
-        return locked(file)  # type: ignore[arg-type]
+    def removed_before(file: BinaryIO) -> bool:
+        tries.append(file)
+        if len(tries) == 1:
+            place.manifest.unlink()
+        return locked(file)
 
     monkeypatch.setattr(ledger, "locked", removed_before)
     with closing(Ledger(place, JOB)) as first:
         first.add(PART)
         assert place.manifest.read_text().count("\n") == 2
-    assert place.manifest.name == MANIFEST

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Extra -> modules that it installs. `cuda` has findings of its own; `peers` are better installed in
-# another environment.
+# Extra -> modules that it installs. Providers have findings of their own; `peers` are better
+# installed in another environment.
 EXTRAS = {
     "export": (
         "tensorflow",
@@ -28,7 +28,4 @@ EXTRAS = {
     "urls": ("fsspec", "aiohttp", "filelock"),
     "web": ("onnx", "pydantic", "filelock", "httpx2", "socksio"),
     "ray": ("ray", "pyarrow", "yaml", "mmh3"),
-    "openvino": ("onnxruntime_ep_openvino",),
-    "webgpu": ("onnxruntime_ep_webgpu",),
-    "tensorrt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx",),
 }
