@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 import pytest
 
-from gpt2rt.corpus import ledger
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.ledger import Ledger
+from gpt2rt.corpus.locks import locked
 from gpt2rt.corpus.parts import DonePart
 from gpt2rt.errors import InvalidSetting
 
@@ -66,7 +66,7 @@ def test_a_run_that_did_nothing_leaves_nothing(place: Destination) -> None:
 def test_a_manifest_that_goes_while_it_is_opened_is_made_again(
     place: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, tries = ledger.locked, []
+    tries = []
 
     def removed_before(file: BinaryIO) -> bool:
         tries.append(file)
@@ -74,7 +74,7 @@ def test_a_manifest_that_goes_while_it_is_opened_is_made_again(
             place.manifest.unlink()
         return locked(file)
 
-    monkeypatch.setattr(ledger, "locked", removed_before)
+    monkeypatch.setattr("gpt2rt.corpus.ledger.locked", removed_before)
     with closing(Ledger(place, JOB)) as first:
         first.add(PART)
         assert place.manifest.read_text().count("\n") == 2
