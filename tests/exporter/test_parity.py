@@ -156,36 +156,31 @@ def test_a_cache_that_forgets_fails_though_the_text_in_one_piece_is_right(
     assert all(text.startswith("cached") for text in failures)
 
 
-@pytest.mark.parametrize("precision", sorted(CUDA))
-def test_a_wrong_graph_for_cuda_fails_though_the_other_is_right(
-    precision: str, reports: dict[str, ParityReport], tiny_weights: LargerWeights, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stage", "graph", "precision"),
+    [
+        *(("cuda", CUDA_GRAPH, precision) for precision in sorted(CUDA)),
+        *(("portable", PORTABLE_GRAPH, precision) for precision in sorted(PRECISIONS)),
+    ],
+)
+def test_a_wrong_graph_for_another_provider_fails_though_the_others_are_right(
+    stage: str,
+    graph: str,
+    precision: str,
+    reports: dict[str, ParityReport],
+    tiny_weights: LargerWeights,
+    tmp_path: Path,
 ) -> None:
-    assert reports[precision].cuda is not None
+    assert getattr(reports[precision], stage) is not None
     bundle = make_bundle(tmp_path / "bundle", tiny_weights, precision)
-    path = bundle.directory / CUDA_GRAPH
+    path = bundle.directory / graph
     model = onnx.load(path, load_external_data=False)
     (last,) = (node for node in model.graph.node if "logits" in node.output)
     last.attribute.append(onnx.helper.make_attribute("alpha", -1.0))  # of its product
     onnx.save(model, path)
     failures = measured(bundle, tiny_weights).failures()
     assert failures
-    assert all(text.startswith("cuda") for text in failures)
-
-
-@pytest.mark.parametrize("precision", sorted(PRECISIONS))
-def test_a_wrong_portable_graph_fails_though_the_other_is_right(
-    precision: str, reports: dict[str, ParityReport], tiny_weights: LargerWeights, tmp_path: Path
-) -> None:
-    assert reports[precision].portable is not None
-    bundle = make_bundle(tmp_path / "bundle", tiny_weights, precision)
-    path = bundle.directory / PORTABLE_GRAPH
-    model = onnx.load(path, load_external_data=False)
-    (last,) = (node for node in model.graph.node if "logits" in node.output)
-    last.attribute.append(onnx.helper.make_attribute("alpha", -1.0))  # of its product
-    onnx.save(model, path)
-    failures = measured(bundle, tiny_weights).failures()
-    assert failures
-    assert all(text.startswith("portable") for text in failures)
+    assert all(text.startswith(stage) for text in failures)
 
 
 def test_with_kernels_cached_and_uncached_logits_are_equal(
