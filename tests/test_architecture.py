@@ -100,6 +100,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.bundles.packing": "bundles as one file",
     "gpt2rt.bundles.paths": "paths as text",
     "gpt2rt.bundles.writing": "files written whole or not at all",
+    "gpt2rt.scoring.score": "numbers as JSON has them",
     "gpt2rt.text.textfile": "the text of files",
     "gpt2rt.text.controls": "characters that a terminal would obey",
     "gpt2rt.corpus.ray_data": "corpora on a cluster",
