@@ -52,8 +52,7 @@ def fuse_portable(
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The portable graph, still without weights, and the weights that it needs."""
     b, forms, interface = Builder(hparams), STORAGE[precision], portable(hparams)
-    tokens = matrix(b, "wte", forms.embedding)
-    tokens = b.op("Gather", [tokens, X.name], "embed/tokens", axis=0)
+    tokens = TOKENS[forms.embedding.name](b)
     places = b.op("Gather", [b.vector("wpe"), POSITION.name], "embed/places", axis=0)
     x = b.op("Add", [tokens, places], "embed/sum")
     x = reshaped(b, x, [-1, hparams.n_embd], "embed/rows")
@@ -148,7 +147,6 @@ def attend(b: Builder, qkv: str, i: int, common: Shared, interface: Interface) -
     scale = b.hparams.attention_scale(i)
     factor = b.constant(f"scale/{scale}", np.array(scale, np.float32))
     q = b.op("Mul", [f"{h}/query", factor], f"{h}/scaled")
-    q = b.op("Transpose", [q], f"{h}/columns", perm=[0, 1, 3, 2])  # [B,H,W,S]
     past = scored(b, q, past_key, common.past, f"{h}/past")
     scores = b.op(
         "Concat", [past, scored(b, q, key, common.new, f"{h}/new")], f"{h}/scores", axis=-1
@@ -163,10 +161,10 @@ def attend(b: Builder, qkv: str, i: int, common: Shared, interface: Interface) -
     return reshaped(b, turned, [-1, b.hparams.n_head * b.hparams.kv_width], f"{h}/joined")
 
 
-def scored(b: Builder, columns: str, k: str, mask: str, out: str) -> str:  # -> [B,H,S,...]
-    """The masked scores of keys. They, and not the keys, are turned: these are larger."""
-    turned = b.op("MatMul", [k, columns], f"{out}/turned")  # [B,H,...,S]
-    scores = b.op("Transpose", [turned], f"{out}/scores", perm=[0, 1, 3, 2])
+def scored(b: Builder, q: str, k: str, mask: str, out: str) -> str:  # -> [B,H,S,...]
+    """The masked scores of keys, whose transposition is part of the product in most providers."""
+    columns = b.op("Transpose", [k], f"{out}/columns", perm=[0, 1, 3, 2])  # [B,H,W,...]
+    scores = b.op("MatMul", [q, columns], f"{out}/scores")
     return b.op("Add", [scores, mask], f"{out}/masked")
 
 
@@ -185,12 +183,17 @@ def matrix(b: Builder, name: str, form: Format) -> str:
     return MATRICES[form.name](b, name)
 
 
-def int8_matrix(b: Builder, name: str) -> str:
+def int8_steps(b: Builder, name: str) -> tuple[str, str, int]:
+    """The whole numbers [N,K] of a matrix, the scales of its rows, and N."""
     q, scale = b.matrix(name, INT8)
     n, k = (
         b.shape(name[:-2])[::-1] if name.endswith("/w") else b.hparams.variables()[f"model/{name}"]
     )
-    steps = ungrouped(b, q, [0, 2, 1, 3], (n, k), f"{name}/steps")
+    return ungrouped(b, q, [0, 2, 1, 3], (n, k), f"{name}/steps"), scale, n
+
+
+def int8_matrix(b: Builder, name: str) -> str:
+    steps, scale, n = int8_steps(b, name)
     zero = b.constant(f"zero_points/{n}", np.full(n, ZERO_POINT, np.uint8))
     return b.op("DequantizeLinear", [steps, scale, zero], f"{name}/wide", axis=0)
 
@@ -199,8 +202,12 @@ def half_matrix(b: Builder, name: str) -> str:
     return b.op("Cast", [*b.matrix(name, HALF)], f"{name}/wide", to=TensorProto.FLOAT)
 
 
+def float_matrix(b: Builder, name: str) -> str:
+    return b.matrix(name, FLOAT)[0]
+
+
 MATRICES: dict[str, Callable[[Builder, str], str]] = {
-    FLOAT.name: lambda b, name: b.matrix(name, FLOAT)[0],
+    FLOAT.name: float_matrix,
     HALF.name: half_matrix,
     INT8.name: int8_matrix,
 }
@@ -218,3 +225,34 @@ def int4_product(b: Builder, x: str, scope: str) -> str:
     wide = b.op("Cast", [scale], f"{scope}/scale/wide", to=TensorProto.FLOAT)
     inputs, sizes = [x, blocks, wide, zero], {"K": k, "N": n, "bits": 4, "block_size": BLOCK}
     return b.op("MatMulNBits", inputs, f"{scope}/sums", domain=MICROSOFT, **sizes)
+
+
+# ---- the token embedding
+# Rows are taken as they are stored, and then made float32. Were they taken from a float32 matrix,
+# providers would keep that matrix, and read four times the memory for the logits.
+
+
+def gathered(b: Builder, rows: str, out: str = "embed/tokens") -> str:  # [N,...] -> [B,S,...]
+    return b.op("Gather", [rows, X.name], out, axis=0)
+
+
+def half_tokens(b: Builder) -> str:
+    (w,) = b.matrix("wte", HALF)
+    rows = gathered(b, w, "embed/halves")
+    return b.op("Cast", [rows], "embed/tokens", to=TensorProto.FLOAT)
+
+
+def int8_tokens(b: Builder) -> str:
+    steps, scale, _ = int8_steps(b, "wte")
+    rows = b.op("Cast", [gathered(b, steps, "embed/steps")], "embed/wide", to=TensorProto.FLOAT)
+    zero = b.constant("zero_point", np.array(ZERO_POINT, np.float32))
+    rows = b.op("Sub", [rows, zero], "embed/signed")
+    scale = b.op("Unsqueeze", [gathered(b, scale, "embed/scale"), whole(b, [-1])], "embed/scales")
+    return b.op("Mul", [rows, scale], "embed/tokens")
+
+
+TOKENS: dict[str, Callable[[Builder], str]] = {
+    FLOAT.name: lambda b: gathered(b, float_matrix(b, "wte")),
+    HALF.name: half_tokens,
+    INT8.name: int8_tokens,
+}
