@@ -21,6 +21,8 @@ WORDS = {
     r"value error, ": "",
     r"got unexpected extra arguments?\S* \((.*)\)": r"unexpected extra argument: \1 (a text with "
     "spaces has to be in quotes)",
+    r"no such option:? --device.*": "the device is named behind the provider, as in "
+    "`--provider openvino:gpu`",
     r"no such (option|command)(:?) ": r"unknown \1 ",
     r"\(possible options: ": "(did you mean ",
     r"\. (did you mean .*)\?$": r" (\1)",

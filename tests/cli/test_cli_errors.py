@@ -86,6 +86,7 @@ def test_exports_that_make_no_sense_are_misuse(command: Command, options: Sequen
         ),
         (("generate", "a", "--overflow", "x"), "'x' is not one of 'stop', 'slide'"),
         (("generate", "a", "--frobnicate"), "unknown option --frobnicate"),
+        (("generate", "a", "--device", "gpu"), "as in `--provider openvino:gpu`"),
         (("generate", "a", "--lenght", "3"), "did you mean --length"),
         (("generate", "a", "b"), "unexpected extra argument: b"),
         (("generate", "a", "--model"), "'--model' requires an argument"),
