@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 pytest.importorskip("fastapi")
 
+from fastapi import Body
 from fastapi.testclient import TestClient
 
 from gpt2rt.bundles.bundle import Bundle
@@ -34,3 +38,27 @@ def client(serve_settings: ServeSettings) -> Iterator[TestClient]:
     """A client of the application without sockets."""
     with in_process(serve_settings) as made:
         yield made
+
+
+async def echo(body: Annotated[dict[str, int], Body()]) -> dict[str, int]:
+    return body
+
+
+@pytest.fixture(scope="session")
+def quick(serve_settings: ServeSettings) -> ServeSettings:
+    """Settings of a server that has no model in memory and little patience."""
+    return replace(serve_settings, on_demand=True, patience=0.2, body_bytes=100_000)
+
+
+@pytest.fixture(scope="module")
+def own(quick: ServeSettings) -> Iterator[RunningServer]:
+    """A server of the test's file that knows `/echo`, a path that takes JSON."""
+    with running(quick) as started:
+        started.app.add_api_route("/echo", echo, methods=["POST"])
+        yield started
+
+
+@pytest.fixture
+def path(model: Path) -> Path:
+    """The model's directory, where a test calls something else `model`."""
+    return model
