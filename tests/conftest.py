@@ -167,3 +167,9 @@ def browser() -> Iterator[Browser]:
         chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    """What browsers complain of while a test runs."""
+    return []

@@ -1,4 +1,4 @@
-"""Serves a page for the browser while a test runs."""
+"""Serves a page for the browser while a test runs, and waits for its model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from gpt2rt_export.web.hosting import server, url
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+LOADED = "body[data-threads]"  # when the page has its model
 
 
 @contextmanager
@@ -21,3 +27,8 @@ def hosted(directory: Path, *, isolated: bool = True) -> Iterator[str]:
         finally:
             running.shutdown()
             thread.join()
+
+
+def opened(page: Page) -> None:
+    """Wait until the model is there."""
+    page.locator(LOADED).wait_for(state="attached", timeout=30_000)

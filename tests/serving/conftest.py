@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 
@@ -15,8 +16,15 @@ from fastapi import Body
 from fastapi.testclient import TestClient
 
 from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.serving.settings import ServeSettings
+from page_use import Open, open_pages
 from serving import RunningServer, in_process, running
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+DESCRIBED = "#vectors-pooling-note:not(:empty)"  # the last thing that a page asks for at its start
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +70,25 @@ def own(quick: ServeSettings) -> Iterator[RunningServer]:
 def path(model: Path) -> Path:
     """The model's directory, where a test calls something else `model`."""
     return model
+
+
+# ---- the page
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: RunningServer, errors: list[str]) -> Iterator[Open]:
+    """Opens a page of the server."""
+    with open_pages(browser, errors, f"{server.url}/", DESCRIBED, seconds=10) as start:
+        yield start
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts grow by 50 tokens a second at most."""
+    turn = Scheduler.turn
+
+    def wait(self: Scheduler, *resting: Any) -> Any:
+        time.sleep(0.02)
+        return turn(self, *resting)
+
+    monkeypatch.setattr(Scheduler, "turn", wait)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("pydantic")
 
+from gpt2rt import GPT2
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import demo_bundle
 from gpt2rt_export.web import site
 from gpt2rt_export.web.runtime import FILE
+from page_use import Open, open_pages
+from pages import LOADED, hosted
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +45,23 @@ def demo_page(demo: Bundle, package: Path, tmp_path_factory: pytest.TempPathFact
     place = tmp_path_factory.mktemp("demo") / "page"
     assert site.write(demo, place, package)
     return place
+
+
+@pytest.fixture(scope="session")
+def gpt2(demo: Bundle) -> GPT2:
+    """The demo model in Python."""
+    return GPT2.load(demo.directory, threads=1)
+
+
+@pytest.fixture(scope="module")
+def address(demo_page: Path) -> Iterator[str]:
+    """Where a server has the page of the demo model."""
+    with hosted(demo_page) as found:
+        yield found
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str, errors: list[str]) -> Iterator[Open]:
+    """Opens the page of the demo model, or another."""
+    with open_pages(browser, errors, address, LOADED, seconds=20) as start:
+        yield start

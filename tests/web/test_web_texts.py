@@ -1,13 +1,12 @@
-"""The page in a real browser: the same tokens, scores and texts as in Python."""
+"""The page's tokens, scores and texts, in a real browser: the same as in Python."""
 
 from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,15 +18,14 @@ from gpt2rt.scoring.scoring import Passage
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
 from hard_texts import TRICKY, TRICKY_SPACES
-from page_checks import CONTRASTS, NAMELESS, shown
-from pages import hosted
+from pages import opened
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import Browser, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-Open = Callable[..., "Page"]
+
 PROMPTS = [
     "",
     "Once, in a village by the sea",
@@ -40,7 +38,6 @@ PROMPTS = [
     "It began to sing. Then",
     "One winter morning, while the snow was falling, his heavy coat " * 8,
 ]
-
 WRITE = """async ([prompts, settings]) => {
   const { call, stream } = await import("./page/api.js");
   const texts = [];
@@ -71,55 +68,6 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def address(demo_page: Path) -> Iterator[str]:
-    with hosted(demo_page) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def gpt2(demo: Bundle) -> GPT2:
-    return GPT2.load(demo.directory, threads=1)
-
-
-@pytest.fixture
-def errors() -> list[str]:
-    """What browsers complain of while a test runs."""
-    return []
-
-
-@pytest.fixture
-def open_page(browser: Browser, address: str, errors: list[str]) -> Iterator[Open]:
-    """Opens a page; at the end there were no errors, and no other host was asked."""
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=20_000)
-    contexts: list[BrowserContext] = []
-    hosts: set[str] = set()
-
-    def start(at: str = "", query: str = "", wait: bool = True, **settings: Any) -> Page:
-        contexts.append(browser.new_context(**settings))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.extend([said.text] * (said.type == "error")))
-        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto((at or address) + query)
-        if wait:
-            opened(page)
-        return page
-
-    yield start
-    for context in contexts:
-        context.close()
-    assert not errors
-    assert len(hosts) <= 1
-
-
-def opened(page: Page) -> None:
-    """Wait until the model is there."""
-    page.locator("body[data-threads]").wait_for(state="attached", timeout=30_000)
-
-
-@pytest.fixture(scope="module")
 def plain(browser: Browser, address: str) -> Iterator[Page]:
     """A page whose scripts are called."""
     context = browser.new_context()
@@ -128,26 +76,6 @@ def plain(browser: Browser, address: str) -> Iterator[Page]:
     opened(page)
     yield page
     context.close()
-
-
-def ended(page: Page) -> None:
-    """Wait until the text is written."""
-    from playwright.sync_api import expect
-
-    expect(page.locator("#go")).to_have_text("Continue")
-    expect(page.locator("#again")).to_be_enabled()
-
-
-def write(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
-    page.get_by_label("The text to go on from").fill(prompt)
-    page.get_by_label("Length", exact=True).fill(str(length))
-    page.get_by_label("Seed").fill(str(seed))
-    page.get_by_label("keep it").check()
-    page.get_by_role("button", name="Continue").click()
-    ended(page)
-
-
-# ---- the same as in Python
 
 
 def test_greedy_texts_and_scores(plain: Page, gpt2: GPT2) -> None:
@@ -308,167 +236,3 @@ def test_a_fine_tunes_tokens(plain: Page, fine_tune: Path) -> None:
     texts = ["", *("".join(bits[i] for i in row) for row in chosen)]
     found = encoded(plain, fine_tune, texts)
     assert [ids for ids, _ in found] == [tokenizer.encode(text) for text in texts]
-
-
-# ---- for everybody
-
-
-def test_another_token_is_chosen_by_keyboard(open_page: Open) -> None:
-    page = open_page()
-    page.get_by_label("The text to go on from").fill("Odile")
-    page.keyboard.press("Control+Enter")
-    ended(page)
-    before = shown(page, "#paper")
-    page.locator("#continuation .t").first.focus()
-    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "End", "Enter"):
-        page.keyboard.press(key)
-    ended(page)
-    assert page.locator("#continuation .t.taken").count() == 1
-    assert page.locator("#continuation .t").nth(2).get_attribute("class") == "t taken"
-    page.get_by_role("button", name="Back", exact=True).click()
-    assert shown(page, "#paper") == before
-
-
-def test_a_text_is_stopped_and_goes_on(open_page: Open) -> None:
-    page = open_page()
-    page.get_by_label("Length", exact=True).fill("400")
-    page.get_by_label("The text to go on from").fill("Odile")
-    page.get_by_role("button", name="Continue").click()
-    page.locator("#continuation .t").nth(2).wait_for()
-    page.keyboard.press("Escape")
-    ended(page)
-    written = page.locator("#continuation .t").count()
-    assert 3 <= written < 400
-    page.get_by_label("Length", exact=True).fill("5")
-    page.get_by_role("button", name="Continue").click()
-    page.locator("#continuation .t").nth(written).wait_for()
-    ended(page)
-    assert page.locator("#continuation .t").count() <= written + 5
-
-
-def test_errors_are_told(open_page: Open, errors: list[str]) -> None:
-    page = open_page()
-    for text, length, told in (
-        ("too long " * 600, "20", "and the model's context holds 512; shorten it"),
-        ("Odile", "1.5", "max_tokens has to be 1 or more and at most 1000000, a whole number"),
-    ):
-        page.get_by_label("The text to go on from").fill(text)
-        page.get_by_label("Length", exact=True).fill(length)
-        page.get_by_role("button", name="Continue").click()
-        page.get_by_role("alert").get_by_text(told).wait_for()
-        assert page.get_by_label("The text to go on from").input_value() == text
-        page.get_by_role("button", name="Close the message").click()
-    assert errors
-    errors.clear()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_is_readable(open_page: Open, scheme: Literal["light", "dark"]) -> None:
-    """Contrast of at least 4.5 to 1 (WCAG AA), and a name for every control."""
-    page = open_page(color_scheme=scheme)
-    write(page, "Odile")
-    page.locator("#continuation .t").nth(3).focus()
-    assert [found for found in page.evaluate(CONTRASTS) if found[0] < 4.5] == []
-    assert page.evaluate(NAMELESS) == []
-
-
-@pytest.mark.parametrize("width", [320, 768, 1280])
-def test_the_page_fits_its_window(open_page: Open, width: int) -> None:
-    page = open_page(viewport={"width": width, "height": 800})
-    if width < 768:
-        page.get_by_text("Settings", exact=True).click()
-    write(page, "Odile")
-    page.locator("#continuation .t").nth(3).focus()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-# ---- what the browser and the host can do
-
-
-def writes_as_python(page: Page, gpt2: GPT2) -> None:
-    prompt = "Once, in a village by the sea"
-    write(page, prompt)
-    wanted = gpt2.generate(prompt, SamplingParams(top_k=40, seed=7), Stopping(20))
-    assert shown(page, "#paper") == prompt + wanted.text
-
-
-def test_it_opens_without_a_connection(
-    browser: Browser, demo_page: Path, open_page: Open, gpt2: GPT2
-) -> None:
-    with hosted(demo_page) as address:
-        page = open_page(address)
-        page.wait_for_function("navigator.serviceWorker.controller !== null")
-    page.reload()  # the server has ended
-    opened(page)
-    writes_as_python(page, gpt2)
-
-
-def test_the_second_opening_fetches_nothing_large(open_page: Open) -> None:
-    page = open_page()
-    page.wait_for_function("navigator.serviceWorker.controller !== null")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
-    page.reload()
-    opened(page)
-    assert not [
-        path
-        for path in asked
-        if path.startswith(("/model/", "/runtime/ort-wasm-simd-threaded.wasm"))
-    ]
-
-
-def threads_of(page: Page) -> str | None:
-    return page.locator("body").get_attribute("data-threads")
-
-
-def test_threads_where_the_host_allows_them(open_page: Open, gpt2: GPT2) -> None:
-    page = open_page(query="?threads=2")
-    assert threads_of(page) == "2"
-    writes_as_python(page, gpt2)
-
-
-def test_threads_on_any_other_host(demo_page: Path, open_page: Open) -> None:
-    """The service worker adds the headers, and the page comes again by itself."""
-    with hosted(demo_page, isolated=False) as address:
-        page = open_page(address, "?threads=2")
-        assert threads_of(page) == "2"
-
-
-def test_any_path_of_a_host_will_do(demo_page: Path, open_page: Open) -> None:
-    with hosted(demo_page.parent) as address:
-        page = open_page(f"{address}{demo_page.name}/")
-        page.wait_for_function("navigator.serviceWorker.controller !== null")
-        page.reload()
-        opened(page)
-        write(page, "Odile")
-
-
-def test_one_thread_where_there_is_no_other_way(demo_page: Path, open_page: Open) -> None:
-    with hosted(demo_page, isolated=False) as address:
-        page = open_page(address, "?threads=2", service_workers="block")
-        assert threads_of(page) == "1"
-        assert "so the model runs on one." in (page.locator("#state").text_content() or "")
-        write(page, "Odile")
-
-
-def test_an_old_browser_is_told(open_page: Open, errors: list[str]) -> None:
-    page = open_page(wait=False, query="?old")
-    page.add_init_script("WebAssembly.validate = () => false")
-    page.reload()
-    page.get_by_role("alert").get_by_text("no SIMD").wait_for()
-    errors.clear()
-
-
-def test_a_damaged_file_is_told(
-    demo_page: Path, tmp_path: Path, open_page: Open, errors: list[str]
-) -> None:
-    shutil.copytree(demo_page, tmp_path / "page")
-    weights = tmp_path / "page" / "model" / "weights.bin"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    with hosted(tmp_path / "page") as address:
-        page = open_page(address, wait=False)
-        page.get_by_role("alert").get_by_text("weights.bin is not the file").wait_for()
-        weights.unlink()
-        page.reload()
-        page.get_by_role("alert").get_by_text("weights.bin cannot be fetched (404)").wait_for()
-    errors.clear()
