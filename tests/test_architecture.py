@@ -189,6 +189,13 @@ def test_modules_and_functions_are_short(module: str) -> None:
                 assert (node.end_lineno or 0) - node.lineno < 60, node.name
 
 
+def test_test_files_are_short_and_each_has_a_name_of_its_own() -> None:
+    lengths = {name: SOURCES[name].read_text(encoding="utf-8").count("\n") for name in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+    names = [path.name for path in SOURCES.values() if path.name.startswith("test_")]
+    assert len(set(names)) == len(names)
+
+
 def test_no_two_classes_have_one_name() -> None:
     names = [
         node.name
