@@ -1,8 +1,9 @@
-"""A module imports from its own room and from rooms below it: the list that docs show, too."""
+"""A module imports from its own room and from rooms below it, and modules are short."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -84,6 +85,13 @@ def test_imports_point_down(module: str) -> None:
             assert level > ROOMS.index("gpt2rt.model"), f"{module} imports {other}"
         else:
             assert ROOMS.index(room(other)) <= level, f"{module} imports {other}"
+
+
+def test_the_page_on_the_architecture_lists_these_rooms() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(?:export/|bench/)?(gpt2rt\S*?)(?:/|\.py)` \|", page)
+    from_the_top = sorted(ROOMS[::-1], key=lambda room: not room.startswith("gpt2rt."))
+    assert [row.replace("/", ".") for row in rows] == from_the_top
 
 
 # What the command line has from the runtime, beside the public names of the package `gpt2rt`.
