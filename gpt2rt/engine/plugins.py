@@ -138,7 +138,7 @@ def register(provider: Provider) -> None:
     import onnxruntime as ort
 
     if find_spec(provider.plugin) is None:
-        raise ProviderMissing(f"{provider.name} is not installed: {remedy(provider)}")
+        raise ProviderMissing(f"{provider.name} is not installed: {way_out(provider)}")
     version = tuple(int(part) for part in ort.__version__.split(".")[:2])
     if version < LEAST_RUNTIME:
         wanted = ".".join(map(str, LEAST_RUNTIME))
@@ -167,7 +167,7 @@ def _not_built_in(provider: Provider, version: str) -> str:
     )
 
 
-def remedy(provider: Provider) -> str:
+def way_out(provider: Provider) -> str:
     """The command that installs a provider."""
     return install_command(provider.extra) if provider.extra else f"pip install {provider.package}"
 

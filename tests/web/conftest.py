@@ -19,7 +19,7 @@ from gpt2rt.bundles.catalog import demo_bundle
 from gpt2rt_export.web import site
 from gpt2rt_export.web.runtime import FILE
 from page_use import Open, open_pages
-from pages import LOADED, hosted
+from pages import hosted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -63,5 +63,5 @@ def address(demo_page: Path) -> Iterator[str]:
 @pytest.fixture
 def open_page(browser: Browser, address: str, errors: list[str]) -> Iterator[Open]:
     """Opens the page of the demo model, or another."""
-    with open_pages(browser, errors, address, LOADED, seconds=20) as start:
+    with open_pages(browser, errors, address, "body[data-threads]", seconds=20) as start:
         yield start

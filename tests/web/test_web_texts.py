@@ -18,7 +18,7 @@ from gpt2rt.scoring.scoring import Passage
 from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
 from hard_texts import TRICKY, TRICKY_SPACES
-from pages import opened
+from pages import SETTINGS, WRITE, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -38,33 +38,6 @@ PROMPTS = [
     "It began to sing. Then",
     "One winter morning, while the snow was falling, his heavy coat " * 8,
 ]
-WRITE = """async ([prompts, settings]) => {
-  const { call, stream } = await import("./page/api.js");
-  const texts = [];
-  for (const text of prompts) {
-    const { prompt } = await call("/tokenize", { text }), events = [];
-    for await (const { choices } of stream("/v1/completions", { ...settings, prompt }))
-      events.push(choices[0]);
-    texts.push({ prompt, text: events.map(event => event.text).join(""),
-      tokens: events.flatMap(event => event.tokens), end: events.at(-1).stop_details });
-  }
-  return texts; }"""
-SETTINGS = {
-    "temperature": 0,
-    "top_k": 0,
-    "top_p": 1,
-    "min_p": 0,
-    "typical_p": 1,
-    "repetition_penalty": 1,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "no_repeat_ngram": 0,
-    "min_tokens": 0,
-    "max_tokens": 40,
-    "top_logprobs": 3,
-    "return_tokens": True,
-    "seed": 1,
-}
 
 
 @pytest.fixture(scope="module")
