@@ -143,7 +143,7 @@ def test_threads_on_any_other_host(demo_page: Path, open_page: Open) -> None:
 
 def test_any_path_of_a_host_will_do(demo_page: Path, open_page: Open) -> None:
     with hosted(demo_page.parent) as address:
-        page = open_page(f"{address}{demo_page.name}/")
+        page = open_page(at=f"{address}{demo_page.name}/")
         page.wait_for_function("navigator.serviceWorker.controller !== null")
         page.reload()
         opened(page)
