@@ -8,135 +8,26 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    invariant,
-    rule,
     run_state_machine_as_test,
 )
 
 from batches import Engines
-from gpt2rt import GPT2, Beams, Piece, Request, Stopping
+from callers import Callers, alone, assert_empty, best, completed, drained, request, tasks
+from gpt2rt import GPT2, Request
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import QueueFull, StepFailed
 from gpt2rt.generation.batch import AHEAD
-from gpt2rt.generation.client import Client
-from gpt2rt.generation.task import Task
-from shared_batch import (
-    LENGTH,
-    alone,
-    assert_empty,
-    completed,
-    drained,
-    hanging,
-    left_empty,
-    limited,
-    request,
-    tasks,
-)
-
-SEARCH = 16  # the number of a request that is searched for
+from shared_batch import hanging, left_empty, limited
 
 
 @pytest.fixture
 def model(tiny_models: dict[str, GPT2]) -> Iterator[GPT2]:
     with left_empty(tiny_models["fp32"]) as found:
         yield found
-
-
-def best(model: GPT2, width: int) -> list[tuple[int, ...]]:
-    """What a search finds alone."""
-    wanted = replace(request(SEARCH), stopping=Stopping(LENGTH))
-    found = model.beam_search(wanted.prompt, Beams(width), wanted.params, wanted.stopping)
-    return [text.tokens for text in found]
-
-
-class Callers(RuleBasedStateMachine):
-    """Clients that open, submit, step, take and close in any order, in one thread."""
-
-    clients = Bundle("clients")
-
-    model: GPT2
-    wanted: list[tuple[int, ...]]
-    searched: dict[int, list[tuple[int, ...]]]  # by width
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.got: dict[Client, dict[int, list[int]]] = {}
-        self.searches: dict[Client, list[Task]] = {}
-
-    @rule(target=clients, most=st.integers(1, 4), owner=st.sampled_from([None, "a", "b"]))
-    def open(self, most: int, owner: str | None) -> Client:
-        client = self.model.batch.client(most, owner=owner)
-        self.got[client] = {}
-        return client
-
-    @rule(client=clients, samples=st.lists(st.integers(0, 15), min_size=1, max_size=4, unique=True))
-    def submit(self, client: Client, samples: list[int]) -> None:
-        running = self.got[client]
-        fresh = [n for n in samples if n not in running][: client.most - client.in_flight]
-        running.update({n: [] for n in fresh})
-        client.submit(tasks(self.model, [request(n) for n in fresh]))
-
-    @rule(client=clients)
-    def search(self, client: Client) -> None:
-        """A beam search, of as many beams as the client has room for, if it has nothing else."""
-        if not client.in_flight:
-            wanted = replace(request(SEARCH), stopping=Stopping(LENGTH))
-            self.searches[client] = tasks(self.model, [wanted])
-            self.searches[client][0].beams = Beams(client.most)
-            client.submit(self.searches[client])
-
-    @rule(client=clients)
-    def take(self, client: Client) -> None:
-        if client.in_flight:
-            self.check(client, client.take())
-
-    @rule(client=clients, most=st.integers(1, 20))
-    def others_step(self, client: Client, most: int) -> None:
-        """What a thread of another client does."""
-        for _ in range(most):
-            client.call(lambda: None)
-
-    @rule(client=clients)
-    def look(self, client: Client) -> None:
-        self.check(client, client.ready())
-
-    @rule(client=consumes(clients))
-    def close(self, client: Client) -> None:
-        client.close()
-        self.got.pop(client)
-
-    @invariant()
-    def slots_suffice(self) -> None:
-        now = self.model.batch.statistics
-        assert now.running + now.queued <= sum(client.most for client in self.got)
-
-    def check(self, client: Client, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            assert piece.failure is None
-            if piece.sample == SEARCH:
-                found = [text.tokens for text in self.searches[client][0].found]
-                assert found == self.searched[client.most]
-                continue
-            if piece.token is not None:
-                self.got[client][piece.sample].append(piece.token)
-            if piece.completion:
-                drawn = tuple(self.got[client].pop(piece.sample))
-                assert drawn == piece.completion.tokens == self.wanted[piece.sample]
-
-    def teardown(self) -> None:
-        for client in self.got:
-            self.check(client, drained(client))
-            client.close()
-        assert_empty(self.model.batch)
 
 
 @pytest.mark.slow

@@ -10,20 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from callers import PROMPTS, alone, completed, drained, request, tasks
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.errors import InvalidSetting
-from shared_batch import (
-    PROMPTS,
-    WATCHDOG,
-    alone,
-    completed,
-    drained,
-    hanging,
-    left_empty,
-    limited,
-    request,
-    tasks,
-)
+from shared_batch import WATCHDOG, hanging, left_empty, limited
 
 
 @pytest.fixture

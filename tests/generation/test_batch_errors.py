@@ -12,22 +12,13 @@ import numpy as np
 import pytest
 
 from batches import Engines
+from callers import alone, assert_empty, completed, drained, request, tasks
 from gpt2rt import GPT2
 from gpt2rt.engine.slots import Logits, Part, Slots
 from gpt2rt.errors import QueueFull, StepFailed
 from gpt2rt.generation.client import Client
 from gpt2rt.sampling.selection import Draw
-from shared_batch import (
-    WATCHDOG,
-    alone,
-    assert_empty,
-    completed,
-    drained,
-    hanging,
-    left_empty,
-    request,
-    tasks,
-)
+from shared_batch import WATCHDOG, hanging, left_empty
 
 
 @pytest.fixture
