@@ -64,7 +64,11 @@ class Job(ABC):
     """
 
     name: ClassVar[str]  # of the command
-    line: ClassVar[str | None] = None  # the field that is a record's line in a .txt file
+
+    @property
+    def line(self) -> str | None:
+        """The field that is a record's line in a .txt file; None: there can be none."""
+        return None
 
     def load(self, bundle: Bundle, loading: Loading) -> Any:
         """What `results` takes as its model. Raises as `GPT2`."""

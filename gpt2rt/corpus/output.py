@@ -107,8 +107,8 @@ class Output:
     def _changed(self, shard: Shard) -> InvalidSetting:
         first, last = shard.rows[0], shard.rows[-1]
         return self.place.refusal(
-            f"was made of other texts, or of more or fewer, than those of {first.place} to "
-            f"{last.line}; name another, or remove it"
+            f"was made of other texts, or of more or fewer, than those from {first.place} to "
+            f"{last.place}; name another, or remove it"
         )
 
     def _is_there(self, part: DonePart) -> bool:

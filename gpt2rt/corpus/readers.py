@@ -119,7 +119,7 @@ class FileReader:
 
     def _whole(self, stream: IO[bytes]) -> Iterator[FoundRow]:
         text = decoded(stream.read(), self.name)
-        yield FoundRow(1, text.removesuffix("\n").removesuffix("\r"))
+        yield FoundRow(None, text.removesuffix("\n").removesuffix("\r"))
 
     # ---- CSV
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import Command
+from command_line import Command, Ended
 from gpt2rt import GPT2, EmbedParams
 
 TEXTS = ["the cat sat", 'né 👋, "so"', "x y z", "over the hill"]
@@ -121,10 +121,67 @@ def test_tokens_are_printed_and_written(
     assert printed.out == "".join(f"{' '.join(map(str, tokens))}\n" for tokens in encoded)
     records = command("tokenize", "--file", texts, "-m", model, "--json").records
     assert [record["tokens"] for record in records] == encoded
-    assert "".join(records[0]["texts"]) == TEXTS[0]
+    each = command("tokenize", "--file", texts, "-m", model, "--by", "token", "--json").records
+    assert [r["token"] for r in each] == [token for tokens in encoded for token in tokens]
+    assert "".join(TEXTS[r["row"] - 1][r["start"] : r["end"]] for r in each) == "".join(TEXTS)
+    assert [r["token_number"] for r in each if r["row"] == 2] == [*range(1, len(encoded[1]) + 1)]
     output = tmp_path / "out.txt"
     assert command("tokenize", "--file", texts, "--output", output, "-m", model).code == 0
     assert output.read_text() == printed.out
+
+
+RECORDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "score": ((), ("--by", "word", "--context", "previous"), ("--by", "token", "--top", "1")),
+    "embed": ((), ("--by", "word")),
+    "tokenize": ((), ("--by", "token")),
+    "generate": (("--seed", "3", "--length", "4", "-n", "2"),),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("given", ["texts.jsonl", "texts.csv", "texts.txt"])
+def test_what_is_printed_is_what_is_written(
+    command: Command, model: Path, texts: Path, sheet: Path, tmp_path: Path, name: str, given: str
+) -> None:
+    """A record has one shape, whichever way it goes out."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    place = ("--file", tmp_path / given, "-m", model)
+    column = {"texts.csv": ("--column", "words"), "texts.jsonl": ("--column", "text")}
+    place += column.get(given, () if name == "generate" else ("--lines",))  # type: ignore[arg-type]
+    forms = ("csv", "tsv") if name == "score" else ()
+    for number, options in enumerate(RECORDS[name]):
+        written = tmp_path / f"{number}.jsonl"
+        assert command(name, *place, *options, "--output", written).code == 0
+        printed = command(name, *place, *options, "--json")
+        assert printed == Ended(0, written.read_text(encoding="utf-8"), "")
+        for form in forms:
+            written = tmp_path / f"{number}.{form}"
+            assert command(name, *place, *options, "--output", written).code == 0
+            printed = command(name, *place, *options, "--format", form)
+            assert printed.out.encode() == written.read_bytes()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_of_an_argument_is_that_of_a_line(
+    command: Command, model: Path, tmp_path: Path, name: str
+) -> None:
+    """But for where it is from."""
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    options = ("-m", model, "--json", *RECORDS[name][-1][:4])
+    (first, *_) = command(name, "--file", tmp_path / "a.txt", *options).records
+    (other, *_) = command(name, TEXTS[0], *options).records
+    place = {"source": "prompt" if name == "generate" else "text 1", "line": None}
+    assert list(first) == list(other)
+    assert {**first, **place} == other
+
+
+def test_a_text_that_fails_is_told_and_the_others_are_printed(
+    command: Command, model: Path
+) -> None:
+    for name in ("score", "embed"):
+        ended = command(name, "a", "b " * 60, "c", "-m", model, "--json")
+        assert (ended.code, [r["row"] for r in ended.records]) == (1, [1, 3])
+        assert ended.err.startswith("gpt2rt: text 2: ")
 
 
 def test_documents_are_scored_as_one_however_they_are_cut(
@@ -153,7 +210,7 @@ def test_rows_that_are_too_long_or_no_text_are_rejects(
     source.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in rows))
     ended = command(name, "--file", source, "--output", output, "-m", model)
     assert ended.code == 1
-    assert f"gpt2rt: {source}: line 5: " in ended.err
+    assert f"gpt2rt: {source}, line 5: " in ended.err
     assert "4 of 9 rows could not be done" in ended.err
     assert [r["row"] for r in lines(output / "part-00000000.jsonl")] == [1, 2, 3, 4, 8]
     rejects = lines(output / "_rejects.jsonl")
@@ -180,7 +237,7 @@ def test_a_text_file_is_a_row_or_its_lines_are(
     given = (name, "--file", tmp_path / "in.txt", "-m", model, "--output")
     assert command(*given, tmp_path / "whole.jsonl").code == 0
     assert command(*given, tmp_path / "lines.jsonl", "--lines").code == 0
-    assert [r["line"] for r in lines(tmp_path / "whole.jsonl")] == [1]
+    assert [r["line"] for r in lines(tmp_path / "whole.jsonl")] == [None]
     assert [r["line"] for r in lines(tmp_path / "lines.jsonl")] == [1, 3]
 
 
@@ -211,6 +268,11 @@ def test_a_pipe_is_a_corpus_too(command: Command, model: Path, tmp_path: Path) -
         (("embed", "-f", "t.csv", "-o", "o.csv", "--cosine"), ".npy", 2),
         (("embed", "-f", "t.csv", "--column", "a", "--shard-rows", "3"), "is for --output", 2),
         (("tokenize",), "name a text", 2),
+        (("tokenize", "a", "--by", "token"), "--by is for --json", 2),
+        (("score", "a", "--json", "--html", "p.html"), "--html excludes", 2),
+        (("embed", "a", "--json", "-o", "v.npy"), "goes without", 2),
+        (("generate", "-f", "t.csv", "--stats", "-o", "o.csv"), "never the same", 2),
+        (("generate", "a", "--stats"), "is for --json", 2),
         (
             ("tokenize", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--shard-rows", "0"),
             "1 or",
@@ -284,7 +346,7 @@ def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(
     (tmp_path / "in" / "b.csv").write_text("text,b\ny,2\n")
     given = ("tokenize", "--file", tmp_path / "in", "-m", model, "--shard-rows", "1", "--output")
     ended = command(*given, tmp_path / "out.csv")
-    assert (ended.code, "b.csv: line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
+    assert (ended.code, "b.csv, line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
     assert command(*given, tmp_path / "out.jsonl").code == 0
     assert [r["input"] for r in lines(tmp_path / "out.jsonl")] == [{"a": "1"}, {"b": "2"}]
 

@@ -135,7 +135,7 @@ def test_directories_and_globs_are_their_files_in_order(tmp_path: Path) -> None:
         rows(tmp_path / "empty")
 
 
-def faults(path: Path, **settings: Any) -> list[tuple[int, str]]:
+def faults(path: Path, **settings: Any) -> list[tuple[int | None, str]]:
     return [(row.line, row.fault) for row in rows(path, **settings) if row.fault is not None]
 
 
