@@ -108,7 +108,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.corpus.rows": "a row",
     "gpt2rt.corpus.readers": "what files of text are",
     "gpt2rt.corpus.streams": "how much of them was read",
-    "gpt2rt.corpus.shards": "the shards of a corpus",
+    "gpt2rt.corpus.part": "the parts of a corpus",
     "gpt2rt.corpus.jobs": "what is done with them, and how models are loaded",
     "gpt2rt.corpus.generate_job": "prompts of a corpus continued",
     "gpt2rt.corpus.score_job": "its texts scored",

@@ -22,9 +22,9 @@ from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Loading
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
+from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.rows import place as place_of
-from gpt2rt.corpus.shards import shards
 from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.errors import InvalidSetting
 
@@ -33,10 +33,10 @@ LOST = (
     "same command goes on"
 )
 TOLD = 10  # rejects on standard error; the file has all
-SHARD_ROWS = 1000
+PART_ROWS = 1000
 PANEL = "Files"
 
-ShardRows = Annotated[
+PartRows = Annotated[
     int | None,
     typer.Option(
         help="Rows of a part of --output, which is written whole or not at all.",
@@ -67,12 +67,12 @@ Actors = Annotated[
 Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
 
 
-def check_shard_rows(shard_rows: int | None, output: object) -> None:
+def check_part_rows(part_rows: int | None, output: object) -> None:
     """Raises `InvalidSetting`."""
-    if shard_rows is not None and output is None:
-        raise InvalidSetting("--shard-rows is for --output")
-    if shard_rows is not None and shard_rows < 1:
-        raise InvalidSetting(f"--shard-rows must be 1 or more, not {shard_rows}")
+    if part_rows is not None and output is None:
+        raise InvalidSetting("--part-rows is for --output")
+    if part_rows is not None and part_rows < 1:
+        raise InvalidSetting(f"--part-rows must be 1 or more, not {part_rows}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def work(
     place: Destination,
     model: str | None,
     loading: Loading,
-    shard_rows: int | None,
+    part_rows: int | None,
     cluster: Elsewhere | None,
     watch: Watch = lambda model, rows: rows,
 ) -> None:
@@ -118,7 +118,7 @@ def work(
     `Gpt2rtError`; what was done until then is kept.
     """
     meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
-    size = shard_rows or SHARD_ROWS
+    size = part_rows or PART_ROWS
     bundle = fetch.find(model)
     done = 0
 
@@ -139,8 +139,8 @@ def work(
         if model is None:
             opening.tell_of(bundle)
         if cluster is None:
-            rows = shards(watch(loaded, corpus.rows(meter)), size, together=job.together)
-            parts = made(job, loaded, output.due(rows), output.layout, advance)
+            rows = cut(watch(loaded, corpus.rows(meter)), size, together=job.together)
+            parts = made(job, loaded, output.remaining().of(rows), output.layout, advance)
         else:
             parts = ray_data.made(
                 job,

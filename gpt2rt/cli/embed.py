@@ -100,7 +100,7 @@ def embed(
             rich_help_panel=corpora.PANEL,
         ),
     ] = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a vector.")] = False,
@@ -124,7 +124,7 @@ def embed(
 
       gpt2rt embed --file corpus/ --output vectors.parquet/ --ray --actors 4
     """
-    corpora.check_shard_rows(shard_rows, output)
+    corpora.check_part_rows(part_rows, output)
     whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)
     many = output is not None and whole is None
     cluster = corpora.elsewhere(ray, actors, output if many else None)
@@ -146,7 +146,7 @@ def embed(
             )
         place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
         loading = opening.loading(threads)
-        corpora.work(EmbedJob(params), corpus, place, model, loading, shard_rows, cluster)
+        corpora.work(EmbedJob(params), corpus, place, model, loading, part_rows, cluster)
         return
     if whole is not None and as_json and not similarity:
         raise InvalidSetting(f"{output}: --json goes without it")

@@ -13,7 +13,7 @@ from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
 from gpt2rt.cli import corpora, fetch, opening, options, records, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, write
-from gpt2rt.cli.prompt_files import SHARD_ROWS, hinted, with_seed
+from gpt2rt.cli.prompt_files import PART_ROWS, hinted, with_seed
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
@@ -138,7 +138,7 @@ def generate(
         ),
     ] = None,
     output: corpora.OutputFiles = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
     save_run: Annotated[
@@ -180,7 +180,7 @@ def generate(
         return
     options.check_samples(nsamples)
     _check_files(prompt, file, column, output, save_run)
-    corpora.check_shard_rows(shard_rows, output)
+    corpora.check_part_rows(part_rows, output)
     cluster = corpora.elsewhere(ray, actors, output)
     _check_beams(beams, length_penalty, logprobs or show_probs, draft)
     showing = Showing(as_json or bool(file), logprobs, stats, stream, show_probs)
@@ -218,7 +218,7 @@ def generate(
         job = GenerateJob(with_seed(run, params.seed, place), logprobs)
         corpus = Corpus.of(file, column=column, usual="prompt")
         loading = opening.loading(threads, provider, draft, prefix_cache)
-        rows = shard_rows or SHARD_ROWS
+        rows = part_rows or PART_ROWS
         corpora.work(job, corpus, place, model, loading, rows, cluster, hinted)
         return
     corpus = Corpus.of(file or [], column=column, usual="prompt")

@@ -13,7 +13,7 @@ from gpt2rt.corpus.ledger import earlier_job
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.runs import Run
 
-SHARD_ROWS = 100  # a row takes longer than one that is scored
+PART_ROWS = 100  # a row takes longer than one that is scored
 
 
 def with_seed(run: Run, seed: int | None, place: Destination) -> Run:

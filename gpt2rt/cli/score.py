@@ -115,7 +115,7 @@ def score(
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
     ] = None,
     output: corpora.OutputFiles = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
     threads: options.ThreadCount = None,
@@ -159,7 +159,7 @@ def score(
     job = ScoreJob(
         by or Unit.TEXT, begin, before, follow, between, special, window, stride, boundary, top
     )
-    corpora.check_shard_rows(shard_rows, output)
+    corpora.check_part_rows(part_rows, output)
     cluster = corpora.elsewhere(ray, actors, output)
     if output is not None:
         if text or form or html:
@@ -168,7 +168,7 @@ def score(
             )
         place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
         loading = opening.loading(threads, provider)
-        corpora.work(job, corpus, place, model, loading, shard_rows, cluster)
+        corpora.work(job, corpus, place, model, loading, part_rows, cluster)
         return
     if form and html:
         raise InvalidSetting("--html excludes --json, --csv and --format")

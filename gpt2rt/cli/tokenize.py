@@ -32,7 +32,7 @@ def tokenize(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a record.")] = False,
     output: corpora.OutputFiles = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
 ) -> None:
@@ -48,14 +48,14 @@ def tokenize(
 
       gpt2rt tokenize --file corpus/ --output tokens.parquet/ --ray
     """
-    corpora.check_shard_rows(shard_rows, output)
+    corpora.check_part_rows(part_rows, output)
     cluster = corpora.elsewhere(ray, actors, output)
     job = TokenizeJob(special, by or "text")
     if output is not None:
         if text or as_json:
             raise InvalidSetting("--output is for --file; TEXT and --json are for the screen")
         place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
-        corpora.work(job, corpus, place, model, Loading(provider="cpu"), shard_rows, cluster)
+        corpora.work(job, corpus, place, model, Loading(provider="cpu"), part_rows, cluster)
         return
     if by is not None and not as_json:
         raise InvalidSetting("--by is for --json and --output")

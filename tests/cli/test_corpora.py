@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_library(
         "token": [score.tokens for score in scores],
     }[by]
     wanted = [(n, unit.bits) for n, found in enumerate(units) for unit in found]
-    options = ("-m", model, "--by", by, "--top", "1", "--shard-rows", "3")
+    options = ("-m", model, "--by", by, "--top", "1", "--part-rows", "3")
     output = tmp_path / "out.jsonl"
     assert command("score", "--file", texts, "--output", output, *options).code == 0
     assert [(r["input"]["id"], r["bits"]) for r in lines(output)] == wanted
@@ -84,7 +84,7 @@ def test_parquet_has_types_and_carries_them(
     }
     source = pa.table(columns)
     pq.write_table(source, tmp_path / "in.parquet", row_group_size=3)
-    options = ("-m", model, "--file", tmp_path / "in.parquet", "--shard-rows", "2")
+    options = ("-m", model, "--file", tmp_path / "in.parquet", "--part-rows", "2")
     assert command("score", *options, "--output", tmp_path / "out.parquet").code == 0
     found = pq.read_table(tmp_path / "out.parquet")
     for name in source.column_names[1:]:
@@ -123,7 +123,7 @@ def test_tokens_are_printed_and_written(
     assert [record["tokens"] for record in records] == encoded
     each = command("tokenize", "--file", texts, "-m", model, "--by", "token", "--json").records
     assert [r["token"] for r in each] == [token for tokens in encoded for token in tokens]
-    assert "".join(TEXTS[r["row"] - 1][r["start"] : r["end"]] for r in each) == "".join(TEXTS)
+    assert [r["text"] for r in each] == [gpt2.tokenizer.decode([r["token"]]) for r in each]
     assert [r["token_number"] for r in each if r["row"] == 2] == [*range(1, len(encoded[1]) + 1)]
     output = tmp_path / "out.txt"
     assert command("tokenize", "--file", texts, "--output", output, "-m", model).code == 0
@@ -145,9 +145,9 @@ def test_what_is_printed_is_what_is_written(
 ) -> None:
     """A record has one shape, whichever way it goes out."""
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
-    place = ("--file", tmp_path / given, "-m", model)
+    place: tuple[str | Path, ...] = ("--file", tmp_path / given, "-m", model)
     column = {"texts.csv": ("--column", "words"), "texts.jsonl": ("--column", "text")}
-    place += column.get(given, () if name == "generate" else ("--lines",))  # type: ignore[arg-type]
+    place += column.get(given, () if name == "generate" else ("--lines",))
     forms = ("csv", "tsv") if name == "score" else ()
     for number, options in enumerate(RECORDS[name]):
         written = tmp_path / f"{number}.jsonl"
@@ -195,7 +195,7 @@ def test_documents_are_scored_as_one_however_they_are_cut(
     given = ("score", "--file", source, "--context", "previous", "-m", model)
     for size in ("1", "3", "100"):
         output = tmp_path / f"{size}.jsonl"
-        ended = command(*given, "--shard-rows", size, "--output", output)
+        ended = command(*given, "--part-rows", size, "--output", output)
         assert ended.code == 1
         assert "line 4: the text is empty" in ended.err
         assert [record["bits"] for record in lines(output)] == wanted
@@ -266,7 +266,7 @@ def test_a_pipe_is_a_corpus_too(command: Command, model: Path, tmp_path: Path) -
         (("score", "-f", "t.csv", "--column", "a", "-o", "t.csv"), "file of the texts", 2),
         (("embed", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--layer", "9"), "layer", 2),
         (("embed", "-f", "t.csv", "-o", "o.csv", "--cosine"), ".npy", 2),
-        (("embed", "-f", "t.csv", "--column", "a", "--shard-rows", "3"), "is for --output", 2),
+        (("embed", "-f", "t.csv", "--column", "a", "--part-rows", "3"), "is for --output", 2),
         (("tokenize",), "name a text", 2),
         (("tokenize", "a", "--by", "token"), "--by is for --json", 2),
         (("score", "a", "--json", "--html", "p.html"), "--html excludes", 2),
@@ -274,7 +274,7 @@ def test_a_pipe_is_a_corpus_too(command: Command, model: Path, tmp_path: Path) -
         (("generate", "-f", "t.csv", "--stats", "-o", "o.csv"), "never the same", 2),
         (("generate", "a", "--stats"), "is for --json", 2),
         (
-            ("tokenize", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--shard-rows", "0"),
+            ("tokenize", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--part-rows", "0"),
             "1 or",
             2,
         ),
@@ -329,7 +329,7 @@ def test_a_file_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(
 ) -> None:
     (tmp_path / "utf16.jsonl").write_bytes(b"\xff\xfea\0")
     (tmp_path / "good.jsonl").write_text('{"text": "a"}\n' * 9)
-    size = ("--column", "text", "--shard-rows", "2", "-m", model, "--output", tmp_path / "out")
+    size = ("--column", "text", "--part-rows", "2", "-m", model, "--output", tmp_path / "out")
     bad = ("--file", tmp_path / "utf16.jsonl")
     assert "is UTF-16" in command(name, *bad, *size).in_one_line()
     assert [path.name for path in tmp_path.glob("out/*")] == []
@@ -344,7 +344,7 @@ def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.csv").write_text("text,a\nx,1\n")
     (tmp_path / "in" / "b.csv").write_text("text,b\ny,2\n")
-    given = ("tokenize", "--file", tmp_path / "in", "-m", model, "--shard-rows", "1", "--output")
+    given = ("tokenize", "--file", tmp_path / "in", "-m", model, "--part-rows", "1", "--output")
     ended = command(*given, tmp_path / "out.csv")
     assert (ended.code, "b.csv, line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
     assert command(*given, tmp_path / "out.jsonl").code == 0
