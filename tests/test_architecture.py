@@ -120,6 +120,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.corpus.output": "results in files",
     "gpt2rt.corpus.ledger": "the job of an earlier run",
     "gpt2rt.corpus.values": "cells as JSON has them",
+    "gpt2rt.corpus.tables": "records as lines",
     "gpt2rt.serving.server": "the HTTP server",
     "gpt2rt.serving.settings": "its settings",
     "gpt2rt.serving.replicas": "how it is spread over a cluster",

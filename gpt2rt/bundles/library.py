@@ -62,6 +62,12 @@ def default() -> Bundle:
     return Bundle.open(directory or catalog.demo_bundle())
 
 
+def names_of(bundle: Bundle) -> list[str]:
+    """The names by which `find` opens this very bundle: its own, its model's, its directory's."""
+    names = dict.fromkeys((bundle.name, bundle.manifest.model, bundle.directory.name))
+    return [name for name in names if _exported(name) == bundle.directory]
+
+
 def is_embedded(bundle: Bundle) -> bool:
     """Whether `bundle` is the demo that is part of the package."""
     return bundle.directory == catalog.demo_bundle()

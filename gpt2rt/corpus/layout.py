@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.corpus.jobs import RowResult
-from gpt2rt.corpus.part import Part
+from gpt2rt.corpus.part import CorpusPart
 from gpt2rt.corpus.tables import Table
 from gpt2rt.corpus.values import nested
 from gpt2rt.text.controls import json_line
@@ -64,14 +64,14 @@ class Layout:
         """The file of a part's rejects, JSON lines; there is none where nothing was rejected."""
         return self.directory / f"_rejects-{number:08d}.jsonl"
 
-    def write(self, part: Part, results: Iterable[RowResult]) -> DonePart:
+    def write(self, part: CorpusPart, results: Iterable[RowResult]) -> DonePart:
         """Write both files of a part, the records last, replacing what there is.
 
         The same results, in whatever order, give the same bytes. Raises `OSError`, `BadData`.
         """
         return self.put(self.encode(part, results))
 
-    def encode(self, part: Part, results: Iterable[RowResult]) -> EncodedPart:
+    def encode(self, part: CorpusPart, results: Iterable[RowResult]) -> EncodedPart:
         """Both files of a part, not written yet. Raises `BadData`."""
         ordered = sorted(results, key=lambda result: result.row.number)
         faults = [(result.row, fault) for result in ordered for fault in result.faults]

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt2rt.corpus.jobs import Job, RowResult
 from gpt2rt.corpus.layout import DonePart, Layout
-from gpt2rt.corpus.part import Part
+from gpt2rt.corpus.part import CorpusPart
 from gpt2rt.corpus.rows import TextRow
 
 MOST_READY = 16  # parts of nothing but faults that are held until a batch has ended
@@ -18,14 +18,14 @@ MOST_READY = 16  # parts of nothing but faults that are held until a batch has e
 class OpenPart:
     """A part in progress."""
 
-    part: Part
+    part: CorpusPart
     results: list[RowResult] = field(default_factory=list)
 
 
 def made(
     job: Job,
     model: Any,
-    parts: Iterable[Part],
+    parts: Iterable[CorpusPart],
     layout: Layout,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[DonePart]:
@@ -41,7 +41,7 @@ def made(
 def finished(
     job: Job,
     model: Any,
-    parts: Iterable[Part],
+    parts: Iterable[CorpusPart],
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[OpenPart]:
     """All parts with the results of their rows, each when its last row is done.
@@ -89,7 +89,7 @@ def finished(
         raise error
 
 
-def _until_failure(parts: Iterable[Part], failed: list[Exception]) -> Iterator[Part]:
+def _until_failure(parts: Iterable[CorpusPart], failed: list[Exception]) -> Iterator[CorpusPart]:
     """The parts up to an error, which is noted."""
     try:
         yield from parts

@@ -12,7 +12,7 @@ from gpt2rt.text.controls import json_line
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CorpusPart:
     """Consecutive rows, at least one; `number` counts from 0."""
 
     number: int
@@ -29,7 +29,7 @@ class Part:
         return found.hexdigest()
 
 
-def cut(rows: Iterable[TextRow], size: int, *, together: bool = False) -> Iterator[Part]:
+def cut(rows: Iterable[TextRow], size: int, *, together: bool = False) -> Iterator[CorpusPart]:
     """The rows in parts of `size`, the last one of fewer; read as they are asked for.
 
     `together`: a part ends only where a document does.
@@ -39,8 +39,8 @@ def cut(rows: Iterable[TextRow], size: int, *, together: bool = False) -> Iterat
     for row in rows:
         full = len(held) >= size
         if full and not (together and held[-1].document == row.document):
-            yield Part(number, tuple(held))
+            yield CorpusPart(number, tuple(held))
             held, number = [], number + 1
         held.append(row)
     if held:
-        yield Part(number, tuple(held))
+        yield CorpusPart(number, tuple(held))

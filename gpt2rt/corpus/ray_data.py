@@ -29,7 +29,7 @@ from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
 from gpt2rt.corpus.local import finished
 from gpt2rt.corpus.names import STDIN
 from gpt2rt.corpus.output import Output
-from gpt2rt.corpus.part import Part, cut
+from gpt2rt.corpus.part import CorpusPart, cut
 from gpt2rt.corpus.remaining import Remaining
 from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.engine.providers import AUTO, CPU, CUDA, physical_cores
@@ -52,7 +52,7 @@ class ReadParts:
     remaining: Remaining
     directory: str  # where relative paths begin
 
-    def parts(self) -> Iterator[tuple[Part, int]]:
+    def parts(self) -> Iterator[tuple[CorpusPart, int]]:
         """The parts, with the bytes of the files that were read up to the end of each."""
         meter = BytesRead()
         with contextlib.chdir(self.directory):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gpt2rt.corpus.destination import Destination
-from gpt2rt.corpus.part import Part
+from gpt2rt.corpus.part import CorpusPart
 from gpt2rt.errors import InvalidSetting
 
 
@@ -26,7 +26,7 @@ class Remaining:
     there: frozenset[int]
     complete: bool
 
-    def of(self, parts: Iterable[Part]) -> Iterator[Part]:
+    def of(self, parts: Iterable[CorpusPart]) -> Iterator[CorpusPart]:
         """Those of all parts of the corpus that are to be done.
 
         Raises `InvalidSetting` where a part that is done had other rows, or is no more.
@@ -45,7 +45,7 @@ class Remaining:
                 "remove it"
             )
 
-    def _changed(self, part: Part) -> InvalidSetting:
+    def _changed(self, part: CorpusPart) -> InvalidSetting:
         first, last = part.rows[0], part.rows[-1]
         return self.place.refusal(
             f"was made of other texts, or of more or fewer, than those from {first.place} to "

@@ -177,6 +177,11 @@ def test_the_demo_steps_in_and_says_so_only_where_nobody_asked(
     alone = command(*options)
     assert alone.code == 0
     assert alone.err.startswith("gpt2rt: using the embedded demo model")
+    for bad in (("--threads", "0"), ("--file", "nowhere"), ("--provider", "x"), ("--stop", "")):
+        assert "demo" not in command("generate", *bad).in_one_line()
+    for name in ("score", "embed", "tokenize"):
+        assert command(name, "a").err == alone.err
+        assert "demo" not in command(name, "--file", "nowhere", "-o", "out/").in_one_line()
     assert command(*options, "-m", "demo") == Ended(0, alone.out, "")
     monkeypatch.setenv("GPT2RT_MODEL", "demo")
     assert command(*options) == Ended(0, alone.out, "")

@@ -82,9 +82,10 @@ def test_a_place_is_told_as_it_is_or_escaped(place: Path, environment: dict[str,
     assert path_text(place.name) in told
     shutil.copytree(place / place.name, Path(environment["GPT2RT_HOME"]) / "bundles" / place.name)
     rows = {row["name"]: row for row in run(environment, "models", "--json").records}
-    found = next(row["directory"] for row in rows.values() if row["name"] == "tiny-int8")
-    assert found.endswith(path_text(place.name))
-    assert run(environment, "models").out.count("tiny")
+    found = rows["tiny-int8"]
+    assert found["directory"].endswith(path_text(place.name))
+    assert found["found_by"] == [path_text(place.name)]
+    assert f"\n{found['found_by'][0]} " in run(environment, "models").out
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from gpt2rt.corpus.jobs import Job, Kind, Record, RowResult, attempted
 from gpt2rt.corpus.layout import Layout
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
-from gpt2rt.corpus.part import Part, cut
+from gpt2rt.corpus.part import CorpusPart, cut
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
@@ -77,7 +77,9 @@ def layout(directory: Path, job: Job, form: str = "jsonl") -> Layout:
     return Layout(directory, Table(form, job.columns(), None, "", job.line))
 
 
-def parts(place: Layout, found: Iterable[Part], job: Job, model: Any = None) -> dict[str, bytes]:
+def parts(
+    place: Layout, found: Iterable[CorpusPart], job: Job, model: Any = None
+) -> dict[str, bytes]:
     """The content of all files, by name."""
     done = list(made(job, model, found, place))
     assert sorted(part.part for part in done) == sorted(part.number for part in found)
@@ -134,8 +136,8 @@ def test_parts_keep_documents_together() -> None:
 def test_the_digest_tells_any_other_row(change: dict[str, Any]) -> None:
     first, *rest = rows(3)
     other = (replace(first, **change), *rest)
-    assert Part(0, (first, *rest)).digest == Part(1, (first, *rest)).digest
-    assert Part(0, (first, *rest)).digest != Part(0, other).digest
+    assert CorpusPart(0, (first, *rest)).digest == CorpusPart(1, (first, *rest)).digest
+    assert CorpusPart(0, (first, *rest)).digest != CorpusPart(0, other).digest
 
 
 def test_rows_of_the_next_part_begin_before_a_part_ends(tmp_path: Path) -> None:
@@ -178,11 +180,11 @@ def test_a_corpus_of_nothing_but_faults_is_rejects(tmp_path: Path) -> None:
 def test_any_number_of_faults_takes_little_memory(tmp_path: Path) -> None:
     read = 0
 
-    def many() -> Iterator[Part]:
+    def many() -> Iterator[CorpusPart]:
         nonlocal read
         for n in range(500):
             read += 1
-            yield Part(n, (TextRow(n + 1, "a", n + 1, None, {}, "", "broken"),))
+            yield CorpusPart(n, (TextRow(n + 1, "a", n + 1, None, {}, "", "broken"),))
 
     for done, _ in enumerate(made(Backwards(), None, many(), layout(tmp_path / "a", Backwards()))):
         assert read - done <= 16
