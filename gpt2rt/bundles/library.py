@@ -135,8 +135,8 @@ def _missing(name: str) -> str:
     try:
         model = catalog.canonical(model)
     except UnknownModel as error:
-        there = ", ".join(b.name for b in exported() if isinstance(b, Bundle)) or "nothing"
-        return f"{error}; exported is {there}; or name a bundle's directory"
+        names = dict.fromkeys(b.name for b in exported() if isinstance(b, Bundle))
+        return f"{error}; exported is {', '.join(names) or 'nothing'}; or name a bundle's directory"
     option = EXPORTS.get(rest.lower() or next(iter(PRECISIONS)))
     if option is None:
         kinds = ", ".join(f"{model}-{kind}" for kind in EXPORTS)

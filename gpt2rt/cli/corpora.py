@@ -154,10 +154,13 @@ def work(
                 meter=meter,
                 advance=advance,
             )
-        with bar:
-            for part in parts:
-                output.add(part)
-        output.finish()
+        try:
+            with bar:
+                for part in parts:
+                    output.add(part)
+            output.finish()
+        except OSError as error:
+            raise place.failure(error) from error
         _tell(output)
 
 

@@ -85,7 +85,7 @@ def read(
         if not row.text:
             raise BadText(f"{row.place} is empty: there is nothing to read")
     if not found:
-        raise BadText("every line is blank: there is nothing to read")
+        raise BadText("no line has a text: there is nothing to read")
     return found
 
 
@@ -110,7 +110,8 @@ def _arguments(texts: list[str], escape: bool) -> Iterator[TextRow]:
         if text == "-":
             yield TextRow(number, STDIN, None, stdin(), document=STDIN)
         else:
-            yield TextRow(number, f"text {number}", None, typed(text, escape))
+            name = f"text {number}"
+            yield TextRow(number, name, None, typed(text, escape, name))
 
 
 def _unended(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from command_line import Command, Ended
 from gpt2rt import GPT2, EmbedParams
+from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
 
 TEXTS = ["the cat sat", 'né 👋, "so"', "x y z", "over the hill"]
 
@@ -336,6 +339,27 @@ def test_a_file_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(
     good = ("--file", tmp_path / "good.jsonl")
     assert "is UTF-16" in command(name, *good, *bad, *size).in_one_line()
     assert [len(lines(part)) for part in sorted(tmp_path.glob("out/part-*"))] == [2] * 4
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    command: Command, model: Path, texts: Path, tmp_path: Path
+) -> None:
+    given = ("score", "--file", texts, "-m", model, "--part-rows", "1")
+    output, wanted = tmp_path / "out.jsonl", tmp_path / "wanted.jsonl"
+    assert command(*given, "--output", wanted).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        put = Layout.put
+
+        def full(self: Layout, encoded: EncodedPart) -> DonePart:
+            if encoded.part.part == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return put(self, encoded)
+
+        patch.setattr(Layout, "put", full)
+        ended = command(*given, "--output", output)
+    assert (ended.code, f"--output {output}: No space left" in ended.in_one_line()) == (1, True)
+    assert command(*given, "--output", output).code == 0
+    assert output.read_bytes() == wanted.read_bytes()
 
 
 def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(

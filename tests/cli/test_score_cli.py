@@ -199,6 +199,8 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("",), "text 1 is empty", 1),
         (("-", "-"), "once", 2),
         (("-",), "standard input is not UTF-8 (byte 2)", 1),
+        (("a", "b\udcff"), "text 2 is not UTF-8 (byte 1)", 1),
+        (("--file", "head.csv"), "no line has a text", 1),
         (("a", "--stride", "0"), "stride must be 1", 2),
         (("a", "--stride", "49"), "stride must be 1 to the window's 48", 2),
         (("a " * 60,), "longer than the window: 6", 1),
@@ -208,7 +210,7 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("a", "--html", "no/such/place.html"), "directory does not exist", 1),
         (("a", "--html", "."), "is a directory", 1),
         (("--file", "nowhere.txt"), "nowhere.txt: No such file", 1),
-        (("--file", "blank.txt", "--lines"), "every line is blank", 1),
+        (("--file", "blank.txt", "--lines"), "no line has a text", 1),
         (("--file", "latin.txt"), "latin.txt is not UTF-8 (byte 1)", 1),
         (("a", "--bos", "300"), "bos 300 is not in the vocabulary", 2),
         (("a", "--bos", "\x1b[1m"), r"bos '\x1b[1m' is no token", 2),
@@ -238,6 +240,7 @@ def test_score_refuses_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("blank.txt").write_text("\n \n")
+    Path("head.csv").write_text("text,a\n")
     Path("latin.txt").write_bytes(b"\x41\xe9")
     Path("t.csv").write_text("a,b\n1,2\n3\n")
     Path("twice.csv").write_text("a,a\n1,2\n")
