@@ -151,10 +151,11 @@ def embed(
     if whole is not None and as_json and not similarity:
         raise InvalidSetting(f"{output}: --json goes without it")
     texts.check_output(whole)
-    rows = texts.read(text, file, lines, escape, column)
+    printed = as_json and not similarity
+    rows = texts.read(text, file, lines, escape, column, faults=printed)
     gpt2 = opening.load(model, threads)
     bar = tables.Bar("Embed", lambda: len(rows), printed=as_json)
-    if as_json and not similarity:
+    if printed:
         with bar:
             records.show(EmbedJob(params), gpt2, rows, advance=bar.advance)
         return

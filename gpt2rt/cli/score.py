@@ -172,7 +172,7 @@ def score(
         return
     if form and html:
         raise InvalidSetting("--html excludes --json, --csv and --format")
-    rows = texts.read(text, file, lines, escape, column)
+    rows = texts.read(text, file, lines, escape, column, faults=form is not None)
     texts.check_output(html)
     if form:
         columns = records.carried(text, texts.corpus(file or [], lines, column))

@@ -59,10 +59,14 @@ def read(
     lines: bool,
     escape: bool,
     column: str | None = None,
+    *,
+    faults: bool = False,
 ) -> list[TextRow]:
     """The texts, arguments first; only those have escapes.
 
-    Raises `InvalidSetting` where there are none, `BadText`, `BadData`, `MissingExtra`.
+    With `faults` rows of files that are no text are among them, with their fault, and empty ones;
+    else they are errors. Raises `InvalidSetting` where there are no texts, `BadText`, `BadData`,
+    `MissingExtra`.
 
     The newline that ends a file or standard input is not part of the text. All arguments are one
     document, every file is one; of a table, rows that follow each other with the same `item` are.
@@ -78,10 +82,10 @@ def read(
     found = [replace(row, number=number) for number, row in enumerate(found, 1)]
     before = len(found)
     for row in corpus(files or [], lines, column).rows():
+        found.append(replace(row, number=before + row.number))
+    for row in () if faults else found:
         if row.fault is not None:
             raise BadText(f"{row.place}: {row.fault}")
-        found.append(replace(row, number=before + row.number))
-    for row in found:
         if not row.text:
             raise BadText(f"{row.place} is empty: there is nothing to read")
     if not found:

@@ -59,7 +59,7 @@ def tokenize(
         return
     if by is not None and not as_json:
         raise InvalidSetting("--by is for --json and --output")
-    rows = texts.read(text, file, lines, escape, column)
+    rows = texts.read(text, file, lines, escape, column, faults=True)
     bundle = fetch.find(model)
     tokenizer = job.load(bundle, Loading())
     if model is None:

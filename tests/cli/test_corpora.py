@@ -178,6 +178,22 @@ def test_a_record_of_an_argument_is_that_of_a_line(
     assert {**first, **place} == other
 
 
+@pytest.mark.parametrize("name", ["score", "embed", "tokenize"])
+def test_rows_that_are_no_text_are_told_and_the_others_are_printed(
+    command: Command, model: Path, tmp_path: Path, name: str
+) -> None:
+    """As they are written: with the same records, and the same rows told."""
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('"the cat"\n{"text": 7}\n""\n\n{\n"sat"\n')
+    given = (name, "--file", source, "-m", model)
+    written = command(*given, "--output", output)
+    printed = command(*given, "--json")
+    assert printed.code == written.code == 1
+    assert printed.out == output.read_text()
+    assert printed.err.splitlines() == written.err.splitlines()[:-1]
+    assert printed.err.startswith(f"gpt2rt: {source}, line 2: 'text' is no text")
+
+
 def test_a_text_that_fails_is_told_and_the_others_are_printed(
     command: Command, model: Path
 ) -> None:
