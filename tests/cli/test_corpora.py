@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,14 @@ import numpy as np
 import pytest
 
 from command_line import Command, Ended
-from gpt2rt import GPT2, EmbedParams
+from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
+from gpt2rt.corpus.embed_job import EmbedJob
+from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
+from gpt2rt.corpus.score_job import ScoreJob
+from gpt2rt.corpus.score_records import Unit
+from gpt2rt.corpus.tokenize_job import TokenizeJob
+from gpt2rt.runs import Run
 
 TEXTS = ["the cat sat", 'né 👋, "so"', "x y z", "over the hill"]
 
@@ -162,6 +169,22 @@ def test_what_is_printed_is_what_is_written(
             assert command(name, *place, *options, "--output", written).code == 0
             printed = command(name, *place, *options, "--format", form)
             assert printed.out.encode() == written.read_bytes()
+
+
+def test_the_page_has_the_fields_of_each_record() -> None:
+    page = Path(__file__).parents[2] / "docs" / "corpora.md"
+    rows = re.findall(r"^\| `([\w -]+)` \| a .* \| (.*) \|$", page.read_text("utf-8"), re.MULTILINE)
+    told = {name: re.findall(r"`([a-z_0-9]+)`", fields) for name, fields in rows}
+    run = Run(None, 1, SamplingParams(seed=1), Stopping())
+    assert told == {
+        "generate": [*GenerateJob(run).columns(), "score"],
+        "score": [*ScoreJob().columns()],
+        "score --by word": [*ScoreJob(Unit.WORD).columns()],
+        "score --by token": [*ScoreJob(Unit.TOKEN, top=1).columns()],
+        "embed": [*EmbedJob(EmbedParams()).columns()],
+        "tokenize": [*TokenizeJob().columns()],
+        "tokenize --by token": [*TokenizeJob(by="token").columns()],
+    }
 
 
 @pytest.mark.parametrize("name", RECORDS)
