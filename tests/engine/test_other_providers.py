@@ -27,7 +27,7 @@ from gpt2rt.engine import execution, plugins
 from gpt2rt.engine.execution import compiled, open_on
 from gpt2rt.engine.placement import Placement, placement
 from gpt2rt.engine.plugins import devices, place_of
-from gpt2rt.engine.provider_table import ALL, TABLE, Provider, Wish
+from gpt2rt.engine.provider_table import ALL, TABLE, WHOLE_ROW, Provider, Wish
 from gpt2rt.engine.providers import PROVIDERS, Threads
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
@@ -83,7 +83,7 @@ def test_every_row_says_how_it_is_had() -> None:
 
 
 def test_openvino_rounds_activations_with_8_bit_weights_only() -> None:
-    for precision, group in (("int8", "32"), ("int4", "0"), ("fp32", "0")):
+    for precision, group in (("int8", str(WHOLE_ROW)), ("int4", "0"), ("fp32", "0")):
         wish = Wish("cpu", 0, True, 3, precision, Path("cache"))
         options = TABLE["openvino"].options(wish)
         settings = json.loads(options["load_config"])["CPU"]
