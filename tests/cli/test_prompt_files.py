@@ -62,7 +62,7 @@ def test_lines_of_json_and_what_is_wrong_with_some(
         (2, "b", {"id": 17}),
         (6, None, None),
     ]
-    bad = [line for line in ended.err.splitlines() if "in.jsonl: line" in line]
+    bad = [line for line in ended.err.splitlines() if "in.jsonl, line" in line]
     assert [int(line.split("line ")[1].split(":")[0]) for line in bad] == [3, 4, 7, 8, 9, 10, 11]
     rejects = lines(parts_of(output) / "_rejects.jsonl")
     assert [reject["line"] for reject in rejects] == [3, 4, 7, 8, 9, 10, 11]
@@ -78,7 +78,7 @@ def test_a_line_that_fails_does_not_stop_the_others(
     for more in (("--output", output), ("--output", output), ()):
         ended = command(*given, *more)
         assert ended.code == 1
-        assert "in.txt: line 2: no token is left" in ended.err
+        assert "in.txt, line 2: no token is left" in ended.err
     assert [r["line"] for r in lines(output)] == [1, 3]
     assert [r["line"] for r in command(*given).records] == [1, 3]
 
@@ -99,7 +99,7 @@ def test_log_probabilities_go_into_the_file(
         (("a", "--file", "x.txt"), "PROMPT and --file"),
         (("--output", "x"), "--output is for --file"),
         (("--column", "x"), "--column is for --file"),
-        (("a", "--shard-rows", "3"), "--shard-rows is for --output"),
+        (("a", "--part-rows", "3"), "--part-rows is for --output"),
         (("--file", "x.txt", "--output", "o.doc"), "ends in .txt, .jsonl"),
         (("--file", "x.txt", "--replay", "y"), "--model and --replay"),
         (("--file", "x.txt", "--save-run", "y"), "--save-run and --file"),
@@ -141,5 +141,5 @@ def test_messages_call_standard_input_by_its_name(command: Command, model: Path)
     options = ("generate", "--file", "-", "-m", model, "--length", "2")
     assert "gpt2rt: standard input is UTF-16" in command(*options, stdin=b"\xff\xfea\0").err
     ended = command(*options, stdin=b"ok\n\x80\n")
-    assert "gpt2rt: standard input: line 2: " in ended.err
+    assert "gpt2rt: standard input, line 2: " in ended.err
     assert (ended.code, len(ended.records)) == (1, 1)

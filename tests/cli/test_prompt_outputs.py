@@ -15,8 +15,8 @@ from random import Random
 import pytest
 
 from command_line import Command
+from gpt2rt.corpus.layout import DonePart
 from gpt2rt.corpus.ledger import Ledger
-from gpt2rt.corpus.parts import DonePart
 from gpt2rt.errors import StepFailed
 from prompt_cases import OPTIONS, PROMPTS, lines, parts_of
 
@@ -43,7 +43,7 @@ def test_what_is_there_is_not_made_again(
 ) -> None:
     """Whatever is left of a run that was cut short, half a line of its manifest included."""
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    options = ("generate", "-m", model, "--file", prompts, "--shard-rows", "2", *OPTIONS)
+    options = ("generate", "-m", model, "--file", prompts, "--part-rows", "2", *OPTIONS)
     assert command(*options, "--output", whole).code == 0
     for seed in range(8):
         rng = Random(seed)
@@ -71,7 +71,7 @@ def test_without_a_seed_a_resumed_run_keeps_the_one_it_had(
 ) -> None:
     output = tmp_path / "out.jsonl"
     options = ("generate", "-m", model, "--file", prompts, "--output", output, "--length", "5")
-    parts = ("--shard-rows", "2")
+    parts = ("--part-rows", "2")
     with cut_short(output, after=2):
         assert command(*options, *parts).code == 1
     assert command(*options, *parts).code == 0
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_with_nothing_lost_or_doubled(
     prompts.write_text("\n".join(f"{n} and {n + 1}" for n in range(400)))
     output = tmp_path / "out.jsonl"
     arguments = ["generate", "-m", model, "--file", prompts, "--output", output, *OPTIONS]
-    arguments += ["--shard-rows", "10"]
+    arguments += ["--part-rows", "10"]
     shell = [sys.executable, "-m", "gpt2rt", *map(str, arguments)]
     rng = Random(1)
     for _ in range(4):
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_with_nothing_lost_or_doubled(
         (("--length", "7"), "other settings"),
         (("--top-k", "3"), "other settings"),
         (("--seed", "8"), "seed 7, now 8"),
-        (("--shard-rows", "3"), "shard_rows 100, now 3"),
+        (("--part-rows", "3"), "part_rows 100, now 3"),
     ],
 )
 def test_another_runs_output_is_not_touched(

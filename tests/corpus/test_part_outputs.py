@@ -13,7 +13,7 @@ from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
-from gpt2rt.corpus.shards import shards
+from gpt2rt.corpus.part import cut
 from gpt2rt.errors import BadData, InvalidSetting
 
 
@@ -35,7 +35,7 @@ def run(
     name = f"{place}/" if not place.suffix else str(place)
     with Output(Destination.of(name), job, gpt2.bundle, corpus, size) as output:
         found = []
-        for part in made(job, None, output.due(shards(corpus.rows(), size)), output.layout):
+        for part in made(job, None, output.remaining().of(cut(corpus.rows(), size)), output.layout):
             output.add(part)
             found.append(part.part)
             if len(found) == stop:
@@ -67,6 +67,30 @@ def test_a_directory_is_made_once_whatever_is_missing_of_it(
         n: d for n, d in content(whole).items() if n != manifests
     }
     assert run(place, texts, gpt2) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl"])
+@pytest.mark.parametrize("stop", [3, None])
+def test_a_byte_that_was_changed_is_found(
+    tmp_path: Path, texts: Corpus, gpt2: GPT2, name: str, stop: int | None
+) -> None:
+    """By its hash, where the size is the same; no part or file of it becomes a result."""
+    place = tmp_path / name
+    run(place, texts, gpt2, stop=stop)
+    part = "part-00000001.jsonl"
+    changed = {
+        ("out", 3): place / part,
+        ("out", None): place / part,
+        ("out.jsonl", 3): tmp_path / "out.jsonl.parts" / part,
+        ("out.jsonl", None): place,
+    }[name, stop]
+    data = changed.read_bytes()
+    changed.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    with pytest.raises(BadData, match=f"{changed.name}: was changed since; remove it"):
+        run(place, texts, gpt2)
+    changed.unlink()
+    run(place, texts, gpt2)
+    assert (changed if changed.exists() else place).read_bytes() == data or name == "out.jsonl"
 
 
 def test_a_run_that_was_killed_while_it_ended_ends_as_others(
@@ -120,7 +144,7 @@ def test_other_texts_are_told_and_nothing_is_touched(
         with pytest.raises(InvalidSetting, match=r"other texts|no longer has"):
             run(place, texts, gpt2)
         assert content(parts_place) == before
-    with pytest.raises(InvalidSetting, match="shard_rows 4, now 5"):
+    with pytest.raises(InvalidSetting, match="part_rows 4, now 5"):
         run(place, texts, gpt2, size=5)
 
 
