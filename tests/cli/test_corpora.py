@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 from command_line import Command, Ended
-from corpus_texts import TEXTS, lines, table
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.generate_job import GenerateJob
@@ -20,6 +20,7 @@ from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 from gpt2rt.runs import Run
+from written import TEXTS, lines, table
 
 
 @pytest.fixture
@@ -214,3 +215,13 @@ def test_a_pipe_is_a_corpus_too(command: Command, model: Path, tmp_path: Path) -
     assert command(*given, stdin=b"one\ntwo\n").code == 0
     assert "other texts" in command(*given, stdin=b"one\nthree\n").in_one_line()
     assert [r["source"] for r in lines(tmp_path / "o.jsonl")] == ["standard input"] * 2
+
+
+def test_plain_commands_import_no_arrow(
+    command: Command, model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert command("score", "a", "-m", model).code == 0
+    assert command("score", "-f", texts, "-o", tmp_path / "o.csv.gz", "-m", model).code == 0
+    ended = command("score", "-f", texts, "-o", tmp_path / "o.parquet", "-m", model)
+    assert "gpt2rt[files]" in ended.in_one_line()

@@ -8,7 +8,8 @@ import pytest
 
 from command_line import Command
 from gpt2rt import GPT2, SamplingParams, Stopping
-from prompt_cases import OPTIONS, PROMPTS, lines, parts_of, told
+from prompt_cases import OPTIONS, PROMPTS, parts_of, told
+from written import lines
 
 
 def test_every_line_is_continued_in_order(
@@ -21,7 +22,7 @@ def test_every_line_is_continued_in_order(
     assert (ended.code, ended.out) == (0, "")
     params = SamplingParams(temperature=1.3, seed=7)
     wanted = tiny_models["int8"].generate_batch(PROMPTS, params, Stopping(6))
-    assert [tuple(r["tokens"]) for r in lines(output)] == [c.tokens for c in wanted]  # type: ignore[arg-type]
+    assert [tuple(r["tokens"]) for r in lines(output)] == [c.tokens for c in wanted]
     assert [r["line"] for r in lines(output)] == list(range(1, 8))
     printed = command(*options).records
     assert [tuple(r["tokens"]) for r in printed] == [c.tokens for c in wanted]
@@ -89,7 +90,7 @@ def test_log_probabilities_go_into_the_file(
     output = tmp_path / "out.jsonl"
     given = ("generate", "-m", model, "--file", prompts, "--output", output, *OPTIONS)
     assert command(*given, "--logprobs").code == 0
-    assert all(len(r["logprobs"]) == len(r["tokens"]) for r in lines(output))  # type: ignore[arg-type]
+    assert all(len(r["logprobs"]) == len(r["tokens"]) for r in lines(output))
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from command_line import Command
 from gpt2rt.corpus.layout import DonePart
 from gpt2rt.corpus.ledger import Ledger
 from gpt2rt.errors import StepFailed
-from prompt_cases import OPTIONS, PROMPTS, lines, parts_of
+from prompt_cases import OPTIONS, PROMPTS, parts_of
+from written import lines
 
 
 @contextmanager

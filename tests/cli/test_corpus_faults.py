@@ -1,19 +1,18 @@
-"""`score`, `embed` and `tokenize` of files: what is refused, and what goes wrong on the way."""
+"""What is wrong with files of texts, options or disks is told, and what was done is kept."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from command_line import Command
-from corpus_texts import TEXTS, lines, table
 from gpt2rt import GPT2
 from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
+from written import TEXTS, lines, table
 
 
 @pytest.mark.parametrize("name", ["score", "embed", "tokenize"])
@@ -190,13 +189,3 @@ def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(
     assert (ended.code, "b.csv, line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
     assert command(*given, tmp_path / "out.jsonl").code == 0
     assert [r["input"] for r in lines(tmp_path / "out.jsonl")] == [{"a": "1"}, {"b": "2"}]
-
-
-def test_plain_commands_import_no_arrow(
-    command: Command, model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert command("score", "a", "-m", model).code == 0
-    assert command("score", "-f", texts, "-o", tmp_path / "o.csv.gz", "-m", model).code == 0
-    ended = command("score", "-f", texts, "-o", tmp_path / "o.parquet", "-m", model)
-    assert "gpt2rt[files]" in ended.in_one_line()

@@ -1,4 +1,4 @@
-"""Texts of files, and the output of `score`, `embed` and `tokenize` on them."""
+"""What commands write into files."""
 
 from __future__ import annotations
 
