@@ -78,12 +78,12 @@ def open_on(bundle: Bundle, text: str, threads: Threads) -> Opened:
     place = place_of(text)
     session = _session(graph, place, threads, bundle.manifest.precision)
     found = placement(session, provider.runtime_name)
-    if found is not None and found.share > provider.most_elsewhere:
+    if found.share > provider.most_elsewhere:
         raise ProviderMissing(
             f"{graph}: {place} would run too little of it: {found}, "
             f"{provider.most_elsewhere:.0%} may be"
         )
-    notes = (f"{place}: {found}",) if found is not None and found.elsewhere else ()
+    notes = (f"{place}: {found}",) if found.elsewhere else ()
     kind = "portable" if bundle.manifest.graph == "fused" else "standard"
     return Opened(session, str(place), graph, kind, "float32", provider.few_shapes, notes)
 

@@ -34,13 +34,11 @@ class Placement:
         return f"{found} ({', '.join([*named, *more])})" if named else found
 
 
-def placement(session: ort.InferenceSession, runtime_name: str) -> Placement | None:
-    """The placement of a session whose provider has that name; None if ONNX Runtime cannot tell.
+def placement(session: ort.InferenceSession, runtime_name: str) -> Placement:
+    """The placement of a session whose provider has that name.
 
     The session must have been opened with `session.record_ep_graph_assignment_info`.
     """
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None
     nodes: Counter[str] = Counter()
     elsewhere: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():

@@ -104,8 +104,7 @@ def built_in(provider: Provider) -> bool:
 def _handles(provider: Provider) -> list[ort.OrtEpDevice]:
     import onnxruntime as ort
 
-    every = ort.get_ep_devices() if hasattr(ort, "get_ep_devices") else []
-    return [handle for handle in every if handle.ep_name == provider.runtime_name]
+    return [handle for handle in ort.get_ep_devices() if handle.ep_name == provider.runtime_name]
 
 
 def _built_in(provider: Provider) -> list[ProviderDevice]:

@@ -242,7 +242,6 @@ def test_where_nodes_run_is_what_onnx_runtime_says() -> None:
     session = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
     assert placement(session, "Mine") == Placement(4, {"Add": 1})
     assert Placement(4, {"Add": 1}).share == 0.25
-    assert placement(SimpleNamespace(), "Mine") is None
 
 
 CHILD = """
@@ -258,8 +257,6 @@ for directory in sys.argv[1:]:
 def test_webgpu_makes_the_tokens_of_the_cpu(tiny_bundles: dict[str, Bundle]) -> None:
     if find_spec("onnxruntime_ep_webgpu") is None:
         pytest.skip("needs the extra webgpu")
-    if not hasattr(ort, "get_ep_devices"):
-        pytest.skip("needs ONNX Runtime 1.24")
     if not SWIFTSHADER.is_file():
         pytest.skip("needs Chromium's software driver for Vulkan")
     driver = {
