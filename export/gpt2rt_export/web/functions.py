@@ -2,7 +2,9 @@
 
 Its WebAssembly has no kernels of ours. So a product of whole numbers is one op that scales its
 sums, and attention is an op that writes keys and values into the memory that it reads them from.
-Matrices of 8-bit numbers lie [K,N] (`gpt2rt_export.web.graph`).
+
+Matrices of 8-bit numbers lie in tiles [N/S,K,S], and their scales in [N/S,1,S]. The op widens every
+matrix anew in each call, eight columns at a time: what it reads so has to lie together.
 """
 
 from __future__ import annotations
@@ -38,10 +40,15 @@ def web_functions(hparams: HParams, kv: str) -> dict[str, onnx.FunctionProto]:
 def embed() -> onnx.FunctionProto:
     """Columns of an Int8 matrix plus rows of the positions: tokens and positions [T] -> [T,D]."""
     b = Body()
-    rows = b.op("Transpose", [b.op("Gather", ["w", "tokens"], axis=1)], perm=[1, 0])
-    wide = b.op("Cast", [rows], to=TensorProto.FLOAT)
+    tile = b.op("Cast", [b.op("Shape", ["w"], start=2)], to=TensorProto.INT32)
+    tiles = b.op("Gather", ["w", b.op("Div", ["tokens", tile])], axis=0)  # [T,D,S]
+    columns = b.op("Transpose", [tiles], perm=[0, 2, 1])
+    place = b.op("Unsqueeze", [b.op("Mod", ["tokens", tile]), b.constant([1])])
+    place = b.op("Cast", [place], to=TensorProto.INT64)
+    wide = b.op("Cast", [b.op("GatherND", [columns, place], batch_dims=1)], to=TensorProto.FLOAT)
     steps = b.op("Sub", [wide, b.constant(ZERO_POINT, np.float32)])
-    scale = b.op("Unsqueeze", [b.op("Gather", ["scale", "tokens"], axis=0), b.constant([1])])
+    scales = b.op("Reshape", ["scale", b.constant([-1])])
+    scale = b.op("Unsqueeze", [b.op("Gather", [scales, "tokens"], axis=0), b.constant([1])])
     places = b.op("Gather", ["places", "positions"], axis=0)
     b.op("Add", [b.op("Mul", [steps, scale]), places], "y")
     return function("EmbedInt8", ["tokens", "positions", *WEIGHTS, "places"], ["y"], b)
@@ -120,7 +127,8 @@ def _product(b: Body, x: str) -> str:  # [M,K] -> [M,N]
     one, zero = b.constant(1, np.float32), b.constant(ZERO_POINT, np.uint8)
     rows = b.op("QuantizeLinear", [b.op("Div", [x, scale]), one, zero])
     sums = b.op("MatMulIntegerToFloat", [rows, "w", one, "scale", zero, zero], domain=MICROSOFT)
-    return b.op("Mul", [sums, scale])
+    tiles = b.op("Transpose", [sums], perm=[1, 0, 2])  # [N/S,M,S] -> [M,N/S,S]
+    return b.op("Mul", [b.op("Reshape", [tiles, b.constant([0, -1])]), scale])
 
 
 def _function(

@@ -6,6 +6,7 @@ are float32, since WebAssembly computes in nothing narrower.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -31,9 +32,8 @@ from gpt2rt_export.web.functions import web_functions
 Sizes = tuple[int, ...]
 
 INT8 = "/int8"  # the end of a matrix' name
-# The product of the lm_head, whose matrix may be the embedding's, is faster with such an N.
-COLUMNS = 64
-PADDED = ("NormHead", "Embed")
+TILE = 32  # columns of a matrix that lie together; fewer where they do not divide it
+PADDED = ("NormHead", "Embed")  # what reads the matrix of the lm_head, whose N may be any
 LARGEST = 1 << 30  # bytes of weights: a page has 4 GB, in which they are three times for a moment
 WIDENED = {"fp16": 2}  # how much larger they are in the page
 LEFT_OUT = {
@@ -72,7 +72,8 @@ def write(bundle: Bundle, directory: Path) -> int:
     called = sorted({node.op_type for node in nodes if node.domain == DOMAIN})
     model.functions.extend(functions[name] for name in called)
     sizes = _sizes(nodes, hparams)
-    columns = sizes[_head(nodes)][-1] if _head(nodes) in sizes else hparams.n_vocab
+    tiles = sizes.get(_head(nodes))
+    columns = tiles[0] * tiles[2] if tiles else hparams.n_vocab
     _declare(model.graph, hparams, columns)
     with (directory / WEIGHTS).open("wb") as file:
         tensors = [
@@ -94,32 +95,34 @@ def _head(nodes: Iterable[onnx.NodeProto]) -> str:
 
 
 def _sizes(nodes: Iterable[onnx.NodeProto], hparams: HParams) -> dict[str, Sizes]:
-    """K and N of each matrix of 8-bit numbers, and N of its scales: as they are to be laid."""
+    """The tiles [N/S,K,S] of each matrix of 8-bit numbers, and [N/S,1,S] of its scales."""
     found: dict[str, Sizes] = {}
     for node in nodes:
         given = {attribute.name: attribute.i for attribute in node.attribute}
         for weights, scales in pairwise(node.input):
             if weights.endswith(INT8):
                 k, n = given.get("K", hparams.n_embd), given.get("N", hparams.n_vocab)
-                n += -n % COLUMNS if node.op_type.startswith(PADDED) else 0
-                found[weights], found[scales] = (k, n), (n,)
+                n += -n % TILE if node.op_type.startswith(PADDED) else 0
+                tile = math.gcd(n, TILE)
+                found[weights], found[scales] = (n // tile, k, tile), (n // tile, 1, tile)
     return found
 
 
 def _laid(stored: Array, sizes: Sizes | None) -> Array:
-    """A tensor as the browser's graph reads it: as it is, or of a matrix of 8-bit numbers.
+    """A tensor as the browser's graph reads it: as it is, or in tiles of these sizes.
 
-    Its groups [N/16,K/4,16,4] become columns [K,N], padded with what stands for zero.
+    A matrix comes in groups [N/16,K/4,16,4]. It is padded with what stands for zero.
     """
     if sizes is None:
         return stored
-    *_, n = sizes
+    count, k, tile = sizes
     if stored.ndim == 1:
-        return np.pad(stored, (0, n - len(stored)))
-    columns = stored.transpose(1, 3, 0, 2).reshape(stored.shape[1] * stored.shape[3], -1)
-    columns = columns[: sizes[0], :n]
-    padding = ((0, 0), (0, n - columns.shape[1]))
-    return np.pad(columns, padding, constant_values=ZERO_POINT)
+        return np.pad(stored, (0, count * tile - len(stored))).reshape(sizes)
+    rows = stored.transpose(0, 2, 1, 3).reshape(stored.shape[0] * stored.shape[2], -1)  # [N,K]
+    rows = rows[: count * tile, :k]
+    padding = ((0, count * tile - len(rows)), (0, 0))
+    padded = np.pad(rows, padding, constant_values=ZERO_POINT)
+    return padded.reshape(count, tile, k).transpose(0, 2, 1)
 
 
 def _written(file: IO[bytes], name: str, array: Array) -> TensorProto:
