@@ -9,9 +9,9 @@ let requests = 0;
 /** What the site says of its model: `name`, `hparams`, `files`, `fields`, ... */
 export const about = fetch(new URL("model.json", ROOT)).then(response => response.json());
 
-/** Opens the model with so many threads; `progress(done, total)` tells what has come of its files. */
-export async function openModel(threads, progress) {
-  engine.postMessage({ kind: "open", about: await about, root: ROOT, threads });
+/** Opens the model on a device, with so many threads; `progress(done, total)` tells what has come of its files. */
+export async function openModel(device, threads, progress) {
+  engine.postMessage({ kind: "open", about: await about, root: ROOT, device, threads });
   return new Promise((resolve, reject) => {
     engine.addEventListener("error", event => reject(new Error(event.message || "The model's worker does not start.")));
     engine.addEventListener("message", ({ data }) => {

@@ -18,10 +18,10 @@ export async function* written(model, tokenizer, body, pause) {
   const text = new Text(tokenizer, body.stop ?? []), history = new History(body, body.prompt, tokenizer.ends);
   let logits = null;
   for (let rest = model.rest(body.prompt); rest.length; rest = rest.slice(PIECE)) {
-    logits = model.next(rest.slice(0, PIECE));
+    logits = await model.next(rest.slice(0, PIECE));
     await pause();
   }
-  for (let count = 0; ; logits = model.next([text.last])) {
+  for (let count = 0; ; logits = await model.next([text.last])) {
     const token = draw(history.active ? history.edited(logits) : logits, body, count);
     if (tokenizer.ends.includes(token)) return yield text.end("end_of_text", token);
     history.take(token);
