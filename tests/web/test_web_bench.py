@@ -33,10 +33,18 @@ def test_a_page_is_measured(home: Path, demo: Bundle, package: Path) -> None:
     }
     assert set(found) == {("cpu", 1), ("cpu", 2), ("web", 1)}
     page = found["web", 1]
+    assert page["notes"] == ["computed by WebAssembly"]
     assert page["tokens_per_second"]["median"] > 0
     assert set(page["versions"]) == {"onnxruntime-web", "Chromium"}
 
 
-def test_what_no_browser_runs_is_not_planned(tiny_bundles: dict[str, Bundle]) -> None:
-    with pytest.raises(InvalidSetting, match="export the model with --int8"):
-        planned([str(tiny_bundles["int4"].directory)], providers=["web"])
+def test_what_no_browser_runs_is_not_planned(odd_bundle: Bundle) -> None:
+    with pytest.raises(InvalidSetting, match="export with --int8"):
+        planned([str(odd_bundle.directory)], providers=["web"])
+
+
+def test_all_has_the_page_or_why_it_has_not(demo: Bundle, home: Path) -> None:
+    """Nothing is fetched for it: the runtime is not in the new home."""
+    plan = planned([str(demo.directory)], providers=["all"])
+    (why,) = (sentence for sentence in plan.left_out if " on web (" in sentence)
+    assert "nothing is fetched" in why or "installed" in why or "playwright" in why

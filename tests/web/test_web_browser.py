@@ -20,7 +20,7 @@ from gpt2rt.text.special_tokens import SpecialToken, SpecialTokens
 from gpt2rt.text.tokenizer import Tokenizer
 from hard_texts import TRICKY, TRICKY_SPACES
 from page_checks import CONTRASTS, NAMELESS, shown
-from pages import hosted
+from pages import SETTINGS, WRITE, hosted, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -40,34 +40,6 @@ PROMPTS = [
     "It began to sing. Then",
     "One winter morning, while the snow was falling, his heavy coat " * 8,
 ]
-
-WRITE = """async ([prompts, settings]) => {
-  const { call, stream } = await import("./page/api.js");
-  const texts = [];
-  for (const text of prompts) {
-    const { prompt } = await call("/tokenize", { text }), events = [];
-    for await (const { choices } of stream("/v1/completions", { ...settings, prompt }))
-      events.push(choices[0]);
-    texts.push({ prompt, text: events.map(event => event.text).join(""),
-      tokens: events.flatMap(event => event.tokens), end: events.at(-1).stop_details });
-  }
-  return texts; }"""
-SETTINGS = {
-    "temperature": 0,
-    "top_k": 0,
-    "top_p": 1,
-    "min_p": 0,
-    "typical_p": 1,
-    "repetition_penalty": 1,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "no_repeat_ngram": 0,
-    "min_tokens": 0,
-    "max_tokens": 40,
-    "top_logprobs": 3,
-    "return_tokens": True,
-    "seed": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +84,6 @@ def open_page(browser: Browser, address: str, errors: list[str]) -> Iterator[Ope
         context.close()
     assert not errors
     assert len(hosts) <= 1
-
-
-def opened(page: Page) -> None:
-    """Wait until the model is there."""
-    page.locator("body[data-threads]").wait_for(state="attached", timeout=30_000)
 
 
 @pytest.fixture(scope="module")

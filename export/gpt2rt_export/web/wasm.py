@@ -103,4 +103,3 @@ def _product(b: Body, x: str) -> str:  # [M,K] -> [M,N]
     sums = b.op("MatMulIntegerToFloat", [rows, "w", one, "scale", zero, zero], domain=MICROSOFT)
     tiles = b.op("Transpose", [sums], perm=[1, 0, 2])  # [N/S,M,S] -> [M,N/S,S]
     return b.op("Mul", [b.op("Reshape", [tiles, b.constant([0, -1])]), scale])
-

@@ -1,7 +1,7 @@
 // Starts the page: what the browser can do, the model's files, then writing.
 
 import { about, openModel } from "./api.js";
-import { chosen, threads } from "./device.js";
+import { asked, chosen, threads } from "./device.js";
 import { by, fault, number } from "./dom.js";
 import { describeSettings } from "./settings.js";
 import { startWriting } from "./write.js";
@@ -46,17 +46,29 @@ function progress(done, total) {
 async function start() {
   if (!WebAssembly.validate(Uint8Array.from(SIMD)))
     throw new Error("This browser's WebAssembly has no SIMD, which the model needs: please use a newer browser.");
-  const kept = offline(), model = await about, device = await chosen(model), wanted = device === "wasm" ? threads(model) : 1;
-  if (wanted > 1 && !crossOriginIsolated) {
+  const kept = offline(), model = await about, best = await chosen(model);
+  if (threads(model, best) > 1 && !crossOriginIsolated) {
     await kept;
     if (again()) return;
   }
-  const alone = wanted > 1 && !crossOriginIsolated, count = alone ? 1 : wanted;
-  await openModel(device, count, progress);
+  const { device, count } = await open(model, best), alone = count < threads(model, device);
   sessionStorage.removeItem(RELOADED);
   const where = device === "webgpu" ? "by WebGPU" : `on ${count} thread${count > 1 ? "s" : ""}`;
   say(`${model.name} is here, ${where}: nothing that you type leaves this machine.${alone ? ALONE : ""}`);
   Object.assign(document.body.dataset, { device, threads: count });
+}
+
+/** Opens the model; where nobody asked for the GPU and it fails, on the processor. */
+async function open(model, device) {
+  const count = crossOriginIsolated ? threads(model, device) : 1;
+  try {
+    await openModel(device, count, progress);
+    return { device, count };
+  } catch (error) {
+    if (device === "wasm" || asked("device") || !model.devices.wasm) throw error;
+    console.warn(`The GPU does not run the model: ${error.message}`);
+    return open(model, "wasm");
+  }
 }
 
 by("fault-close").addEventListener("click", () => fault(null));
