@@ -30,6 +30,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Root, as in a container, has no sandbox; on Linux Chromium has WebGPU only if asked.
 SWITCHES = ("--no-sandbox", "--enable-unsafe-webgpu", "--enable-features=Vulkan")
 DEVICES = {"wasm": "WebAssembly", "webgpu": "WebGPU"}
+TOGETHER = 8  # steps
 PATIENCE = 120_000  # ms until a model is open
 
 WRITE = """async ([prompt, steps]) => {
@@ -99,12 +100,20 @@ def load(page: Page, threads: int, address: str) -> tuple[Ready, Respond]:
     def respond(prompts: list[Tokens], steps: int) -> Answer:
         (prompt,) = prompts
         times, tokens = page.evaluate(WRITE, [prompt, steps])
-        start, first, *_, last = times
-        # A page that falls behind gets several tokens at a time; only their mean is theirs.
-        decode = [(last - first) / (steps - 1)] * (steps - 1)
-        return Answer(first - start, decode, [tokens], peak_bytes=memory())
+        start, *arrived = times
+        decode = [step for part in parts(arrived) for step in part]
+        return Answer(arrived[0] - start, decode, [tokens], peak_bytes=memory())
 
     return ready, respond
+
+
+def parts(times: list[float]) -> Iterator[list[float]]:
+    """The steps between some times, in parts whose steps share their mean: a page that falls behind
+    gets several tokens at once."""
+    for at in range(0, len(times) - 1, TOGETHER):
+        part = times[at : at + TOGETHER + 1]
+        count = len(part) - 1
+        yield [(part[-1] - part[0]) / count] * count
 
 
 def memory() -> int:

@@ -12,7 +12,7 @@ pytest.importorskip("psutil")
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import home as home_directory
 from gpt2rt.errors import InvalidSetting
-from gpt2rt_bench.browser import CHROMIUM
+from gpt2rt_bench.browser import CHROMIUM, parts
 from gpt2rt_bench.run import planned, run
 
 
@@ -48,3 +48,9 @@ def test_all_has_the_page_or_why_it_has_not(demo: Bundle, home: Path) -> None:
     plan = planned([str(demo.directory)], providers=["all"])
     (why,) = (sentence for sentence in plan.left_out if " on web (" in sentence)
     assert "nothing is fetched" in why or "installed" in why or "playwright" in why
+
+
+def test_steps_that_come_together_share_their_mean() -> None:
+    times = [1.0, *range(2, 10), 9.0, 9.0, 12.0]
+    assert [step for part in parts(times) for step in part] == [1.0] * 8 + [1.0] * 3
+    assert list(parts([0.0, 3.0])) == [[3.0]]

@@ -27,7 +27,7 @@ export class Decoder {
     return { inputs, call };
   }
 
-  /** Logits float32 [n_vocab] after the last of `ids`, which follow what was read; valid until the next call. */
+  /** Logits float32 [n_vocab] after the last of `ids`, which follow what was read. */
   async next(ids) {
     const { inputs, call } = ids.length === 1 ? this.single : this.#step(ids.length);
     const total = this.read.length + ids.length;
@@ -42,7 +42,8 @@ export class Decoder {
       call.free();
       for (const tensor of Object.values(inputs)) tensor.free();
     }
-    return this.logits.values.subarray(0, this.shape.hparams.n_vocab);
+    // A copy, since scripts compute several times slower on memory that threads share.
+    return this.logits.values.slice(0, this.shape.hparams.n_vocab);
   }
 
   /** Keep what `ids` have in common with the tokens read; returns the rest, which is never empty. */
