@@ -156,11 +156,13 @@ def _provider_of(bundle: Bundle, provider: str, *, named: bool) -> str:
     if provider != WEB:
         return resolve(bundle, provider)
     try:
-        from gpt2rt_export.web import site
+        from gpt2rt_export.web import graph, site
     except ImportError as error:
         missing = missing_extra("web", f"the page for the browser needs {error.name}")
         raise ProviderMissing(str(missing)) from None
     site.check(bundle)
+    if not named and graph.WASM not in graph.devices(bundle):
+        raise ProviderMissing("the page needs a GPU for it, and --provider web tries that")
     browser.check(fetch=named)
     return WEB
 

@@ -43,6 +43,12 @@ def test_what_no_browser_runs_is_not_planned(odd_bundle: Bundle) -> None:
         planned([str(odd_bundle.directory)], providers=["web"])
 
 
+def test_all_has_no_page_that_needs_a_gpu(tiny_bundles: dict[str, Bundle]) -> None:
+    directory = str(tiny_bundles["int4"].directory)
+    plan = planned([directory], providers=["all"], prompts=[4], steps=4)
+    assert any("needs a GPU for it" in sentence for sentence in plan.left_out)
+
+
 def test_all_has_the_page_or_why_it_has_not(demo: Bundle, home: Path) -> None:
     """Nothing is fetched for it: the runtime is not in the new home."""
     plan = planned([str(demo.directory)], providers=["all"])

@@ -14,9 +14,9 @@ export async function chosen(model) {
   if (wish !== null && !able.includes(wish)) throw new Error(`${model.name} is not made for ${NAMES[wish]}; leave ?device= out.`);
   const only = wish ?? (able.length === 1 ? able[0] : null);
   if (only === "wasm") return only;
-  const { adapter, why } = await gpu();
-  if (only && why) throw new Error(`${why}, which ${wish ? `?device=${wish} asks for` : `${model.name} needs`}.`);
-  return only ?? (adapter && !adapter.info.isFallbackAdapter && heavy(model) ? "webgpu" : "wasm");
+  const why = await lacksGPU(wish !== null);
+  if (only && why) throw new Error(`${why}; ${wish ? "?device=webgpu asks for one" : `${model.name} needs one`}.`);
+  return only ?? (heavy(model) && !why ? "webgpu" : "wasm");
 }
 
 /** How many threads suit the model on a device. Small ones are faster on one: threads wait for each other. */
@@ -25,11 +25,12 @@ export function threads(model, device) {
   return Number(asked("threads")) || (device === "wasm" && heavy(model) ? Math.min(MOST, physical) : 1);
 }
 
-/** The GPU's adapter, or why there is none. One that the processor plays is a fallback. */
-async function gpu() {
-  if (!("Suspending" in WebAssembly)) return { why: "This browser's WebAssembly cannot wait for a GPU (JSPI)" };
+/** Why there is no GPU for a model here, or null; one that the processor plays counts only if `asked`. */
+async function lacksGPU(asked) {
+  if (!("Suspending" in WebAssembly)) return "This browser's WebAssembly cannot wait for a GPU (JSPI)";
   const adapter = await navigator.gpu?.requestAdapter();
-  return adapter ? { adapter } : { why: "This browser has no WebGPU adapter" };
+  if (adapter?.info.isFallbackAdapter && !asked) return "This browser has a GPU in software only, which ?device=webgpu takes";
+  return adapter ? null : "This browser has no GPU (WebGPU)";
 }
 
 const heavy = ({ files }) => files["model/weights.bin"].bytes >= SMALL;
