@@ -168,7 +168,7 @@ def test_the_command_writes_a_page(
     line = ("web", model, "--output", place, "--runtime", package)
     first, again = command(*line), command(*line)
     assert first.code == again.code == 0, first.err
-    assert re.search(r"page: tiny-int8 as a page, 31\.\d MB", first.out)
+    assert re.search(r"page: tiny-int8 as a page, 41\.\d MB", first.out)
     assert "has this page of tiny-int8 already" in again.out
 
 
@@ -185,7 +185,7 @@ def test_the_command_tells_what_it_cannot_do(
 def test_a_page_has_the_runtimes_of_its_devices_only(
     tiny_bundles: dict[str, Bundle], package: Path, tmp_path: Path
 ) -> None:
-    for precision, ending in (("int4", "jspi.wasm"), ("fp16", "threaded.wasm")):
+    for precision, ending in (("int4", "asyncify.wasm"), ("fp16", "threaded.wasm")):
         site.write(tiny_bundles[precision], tmp_path / precision, package)
         (binary,) = (tmp_path / precision / "runtime").glob("*.wasm")
         assert binary.name.endswith(ending)

@@ -30,8 +30,8 @@ SHA512 = (  # as the registry has it
     "ab4cbe26baedba45d2cec05610c71c55fa97db92d19a8b171c5f8269126683ca"
     "590a5cdc57bb2f35ce2b298de32f4d956fb42644c0ecd528a0a91e025c07ca61"
 )
-# Of each device: the build for WebGPU waits for it by JSPI.
-MODULES = {"wasm": "ort-wasm-simd-threaded", "webgpu": "ort-wasm-simd-threaded.jspi"}
+# Of each device. For WebGPU there is also `.jspi`, which is smaller, and not for every browser.
+MODULES = {"wasm": "ort-wasm-simd-threaded", "webgpu": "ort-wasm-simd-threaded.asyncify"}
 ENDINGS = (".mjs", ".wasm")
 
 

@@ -27,7 +27,6 @@ export function threads(model, device) {
 
 /** Why there is no GPU for a model here, or null; one that the processor plays counts only if `asked`. */
 async function lacksGPU(asked) {
-  if (!("Suspending" in WebAssembly)) return "This browser's WebAssembly cannot wait for a GPU (JSPI)";
   const adapter = await navigator.gpu?.requestAdapter();
   if (adapter?.info.isFallbackAdapter && !asked) return "This browser has a GPU in software only, which ?device=webgpu takes";
   return adapter ? null : "This browser has no GPU (WebGPU)";

@@ -114,6 +114,7 @@ class Call {
 /** Has the nodes of a session run on the GPU; `device` of what is returned is there once the session is. */
 async function useGPU(wasm, options) {
   const gpu = { device: null }, name = new TextEncoder().encode("WebGPU\0"), at = wasm._malloc(name.length);
+  wasm.asyncInit();  // its calls are promises from now on
   wasm.webgpuInit(device => { gpu.device = device; });
   wasm.webgpuRegisterDevice();
   wasm.HEAPU8.set(name, at);
