@@ -15,6 +15,8 @@ from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.scoring.scoring import Passage
 from gpt2rt_export.web import site
+from page_graphs import Page as Graph
+from page_graphs import logprobs
 from pages import SETTINGS, WRITE, hosted, opened
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ADAPTER = "async () => Boolean(await navigator.gpu?.requestAdapter())"
 STEPS = 8  # of each text: the adapter is slow
-PROMPTS = ["Once, in a village by the sea", "The old fisherman"]
+LONG = "One winter morning, while the snow was falling, his heavy coat " * 4
+PROMPTS = ["Once, in a village by the sea", "The old fisherman", LONG]
+ADDED_OTHERWISE = 1e-3  # the largest difference of scores that only the order of sums makes
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,10 @@ def device(page: Page) -> str | None:
 
 
 def test_texts_and_scores(page: Page, demo_page: Path, demo: Bundle, tmp_path: Path) -> None:
-    """Those of Python, but for the rounding of rows to 8 bits; and no node runs elsewhere."""
+    """Those of Python, but for the rounding of rows to 8 bits; and no node runs elsewhere.
+
+    The same graph on a processor is the measure of the sums.
+    """
     place, said = tmp_path / "page", list[str]()
     shutil.copytree(demo_page, place)
     session = place / "page" / "session.js"
@@ -101,11 +108,16 @@ def test_texts_and_scores(page: Page, demo_page: Path, demo: Bundle, tmp_path: P
         assert len(placed) == 1
         assert "All nodes placed on [WebGpuExecutionProvider]" in placed[0]
         gpt2 = GPT2.load(demo.directory, threads=1)
-        apart = list[float]()
+        processor, apart = Graph(demo, tmp_path, "webgpu"), list[float]()
         for prompt, told in zip(PROMPTS, texts(page, PROMPTS), strict=True):
             wanted = gpt2.generate(prompt, SamplingParams(temperature=0), Stopping(STEPS))
             assert told["text"] == wanted.text
             apart += far(gpt2, told)
+            new, start = [token["id"] for token in told["tokens"]], len(told["prompt"])
+            processor.length = 0
+            wide = logprobs(processor.read([*told["prompt"], *new]))[start - 1 : -1]
+            own = [token["logprob"] for token in told["tokens"]]
+            np.testing.assert_allclose(own, wide[range(STEPS), new], atol=ADDED_OTHERWISE)
     assert np.mean(apart) < 0.05
     assert max(apart) < 0.2
 

@@ -1,10 +1,14 @@
 // Steps of the model over one text, whose keys and values stay in its memory.
 
+// Tokens of a prompt that are read at once. Of 32 and more WebGPU's attention adds up in groups of threads, and is
+// wrong where these have fewer than 8, as those of adapters in software.
+const PIECE = 64, PIECE_ON_GPU = 31;
+
 export class Decoder {
   /** `shape`: `hparams` of the bundle, `kv_width` of a head and `columns` of the logits. */
   constructor(session, shape) {
     const { n_layer, n_head, n_ctx } = shape.hparams;
-    Object.assign(this, { session, shape });
+    Object.assign(this, { session, shape, piece: session.gpu ? PIECE_ON_GPU : PIECE });
     this.read = [];  // the tokens whose keys and values are there
     this.logits = session.tensor("float32", [1, shape.columns]);
     [this.rows, this.lengths] = [1, 2].map(() => session.tensor("int32", [1]));
