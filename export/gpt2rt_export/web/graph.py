@@ -6,7 +6,7 @@ are float32, since WebAssembly computes in nothing narrower, and not every GPU d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -26,7 +26,7 @@ from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt_export.onnx_graph.body import DOMAIN
 from gpt2rt_export.onnx_graph.fuse import declared
 from gpt2rt_export.onnx_graph.rounding import BLOCK
-from gpt2rt_export.onnx_graph.weights import ALIGNMENT, Array, external
+from gpt2rt_export.onnx_graph.weights import ALIGNMENT, external
 from gpt2rt_export.web import wasm, webgpu
 from gpt2rt_export.web.layout import INT4, INT8, TILE, Matrix
 
@@ -90,23 +90,19 @@ def write(bundle: Bundle, directory: Path) -> Written:
     columns = head.n if head else hparams.n_vocab
     _rewire(model.graph, matrices)
     _declare(model.graph, hparams, columns)
-    given = [*model.graph.initializer]
-    tensors: list[TensorProto] = []
     with (directory / WEIGHTS).open("wb") as file:
-        for value in given:
-            array = numpy_helper.to_array(value, str(bundle.directory))
-            if matrix := matrices.get(value.name):
-                array = matrix.tiled(array) if WASM in chosen else matrix.rows(array)
-            tensors.append(_written(file, value.name, array))
+        tensors = [*_weights(file, bundle, model, matrices, tiled=WASM in chosen)]
     if WASM in chosen:
         functions = wasm.functions(hparams, bundle.manifest.kv)
         onnx.save(_made(model, tensors, functions), directory / GRAPHS[WASM])
     if WEBGPU in chosen:
         blocks = _in_blocks(model, tensors, matrices)
-        made = _made(model, blocks, webgpu.functions(hparams))
-        onnx.save(made, directory / GRAPHS[WEBGPU])
-    both = len(chosen) == 2
-    tiles = [_place(tensor) for tensor in tensors if both and tensor.name.endswith(INT8)]
+        onnx.save(_made(model, blocks, webgpu.functions(hparams)), directory / GRAPHS[WEBGPU])
+    tiles = [
+        _place(tensor)
+        for tensor in tensors
+        if tensor.name.endswith(INT8) and chosen == [WASM, WEBGPU]
+    ]
     return Written({device: GRAPHS[device] for device in chosen}, columns, tiles)
 
 
@@ -176,12 +172,22 @@ def _made(
     return made
 
 
-def _written(file: IO[bytes], name: str, array: Array) -> TensorProto:
-    """Append an array to the file of weights; returns the tensor that refers to it."""
-    file.write(bytes(-file.tell() % ALIGNMENT))
-    tensor = external(name, array, WEIGHTS, file.tell())
-    file.write(np.ascontiguousarray(array).data)
-    return tensor
+def _weights(
+    file: IO[bytes],
+    bundle: Bundle,
+    model: onnx.ModelProto,
+    matrices: Mapping[str, Matrix],
+    *,
+    tiled: bool,
+) -> Iterator[TensorProto]:
+    """Write every tensor as it is laid in the page; yields those that refer to the file."""
+    for value in model.graph.initializer:
+        array = numpy_helper.to_array(value, str(bundle.directory))
+        if matrix := matrices.get(value.name):
+            array = matrix.tiled(array) if tiled else matrix.rows(array)
+        file.write(bytes(-file.tell() % ALIGNMENT))
+        yield external(value.name, array, WEIGHTS, file.tell())
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _in_blocks(
