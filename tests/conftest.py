@@ -152,6 +152,12 @@ def exported(home: Path, model: Path, edit_manifest: Edit) -> Callable[[str], Bu
 # ---- a real browser
 
 
+@pytest.fixture
+def errors() -> list[str]:
+    """What browsers complain of while a test runs."""
+    return []
+
+
 # Not for the whole session: while Playwright is there, so is its event loop, beside which no other
 # can run in the same thread.
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""A module imports from its own room and from rooms below it: the list that docs show, too."""
+"""A module imports from its own room and from rooms below it, and modules are short."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -86,6 +87,14 @@ def test_imports_point_down(module: str) -> None:
             assert ROOMS.index(room(other)) <= level, f"{module} imports {other}"
 
 
+def test_the_page_on_the_architecture_lists_these_rooms() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(?:export/|bench/)?(gpt2rt\S*?)(?:/|\.py)` \|", page)
+    rooms = ROOMS[::-1]
+    rooms.sort(key=lambda room: not room.startswith("gpt2rt."))
+    assert [row.replace("/", ".") for row in rows] == rooms
+
+
 # What the command line has from the runtime, beside the public names of the package `gpt2rt`.
 COMMAND_LINE_HAS = {
     "gpt2rt.errors": "what can go wrong",
@@ -108,7 +117,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.corpus.rows": "a row",
     "gpt2rt.corpus.readers": "what files of text are",
     "gpt2rt.corpus.streams": "how much of them was read",
-    "gpt2rt.corpus.shards": "the shards of a corpus",
+    "gpt2rt.corpus.part": "the parts of a corpus",
     "gpt2rt.corpus.jobs": "what is done with them, and how models are loaded",
     "gpt2rt.corpus.generate_job": "prompts of a corpus continued",
     "gpt2rt.corpus.score_job": "its texts scored",
@@ -120,6 +129,7 @@ COMMAND_LINE_HAS = {
     "gpt2rt.corpus.output": "results in files",
     "gpt2rt.corpus.ledger": "the job of an earlier run",
     "gpt2rt.corpus.values": "cells as JSON has them",
+    "gpt2rt.corpus.tables": "records as lines",
     "gpt2rt.serving.server": "the HTTP server",
     "gpt2rt.serving.settings": "its settings",
     "gpt2rt.serving.replicas": "how it is spread over a cluster",
@@ -187,6 +197,13 @@ def test_modules_and_functions_are_short(module: str) -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+def test_test_files_are_short_and_each_has_a_name_of_its_own() -> None:
+    lengths = {name: SOURCES[name].read_text(encoding="utf-8").count("\n") for name in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+    names = [path.name for path in SOURCES.values() if path.name.startswith("test_")]
+    assert len(set(names)) == len(names)
 
 
 def test_no_two_classes_have_one_name() -> None:

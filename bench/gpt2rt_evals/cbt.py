@@ -36,7 +36,10 @@ class ClozeQuestion:
 
 
 def read(path: Path) -> list[ClozeQuestion]:
-    """Blocks of 21 numbered lines, the last `21 question<TAB>answer<TAB><TAB>a|b|...|j`."""
+    """Blocks of 21 numbered lines, the last `21 question<TAB>answer<TAB><TAB>a|b|...|j`.
+
+    Raises `BadData`.
+    """
     found: list[ClozeQuestion] = []
     story: list[str] = []
     for number, line in enumerate(data.lines_of(path), 1):

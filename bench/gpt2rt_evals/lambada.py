@@ -114,7 +114,7 @@ def _stop_words(model: LanguageModel) -> Callable[[int], bool]:
 
 
 def read_harness(path: Path) -> list[Gap]:
-    """The passages without any change, cut at their last space."""
+    """The passages without any change, cut at their last space. Raises `BadData`."""
     found = []
     for where, passage in passages(path):
         before, space, word = passage.rpartition(" ")

@@ -145,7 +145,7 @@ def sentences(path: Path) -> list[LmDocument]:
 
 
 def books(path: Path) -> list[LmDocument]:
-    """Children's Book: a document from each `_BOOK_TITLE_` line on."""
+    """Children's Book: a document from each `_BOOK_TITLE_` line on. Raises `BadData`."""
     found: list[list[str]] = []
     for number, line in enumerate(data.lines_of(path), 1):
         if line.startswith("_BOOK_TITLE_"):
@@ -157,7 +157,10 @@ def books(path: Path) -> list[LmDocument]:
 
 
 def enwik8(path: Path) -> list[LmDocument]:
-    """enwik8: bytes of UTF-8, without the parts of characters at either end of the test part."""
+    """enwik8: bytes of UTF-8, without the parts of characters at either end of the test part.
+
+    Raises `BadData`.
+    """
     raw = _last(path)
     start = next((i for i, byte in enumerate(raw[:4]) if byte & 0xC0 != 0x80), 0)
     try:
@@ -172,7 +175,7 @@ def enwik8(path: Path) -> list[LmDocument]:
 
 
 def text8(path: Path) -> list[LmDocument]:
-    """text8: lower-case letters and single spaces."""
+    """text8: lower-case letters and single spaces. Raises `BadData`."""
     raw = _last(path).removesuffix(b"\n")
     strange = raw.translate(None, b"abcdefghijklmnopqrstuvwxyz ")
     if strange:

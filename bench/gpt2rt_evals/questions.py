@@ -41,7 +41,7 @@ class Asked:
 
 
 def read(path: Path) -> list[Question]:
-    """The questions of `NQ-open.dev.jsonl`."""
+    """The questions of `NQ-open.dev.jsonl`. Raises `BadData`."""
     found = []
     for where, item in data.json_lines(path, question=str, answer=list):
         answers = item["answer"]

@@ -38,7 +38,10 @@ class News:
 
 
 def read(path: Path) -> list[News]:
-    """JSON lines, or one of the data set's `.story` files, then all those of its folder."""
+    """JSON lines, or one of the data set's `.story` files, then all those of its folder.
+
+    Raises `BadData`.
+    """
     if path.suffix == ".story":
         return [_story(story) for story in sorted(path.parent.glob("*.story"))]
     found = []

@@ -34,7 +34,10 @@ class Pair:
 
 
 def reader(source: str, target: str) -> Callable[[Path], list[tuple[str, str]]]:
-    """A function that reads `name.en` and `name.fr`, given either; line n translates line n."""
+    """A function that reads `name.en` and `name.fr`, given either; line n translates line n.
+
+    It raises `BadData`.
+    """
 
     def read(path: Path) -> list[tuple[str, str]]:
         one, other = path.with_suffix(f".{source}"), path.with_suffix(f".{target}")

@@ -5,8 +5,8 @@ few channels are tens of times larger than the rest, which then are left with fe
 norm's gain and shift make such a channel smaller, and the matrix that reads it has larger weights
 for it, the model is the same and its rows are rounded more evenly (SmoothQuant, Xiao et al. 2022).
 
-How large a channel is, a text of random tokens tells. That needs no data, and shows what the
-embeddings and the biases put into the residual whatever the text. The last norm stays as it is: its
+The size of a channel is measured on a text of random tokens. That needs no data, and shows what the
+embeddings and the biases add to the residual whatever the text. The last norm stays as it is: its
 result is the last hidden state, which users get.
 """
 

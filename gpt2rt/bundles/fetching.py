@@ -8,13 +8,10 @@ by one rename. `#sha256=...` behind the URL pins the packed file, as pip has it.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import os
 import re
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from gpt2rt.bundles import files, storage
 from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.bundles.network_rules import ALLOW_HTTP, OFFLINE, is_final, is_set, is_this_machine
 from gpt2rt.bundles.packing import SUFFIX, unpack
 from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import (
@@ -36,9 +34,7 @@ from gpt2rt.errors import (
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
 PIN = re.compile(r"sha256=([0-9a-f]{64})")
-OFFLINE, ALLOW_HTTP = "GPT2RT_OFFLINE", "GPT2RT_ALLOW_HTTP"  # as `gpt2rt download` has them
 LARGEST = 64 << 30  # bytes of a packed bundle
-PASSING = {408, 425, 429}  # of the 4xx: the next try may succeed
 TRIES = 5
 BACKOFF = 1.0  # seconds before the second try, doubled each time
 CONNECT, STALL = 15.0, 30.0  # seconds without an answer, without a byte
@@ -116,7 +112,7 @@ def _check(url: str) -> str | None:
         raise InvalidSetting(f"{shown(url)}: behind # can only be sha256= and 64 hex digits")
     if "::" in url or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise InvalidSetting(f"{shown(url)}: not the URL of one packed bundle")
-    if parts.scheme == "http" and not (pin or _is_set(ALLOW_HTTP) or _is_this_machine(host or "")):
+    if parts.scheme == "http" and not (pin or is_set(ALLOW_HTTP) or is_this_machine(host or "")):
         raise InvalidSetting(
             f"{shown(url)}: over http anyone on the way can change what comes; use https, put "
             f"#sha256=... behind the URL, or allow it with {ALLOW_HTTP}=1"
@@ -124,19 +120,9 @@ def _check(url: str) -> str | None:
     return pin[1] if pin else None
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "0") not in ("", "0")
-
-
-def _is_this_machine(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
 def _check_extra(url: str) -> None:
     """Raises `MissingExtra`, and `DownloadFailure` where nothing may be fetched."""
-    if _is_set(OFFLINE):
+    if is_set(OFFLINE):
         raise DownloadFailure(f"{shown(url)}: not fetched yet, and {OFFLINE} is set")
     missing = [name for name in ("fsspec", "filelock", "aiohttp") if find_spec(name) is None]
     if missing:
@@ -176,17 +162,16 @@ def _download(url: str, file: Path, progress: Progress) -> None:
         except ImportError as error:
             raise MissingExtra(f"{shown(url)}: {error}") from None
         except Exception as error:  # each file system of fsspec has errors of its own
-            if trial == TRIES or _is_final(error):
+            if trial == TRIES or _is_hopeless(error):
                 told = _told(error, url)
                 raise DownloadFailure(f"{shown(url)} cannot be fetched: {told}") from None
             time.sleep(BACKOFF * 2 ** (trial - 1))
 
 
-def _is_final(error: Exception) -> bool:
+def _is_hopeless(error: Exception) -> bool:
     """Whether another try would not help."""
-    status = getattr(error, "status", 0)  # of an answer over HTTP
-    if status:
-        return bool(400 <= status < 500 and status not in PASSING)
+    if status := getattr(error, "status", 0):  # of an answer over HTTP
+        return is_final(status)
     return isinstance(error, FileNotFoundError | PermissionError | ValueError)
 
 

@@ -9,8 +9,8 @@ each, R rows, a cache of C positions. Portable: the same, with buffers of C posi
 sequences of S new tokens each, P past positions and T = P + S in all.
 
 The CUDA graph ends in logits. Its tails are graphs without weights that read these on the device:
-they choose a token for every row, in one of `CHOICES`' ways, or score one (`SCORE`). Another graph
-ends in hidden states; P sums of these, by weights, are its tail's.
+they choose a token for every row, in one of the ways `CHOICES`, or score one (`SCORE`). Another
+graph ends in hidden states, and its tail gives P weighted sums of them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ROWS = Port("rows", "int32", ("R",))
 SEQLENS = Port("seqlens_k", "int32", ("B",))
 # The greatest length, including the new tokens.
 TOTAL = Port("total_sequence_length", "int32", ())
-# Of the CUDA graph: what is to be subtracted from its logits, whose differences do not need it.
+# Of the CUDA graph: what is to be subtracted from its logits, unless only differences count.
 OFFSET = Port("offset", "float32", ("R", 1))
 
 # Of the tails on CUDA. One over the temperature, and a random number in [0, 1).
@@ -78,7 +78,7 @@ IDS = Port("ids", "int64", ("R", "N"))
 BIAS = Port("bias", "float32", ("R", "N"))
 FACTOR = Port("factor", "float32", ("R", "N"))
 OFF = Port("off", "float32", ("R", "N"))
-# Random numbers in [0, 1) for tokens of which the first that the filters keep is taken.
+# Random numbers in [0, 1): each falls on a token, and the first that the filters keep is taken.
 TRIES = Port("tries", "float32", ("R", 4))
 # A number that is finite if the row's logits are: the largest logit, or the sum of
 # exp((logit - largest) * inverse temperature).

@@ -62,6 +62,12 @@ def default() -> Bundle:
     return Bundle.open(directory or catalog.demo_bundle())
 
 
+def names_of(bundle: Bundle) -> list[str]:
+    """The names by which `find` opens this very bundle: its own, its model's, its directory's."""
+    names = dict.fromkeys((bundle.name, bundle.manifest.model, bundle.directory.name))
+    return [name for name in names if _exported(name) == bundle.directory]
+
+
 def is_embedded(bundle: Bundle) -> bool:
     """Whether `bundle` is the demo that is part of the package."""
     return bundle.directory == catalog.demo_bundle()
@@ -129,8 +135,8 @@ def _missing(name: str) -> str:
     try:
         model = catalog.canonical(model)
     except UnknownModel as error:
-        there = ", ".join(b.name for b in exported() if isinstance(b, Bundle)) or "nothing"
-        return f"{error}; exported is {there}; or name a bundle's directory"
+        names = dict.fromkeys(b.name for b in exported() if isinstance(b, Bundle))
+        return f"{error}; exported is {', '.join(names) or 'nothing'}; or name a bundle's directory"
     option = EXPORTS.get(rest.lower() or next(iter(PRECISIONS)))
     if option is None:
         kinds = ", ".join(f"{model}-{kind}" for kind in EXPORTS)

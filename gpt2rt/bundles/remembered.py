@@ -7,22 +7,17 @@ beside the weights. Who can write them can hide damage to a file, but cannot cha
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from gpt2rt.bundles import files
-from gpt2rt.bundles.catalog import home
 from gpt2rt.bundles.files import FileRecord
-from gpt2rt.bundles.writing import write_text
+from gpt2rt.bundles.notes import Notes
 
-NOTES = "checked.json"
+NOTES = Notes("checked.json")
 LEAST = 1 << 24  # bytes; smaller files are hashed in 10 ms
-MOST_FILES = 64  # the oldest are forgotten
-LARGEST_NOTES = 1 << 20  # bytes
 SETTLED_NS = 2_000_000_000  # times of files have steps of up to 2 s (FAT)
 
 
@@ -59,34 +54,16 @@ def sha256(path: Path, wanted: FileRecord) -> str:
     """
     if wanted.bytes < LEAST:
         return files.sha256(path, wanted.bytes)
-    place, name = home() / NOTES, str(path.absolute())
+    name = str(path.absolute())
     try:
         before, now = Look.at(path), time.time_ns()
     except OSError:
         return files.sha256(path, wanted.bytes)  # which tells what is wrong
     note = [*astuple(before), wanted.sha256]
-    if _read(place).get(name) == note:
+    if NOTES.find(name) == note:
         return wanted.sha256
     found = files.sha256(path, wanted.bytes)
     with suppress(OSError):  # the file is gone, or the home is read-only: hashed again next time
         if found == wanted.sha256 and before.settled(now) and Look.at(path) == before:
-            _note(place, name, note)
+            NOTES.write(name, note)
     return found
-
-
-def _read(place: Path) -> dict[str, object]:
-    """The notes, by path; none if they cannot be read or are damaged."""
-    try:
-        notes = json.loads(files.read_small(place, LARGEST_NOTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
-
-
-def _note(place: Path, name: str, note: list[object]) -> None:
-    """Put a note in the last place; another process may overwrite it at once. Raises `OSError`."""
-    notes = _read(place)
-    notes.pop(name, None)
-    kept = dict([*notes.items(), (name, note)][-MOST_FILES:])
-    os.makedirs(place.parent, exist_ok=True)
-    write_text(place, json.dumps(kept, indent=1) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from gpt2rt import Bundle
-from gpt2rt.cli import tables, texts
+from gpt2rt.cli import fetch, opening, tables, texts
 from gpt2rt.cli.last_words import last_words
 from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import ray_data
@@ -22,8 +22,9 @@ from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Loading
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
+from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.corpus.shards import shards
+from gpt2rt.corpus.rows import place as place_of
 from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.errors import InvalidSetting
 
@@ -32,10 +33,10 @@ LOST = (
     "same command goes on"
 )
 TOLD = 10  # rejects on standard error; the file has all
-SHARD_ROWS = 1000
+PART_ROWS = 1000
 PANEL = "Files"
 
-ShardRows = Annotated[
+PartRows = Annotated[
     int | None,
     typer.Option(
         help="Rows of a part of --output, which is written whole or not at all.",
@@ -66,26 +67,23 @@ Actors = Annotated[
 Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
 
 
-def check_shard_rows(shard_rows: int | None, output: object) -> None:
+def check_part_rows(part_rows: int | None, output: object) -> None:
     """Raises `InvalidSetting`."""
-    if shard_rows is not None and output is None:
-        raise InvalidSetting("--shard-rows is for --output")
-    if shard_rows is not None and shard_rows < 1:
-        raise InvalidSetting(f"--shard-rows must be 1 or more, not {shard_rows}")
+    if part_rows is not None and output is None:
+        raise InvalidSetting("--part-rows is for --output")
+    if part_rows is not None and part_rows < 1:
+        raise InvalidSetting(f"--part-rows must be 1 or more, not {part_rows}")
 
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The cluster of --ray, the model as --model names it, and the most actors."""
+    """The cluster of --ray, and the most actors."""
 
     address: str
-    model: str | None
     actors: int | None
 
 
-def elsewhere(
-    ray: str | None, actors: int | None, model: str | None, output: object
-) -> Elsewhere | None:
+def elsewhere(ray: str | None, actors: int | None, output: object) -> Elsewhere | None:
     """Where a job is done; None: in this process. Raises `InvalidSetting`."""
     if ray is None:
         if actors is not None:
@@ -93,7 +91,7 @@ def elsewhere(
         return None
     if output is None:
         raise InvalidSetting("--ray is for --file with --output")
-    return Elsewhere(ray, model, actors)
+    return Elsewhere(ray, actors)
 
 
 def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpus:
@@ -108,19 +106,20 @@ def work(
     job: Job,
     corpus: Corpus,
     place: Destination,
-    bundle: Bundle,
+    model: str | None,
     loading: Loading,
-    shard_rows: int | None,
+    part_rows: int | None,
     cluster: Elsewhere | None,
     watch: Watch = lambda model, rows: rows,
 ) -> None:
     """Do a job with every row of a corpus; ends with exit code 1 where rows could not be done.
 
-    Rows pass `watch` on their way, unless a `cluster` reads them. Raises `Gpt2rtError`; what was
-    done until then is kept.
+    `model` is as in --model. Rows pass `watch` on their way, unless a `cluster` reads them. Raises
+    `Gpt2rtError`; what was done until then is kept.
     """
     meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
-    size = shard_rows or SHARD_ROWS
+    size = part_rows or PART_ROWS
+    bundle = fetch.find(model)
     done = 0
 
     def advance(count: int) -> None:
@@ -130,20 +129,22 @@ def work(
 
     with ExitStack() as opened:
         if cluster is None:
-            model = _loaded(job, bundle, loading)
+            loaded = _loaded(job, bundle, loading)
         else:
             ray_data.check_corpus(corpus)
             opened.enter_context(last_words(LOST))
             opened.enter_context(undisturbed())
             opened.enter_context(ray_data.joined(cluster.address))
         output = opened.enter_context(Output(place, job, bundle, corpus, size))
+        if model is None:
+            opening.tell_of(bundle)
         if cluster is None:
-            rows = shards(watch(model, corpus.rows(meter)), size, together=job.together)
-            parts = made(job, model, output.due(rows), output.layout, advance)
+            rows = cut(watch(loaded, corpus.rows(meter)), size, together=job.together)
+            parts = made(job, loaded, output.remaining().of(rows), output.layout, advance)
         else:
             parts = ray_data.made(
                 job,
-                cluster.model,
+                model,
                 bundle,
                 corpus,
                 size,
@@ -153,10 +154,13 @@ def work(
                 meter=meter,
                 advance=advance,
             )
-        with bar:
-            for part in parts:
-                output.add(part)
-        output.finish()
+        try:
+            with bar:
+                for part in parts:
+                    output.add(part)
+            output.finish()
+        except OSError as error:
+            raise place.failure(error) from error
         _tell(output)
 
 
@@ -175,7 +179,7 @@ def _tell(output: Output) -> None:
     with output.place.rejects.open("rb") as lines:
         for line in islice(lines, TOLD):
             body = json.loads(line)
-            tell_fault(f"{body['source']}: line {body['line']}", body["reason"])
+            tell_fault(place_of(body["source"], body["line"]), body["reason"])
     print(
         f"gpt2rt: {output.rejects:,} of {output.rows:,} rows could not be done: "
         f"{output.place.rejects} has them",
@@ -187,13 +191,3 @@ def _tell(output: Output) -> None:
 def tell_fault(place: str, fault: str) -> None:
     """Say what is wrong with a row."""
     print(f"gpt2rt: {place}: {fault}", file=sys.stderr)
-
-
-def usable(rows: Iterable[TextRow], failed: Callable[[], None]) -> Iterator[TextRow]:
-    """The rows that are texts; what is wrong with others is told, and `failed` called."""
-    for row in rows:
-        if row.fault is None:
-            yield row
-        else:
-            tell_fault(row.place, row.fault)
-            failed()

@@ -45,6 +45,6 @@ def doctor(
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in found.findings:
-        way_out = "" if finding.way_out is None else f"\n-> {finding.way_out}"
-        table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{way_out}")
+        remedy = "" if finding.remedy is None else f"\n-> {finding.remedy}"
+        table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{remedy}")
     tables.show(table)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
-from gpt2rt import GPT2, Embedding, EmbedParams, cosine
-from gpt2rt.cli import corpora, opening, options, tables, texts, typed
+from gpt2rt import Embedding, EmbedParams, cosine
+from gpt2rt.cli import corpora, opening, options, records, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
-from gpt2rt.cli.texts import Source
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.embed_job import EmbedJob
+from gpt2rt.corpus.rows import TextRow
 from gpt2rt.errors import InvalidSetting
 
-Result = tuple[Source, Embedding]
+Result = tuple[TextRow, Embedding]
 AROUND = 40  # characters shown on either side of a word
 
 
@@ -60,7 +59,7 @@ def embed(
         VectorUnit | None,
         typer.Option(
             help="What has a vector.",
-            show_default="token; text with --cosine, or --output of many texts",
+            show_default="token on the screen; text with --cosine, --json and --output",
         ),
     ] = None,
     word: Annotated[
@@ -94,17 +93,17 @@ def embed(
         typer.Option(
             "--output",
             "-o",
-            help="Where vectors go: a .npy, .npz or .json file of all; of many texts in --file "
-            "rather .parquet, .jsonl or .csv, or a directory of parts (`out.parquet/`), by which a "
-            "run that was cut short goes on.",
+            help="Where vectors go: a .npy or .npz file of all; of many texts in --file rather "
+            ".parquet, .jsonl or .csv, or a directory of parts (`out.parquet/`), by which a run "
+            "that was cut short goes on.",
             show_default=False,
             rich_help_panel=corpora.PANEL,
         ),
     ] = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a vector.")] = False,
     threads: options.ThreadCount = None,
 ) -> None:
     """Contextual vectors of TEXT: the hidden states of a layer.
@@ -125,11 +124,11 @@ def embed(
 
       gpt2rt embed --file corpus/ --output vectors.parquet/ --ray --actors 4
     """
-    corpora.check_shard_rows(shard_rows, output)
+    corpora.check_part_rows(part_rows, output)
     whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)
     many = output is not None and whole is None
-    cluster = corpora.elsewhere(ray, actors, model, output if many else None)
-    usual = VectorUnit.TEXT if similarity or many else VectorUnit.TOKEN
+    cluster = corpora.elsewhere(ray, actors, output if many else None)
+    usual = VectorUnit.TEXT if similarity or as_json or output else VectorUnit.TOKEN
     unit = by or (VectorUnit.WORD if word else usual)
     params = EmbedParams(
         layer,
@@ -145,66 +144,48 @@ def embed(
             raise InvalidSetting(
                 f"{output}: TEXT, --json and --cosine want a file that ends in {', '.join(FORMATS)}"
             )
-        place = Destination.of(output)
-        corpora.work(
-            EmbedJob(params),
-            corpora.corpus_of(file, lines, column),
-            place,
-            opening.bundle_of(model),
-            opening.loading(threads),
-            shard_rows,
-            cluster,
-        )
+        place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
+        loading = opening.loading(threads)
+        corpora.work(EmbedJob(params), corpus, place, model, loading, part_rows, cluster)
         return
+    if whole is not None and as_json and not similarity:
+        raise InvalidSetting(f"{output}: --json goes without it")
     texts.check_output(whole)
-    sources = texts.read(text, file, lines, escape, column)
+    printed = as_json and not similarity
+    rows = texts.read(text, file, lines, escape, column, faults=printed)
     gpt2 = opening.load(model, threads)
-    bar = tables.Bar("Embed", lambda: len(sources), printed=as_json)
+    bar = tables.Bar("Embed", lambda: len(rows), printed=as_json)
+    if printed:
+        with bar:
+            records.show(EmbedJob(params), gpt2, rows, advance=bar.advance)
+        return
     results: list[Result] = []
     with bar:
-        found = gpt2.embed_batch((source.text for source in sources), params)
-        for source, embedding in zip(sources, found, strict=True):
+        found = gpt2.embed_batch((str(row.text) for row in rows), params)
+        for row, embedding in zip(rows, found, strict=True):
             bar.advance(1)
-            if as_json and not similarity:
-                print_json(record(gpt2, source, embedding))
-            if not as_json or similarity or whole is not None:
-                results.append((source, embedding))
+            results.append((row, embedding))
     if whole is not None:
-        texts.write(whole, FORMATS[whole.suffix](gpt2, results))
+        texts.write(whole, FORMATS[whole.suffix](results))
         print(f"gpt2rt: wrote {whole}", file=sys.stderr)
     if similarity:
         _similarities(results, as_json)
-    elif not as_json:
+    else:
         if whole is None:
             _table(results)
         print(_summary(results))
 
 
-def record(gpt2: GPT2, source: Source, embedding: Embedding) -> dict[str, Any]:
-    """A text as `--json` prints it."""
-    pieces = zip(embedding.texts, embedding.spans, embedding.vectors.tolist(), strict=True)
-    return {
-        "model": gpt2.name,
-        "source": source.name,
-        "text": embedding.text,
-        "layer": embedding.layer,
-        "vectors": [
-            {"text": text, "start": start, "end": end, "vector": vector}
-            for text, (start, end), vector in pieces
-        ],
-    }
-
-
 # ---- files
 
 
-def _npy(gpt2: GPT2, results: list[Result]) -> bytes:
+def _npy(results: list[Result]) -> bytes:
     file = io.BytesIO()
     np.save(file, np.concatenate([embedding.vectors for _, embedding in results]))
     return file.getvalue()
 
 
-def _npz(gpt2: GPT2, results: list[Result]) -> bytes:
+def _npz(results: list[Result]) -> bytes:
     embeddings = [embedding for _, embedding in results]
     spans = np.array([span for e in embeddings for span in e.spans], np.int64).reshape(-1, 2)
     file = io.BytesIO()
@@ -220,16 +201,7 @@ def _npz(gpt2: GPT2, results: list[Result]) -> bytes:
     return file.getvalue()
 
 
-def _json(gpt2: GPT2, results: list[Result]) -> bytes:
-    body = [record(gpt2, source, embedding) for source, embedding in results]
-    return (json.dumps(body, ensure_ascii=False) + "\n").encode("utf-8")
-
-
-FORMATS: dict[str, Callable[[GPT2, list[Result]], bytes]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".json": _json,
-}
+FORMATS: dict[str, Callable[[list[Result]], bytes]] = {".npy": _npy, ".npz": _npz}
 
 # ---- tables
 
@@ -274,13 +246,13 @@ def _table(results: list[Result]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("text", "of", "from", "to", "length", "vector"):
         table.add_column(title, justify="left" if title in ("text", "of", "vector") else "right")
-    for source, embedding in results:
+    for row, embedding in results:
         pieces = zip(embedding.texts, embedding.spans, embedding.vectors, strict=True)
         for text, (start, end), vector in pieces:
             numbers = " ".join(f"{value:8.3f}" for value in vector[:4])
             length = f"{float(np.linalg.norm(vector)):.3f}"
             of = tables.quoted(text[:40])
-            table.add_row(source.name, of, str(start), str(end), length, f"{numbers} …")
+            table.add_row(row.place, of, str(start), str(end), length, f"{numbers} …")
     tables.show(table)
     print()
 

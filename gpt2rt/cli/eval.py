@@ -105,6 +105,8 @@ def evaluate(
         task.check()
     bundles = _bundles(models)
     sources = [_read(task, data) for task in wanted]
+    if models is None:
+        opening.tell_of(*bundles.values())
     folder = catalog.home() / "evals" if records is None else records
     results: dict[str, list[TaskResult]] = {}
     for label, bundle in bundles.items():
@@ -122,7 +124,6 @@ def _bundles(models: str | None) -> dict[str, Bundle]:
     """The bundles asked for, by the names they were asked for."""
     if models is None:
         bundle = library.default()
-        opening.tell_of(bundle)
         return {bundle.name: bundle}
     names = [name.strip() for name in models.split(",")]
     return {path_text(name): library.find(name) for name in names}

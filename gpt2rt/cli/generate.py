@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
-from gpt2rt.cli import corpora, opening, options, texts, typed
+from gpt2rt.cli import corpora, fetch, opening, options, records, texts, typed
 from gpt2rt.cli.constraints import read_constraint
-from gpt2rt.cli.printing import in_turn, print_json, record, write
-from gpt2rt.cli.prompt_files import generate_to, print_samples, with_seed
+from gpt2rt.cli.printing import in_turn, print_json, write
+from gpt2rt.cli.prompt_files import PART_ROWS, hinted, with_seed
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
+from gpt2rt.corpus.rows import TextRow
+from gpt2rt.corpus.values import nested
 from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.model import BATCH_SIZE
 from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
 
-SHOWING = ("replay", "as_json", "logprobs", "stream", "show_probs")
+SHOWING = ("replay", "as_json", "logprobs", "stats", "stream", "show_probs")
 FORM, FILES = "What the text has to be like", corpora.PANEL
 
 
@@ -55,6 +57,13 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a sample.")] = False,
     logprobs: Annotated[
         bool, typer.Option("--logprobs", help="With --json: the log-probability of every token.")
+    ] = False,
+    stats: Annotated[
+        bool,
+        typer.Option(
+            "--stats",
+            help="With --json: times, and what the cache of prompts and the draft gave.",
+        ),
     ] = False,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print text as it is made, or when done.")
@@ -129,7 +138,7 @@ def generate(
         ),
     ] = None,
     output: corpora.OutputFiles = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
     save_run: Annotated[
@@ -167,17 +176,16 @@ def generate(
     """
     if replay is not None:
         _check_replay(context)
-        _replay(replay, as_json, logprobs, stream, show_probs)
+        _replay(replay, Showing(as_json, logprobs, stats, stream, show_probs))
         return
     options.check_samples(nsamples)
     _check_files(prompt, file, column, output, save_run)
-    corpora.check_shard_rows(shard_rows, output)
-    cluster = corpora.elsewhere(ray, actors, model, output)
+    corpora.check_part_rows(part_rows, output)
+    cluster = corpora.elsewhere(ray, actors, output)
     _check_beams(beams, length_penalty, logprobs or show_probs, draft)
-    if logprobs and not as_json and not file:
-        raise InvalidSetting("--logprobs is for --json and --file; --show-probs shows them")
-    if show_probs and (as_json or file):
-        raise InvalidSetting("--show-probs is for text; --logprobs puts them into JSON")
+    showing = Showing(as_json or bool(file), logprobs, stats, stream, show_probs)
+    if stats and output is not None:
+        raise InvalidSetting("--stats are never the same, and --output is: leave one out")
     if nsamples == 0 and (file or save_run is not None):
         raise InvalidSetting("samples without end go nowhere but to the screen or a pipe")
     if file and beams is not None:
@@ -201,28 +209,69 @@ def generate(
         batch_size,
         special,
     )
-    loading = opening.loading(threads, provider, draft, prefix_cache)
-    bundle = opening.bundle_of(model)
     if params.compat is not None and stopping.length is None:
-        n_ctx = bundle.manifest.hparams.n_ctx  # as OpenAI's two scripts have it
+        n_ctx = fetch.find(model).manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)
         run = replace(run, stopping=replace(stopping, length=n_ctx // 2 if half else n_ctx))
-    if file:
-        place = None if output is None else Destination.of(output)
+    if file and output is not None:
+        place = Destination.of(output)
+        job = GenerateJob(with_seed(run, params.seed, place), logprobs)
         corpus = Corpus.of(file, column=column, usual="prompt")
-        if place is not None:
-            job = GenerateJob(with_seed(run, params.seed, place), logprobs)
-            generate_to(place, job, corpus, bundle, loading, shard_rows, cluster)
-        elif not print_samples(
-            opening.told(loading.load(bundle)), GenerateJob(run, logprobs), corpus
-        ):
-            raise typer.Exit(1)
+        loading = opening.loading(threads, provider, draft, prefix_cache)
+        rows = part_rows or PART_ROWS
+        corpora.work(job, corpus, place, model, loading, rows, cluster, hinted)
         return
-    gpt2 = opening.told(loading.load(bundle))
+    corpus = Corpus.of(file or [], column=column, usual="prompt")
+    gpt2 = opening.load(
+        model, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
+    )
+    if file:
+        records.show(GenerateJob(run, logprobs, stats), gpt2, hinted(gpt2, corpus.rows()))
+        return
     typed.hint_at_space(gpt2.tokenizer, [text])
-    completions = _show(gpt2, run, as_json, logprobs, stream, show_probs)
+    completions = showing.show(gpt2, run, texts.STDIN if prompt == "-" else "prompt")
     if save_run is not None:
         texts.write(save_run, to_json(run, gpt2, completions, save_run.parent))
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How samples are shown. Raises `InvalidSetting` for what does not go together."""
+
+    as_json: bool
+    logprobs: bool
+    stats: bool
+    stream: bool
+    show_probs: bool
+
+    def __post_init__(self) -> None:
+        if self.logprobs and not self.as_json:
+            raise InvalidSetting("--logprobs is for --json and --file; --show-probs shows them")
+        if self.stats and not self.as_json:
+            raise InvalidSetting("--stats is for --json and --file")
+        if self.show_probs and self.as_json:
+            raise InvalidSetting("--show-probs is for text; --logprobs puts them into JSON")
+
+    def show(self, gpt2: GPT2, run: Run, source: str) -> list[Completion]:
+        """Print the samples of a run; returns them, where they have an end."""
+        completions: list[Completion] = []
+
+        def noted(pieces: Iterable[Piece]) -> Iterator[Piece]:
+            for piece in pieces:
+                if piece.completion is not None and run.nsamples:
+                    completions.append(piece.completion)
+                yield piece
+
+        pieces = noted(run.pieces(gpt2, logprobs=self.logprobs or self.show_probs))
+        if self.as_json:
+            job, row = GenerateJob(run, self.logprobs, self.stats), TextRow(1, source, None, None)
+            for piece in in_turn(pieces):
+                if (done := piece.completion) is not None:
+                    print_json(nested(row, job.record(gpt2, done.sample, done)))
+        else:
+            banner = run.nsamples != 1
+            write(pieces, banner=banner, stream=self.stream, show_probs=self.show_probs)
+        return completions
 
 
 def _check_replay(context: typer.Context) -> None:
@@ -261,29 +310,7 @@ def _check_beams(
         raise InvalidSetting("--beams and --draft exclude each other")
 
 
-def _show(
-    gpt2: GPT2, run: Run, as_json: bool, logprobs: bool, stream: bool, show_probs: bool = False
-) -> list[Completion]:
-    """Print the samples of a run; returns them, where they have an end."""
-    completions: list[Completion] = []
-
-    def noted(pieces: Iterable[Piece]) -> Iterator[Piece]:
-        for piece in pieces:
-            if piece.completion is not None and run.nsamples:
-                completions.append(piece.completion)
-            yield piece
-
-    pieces = noted(run.pieces(gpt2, logprobs=logprobs or show_probs))
-    if as_json:
-        for piece in in_turn(pieces):
-            if piece.completion:
-                print_json(record(gpt2, piece.completion))
-    else:
-        write(pieces, banner=run.nsamples != 1, stream=stream, show_probs=show_probs)
-    return completions
-
-
-def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs: bool) -> None:
+def _replay(path: Path, showing: Showing) -> None:
     """Make a saved run again, with the same model, and say whether it came out the same."""
     saved = SavedRun.read(path)
     draft = saved.run.draft
@@ -298,7 +325,7 @@ def _replay(path: Path, as_json: bool, logprobs: bool, stream: bool, show_probs:
             f"{path}: {saved.bundle} is another bundle now ({gpt2.bundle.digest[:8]}, the run's "
             f"was {saved.digest[:8]}); export the one that made the run"
         )
-    completions = _show(gpt2, saved.run, as_json, logprobs, stream, show_probs)
+    completions = showing.show(gpt2, saved.run, "prompt")
     if fingerprint(completions) != saved.tokens:
         versions = ", ".join(f"{name} {version}" for name, version in saved.versions.items())
         raise BadRun(f"{path}: the tokens differ from those of the run, made with {versions}")

@@ -10,20 +10,20 @@ from importlib import resources
 from typing import Any
 
 from gpt2rt import Score
-from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.rows import TextRow
 from gpt2rt.scoring.score import known
 
 
-def page(model: str, scores: list[tuple[Source, Score]]) -> str:
+def page(model: str, scores: list[tuple[TextRow, Score]]) -> str:
     """The text of the page."""
-    body = {"model": model, "texts": [_text(source, score) for source, score in scores]}
+    body = {"model": model, "texts": [_text(row, score) for row, score in scores]}
     # In a script element `<` could begin `</script` or `<!--`; in JSON it may be escaped.
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = resources.files("gpt2rt.cli").joinpath("heatmap.html").read_text(encoding="utf-8")
     return template.replace("__DATA__", data, 1)
 
 
-def _text(source: Source, score: Score) -> dict[str, Any]:
+def _text(row: TextRow, score: Score) -> dict[str, Any]:
     """A text as the page's script reads it; a character over several tokens is in the first."""
     tokens, shown = [], 0
     for token in score.tokens:
@@ -39,7 +39,7 @@ def _text(source: Source, score: Score) -> dict[str, Any]:
         )
         shown = token.end
     return {
-        "name": source.name,
+        "name": row.place,
         "context": score.context,
         "tokens": tokens,
         "bits": score.bits,

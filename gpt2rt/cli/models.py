@@ -41,7 +41,8 @@ PARTS = {
 def show(context: typer.Context, as_json: AsJson = False) -> None:
     """List the exported bundles with precision, size and parity; fetched ones and checkpoints.
 
-    A bundle that is damaged has a row that says how.
+    The first column has the names that --model finds a bundle by. One that is damaged has a row
+    that says how.
 
     Examples:
 
@@ -141,6 +142,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     return {
         "name": bundle.name,
         "kind": "bundle",
+        "found_by": [path_text(name) for name in library.names_of(bundle)],
+        "embedded": library.is_embedded(bundle),
         "model": manifest.model,
         "precision": manifest.precision,
         "graph": manifest.graph,
@@ -206,11 +209,17 @@ def _size(count: int) -> str:
     return decimal(count)
 
 
+def _names(row: dict[str, Any]) -> str:
+    """What a bundle is found by; one whose names another has, by its directory alone."""
+    names = ", ".join(row["found_by"]) or f"{row['name']}, only by its directory"
+    return f"{names} (embedded)" if row["embedded"] else names
+
+
 def _table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("model", "precision", "graph", "size", "off by", "same best token", "directory"):
+    for title in ("name", "precision", "graph", "size", "off by", "same best token", "directory"):
         table.add_column(title, justify="right" if title == "size" else "left", overflow="fold")
     for row in rows:
         size = _size(row["bytes"])
@@ -221,6 +230,6 @@ def _table(rows: list[dict[str, Any]]) -> None:
         measured = row["parity"].get("uncached")
         off = f"{measured['relative']:.2g} σ" if measured else NOT_VERIFIED
         top1 = f"{measured['top1']:.1%}" if measured else ""
-        cells = (row["model"], row["precision"], row["graph"], size, off, top1, row["directory"])
+        cells = (_names(row), row["precision"], row["graph"], size, off, top1, row["directory"])
         table.add_row(*map(escaped, cells))
     tables.show(table)

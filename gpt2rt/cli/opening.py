@@ -21,23 +21,15 @@ def load(
     draft: str | None = None,
     prefix_megabytes: int = PREFIX_MEGABYTES,
 ) -> GPT2:
-    """The model asked for; standard error says what its provider leaves to the CPU."""
-    return told(loading(threads, provider, draft, prefix_megabytes).load(bundle_of(model)))
-
-
-def told(model: GPT2) -> GPT2:
-    """The model; standard error says what its provider leaves to the CPU."""
-    for text in model.runtime.placed:
-        print(f"gpt2rt: {text}", file=sys.stderr)
-    return model
-
-
-def bundle_of(model: str | None) -> Bundle:
-    """The bundle asked for; says so on standard error where nobody asked and the demo steps in."""
-    bundle = fetch.find(model)
+    """The model asked for; standard error says where nobody asked and the demo steps in, and what
+    the provider leaves to the CPU.
+    """
+    gpt2 = loading(threads, provider, draft, prefix_megabytes).load(fetch.find(model))
     if model is None:
-        tell_of(bundle)
-    return bundle
+        tell_of(gpt2.bundle)
+    for text in gpt2.runtime.placed:
+        print(f"gpt2rt: {text}", file=sys.stderr)
+    return gpt2
 
 
 def loading(
@@ -55,7 +47,7 @@ def loading(
 
 
 def tell_of(bundle: Bundle) -> None:
-    """What to know of the default model, on standard error."""
+    """What to know of the default model, on standard error; called once it is sure to be used."""
     if bundle.manifest.origin.startswith("random"):
         print(f"gpt2rt: {bundle.name} has random weights: it babbles", file=sys.stderr)
     if library.is_embedded(bundle) and not os.environ.get("GPT2RT_MODEL"):

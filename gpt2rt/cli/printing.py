@@ -1,25 +1,17 @@
-"""Samples on a terminal and in JSON."""
+"""Samples on a terminal, and lines of JSON."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from gpt2rt import GPT2, Completion, Piece
+from gpt2rt import Piece
 from gpt2rt.cli.colours import Painter
 from gpt2rt.text.controls import json_line
 
 BANNER = "=" * 40
-
-
-def record(gpt2: GPT2, completion: Completion) -> dict[str, object]:
-    """A sample as `--json` prints it."""
-    body = asdict(completion)
-    timing = {name: round(value, 3) for name, value in body.pop("timing").items()}
-    cache = None if gpt2.prefixes is None else asdict(gpt2.prefixes.statistics)
-    return {"model": gpt2.name, **body, "prefix_cache": cache, "timing": timing}
 
 
 def print_json(value: object) -> None:

@@ -11,13 +11,11 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Document, Score
-from gpt2rt.cli import corpora, heatmap, opening, options, tables, texts, typed
-from gpt2rt.cli.printing import print_json
+from gpt2rt.cli import corpora, heatmap, opening, options, records, tables, texts, typed
 from gpt2rt.cli.ray_option import Ray
-from gpt2rt.cli.score_records import Sheet, numbered, record, rows
 from gpt2rt.cli.score_tables import Result, summaries, table
-from gpt2rt.cli.texts import Source
 from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
 from gpt2rt.errors import InvalidSetting
@@ -27,7 +25,7 @@ AUTO = "auto"  # of --bos: the token that begins a text
 
 
 class Form(StrEnum):
-    """How results are printed for programs."""
+    """How records are printed for programs."""
 
     JSON = "json"
     CSV = "csv"
@@ -90,25 +88,25 @@ def score(
     by: Annotated[
         Unit | None,
         typer.Option(
-            help="A row of the table, of --csv, tsv or --output.",
-            show_default="token; word with tsv; text with --output",
+            help="What a row or a record stands for.",
+            show_default="token on the screen; text in the records of --json, --format, --output",
         ),
     ] = None,
     form: Annotated[
         Form | None,
         typer.Option(
             "--format",
-            help="json and csv as --json and --csv; tsv: tab-separated, with numbers of item and "
-            "word, as R and pandas read it.",
-            show_default="table",
+            help="Print the records that --output would write: json and csv as --json and --csv; "
+            "tsv: tab-separated, as R and pandas read it.",
+            show_default="a table for people",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a record.")] = False,
     as_csv: Annotated[
         bool,
         typer.Option(
             "--csv",
-            help="Print comma-separated values for programs: cells are texts as they are, which "
+            help="Print the records as comma-separated values: cells are texts as they are, which "
             "a spreadsheet may take for formulas.",
         ),
     ] = False,
@@ -117,7 +115,7 @@ def score(
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
     ] = None,
     output: corpora.OutputFiles = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
     threads: options.ThreadCount = None,
@@ -135,11 +133,11 @@ def score(
 
       gpt2rt score --file book.txt --stride 512 --by word --csv > surprisal.csv
 
-      gpt2rt score --file sentences.txt --lines --boundary trailing --format tsv > words.tsv
+      gpt2rt score --file sentences.txt --lines --boundary trailing --by word --csv > words.csv
 
-      gpt2rt score --file story.txt --lines --context previous --stride 512 --format tsv > words.tsv
+      gpt2rt score --file story.txt --lines --context previous --stride 512 --by word --csv
 
-      gpt2rt score --file items.csv --column sentence --context previous --format tsv > words.tsv
+      gpt2rt score --file items.csv --column sentence --context previous --by word --format tsv
 
       gpt2rt score --file corpus/ --output scores.parquet/ --ray 10.0.0.1:6379
 
@@ -153,49 +151,44 @@ def score(
         raise InvalidSetting("--json and --csv exclude each other")
     if form is not None and (as_json or as_csv):
         raise InvalidSetting("--format excludes --json and --csv")
-    as_json, as_csv = as_json or form is Form.JSON, as_csv or form in (Form.CSV, Form.TSV)
-    unit = by or (Unit.WORD if form is Form.TSV else Unit.TOKEN)
+    form = Form.JSON if as_json else Form.CSV if as_csv else form
     follow = context == PREVIOUS
     before = None if context is None or follow else typed.typed(context, escape)
     between = typed.typed(joint, escape)
-    corpora.check_shard_rows(shard_rows, output)
-    cluster = corpora.elsewhere(ray, actors, model, output)
+    begin = _bos(bos, escape)
+    job = ScoreJob(
+        by or Unit.TEXT, begin, before, follow, between, special, window, stride, boundary, top
+    )
+    corpora.check_part_rows(part_rows, output)
+    cluster = corpora.elsewhere(ray, actors, output)
     if output is not None:
-        if text or as_json or as_csv or html:
+        if text or form or html:
             raise InvalidSetting(
                 "--output is for --file; TEXT, --json, --csv, --format and --html go without it"
             )
-        place = Destination.of(output)
-        corpora.work(
-            ScoreJob(
-                by or Unit.TEXT,
-                _bos(bos, escape),
-                before,
-                follow,
-                between,
-                special,
-                window,
-                stride,
-                boundary,
-                top,
-            ),
-            corpora.corpus_of(file, lines, column),
-            place,
-            opening.bundle_of(model),
-            opening.loading(threads, provider),
-            shard_rows,
-            cluster,
-        )
+        place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
+        loading = opening.loading(threads, provider)
+        corpora.work(job, corpus, place, model, loading, part_rows, cluster)
         return
-    sources = texts.read(text, file, lines, escape, column)
-    groups = _documents(sources, follow)
-    whole = [Document(tuple(source.text for source in group), between) for group in groups]
+    if form and html:
+        raise InvalidSetting("--html excludes --json, --csv and --format")
+    rows = texts.read(text, file, lines, escape, column, faults=form is not None)
     texts.check_output(html)
+    if form:
+        columns = records.carried(text, texts.corpus(file or [], lines, column))
+        written = records.JSONL if form is Form.JSON else form.value
+        bar = tables.Bar("Score", lambda: len(rows), printed=True)
+        gpt2 = opening.load(model, threads, provider=provider)
+        with bar:
+            records.show(job, gpt2, rows, written, columns, bar.advance)
+        return
+    groups = _documents(rows, follow)
+    whole = [Document(tuple(str(row.text) for row in group), between) for group in groups]
     gpt2 = opening.load(model, threads, provider=provider)
-    bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=as_json or as_csv)
+    bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=False)
     found = gpt2.score_batch(
         (document.text for document in whole),
-        bos=_bos(bos, escape),
+        bos=begin,
         context=before,
         special=special,
         window=window,
@@ -204,42 +197,36 @@ def score(
         top=top,
         advance=bar.advance,
     )
-    results = (
-        pair
-        for group, document, score in zip(groups, whole, found, strict=True)
-        for pair in zip(group, document.parts(score), strict=True)
-    )
-    sheet = Sheet("\t" if form is Form.TSV else ",")
     kept: list[Result] = []
     try:
         with bar:
-            for item, (source, result) in enumerate(results, 1):
-                if as_json:
-                    body = record(gpt2, source, result)
-                    print_json(body)
-                elif as_csv:
-                    lines_of = rows(source, result, unit)
-                    sheet.write(numbered(item, lines_of, unit) if form is Form.TSV else lines_of)
-                if html or not (as_json or as_csv):
-                    kept.append((source, result))
+            for group, document, score in zip(groups, whole, found, strict=True):
+                kept += zip(group, document.parts(score), strict=True)
     finally:  # where a text fails, too, what was done before it is shown
-        if html and kept:
-            texts.write(html, heatmap.page(gpt2.name, kept).encode("utf-8"))
-            print(f"gpt2rt: wrote {html}", file=sys.stderr)
-        if kept and not (as_json or as_csv):
-            if html is None:
-                table(kept, unit, top)
-            if html or unit is not Unit.TEXT:
-                summaries(kept)
-            if bos != AUTO:
-                print(_begun(kept[0][1]))
+        if kept:
+            _show(gpt2, kept, by or Unit.TOKEN, top, html, told_bos=bos != AUTO)
 
 
-def _documents(sources: list[Source], follow: bool) -> list[list[Source]]:
+def _show(
+    gpt2: GPT2, kept: list[Result], unit: Unit, top: int, html: Path | None, told_bos: bool
+) -> None:
+    """Scores for people: a table or a page, and a line on each text."""
+    if html is None:
+        table(kept, unit, top)
+    else:
+        texts.write(html, heatmap.page(gpt2.name, kept).encode("utf-8"))
+        print(f"gpt2rt: wrote {html}", file=sys.stderr)
+    if html or unit is not Unit.TEXT:
+        summaries(kept)
+    if told_bos:
+        print(_begun(kept[0][1]))
+
+
+def _documents(rows: list[TextRow], follow: bool) -> list[list[TextRow]]:
     """The texts of each document; every text is one of its own unless they `follow` each other."""
     if not follow:
-        return [[source] for source in sources]
-    return [list(group) for _, group in groupby(sources, lambda source: source.document)]
+        return [[row] for row in rows]
+    return [list(group) for _, group in groupby(rows, lambda row: row.document)]
 
 
 def _bos(text: str, escape: bool) -> int | str | None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from gpt2rt import Score
 from gpt2rt.cli import tables
-from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.score_records import Unit
 
-Result = tuple[Source, Score]
+Result = tuple[TextRow, Score]
 
 
 def table(pairs: list[Result], by: Unit, top: int) -> None:
@@ -35,10 +35,10 @@ def table(pairs: list[Result], by: Unit, top: int) -> None:
         table.add_column(title, justify="left" if title == titles[0] else "right")
     if top and by is Unit.TOKEN:
         table.add_column("instead")
-    for number, (source, result) in enumerate(pairs):
+    for number, (row, result) in enumerate(pairs):
         if by is not Unit.TEXT and len(pairs) > 1:
-            table.add_row(f"{source.name}:", *[""] * (len(table.columns) - 1))
-        for cells in _cells(source, result, by):
+            table.add_row(f"{row.place}:", *[""] * (len(table.columns) - 1))
+        for cells in _cells(row, result, by):
             table.add_row(*cells)
         if by is not Unit.TEXT and number + 1 < len(pairs):
             table.add_row(*[""] * len(table.columns))
@@ -48,17 +48,17 @@ def table(pairs: list[Result], by: Unit, top: int) -> None:
 
 
 def summaries(pairs: list[Result]) -> None:
-    for source, result in pairs:
-        print(summary(f"{source.name}: " if len(pairs) > 1 else "", result))
+    for row, result in pairs:
+        print(summary(f"{row.place}: " if len(pairs) > 1 else "", result))
 
 
-def _cells(source: Source, result: Score, by: Unit) -> Iterator[list[str]]:
+def _cells(row: TextRow, result: Score, by: Unit) -> Iterator[list[str]]:
     if by is Unit.TEXT:
         found = result.totals
         counts = [f"{found[name]:,}" for name in ("tokens", "words")]
         names = ("perplexity", "word_perplexity", "byte_perplexity")
         yield [
-            tables.quoted(result.text[:40]) if source.name.startswith("text ") else source.name,
+            tables.quoted(result.text[:40]) if row.source.startswith("text ") else row.place,
             *counts,
             f"{result.bits:.2f}",
             *(_number(found[name]) for name in names),

@@ -149,8 +149,6 @@ def serve(
     from gpt2rt.serving.server import serve
     from gpt2rt.serving.settings import ServeSettings
 
-    if not models:
-        opening.tell_of(library.default())
     for name in models or ():
         fetch(name)
     settings = ServeSettings(
@@ -174,11 +172,18 @@ def serve(
     if ray is None:
         if replicas != "1" or sessions or write_config is not None:
             raise InvalidSetting("--replicas, --sessions and --write-config go with --ray")
+        _tell_default(settings)
         serve(settings, sys.stdout if access_log else None, tell)
     elif write_config is not None:
         _write_config(write_config, settings, replicas, sessions, access_log, api_key_file)
     else:
         _serve_on(ray, settings, replicas, sessions, access_log)
+
+
+def _tell_default(settings: ServeSettings) -> None:
+    """Say what is served where no model is named."""
+    if not settings.models:
+        opening.tell_of(library.default())
 
 
 def _serve_on(
@@ -189,6 +194,7 @@ def _serve_on(
     from gpt2rt.serving.replicas import Replicas, counts, fitted, listening, local_cores
 
     least, most = counts(replicas)
+    _tell_default(settings)
     cores = None
     if address == LOCAL:
         for name in settings.models:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,11 @@ from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.readers import WHOLE
-from gpt2rt.corpus.values import plain
+from gpt2rt.corpus.rows import TextRow
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.text.textfile import decoded
+
+STDIN = "standard input"  # as results call it
 
 Texts = Annotated[
     list[str] | None,
@@ -51,29 +53,20 @@ Column = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A text and where it came from; those of one `document`, in a row, follow each other there.
-
-    `columns` are the other cells of its row of a table.
-    """
-
-    name: str
-    text: str
-    document: str = ""
-    columns: Mapping[str, Any] = field(default_factory=dict)
-
-
 def read(
     texts: list[str] | None,
     files: list[str] | None,
     lines: bool,
     escape: bool,
     column: str | None = None,
-) -> list[Source]:
+    *,
+    faults: bool = False,
+) -> list[TextRow]:
     """The texts, arguments first; only those have escapes.
 
-    Raises `InvalidSetting` where there are none, `BadText`, `BadData`, `MissingExtra`.
+    With `faults` rows of files that are no text are among them, with their fault, and empty ones;
+    else they are errors. Raises `InvalidSetting` where there are no texts, `BadText`, `BadData`,
+    `MissingExtra`.
 
     The newline that ends a file or standard input is not part of the text. All arguments are one
     document, every file is one; of a table, rows that follow each other with the same `item` are.
@@ -85,13 +78,18 @@ def read(
         raise InvalidSetting("standard input can be read once only: give `-` once")
     found = [*_arguments(texts or [], escape)]
     if lines:
-        found = [part for source in found for part in _lines(source)]
-    found += _rows(corpus(files or [], lines, column))
-    for source in found:
-        if not source.text:
-            raise BadText(f"{source.name} is empty: there is nothing to read")
+        found = [part for row in found for part in _lines(row)]
+    found = [replace(row, number=number) for number, row in enumerate(found, 1)]
+    before = len(found)
+    for row in corpus(files or [], lines, column).rows():
+        found.append(replace(row, number=before + row.number))
+    for row in () if faults else found:
+        if row.fault is not None:
+            raise BadText(f"{row.place}: {row.fault}")
+        if not row.text:
+            raise BadText(f"{row.place} is empty: there is nothing to read")
     if not found:
-        raise BadText("every line is blank: there is nothing to read")
+        raise BadText("no line has a text: there is nothing to read")
     return found
 
 
@@ -111,33 +109,23 @@ def stdin() -> str:
     return _unended(decoded(sys.stdin.buffer.read(), "standard input"))
 
 
-def _arguments(texts: list[str], escape: bool) -> Iterator[Source]:
+def _arguments(texts: list[str], escape: bool) -> Iterator[TextRow]:
     for number, text in enumerate(texts, 1):
         if text == "-":
-            yield Source("standard input", stdin(), "standard input")
+            yield TextRow(number, STDIN, None, stdin(), document=STDIN)
         else:
-            yield Source(f"text {number}", typed(text, escape))
+            name = f"text {number}"
+            yield TextRow(number, name, None, typed(text, escape, name))
 
 
 def _unended(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _lines(source: Source) -> Iterator[Source]:
-    for number, line in enumerate(source.text.split("\n"), 1):
+def _lines(row: TextRow) -> Iterator[TextRow]:
+    for number, line in enumerate(str(row.text).split("\n"), 1):
         if line.strip():
-            name = f"{source.name}, line {number}"
-            yield Source(name, line.removesuffix("\r"), source.document)
-
-
-def _rows(corpus: Corpus) -> Iterator[Source]:
-    """The rows of files. Raises `BadText` for one that is no text."""
-    whole = {file.name for file in corpus.files if file.form == WHOLE}
-    for row in corpus.rows():
-        name = row.source if row.source in whole else f"{row.source}, line {row.line}"
-        if row.fault is not None:
-            raise BadText(f"{name}: {row.fault}")
-        yield Source(name, str(row.text), row.document, plain(row.columns))
+            yield replace(row, line=number, text=line.removesuffix("\r"))
 
 
 def check_output(path: Path | None) -> None:

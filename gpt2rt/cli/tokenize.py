@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from gpt2rt.cli import corpora, opening, options, texts, typed
-from gpt2rt.cli.printing import print_json
+from gpt2rt.cli import corpora, fetch, opening, options, records, texts, typed
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Loading
@@ -23,11 +22,17 @@ def tokenize(
     column: texts.Column = None,
     escape: typed.Escape = True,
     special: options.Special = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON a text, with every token's text.")
-    ] = False,
+    by: Annotated[
+        Literal["text", "token"] | None,
+        typer.Option(
+            help="A record of --json or --output: all tokens of a text, or one of them with its "
+            "text and characters.",
+            show_default="text",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a record.")] = False,
     output: corpora.OutputFiles = None,
-    shard_rows: corpora.ShardRows = None,
+    part_rows: corpora.PartRows = None,
     ray: Ray = None,
     actors: corpora.Actors = None,
 ) -> None:
@@ -37,31 +42,26 @@ def tokenize(
 
       gpt2rt tokenize "Once upon a time"
 
-      gpt2rt tokenize "Once upon a time" --json
+      gpt2rt tokenize "Once upon a time" --by token --json
 
       gpt2rt tokenize --file corpus.parquet --column text --output tokens.parquet
 
       gpt2rt tokenize --file corpus/ --output tokens.parquet/ --ray
     """
-    corpora.check_shard_rows(shard_rows, output)
-    cluster = corpora.elsewhere(ray, actors, model, output)
-    bundle = opening.bundle_of(model)
-    job = TokenizeJob(special)
+    corpora.check_part_rows(part_rows, output)
+    cluster = corpora.elsewhere(ray, actors, output)
+    job = TokenizeJob(special, by or "text")
     if output is not None:
         if text or as_json:
             raise InvalidSetting("--output is for --file; TEXT and --json are for the screen")
-        place = Destination.of(output)
-        corpus = corpora.corpus_of(file, lines, column)
-        corpora.work(job, corpus, place, bundle, Loading(provider="cpu"), shard_rows, cluster)
+        place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
+        corpora.work(job, corpus, place, model, Loading(provider="cpu"), part_rows, cluster)
         return
-    sources = texts.read(text, file, lines, escape, column)
+    if by is not None and not as_json:
+        raise InvalidSetting("--by is for --json and --output")
+    rows = texts.read(text, file, lines, escape, column, faults=True)
+    bundle = fetch.find(model)
     tokenizer = job.load(bundle, Loading())
-    for source in sources:
-        found = tokenizer.encode_spans(source.text, special=special)
-        if as_json:
-            pieces = [tokenizer.decode([token]) for token in found.tokens]
-            spans = [list(span) for span in found.spans]
-            body = {"source": source.name, "text": source.text, "tokens": list(found.tokens)}
-            print_json({**body, "texts": pieces, "spans": spans})
-        else:
-            print(*found.tokens)
+    if model is None:
+        opening.tell_of(bundle)
+    records.show(job, tokenizer, rows, records.JSONL if as_json else "txt")

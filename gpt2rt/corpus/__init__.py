@@ -1,1 +1,1 @@
-"""Whole corpora: texts from files, cut into shards, each worked on and written by itself."""
+"""Whole corpora: texts from files, cut into parts, each worked on and written by itself."""

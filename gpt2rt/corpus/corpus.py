@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2rt.corpus.names import KNOWN, STDIN, form_of, hidden
-from gpt2rt.corpus.readers import FileReader
+from gpt2rt.corpus.readers import WHOLE, FileReader
 from gpt2rt.corpus.rows import ITEM, TextRow
 from gpt2rt.corpus.streams import BytesRead, exists, named
 from gpt2rt.errors import BadData, InvalidSetting
@@ -81,11 +81,14 @@ class Corpus:
 
     def columns(self) -> dict[str, Any] | None:
         """The other columns where all files are tables: those of the first, with Arrow's types.
+        Text has none.
 
         Raises as `rows`.
         """
+        if all(file.form in ("txt", WHOLE) for file in self.files):
+            return {}
         tables = all(file.form in ("csv", "tsv", "parquet") for file in self.files)
-        return self.files[0].columns() if tables and self.files else None
+        return self.files[0].columns() if tables else None
 
 
 def _files(path: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from gpt2rt.bundles.paths import path_text
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.names import KNOWN, form_of
-from gpt2rt.errors import InvalidSetting
+from gpt2rt.errors import Gpt2rtError, InvalidSetting, reason
 
 MANIFEST, REJECTS, PARTS = "_manifest.jsonl", "_rejects.jsonl", ".parts"
 
@@ -70,6 +70,13 @@ class Destination:
     def refusal(self, what: str) -> InvalidSetting:
         """The error that this is no output for a job."""
         return InvalidSetting(f"--output {self.name}: {what}")
+
+    def failure(self, error: OSError) -> Gpt2rtError:
+        """The error that this cannot be written."""
+        return Gpt2rtError(
+            f"--output {self.name}: {reason(error)}; what was done is kept, and the same command "
+            "goes on once that is mended"
+        )
 
     def check(self, corpus: Corpus) -> None:
         """Raises `InvalidSetting` for what is there and is no output, the input above all."""

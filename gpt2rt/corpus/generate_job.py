@@ -15,7 +15,7 @@ from gpt2rt.generation.request import Request
 from gpt2rt.model import GPT2
 from gpt2rt.runs import Run
 
-TIMED = "cached_tokens", "drafted", "accepted", "score", "timing"  # not the same every time
+STATISTICS = "cached_tokens", "drafted", "accepted", "timing"  # not the same every time
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +23,21 @@ class GenerateJob(Job):
     """The samples of a run, of every prompt in place of its own.
 
     The random numbers of a sample depend on the seed, the row's number and the sample's number.
+
+    Attributes:
+        logprobs: whether records have the log-probability of every token.
+        stats: whether they have what is not the same every time: times, what caches and draft gave.
     """
 
     run: Run
     logprobs: bool = False
+    stats: bool = False
 
     name: ClassVar[str] = "generate"
-    line: ClassVar[str | None] = "text"
+
+    @property
+    def line(self) -> str:
+        return "text"
 
     def settings(self) -> Record:
         run = replace(self.run, prompt=None, threads=None, draft=None, batch_size=1)
@@ -54,10 +62,23 @@ class GenerateJob(Job):
     def results(self, model: GPT2, rows: Iterable[TextRow]) -> Iterator[RowResult]:
         for row, completions, faults in self.completions(model, rows):
             records = [
-                {"sample_of_line": nth, "model": model.name, **sample(completion)}
+                self.record(model, nth, completion)
                 for nth, completion in sorted(completions.items())
             ]
             yield RowResult(row, tuple(records), tuple(faults))
+
+    def record(self, model: GPT2, nth: int, completion: Completion) -> Record:
+        """The record of the `nth` sample of a row; a beam's has its score."""
+        body = asdict(completion)
+        stats = {name: body.pop(name) for name in STATISTICS}
+        if completion.score is None:
+            del body["score"]
+        found = {"sample_of_line": nth, "model": model.name, **body}
+        if self.stats:
+            timing = {name: round(value, 3) for name, value in stats.pop("timing").items()}
+            cache = None if model.prefixes is None else asdict(model.prefixes.statistics)
+            found["stats"] = {**stats, "prefix_cache": cache, "timing": timing}
+        return found
 
     def completions(
         self, model: GPT2, rows: Iterable[TextRow]
@@ -92,9 +113,3 @@ class GenerateJob(Job):
                 faults.append(str(piece.failure))
             if len(made) + len(faults) == run.nsamples:
                 yield taken.pop(number + 1)
-
-
-def sample(completion: Completion) -> Record:
-    """A completion without what depends on what ran beside it."""
-    body = asdict(completion)
-    return {name: value for name, value in body.items() if name not in TIMED}

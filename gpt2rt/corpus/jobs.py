@@ -60,11 +60,15 @@ class Job(ABC):
     """What is done with every row: a frozen value that can be pickled.
 
     The results of a row depend on the job, the bundle and the row (where documents are kept
-    together: on its document), never on other rows, so rows may be cut into shards in any way.
+    together: on its document), never on other rows, so rows may be cut into parts in any way.
     """
 
     name: ClassVar[str]  # of the command
-    line: ClassVar[str | None] = None  # the field that is a record's line in a .txt file
+
+    @property
+    def line(self) -> str | None:
+        """The field that is a record's line in a .txt file; None: there can be none."""
+        return None
 
     def load(self, bundle: Bundle, loading: Loading) -> Any:
         """What `results` takes as its model. Raises as `GPT2`."""
@@ -72,7 +76,7 @@ class Job(ABC):
 
     @property
     def together(self) -> bool:
-        """Whether the rows of a document must be in one shard."""
+        """Whether the rows of a document must be in one part."""
         return False
 
     @abstractmethod

@@ -15,8 +15,8 @@ from dataclasses import asdict, fields
 from typing import Any, BinaryIO
 
 from gpt2rt.corpus.destination import MANIFEST, Destination
+from gpt2rt.corpus.layout import DonePart
 from gpt2rt.corpus.locks import locked
-from gpt2rt.corpus.parts import DonePart
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.text.controls import json_line
 

@@ -7,67 +7,67 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpt2rt.corpus.jobs import Job, RowResult
-from gpt2rt.corpus.parts import DonePart, Layout
+from gpt2rt.corpus.layout import DonePart, Layout
+from gpt2rt.corpus.part import CorpusPart
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.corpus.shards import Shard
 
-MOST_READY = 16  # shards of nothing but faults that are held until a batch has ended
+MOST_READY = 16  # parts of nothing but faults that are held until a batch has ended
 
 
 @dataclass(slots=True)
-class OpenShard:
-    """A shard in progress."""
+class OpenPart:
+    """A part in progress."""
 
-    shard: Shard
+    part: CorpusPart
     results: list[RowResult] = field(default_factory=list)
 
 
 def made(
     job: Job,
     model: Any,
-    shards: Iterable[Shard],
+    parts: Iterable[CorpusPart],
     layout: Layout,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[DonePart]:
-    """Write the parts of all shards, each returned when its files are in place.
+    """Write the files of all parts, each part returned when they are in place.
 
     `advance` is called with the number of rows done since its last call. Raises as `Job.results`
     and `Layout.write`.
     """
-    for done in finished(job, model, shards, advance):
-        yield layout.write(done.shard, done.results)
+    for done in finished(job, model, parts, advance):
+        yield layout.write(done.part, done.results)
 
 
 def finished(
     job: Job,
     model: Any,
-    shards: Iterable[Shard],
+    parts: Iterable[CorpusPart],
     advance: Callable[[int], None] = lambda rows: None,
-) -> Iterator[OpenShard]:
-    """All shards with the results of their rows, each when its last row is done.
+) -> Iterator[OpenPart]:
+    """All parts with the results of their rows, each when its last row is done.
 
-    Rows of the next shard begin while the last ones of a shard end, so no batch runs empty at a
-    shard's end; therefore shards may come in another order. Where `shards` raises, those before are
+    Rows of the next part begin while the last ones of a part end, so no batch runs empty at a
+    part's end; therefore parts may come in another order. Where `parts` raises, those before are
     done first. Raises as `Job.results`.
     """
-    home: dict[int, OpenShard] = {}  # by the number of a row
-    ready: list[OpenShard] = []
+    home: dict[int, OpenPart] = {}  # by the number of a row
+    ready: list[OpenPart] = []
     failed: list[Exception] = []
-    rest = _until_failure(shards, failed)
+    rest = _until_failure(parts, failed)
     more = True
 
     def take(result: RowResult) -> None:
         place = home.pop(result.row.number)
         place.results.append(result)
-        if len(place.results) == len(place.shard.rows):
+        if len(place.results) == len(place.part.rows):
             ready.append(place)
 
     def rows() -> Iterator[TextRow]:
         nonlocal more
-        for shard in rest:
-            place = OpenShard(shard)
-            home.update({row.number: place for row in shard.rows})
-            for row in shard.rows:
+        for part in rest:
+            place = OpenPart(part)
+            home.update({row.number: place for row in part.rows})
+            for row in part.rows:
                 if row.fault is None:
                     yield row
                 else:
@@ -89,9 +89,9 @@ def finished(
         raise error
 
 
-def _until_failure(shards: Iterable[Shard], failed: list[Exception]) -> Iterator[Shard]:
-    """The shards up to an error, which is noted."""
+def _until_failure(parts: Iterable[CorpusPart], failed: list[Exception]) -> Iterator[CorpusPart]:
+    """The parts up to an error, which is noted."""
     try:
-        yield from shards
+        yield from parts
     except Exception as error:
         failed.append(error)

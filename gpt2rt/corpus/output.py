@@ -1,6 +1,6 @@
 """The output of a job: a directory of parts with a manifest, or a file that they are joined to.
 
-    part-00000000.jsonl  the results of the first shard, and so on
+    part-00000000.jsonl  the results of the first part, and so on
     _manifest.jsonl      what is done (`gpt2rt.corpus.ledger`)
     _rejects.jsonl       the rows that could not be worked on, and why
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,11 +21,11 @@ from gpt2rt.bundles.writing import write_bytes, write_with
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job
+from gpt2rt.corpus.layout import DonePart, Layout
 from gpt2rt.corpus.ledger import Ledger
-from gpt2rt.corpus.parts import DonePart, Layout
-from gpt2rt.corpus.shards import Shard
+from gpt2rt.corpus.remaining import Remaining
 from gpt2rt.corpus.tables import table_for
-from gpt2rt.errors import BadData, InvalidSetting
+from gpt2rt.errors import BadData
 
 
 class Output:
@@ -37,7 +36,7 @@ class Output:
     """
 
     def __init__(
-        self, place: Destination, job: Job, bundle: Bundle, corpus: Corpus, shard_rows: int
+        self, place: Destination, job: Job, bundle: Bundle, corpus: Corpus, part_rows: int
     ) -> None:
         """Open the output, or take up that of an earlier run of the same job.
 
@@ -52,15 +51,17 @@ class Output:
             "model": bundle.name,
             "bundle": bundle.digest,
             "output": place.suffix,
-            "shard_rows": shard_rows,
+            "part_rows": part_rows,
             "settings": json.loads(json.dumps(job.settings())),  # tuples as lists, as read back
         }
         self._ledger = Ledger(place, settings)
-        if place.file is not None and self._ledger.end is not None:
-            size = place.file.stat().st_size
-            if size != self._ledger.end.get("bytes"):
-                self.close()
-                raise BadData(f"{place.name}: was changed since; remove it, to have it made again")
+        end = self._ledger.end
+        try:
+            if place.file is not None and end is not None:
+                _check(place.file, end.get("bytes"), end.get("sha256"))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Output:
         return self
@@ -82,52 +83,24 @@ class Output:
         """What could not be done so far: rows, or samples of them."""
         return sum(part.rejects for part in self._ledger.done.values())
 
-    def due(self, shards: Iterable[Shard]) -> Iterator[Shard]:
-        """The shards that are not done yet.
-
-        Raises `InvalidSetting` where a shard that is done had other rows, or is no more; `BadData`
-        where a part was changed.
-        """
-        last = -1
-        for shard in shards:
-            last = shard.number
-            part = self._ledger.done.get(last)
-            if part is not None and part.input != shard.digest:
-                raise self._changed(shard)
-            if part is None and self._ledger.end is not None:
-                raise self._changed(shard)
-            if part is None or not self._is_there(part):
-                yield shard
-        if gone := [number for number in self._ledger.done if number > last]:
-            raise self.place.refusal(
-                f"part {min(gone)} has texts that the input no longer has; name another, or "
-                "remove it"
-            )
-
-    def _changed(self, shard: Shard) -> InvalidSetting:
-        first, last = shard.rows[0], shard.rows[-1]
-        return self.place.refusal(
-            f"was made of other texts, or of more or fewer, than those of {first.place} to "
-            f"{last.line}; name another, or remove it"
-        )
+    def remaining(self) -> Remaining:
+        """What is to be done yet. Raises `BadData` where a part was changed."""
+        done = self._ledger.done
+        there = {number for number, part in done.items() if self._is_there(part)}
+        digests = {number: part.input for number, part in done.items()}
+        return Remaining(self.place, digests, frozenset(there), self._ledger.end is not None)
 
     def _is_there(self, part: DonePart) -> bool:
         complete = self._ledger.end is not None
         if complete and self.place.file is not None:
             return True  # in the file
         path = self.layout.path(part.part)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            if complete:
-                self._reopen()
-            return False
-        if size != part.bytes:
-            raise BadData(
-                f"{path_text(path)}: was changed: {size} bytes, not {part.bytes}; remove it, to "
-                "have it made again"
-            )
-        return True
+        if path.exists():
+            _check(path, part.bytes, part.sha256)
+            return True
+        if complete:
+            self._reopen()
+        return False
 
     def add(self, part: DonePart) -> None:
         """Note a part whose files are in place."""
@@ -136,7 +109,7 @@ class Output:
     # ---- the end
 
     def finish(self) -> None:
-        """All shards are done: join what is to be one file, and say so in the manifest.
+        """All parts are done: join what is to be one file, and say so in the manifest.
 
         Raises `InvalidSetting` where another file came to be there meanwhile.
         """
@@ -195,6 +168,15 @@ class Output:
 
         write_with(place, write)
         return found
+
+
+def _check(path: Path, size: int | None, sha256: str | None) -> None:
+    """Raises `BadData` where a file is not what was written."""
+    if path.stat().st_size == size:
+        with path.open("rb") as file:
+            if _hash(file) == sha256:
+                return
+    raise BadData(f"{path_text(path)}: was changed since; remove it, to have it made again")
 
 
 def _hash(file: Any) -> str:

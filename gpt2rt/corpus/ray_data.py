@@ -2,7 +2,7 @@
 
 A task on the node of this program reads the corpus. An actor makes all that is in the files of a
 part, and this program writes them: nodes need no common disk, and an actor that dies, or that the
-cluster only believes to be dead, leaves nothing behind. Ray gives its shard to another.
+cluster only believes to be dead, leaves nothing behind. Ray gives its part to another.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.corpus import nodes
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
 from gpt2rt.corpus.local import finished
 from gpt2rt.corpus.names import STDIN
 from gpt2rt.corpus.output import Output
-from gpt2rt.corpus.parts import DonePart, EncodedPart, Layout
-from gpt2rt.corpus.shards import Shard, shards
+from gpt2rt.corpus.part import CorpusPart, cut
+from gpt2rt.corpus.remaining import Remaining
 from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.engine.providers import AUTO, CPU, CUDA, physical_cores
 from gpt2rt.errors import ClusterFailure, Gpt2rtError, InvalidSetting
 from gpt2rt.generation.speculation import LOOKUP
 
-AT_ONCE = 2  # shards in an actor, so that its batch does not run empty at the end of one
-TRIES = 10  # deaths of workers that a shard may meet; more is its own doing
-AHEAD = 64 << 20  # bytes of shards and results on their way, for each actor
-COLUMN = "value"  # of the data set: a row is a pickled shard, or what came of one
+AT_ONCE = 2  # parts in an actor, so that its batch does not run empty at the end of one
+TRIES = 10  # deaths of workers that a part may meet; more is its own doing
+AHEAD = 64 << 20  # bytes of parts and results on their way, for each actor
+COLUMN = "value"  # of the data set: a row is a pickled part, or what came of one
 
 
 @dataclass(frozen=True, slots=True)
-class ReadShards:
-    """What the reader is told: the shards of `corpus`, of which those in `due` (None: all)."""
+class ReadParts:
+    """What the reader is told: the corpus, and what of it is to be done."""
 
     corpus: Corpus
-    shard_rows: int
+    part_rows: int
     together: bool
-    due: frozenset[int] | None
+    remaining: Remaining
     directory: str  # where relative paths begin
 
-    def shards(self) -> Iterator[tuple[Shard, int]]:
-        """The shards, with the bytes of the files that were read up to the end of each."""
+    def parts(self) -> Iterator[tuple[CorpusPart, int]]:
+        """The parts, with the bytes of the files that were read up to the end of each."""
         meter = BytesRead()
         with contextlib.chdir(self.directory):
             rows = self.corpus.rows(meter)
-            for shard in shards(rows, self.shard_rows, together=self.together):
-                if self.due is None or shard.number in self.due:
-                    yield shard, meter.count
+            for part in self.remaining.of(cut(rows, self.part_rows, together=self.together)):
+                yield part, meter.count
 
 
 @dataclass(frozen=True, slots=True)
-class ShardWork:
+class PartWork:
     """What an actor is told: the job, where it finds the bundle, how parts look."""
 
     job: Job
@@ -72,22 +72,22 @@ class ShardWork:
     layout: Layout
 
 
-class ShardActor:
-    """Makes the files of shards, with a model that is loaded once."""
+class PartActor:
+    """Makes the files of parts, with a model that is loaded once."""
 
-    def __init__(self, work: ShardWork) -> None:
+    def __init__(self, work: PartWork) -> None:
         self._work = work
         self._model: Any = None
         self._loading = threading.Lock()
 
     def __call__(self, table: Any) -> Any:
         """A row of the reader's to one of what came of it."""
-        ((shard, read),) = unpacked(table)
-        if isinstance(shard, Gpt2rtError):  # of the reader
+        ((part, read),) = unpacked(table)
+        if isinstance(part, Gpt2rtError):  # of the reader
             return table
         try:
-            (done,) = finished(self._work.job, self._loaded(), [shard])
-            return packed((self._work.layout.encode(done.shard, done.results), read))
+            (done,) = finished(self._work.job, self._loaded(), [part])
+            return packed((self._work.layout.encode(done.part, done.results), read))
         except Gpt2rtError as error:
             return packed(error)
 
@@ -124,7 +124,7 @@ def made(
     model: str | None,
     bundle: Bundle,
     corpus: Corpus,
-    shard_rows: int,
+    part_rows: int,
     output: Output,
     loading: Loading,
     *,
@@ -140,20 +140,18 @@ def made(
     for them.
 
     Raises `ClusterFailure` for a cluster that breaks, and for nodes where gpt2rt or the bundle is
-    another or missing; what `Job.results` raises, and `Output.due`, `Layout.put`, `Corpus.rows`.
-    What was returned before is in place.
+    another or missing; what `Job.results` raises, and `Output.remaining`, `Remaining.of`,
+    `Layout.put`, `Corpus.rows`. What was returned before is in place.
     """
     loading = _shared(loading, bundle)
     place = nodes.place(model, bundle)
     nodes.check(place, bundle.digest, gpu=loading.provider == CUDA)
-    due = None
-    if output.rows:
-        rows = shards(corpus.rows(), shard_rows, together=job.together)
-        due = frozenset(shard.number for shard in output.due(rows))
-        if not due:
-            return
-    read = ReadShards(corpus, shard_rows, job.together, due, os.getcwd())
-    work = ShardWork(job, place, bundle.digest, loading, output.layout)
+    read = ReadParts(corpus, part_rows, job.together, output.remaining(), os.getcwd())
+    if read.remaining.complete:
+        for _ in read.parts():
+            raise AssertionError("something to do of what is complete")
+        return
+    work = PartWork(job, place, bundle.digest, loading, output.layout)
     for encoded, bytes_read in _results(read, work, actors):
         part = output.layout.put(encoded)
         meter.count = max(meter.count, bytes_read)
@@ -180,9 +178,9 @@ def _shared(loading: Loading, bundle: Bundle) -> Loading:
 
 
 def _results(
-    read: ReadShards, work: ShardWork, actors: int | None
+    read: ReadParts, work: PartWork, actors: int | None
 ) -> Iterator[tuple[EncodedPart, int]]:
-    """What came of the shards, in any order, with the bytes read up to the end of each.
+    """What came of the parts, in any order, with the bytes read up to the end of each.
 
     Where a file cannot be read, what was read before is done first.
     """
@@ -221,8 +219,8 @@ def _told(error: Exception) -> str:
     return f"{told}; what was done is kept"
 
 
-def _dataset(read: ReadShards, work: ShardWork, actors: int | None) -> Any:
-    """The data set whose rows are what came of the shards."""
+def _dataset(read: ReadParts, work: PartWork, actors: int | None) -> Any:
+    """The data set whose rows are what came of the parts."""
     import ray
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
@@ -240,7 +238,7 @@ def _dataset(read: ReadShards, work: ShardWork, actors: int | None) -> Any:
     # There is no other way yet to name how often a task is tried again; without, it is for ever.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     return rows.map_batches(
-        ShardActor,
+        PartActor,
         fn_constructor_args=(work,),
         batch_size=1,
         batch_format="pyarrow",
@@ -281,35 +279,35 @@ def _settle(context: Any, actors: int) -> None:
     """Settings of Ray Data for this job."""
     from ray.data import ExecutionResources
 
-    context.target_max_block_size = 1  # a row is a shard, and is not put together with others
+    context.target_max_block_size = 1  # a row is a part, and is not put together with others
     context.enable_progress_bars = False
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # all are at work
-    context.execution_no_progress_timeout_s = -1  # a shard takes as long as it takes
+    context.execution_no_progress_timeout_s = -1  # a part takes as long as it takes
     limits = ExecutionResources(object_store_memory=AHEAD * (actors + 1))
     context.execution_options.resource_limits = limits
 
 
-def _source(read: ReadShards) -> Any:
+def _source(read: ReadParts) -> Any:
     """A source of Ray Data's, of one task, which reads as far ahead as there is room."""
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
     about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
 
-    class ShardSource(Datasource):  # type: ignore[misc,unused-ignore]
+    class PartSource(Datasource):  # type: ignore[misc,unused-ignore]
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
             return [ReadTask(lambda: _tables(read), about)]
 
-    return ShardSource()
+    return PartSource()
 
 
-def _tables(read: ReadShards) -> Iterator[Any]:
-    """The shards, and in place of one that cannot be read the error that a user can mend."""
+def _tables(read: ReadParts) -> Iterator[Any]:
+    """The parts, and in place of one that cannot be read the error that a user can mend."""
     try:
-        for value in read.shards():
+        for value in read.parts():
             yield packed(value)
     except Gpt2rtError as error:
         yield packed((error, 0))

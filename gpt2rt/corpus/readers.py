@@ -11,7 +11,7 @@ from typing import IO, Any
 from gpt2rt.corpus.names import STDIN, form_of
 from gpt2rt.corpus.rows import FoundRow, text_of
 from gpt2rt.corpus.streams import BytesRead, named, parquet, reading
-from gpt2rt.errors import BadData, BadText, reason
+from gpt2rt.errors import BadData, BadText, InvalidSetting, reason
 from gpt2rt.text.textfile import decoded, unmarked, utf8
 
 LONGEST_CELL = 1 << 26  # characters; a quote that nothing closes swallows no more
@@ -41,11 +41,16 @@ class FileReader:
     def of(cls, path: str, column: str | None, usual: str, plain: str) -> FileReader:
         """By the file's name.
 
-        A file of another name is a table of tabs if a column is asked for, else text: `plain` is
-        `txt` (a row a line) or `whole`. `usual` is the column where none is asked for; `prompt`
-        stands for prompts.
+        A file whose name tells no form is a table of tabs if a column is asked for, else text:
+        `plain` is `txt` (a row a line) or `whole`. `usual` is the column where none is asked for;
+        `prompt` stands for prompts. Raises `InvalidSetting` for a column of a text file.
         """
         form, compression = (None, "") if path == STDIN else form_of(path)
+        if form == "txt" and column is not None:
+            raise InvalidSetting(
+                f"{named(path)}: text has no column {column!r}; leave --column out, or let the "
+                "name of a table end in .tsv or .csv"
+            )
         if form is None or form == "txt":
             form = plain if column is None else "tsv"
         return cls(path, form, compression, column or usual, usual == "prompt")
@@ -119,7 +124,7 @@ class FileReader:
 
     def _whole(self, stream: IO[bytes]) -> Iterator[FoundRow]:
         text = decoded(stream.read(), self.name)
-        yield FoundRow(1, text.removesuffix("\n").removesuffix("\r"))
+        yield FoundRow(None, text.removesuffix("\n").removesuffix("\r"))
 
     # ---- CSV
 

@@ -19,7 +19,8 @@ class TextRow:
     Attributes:
         number: its number among all rows of the corpus, from 1; blank lines of text count.
         source: the name of its file.
-        line: the line of the file where it ends (Parquet: its row there), from 1.
+        line: the line of the file where it ends (Parquet: its row there), from 1; None: it is all
+            of its source.
         text: the text; for a prompt also token ids, or None to begin a text from nothing.
         columns: the other columns, by name.
         document: rows in a row that share it are of one document.
@@ -28,7 +29,7 @@ class TextRow:
 
     number: int
     source: str
-    line: int
+    line: int | None
     text: str | tuple[int, ...] | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     document: str = ""
@@ -37,17 +38,22 @@ class TextRow:
     @property
     def place(self) -> str:
         """The row in messages."""
-        return f"{self.source}: line {self.line}"
+        return place(self.source, self.line)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRow:
     """A row as the reader of a file gives it: the line, a text or a fault, the other columns."""
 
-    line: int
+    line: int | None
     text: str | tuple[int, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     fault: str | None = None
+
+
+def place(source: str, line: int | None) -> str:
+    """A row in messages."""
+    return source if line is None else f"{source}, line {line}"
 
 
 def text_of(value: object, column: str, prompts: bool) -> str | tuple[int, ...] | None:

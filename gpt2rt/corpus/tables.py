@@ -59,10 +59,14 @@ class Table:
             self._write_parquet(records, file)
         else:
             with compressing(file, self.compression) as stream:
-                for line in self._lines(records):
+                for line in self.lines(records):
                     stream.write(line)
 
-    def _lines(self, records: Iterable[Placed]) -> Iterator[bytes]:
+    def lines(self, records: Iterable[Placed]) -> Iterator[bytes]:
+        """The lines of all records, and before them that of the names; not of Parquet.
+
+        Raises as `write`.
+        """
         if self.form in ("csv", "tsv"):
             yield from self._separated(records)
         elif self.form == "jsonl":
@@ -200,21 +204,29 @@ def _told(names: Iterable[str]) -> str:
 def table_for(job: Job, place: Destination, corpus: Corpus) -> Table:
     """The table of the parts of an output.
 
-    Raises `InvalidSetting` for a form or columns that the job does not allow, `MissingExtra`, and
-    as `Corpus.columns`.
+    Raises as `table_of` and `Corpus.columns`; `MissingExtra`.
     """
     form, compression = place.form, place.compression
-    if form == "txt" and job.line is None:
-        raise InvalidSetting(f"`{job.name}` writes JSON lines, CSV, TSV or Parquet, no text")
     if form == "parquet" or compression == "zst":
         arrow(f".{compression or form}")
+    # A file is compressed when its parts are joined.
+    return table_of(job, form, corpus.columns(), "" if place.file else compression)
+
+
+def table_of(
+    job: Job, form: str, carried: Mapping[str, Any] | None, compression: str = ""
+) -> Table:
+    """The table of a job's records beside the columns `carried` through, as `Table` has them.
+
+    Raises `InvalidSetting` for a form or columns that the job does not allow.
+    """
+    if form == "txt" and job.line is None:
+        raise InvalidSetting(f"`{job.name}` writes JSON lines, CSV, TSV or Parquet, no text")
     columns = job.columns()
-    carried = corpus.columns()  # in any case: a column that is missing is told at once
     beside = {INPUT: None} if carried is None else carried
     if form not in ("jsonl", "txt") and (both := beside.keys() & {*PLACE, *columns}):
         raise InvalidSetting(
             f"the column {min(both)!r} is one of the results, too; rename it, or write JSON lines"
         )
-    # A file is compressed when its parts are joined.
     carried = None if form in ("jsonl", "txt") else carried
-    return Table(form, columns, carried, "" if place.file else compression, job.line)
+    return Table(form, columns, carried, compression, job.line)

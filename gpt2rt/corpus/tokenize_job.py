@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import TOKENIZER_FILES
@@ -16,15 +16,22 @@ from gpt2rt.text.tokenizers import TextTokenizer, read_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TokenizeJob(Job):
-    """The tokens of texts, with their number; no model is loaded for it.
+    """The tokens of texts; no model is loaded for it.
 
-    `special` is that of `TextTokenizer.encode`.
+    Attributes:
+        special: as in `TextTokenizer.encode`.
+        by: what a record stands for: all tokens of a text and their number, or one of them with
+            its text and its characters.
     """
 
     special: bool | None = None
+    by: Literal["text", "token"] = "text"
 
     name: ClassVar[str] = "tokenize"
-    line: ClassVar[str | None] = "tokens"
+
+    @property
+    def line(self) -> str:
+        return "tokens" if self.by == "text" else "token"
 
     def load(self, bundle: Bundle, loading: Loading) -> TextTokenizer:
         bundle.check(name for name in TOKENIZER_FILES if name in bundle.manifest.files)
@@ -34,13 +41,24 @@ class TokenizeJob(Job):
         return asdict(self)
 
     def columns(self) -> dict[str, Kind]:
-        return {"count": "int", "tokens": "ints"}
+        if self.by == "text":
+            return {"count": "int", "tokens": "ints"}
+        span: dict[str, Kind] = {"text": "text", "start": "int", "end": "int"}
+        return {"token_number": "int", "token": "int", **span}
 
     def results(self, model: TextTokenizer, rows: Iterable[TextRow]) -> Iterator[RowResult]:
         for row in rows:
             try:
-                tokens = model.encode(str(row.text), special=self.special)
+                yield RowResult(row, tuple(self._records(model, str(row.text))))
             except BadText as error:
                 yield RowResult(row, faults=(str(error),))
-            else:
-                yield RowResult(row, ({"count": len(tokens), "tokens": tokens},))
+
+    def _records(self, model: TextTokenizer, text: str) -> Iterator[Record]:
+        if self.by == "text":
+            tokens = model.encode(text, special=self.special)
+            yield {"count": len(tokens), "tokens": tokens}
+            return
+        found = model.encode_spans(text, special=self.special)
+        for number, (token, span) in enumerate(zip(found.tokens, found.spans, strict=True), 1):
+            piece = {"token": token, "text": model.decode([token])}
+            yield {"token_number": number, **piece, "start": span[0], "end": span[1]}

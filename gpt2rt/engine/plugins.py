@@ -138,7 +138,9 @@ def register(provider: Provider) -> None:
     import onnxruntime as ort
 
     if find_spec(provider.plugin) is None:
-        raise ProviderMissing(f"{provider.name} is not installed: {way_out(provider)}")
+        raise ProviderMissing(
+            f"{provider.name} is not installed: {way_out(provider)}; it needs {provider.needs}"
+        )
     version = tuple(int(part) for part in ort.__version__.split(".")[:2])
     if version < LEAST_RUNTIME:
         wanted = ".".join(map(str, LEAST_RUNTIME))

@@ -38,7 +38,7 @@ class Part:
 
 
 class Columns(NamedTuple):
-    """The scores of a token in each of n rows of logits, as in `gpt2rt.scoring.TokenScores`.
+    """The scores of a token in each of n rows of logits, as `TokenScores` has them.
 
     float32 [n], int32 [n], int32 and float32 [n, top], float32 [n].
     """

@@ -28,13 +28,13 @@ class Kernels:
         path: Where it is; None if it cannot be used.
         instructions: The instruction set that it uses on this processor; empty without a library.
         problem: Why it cannot be used; None if it can.
-        way_out: What to do about the problem, where something can be done.
+        remedy: What to do about the problem, where something can be done.
     """
 
     path: Path | None = None
     instructions: str = ""
     problem: str | None = None
-    way_out: str | None = None
+    remedy: str | None = None
 
 
 def kernels(folder: Path = HERE) -> Kernels:
@@ -45,7 +45,7 @@ def kernels(folder: Path = HERE) -> Kernels:
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted == OFF:
-        return Kernels(problem=f"turned off by {VARIABLE}={OFF}", way_out=f"unset {VARIABLE}")
+        return Kernels(problem=f"turned off by {VARIABLE}={OFF}", remedy=f"unset {VARIABLE}")
     path = folder / Target.here().library
     loaded = _loaded(path)
     if isinstance(loaded, Kernels):
@@ -67,7 +67,7 @@ def _loaded(path: Path) -> Kernels | tuple[str, ctypes.CDLL]:
     again = "install gpt2rt again"
     if not path.is_file():
         remedy = f"{again} where there is a C compiler; `pip install -v` tells what is missing"
-        return Kernels(problem="not compiled when gpt2rt was installed", way_out=remedy)
+        return Kernels(problem="not compiled when gpt2rt was installed", remedy=remedy)
     try:
         if not _whole(path):
             raise OSError("a part of the file is missing")
@@ -77,7 +77,7 @@ def _loaded(path: Path) -> Kernels | tuple[str, ctypes.CDLL]:
         ort.SessionOptions().register_custom_ops_library(native(path))
     except Exception as error:  # ONNX Runtime's errors have no common base
         reason = path_text(" ".join(str(error).split())[:300])
-        return Kernels(problem=f"{path.name} cannot be loaded: {reason}", way_out=again)
+        return Kernels(problem=f"{path.name} cannot be loaded: {reason}", remedy=again)
     return best, library
 
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 class BatchReader(Protocol):
     """Reads batches of sequences side by side.
 
-    `window` is how many tokens should be sorted by length (0: the order is the same to it), `most`
+    `window` is how many tokens should be sorted by length (0: it does not need that), `most`
     the most sequences in a batch by default (None: any number).
     """
 

@@ -153,6 +153,7 @@ class Text:
 
     @classmethod
     def of(cls, text: str, reader: Reader, params: EmbedParams) -> Text:
+        """A text as `params` asks for it. Raises `BadText`, `PromptTooLong`, `InvalidSetting`."""
         encoding = _encoded(text, reader, params)
         cuts = _cuts(len(encoding.tokens), params.stride, reader.hparams.n_ctx)
         if params.by == "token":

@@ -43,8 +43,6 @@ def score_texts(
     an empty text, `PromptTooLong`; the scores of earlier texts are returned before.
     """
     before = (*reading.bos, *tokenizer.encode(reading.context or "", special=reading.special))
-    # A token after the text gives the position at which it may end; its own score is not used.
-    after = (tokenizer.end_of_text,)
     waiting: deque[tuple[str, Encoding, int]] = deque()  # text, tokens, number of windows
     failed: list[Gpt2rtError] = []
 
@@ -52,22 +50,12 @@ def score_texts(
         for text in texts:
             try:
                 encoding = tokenizer.encode_spans(text, special=reading.special)
-                if not encoding.tokens:
-                    raise BadText("a text is empty: there is nothing to score")
-                every = (*before, *encoding.tokens)
-                if reading.boundary == "trailing" or len(every) == 1:
-                    every += after
-                cuts = [
-                    (start, end, max(first, len(before)))
-                    for start, end, first in reading.cuts(text, len(every))
-                    if end > len(before)
-                ]
+                windows = _passages(text, encoding, before, tokenizer, reading)
             except Gpt2rtError as error:
                 failed.append(error)
                 return
-            waiting.append((text, encoding, len(cuts)))
-            for start, end, first in cuts:
-                yield Passage(every[start:end], first - start)
+            waiting.append((text, encoding, len(windows)))
+            yield from windows
 
     found = score_tokens(passages())
     for part in found:
@@ -79,6 +67,27 @@ def score_texts(
         yield _score(text, encoding, parts, tokenizer, reading, first=int(not before))
     for error in failed:
         raise error
+
+
+def _passages(
+    text: str,
+    encoding: Encoding,
+    before: tuple[int, ...],
+    tokenizer: TextTokenizer,
+    reading: Reading,
+) -> list[Passage]:
+    """The windows in which a text is read after the tokens `before`. Raises as `score_texts`."""
+    if not encoding.tokens:
+        raise BadText("a text is empty: there is nothing to score")
+    every = (*before, *encoding.tokens)
+    if reading.boundary == "trailing" or len(every) == 1:
+        # A token after the text gives the position at which it may end; its score is not used.
+        every += (tokenizer.end_of_text,)
+    return [
+        Passage(every[start:end], max(first, len(before)) - start)
+        for start, end, first in reading.cuts(text, len(every))
+        if end > len(before)
+    ]
 
 
 def _score(

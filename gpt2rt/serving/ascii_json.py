@@ -20,7 +20,7 @@ def ascii_json(value: Any) -> bytes:
 
 
 def large_json(value: Any) -> bytes:
-    """The same of a value of any size, which takes longer."""
+    """The JSON of a value of any size, made in parts. Raises as `ascii_json`."""
     return "".join(_parts(value)).encode("ascii")
 
 

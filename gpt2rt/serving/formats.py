@@ -15,7 +15,7 @@ MOST_FIELDS = 64
 
 
 def at_most(count: int) -> Callable[[Any], Any]:
-    """A validator of pydantic's for what is read only if it has few entries."""
+    """A validator of pydantic's that refuses an object of more than `count` entries."""
 
     def check(value: Any) -> Any:
         if isinstance(value, dict) and len(value) > count:

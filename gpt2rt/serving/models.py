@@ -95,7 +95,10 @@ class Models:
 
     @asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[AsyncGPT2]:
-        """The model `name`, which stays loaded as long as the context is open."""
+        """The model `name` (None: the first), which stays loaded as long as the context is open.
+
+        Raises `UnknownModel`, `OutOfMemory` if other models leave no room, `BadBundle`.
+        """
         served = self.find(name)
         self._count += 1
         served.used = self._count

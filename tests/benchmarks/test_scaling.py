@@ -29,32 +29,32 @@ def cluster(actors: int, **others: float) -> Cluster:
     return replace(IDEAL, actors=actors, cores=actors, **others)  # type: ignore[arg-type]
 
 
-def seconds(made: Cluster, shards: list[float], kills: tuple[float, ...] = ()) -> float:
-    return simulate(made, shards, kills).seconds
+def seconds(made: Cluster, parts: list[float], kills: tuple[float, ...] = ()) -> float:
+    return simulate(made, parts, kills).seconds
 
 
-shard_sizes = st.lists(st.floats(1, 1e4), min_size=1, max_size=20)
+part_sizes = st.lists(st.floats(1, 1e4), min_size=1, max_size=20)
 few = settings(max_examples=30, deadline=None)
 
 
 @few
-@given(shard_sizes)
-def test_one_actor_takes_the_sum_of_all(shards: list[float]) -> None:
-    assert seconds(IDEAL, shards) == pytest.approx(sum(shards) / 100)
+@given(part_sizes)
+def test_one_actor_takes_the_sum_of_all(parts: list[float]) -> None:
+    assert seconds(IDEAL, parts) == pytest.approx(sum(parts) / 100)
     one = replace(IDEAL, opening=3.0, start=2.0)
-    assert seconds(one, shards) == pytest.approx(5 + sum(shards) / 100)
+    assert seconds(one, parts) == pytest.approx(5 + sum(parts) / 100)
 
 
 @pytest.mark.parametrize("actors", [2, 4, 8, 16])
 def test_twice_the_actors_halve_the_time(actors: int) -> None:
-    shards = [100.0] * 64
-    assert seconds(cluster(actors), shards) == pytest.approx(64 / actors)
+    parts = [100.0] * 64
+    assert seconds(cluster(actors), parts) == pytest.approx(64 / actors)
 
 
 def test_until_the_writer_is_the_limit() -> None:
-    """It takes 0.1 s for a shard, which an actor makes in 1: ten actors keep it busy."""
-    shards = [100.0] * 400
-    took = {n: seconds(cluster(n, write=0.1), shards) for n in (1, 2, 4, 8, 10, 20, 40)}
+    """It takes 0.1 s for a part, which an actor makes in 1: ten actors keep it busy."""
+    parts = [100.0] * 400
+    took = {n: seconds(cluster(n, write=0.1), parts) for n in (1, 2, 4, 8, 10, 20, 40)}
     for n in (1, 2, 4):
         assert took[2 * n] == pytest.approx(took[n] / 2, rel=0.02)
     assert took[20] == pytest.approx(400 * 0.1, rel=0.05)
@@ -62,10 +62,10 @@ def test_until_the_writer_is_the_limit() -> None:
 
 
 def test_more_actors_than_cores_gain_nothing() -> None:
-    shards = [100.0] * 64
+    parts = [100.0] * 64
     two = replace(IDEAL, actors=2, cores=2)
     for actors in (4, 8):
-        assert seconds(replace(two, actors=actors), shards) == pytest.approx(seconds(two, shards))
+        assert seconds(replace(two, actors=actors), parts) == pytest.approx(seconds(two, parts))
 
 
 def test_more_actors_than_cores_start_one_after_another() -> None:
@@ -74,25 +74,25 @@ def test_more_actors_than_cores_start_one_after_another() -> None:
 
 
 def test_cores_that_disturb_each_other() -> None:
-    shards = [100.0] * 64
+    parts = [100.0] * 64
     crowded = replace(IDEAL, actors=2, cores=2, crowded=0.8)
-    assert seconds(crowded, shards) == pytest.approx(32 / 0.8)
+    assert seconds(crowded, parts) == pytest.approx(32 / 0.8)
     alone = replace(crowded, actors=1)
-    assert seconds(alone, shards) == pytest.approx(64)
+    assert seconds(alone, parts) == pytest.approx(64)
 
 
 @few
-@given(shard_sizes, st.integers(1, 8), st.integers(1, 8))
-def test_no_time_is_less_than_the_work_takes(shards: list[float], actors: int, cores: int) -> None:
+@given(part_sizes, st.integers(1, 8), st.integers(1, 8))
+def test_no_time_is_less_than_the_work_takes(parts: list[float], actors: int, cores: int) -> None:
     made = replace(IDEAL, actors=actors, cores=cores, read=0.01, write=0.02)
-    least = max(sum(shards) / 100 / min(actors, cores), 0.02 * len(shards), max(shards) / 100)
-    assert seconds(made, shards) >= least * (1 - 1e-9)
+    least = max(sum(parts) / 100 / min(actors, cores), 0.02 * len(parts), max(parts) / 100)
+    assert seconds(made, parts) >= least * (1 - 1e-9)
 
 
 @few
-@given(shard_sizes, st.integers(1, 6), st.lists(st.floats(0, 200), max_size=20), st.booleans())
-def test_no_shard_is_lost_and_none_is_written_twice(
-    shards: list[float], actors: int, kills: list[float], shared: bool
+@given(part_sizes, st.integers(1, 6), st.lists(st.floats(0, 200), max_size=20), st.booleans())
+def test_no_part_is_lost_and_none_is_written_twice(
+    parts: list[float], actors: int, kills: list[float], shared: bool
 ) -> None:
     made = replace(
         IDEAL,
@@ -104,16 +104,16 @@ def test_no_shard_is_lost_and_none_is_written_twice(
         write=0.01,
         shared=shared,
     )
-    course = simulate(made, shards, kills)
-    assert course.written == dict.fromkeys(range(len(shards)), 1)
-    assert course.computed >= sum(shards) / 100
+    course = simulate(made, parts, kills)
+    assert course.written == dict.fromkeys(range(len(parts)), 1)
+    assert course.computed >= sum(parts) / 100
 
 
-def test_a_kill_costs_at_most_its_shard_and_a_start() -> None:
+def test_a_kill_costs_at_most_its_part_and_a_start() -> None:
     made = replace(IDEAL, opening=1.0, start=2.0, detection=3.0)
-    shards = [100.0] * 10
+    parts = [100.0] * 10
     for moment in (1.5, 3.5, 7.25, 12.999):
-        delay = seconds(made, shards, (moment,)) - seconds(made, shards)
+        delay = seconds(made, parts, (moment,)) - seconds(made, parts)
         assert 0 < delay <= 3 + 2 + 1 + 1e-9
 
 
@@ -147,7 +147,7 @@ MEASURED = MeasuredScaling(
     model="tiny",
     command="gpt2rt score",
     tokens=36_000,
-    shards=60,
+    parts=60,
     plain={1: (360.0, 361.0, 359.0), 2: (200.0,)},
     empty=(5.0,),
     start=(1.0,),

@@ -123,7 +123,7 @@ def test_whatever_differs_the_file_is_hashed(
     old: Bundle, hashed: list[Path], home: Path, field: str
 ) -> None:
     look(old)
-    place = home / remembered.NOTES
+    place = home / remembered.NOTES.name
     ((name, note),) = json.loads(place.read_text()).items()
     note[list(remembered.Look.__slots__).index(field)] += 1
     place.write_text(json.dumps({name: note}))
@@ -140,7 +140,7 @@ def test_a_file_that_was_just_written_is_not_remembered(
     for _ in range(2):
         look(bundle)
     assert len(hashed) == 2
-    assert not (home / remembered.NOTES).exists()
+    assert not (home / remembered.NOTES.name).exists()
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
@@ -157,7 +157,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
     with monkeypatch.context() as patched:
         patched.setattr(files, "sha256", meanwhile)
         look(old)
-    assert not (home / remembered.NOTES).exists()
+    assert not (home / remembered.NOTES.name).exists()
     with pytest.raises(BadBundle, match="sha256"):
         look(old)
 
@@ -168,7 +168,7 @@ def test_damage_is_not_remembered(old: Bundle, home: Path, hashed: list[Path]) -
         with pytest.raises(BadBundle, match="sha256"):
             look(old)
     assert len(hashed) == 2
-    assert not (home / remembered.NOTES).exists()
+    assert not (home / remembered.NOTES.name).exists()
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_damaged_notes_are_written_anew(
     old: Bundle, home: Path, hashed: list[Path], notes: bytes
 ) -> None:
     home.mkdir(exist_ok=True)
-    (home / remembered.NOTES).write_bytes(notes)
+    (home / remembered.NOTES.name).write_bytes(notes)
     look(old)
     look(old)
     assert len(hashed) == 1
@@ -186,7 +186,7 @@ def test_damaged_notes_are_written_anew(
 
 def test_a_note_with_another_digest_is_no_proof(old: Bundle, home: Path) -> None:
     look(old)
-    place = home / remembered.NOTES
+    place = home / remembered.NOTES.name
     ((name, note),) = json.loads(place.read_text()).items()
     place.write_text(json.dumps({name: [*note[:-1], "\x1b[2J"]}))
     look(old)  # hashed: right
@@ -203,11 +203,11 @@ def test_a_home_that_cannot_be_written_is_no_error(
 
 
 def test_the_notes_stay_small(old: Bundle, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "MOST_FILES", 3)
+    monkeypatch.setattr("gpt2rt.bundles.notes.MOST", 3)
     home.mkdir(exist_ok=True)
-    (home / remembered.NOTES).write_text(json.dumps({f"{n}": [n] for n in range(5)}))
+    (home / remembered.NOTES.name).write_text(json.dumps({f"{n}": [n] for n in range(5)}))
     look(old)
-    assert list(json.loads((home / remembered.NOTES).read_text()))[:2] == ["3", "4"]
+    assert list(json.loads((home / remembered.NOTES.name).read_text()))[:2] == ["3", "4"]
 
 
 def test_two_processes_at_once_leave_whole_notes(
@@ -228,6 +228,6 @@ def test_two_processes_at_once_leave_whole_notes(
         subprocess.Popen([sys.executable, "-c", code, *order]) for order in (places, places[::-1])
     ]
     assert [program.wait(60) for program in programs] == [0, 0]
-    noted = json.loads((home / remembered.NOTES).read_text())
+    noted = json.loads((home / remembered.NOTES.name).read_text())
     assert noted.keys() <= {f"{place}/{WEIGHTS}" for place in places}
-    assert [path.name for path in home.iterdir()] == [remembered.NOTES]
+    assert [path.name for path in home.iterdir()] == [remembered.NOTES.name]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import Command
-from gpt2rt import GPT2, EmbedParams
+from command_line import Command, Ended
+from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
+from gpt2rt.corpus.embed_job import EmbedJob
+from gpt2rt.corpus.generate_job import GenerateJob
+from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
+from gpt2rt.corpus.score_job import ScoreJob
+from gpt2rt.corpus.score_records import Unit
+from gpt2rt.corpus.tokenize_job import TokenizeJob
+from gpt2rt.runs import Run
 
 TEXTS = ["the cat sat", 'né 👋, "so"', "x y z", "over the hill"]
 
@@ -53,7 +63,7 @@ def test_scores_are_those_of_the_library(
         "token": [score.tokens for score in scores],
     }[by]
     wanted = [(n, unit.bits) for n, found in enumerate(units) for unit in found]
-    options = ("-m", model, "--by", by, "--top", "1", "--shard-rows", "3")
+    options = ("-m", model, "--by", by, "--top", "1", "--part-rows", "3")
     output = tmp_path / "out.jsonl"
     assert command("score", "--file", texts, "--output", output, *options).code == 0
     assert [(r["input"]["id"], r["bits"]) for r in lines(output)] == wanted
@@ -84,7 +94,7 @@ def test_parquet_has_types_and_carries_them(
     }
     source = pa.table(columns)
     pq.write_table(source, tmp_path / "in.parquet", row_group_size=3)
-    options = ("-m", model, "--file", tmp_path / "in.parquet", "--shard-rows", "2")
+    options = ("-m", model, "--file", tmp_path / "in.parquet", "--part-rows", "2")
     assert command("score", *options, "--output", tmp_path / "out.parquet").code == 0
     found = pq.read_table(tmp_path / "out.parquet")
     for name in source.column_names[1:]:
@@ -121,10 +131,99 @@ def test_tokens_are_printed_and_written(
     assert printed.out == "".join(f"{' '.join(map(str, tokens))}\n" for tokens in encoded)
     records = command("tokenize", "--file", texts, "-m", model, "--json").records
     assert [record["tokens"] for record in records] == encoded
-    assert "".join(records[0]["texts"]) == TEXTS[0]
+    each = command("tokenize", "--file", texts, "-m", model, "--by", "token", "--json").records
+    assert [r["token"] for r in each] == [token for tokens in encoded for token in tokens]
+    assert [r["text"] for r in each] == [gpt2.tokenizer.decode([r["token"]]) for r in each]
+    assert [r["token_number"] for r in each if r["row"] == 2] == [*range(1, len(encoded[1]) + 1)]
     output = tmp_path / "out.txt"
     assert command("tokenize", "--file", texts, "--output", output, "-m", model).code == 0
     assert output.read_text() == printed.out
+
+
+RECORDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "score": ((), ("--by", "word", "--context", "previous"), ("--by", "token", "--top", "1")),
+    "embed": ((), ("--by", "word")),
+    "tokenize": ((), ("--by", "token")),
+    "generate": (("--seed", "3", "--length", "4", "-n", "2"),),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("given", ["texts.jsonl", "texts.csv", "texts.txt"])
+def test_what_is_printed_is_what_is_written(
+    command: Command, model: Path, texts: Path, sheet: Path, tmp_path: Path, name: str, given: str
+) -> None:
+    """A record has one shape, whichever way it goes out."""
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    place: tuple[str | Path, ...] = ("--file", tmp_path / given, "-m", model)
+    column = {"texts.csv": ("--column", "words"), "texts.jsonl": ("--column", "text")}
+    place += column.get(given, () if name == "generate" else ("--lines",))
+    forms = ("csv", "tsv") if name == "score" else ()
+    for number, options in enumerate(RECORDS[name]):
+        written = tmp_path / f"{number}.jsonl"
+        assert command(name, *place, *options, "--output", written).code == 0
+        printed = command(name, *place, *options, "--json")
+        assert printed == Ended(0, written.read_text(encoding="utf-8"), "")
+        for form in forms:
+            written = tmp_path / f"{number}.{form}"
+            assert command(name, *place, *options, "--output", written).code == 0
+            printed = command(name, *place, *options, "--format", form)
+            assert printed.out.encode() == written.read_bytes()
+
+
+def test_the_page_has_the_fields_of_each_record() -> None:
+    page = Path(__file__).parents[2] / "docs" / "corpora.md"
+    rows = re.findall(r"^\| `([\w -]+)` \| a .* \| (.*) \|$", page.read_text("utf-8"), re.MULTILINE)
+    told = {name: re.findall(r"`([a-z_0-9]+)`", fields) for name, fields in rows}
+    run = Run(None, 1, SamplingParams(seed=1), Stopping())
+    assert told == {
+        "generate": [*GenerateJob(run).columns(), "score"],
+        "score": [*ScoreJob().columns()],
+        "score --by word": [*ScoreJob(Unit.WORD).columns()],
+        "score --by token": [*ScoreJob(Unit.TOKEN, top=1).columns()],
+        "embed": [*EmbedJob(EmbedParams()).columns()],
+        "tokenize": [*TokenizeJob().columns()],
+        "tokenize --by token": [*TokenizeJob(by="token").columns()],
+    }
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_of_an_argument_is_that_of_a_line(
+    command: Command, model: Path, tmp_path: Path, name: str
+) -> None:
+    """But for where it is from."""
+    (tmp_path / "a.txt").write_text(TEXTS[0])
+    options = ("-m", model, "--json", *RECORDS[name][-1][:4])
+    (first, *_) = command(name, "--file", tmp_path / "a.txt", *options).records
+    (other, *_) = command(name, TEXTS[0], *options).records
+    place = {"source": "prompt" if name == "generate" else "text 1", "line": None}
+    assert list(first) == list(other)
+    assert {**first, **place} == other
+
+
+@pytest.mark.parametrize("name", ["score", "embed", "tokenize"])
+def test_rows_that_are_no_text_are_told_and_the_others_are_printed(
+    command: Command, model: Path, tmp_path: Path, name: str
+) -> None:
+    """As they are written: with the same records, and the same rows told."""
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('"the cat"\n{"text": 7}\n""\n\n{\n"sat"\n')
+    given = (name, "--file", source, "-m", model)
+    written = command(*given, "--output", output)
+    printed = command(*given, "--json")
+    assert printed.code == written.code == 1
+    assert printed.out == output.read_text()
+    assert printed.err.splitlines() == written.err.splitlines()[:-1]
+    assert printed.err.startswith(f"gpt2rt: {source}, line 2: 'text' is no text")
+
+
+def test_a_text_that_fails_is_told_and_the_others_are_printed(
+    command: Command, model: Path
+) -> None:
+    for name in ("score", "embed"):
+        ended = command(name, "a", "b " * 60, "c", "-m", model, "--json")
+        assert (ended.code, [r["row"] for r in ended.records]) == (1, [1, 3])
+        assert ended.err.startswith("gpt2rt: text 2: ")
 
 
 def test_documents_are_scored_as_one_however_they_are_cut(
@@ -138,7 +237,7 @@ def test_documents_are_scored_as_one_however_they_are_cut(
     given = ("score", "--file", source, "--context", "previous", "-m", model)
     for size in ("1", "3", "100"):
         output = tmp_path / f"{size}.jsonl"
-        ended = command(*given, "--shard-rows", size, "--output", output)
+        ended = command(*given, "--part-rows", size, "--output", output)
         assert ended.code == 1
         assert "line 4: the text is empty" in ended.err
         assert [record["bits"] for record in lines(output)] == wanted
@@ -153,7 +252,7 @@ def test_rows_that_are_too_long_or_no_text_are_rejects(
     source.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in rows))
     ended = command(name, "--file", source, "--output", output, "-m", model)
     assert ended.code == 1
-    assert f"gpt2rt: {source}: line 5: " in ended.err
+    assert f"gpt2rt: {source}, line 5: " in ended.err
     assert "4 of 9 rows could not be done" in ended.err
     assert [r["row"] for r in lines(output / "part-00000000.jsonl")] == [1, 2, 3, 4, 8]
     rejects = lines(output / "_rejects.jsonl")
@@ -180,7 +279,7 @@ def test_a_text_file_is_a_row_or_its_lines_are(
     given = (name, "--file", tmp_path / "in.txt", "-m", model, "--output")
     assert command(*given, tmp_path / "whole.jsonl").code == 0
     assert command(*given, tmp_path / "lines.jsonl", "--lines").code == 0
-    assert [r["line"] for r in lines(tmp_path / "whole.jsonl")] == [1]
+    assert [r["line"] for r in lines(tmp_path / "whole.jsonl")] == [None]
     assert [r["line"] for r in lines(tmp_path / "lines.jsonl")] == [1, 3]
 
 
@@ -209,10 +308,15 @@ def test_a_pipe_is_a_corpus_too(command: Command, model: Path, tmp_path: Path) -
         (("score", "-f", "t.csv", "--column", "a", "-o", "t.csv"), "file of the texts", 2),
         (("embed", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--layer", "9"), "layer", 2),
         (("embed", "-f", "t.csv", "-o", "o.csv", "--cosine"), ".npy", 2),
-        (("embed", "-f", "t.csv", "--column", "a", "--shard-rows", "3"), "is for --output", 2),
+        (("embed", "-f", "t.csv", "--column", "a", "--part-rows", "3"), "is for --output", 2),
         (("tokenize",), "name a text", 2),
+        (("tokenize", "a", "--by", "token"), "--by is for --json", 2),
+        (("score", "a", "--json", "--html", "p.html"), "--html excludes", 2),
+        (("embed", "a", "--json", "-o", "v.npy"), "goes without", 2),
+        (("generate", "-f", "t.csv", "--stats", "-o", "o.csv"), "never the same", 2),
+        (("generate", "a", "--stats"), "is for --json", 2),
         (
-            ("tokenize", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--shard-rows", "0"),
+            ("tokenize", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--part-rows", "0"),
             "1 or",
             2,
         ),
@@ -267,7 +371,7 @@ def test_a_file_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(
 ) -> None:
     (tmp_path / "utf16.jsonl").write_bytes(b"\xff\xfea\0")
     (tmp_path / "good.jsonl").write_text('{"text": "a"}\n' * 9)
-    size = ("--column", "text", "--shard-rows", "2", "-m", model, "--output", tmp_path / "out")
+    size = ("--column", "text", "--part-rows", "2", "-m", model, "--output", tmp_path / "out")
     bad = ("--file", tmp_path / "utf16.jsonl")
     assert "is UTF-16" in command(name, *bad, *size).in_one_line()
     assert [path.name for path in tmp_path.glob("out/*")] == []
@@ -276,15 +380,36 @@ def test_a_file_that_cannot_be_read_ends_the_run_and_what_was_done_is_kept(
     assert [len(lines(part)) for part in sorted(tmp_path.glob("out/part-*"))] == [2] * 4
 
 
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    command: Command, model: Path, texts: Path, tmp_path: Path
+) -> None:
+    given = ("score", "--file", texts, "-m", model, "--part-rows", "1")
+    output, wanted = tmp_path / "out.jsonl", tmp_path / "wanted.jsonl"
+    assert command(*given, "--output", wanted).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        put = Layout.put
+
+        def full(self: Layout, encoded: EncodedPart) -> DonePart:
+            if encoded.part.part == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return put(self, encoded)
+
+        patch.setattr(Layout, "put", full)
+        ended = command(*given, "--output", output)
+    assert (ended.code, f"--output {output}: No space left" in ended.in_one_line()) == (1, True)
+    assert command(*given, "--output", output).code == 0
+    assert output.read_bytes() == wanted.read_bytes()
+
+
 def test_tables_that_are_not_alike_stop_a_table_and_not_json_lines(
     command: Command, model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.csv").write_text("text,a\nx,1\n")
     (tmp_path / "in" / "b.csv").write_text("text,b\ny,2\n")
-    given = ("tokenize", "--file", tmp_path / "in", "-m", model, "--shard-rows", "1", "--output")
+    given = ("tokenize", "--file", tmp_path / "in", "-m", model, "--part-rows", "1", "--output")
     ended = command(*given, tmp_path / "out.csv")
-    assert (ended.code, "b.csv: line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
+    assert (ended.code, "b.csv, line 2: has the columns 'b'" in ended.in_one_line()) == (1, True)
     assert command(*given, tmp_path / "out.jsonl").code == 0
     assert [r["input"] for r in lines(tmp_path / "out.jsonl")] == [{"a": "1"}, {"b": "2"}]
 

@@ -50,10 +50,10 @@ def subjects(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
 
 def test_kernels_in_use_are_told_or_why_there_are_none() -> None:
     there = doctor.kernels_finding(Kernels(Path("lib"), "avx2"))
-    assert (there.state, there.way_out) == ("good", None)
+    assert (there.state, there.remedy) == ("good", None)
     assert "avx2" in there.found
-    none = doctor.kernels_finding(Kernels(problem="not compiled", way_out="do it"))
-    assert (none.state, none.way_out) == ("note", "do it")
+    none = doctor.kernels_finding(Kernels(problem="not compiled", remedy="do it"))
+    assert (none.state, none.remedy) == ("note", "do it")
     assert "not compiled" in none.found
 
 
@@ -61,7 +61,7 @@ def test_missing_cuda_libraries_name_the_extra() -> None:
     cuda = doctor.Cuda("13.0", None, None, (), ("libcudnn.so.9",), False)
     found = subjects(list(doctor.cuda_findings(cuda, Opening(False, "no", cuda.missing))))
     assert "libcudnn.so.9" in found["CUDA libraries"].found
-    assert "gpt2rt[cuda]" in (found["CUDA libraries"].way_out or "")
+    assert "gpt2rt[cuda]" in (found["CUDA libraries"].remedy or "")
 
 
 def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
@@ -72,7 +72,7 @@ def test_a_driver_too_old_for_this_onnx_runtime_is_bad() -> None:
             "graphics card"
         ]
         assert found.state == state
-        assert ("driver" in (found.way_out or "")) == (state == "bad")
+        assert ("driver" in (found.remedy or "")) == (state == "bad")
 
 
 def test_the_devices_of_every_provider_for_this_system_are_told() -> None:
@@ -103,7 +103,7 @@ def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.has("AVX2") is None
     found = subjects([*doctor.processor_findings(machine), doctor.memory_finding(machine)])
     assert found["instructions"].found == "not known"
-    assert "gpt2rt[bench]" in (found["memory"].way_out or "")
+    assert "gpt2rt[bench]" in (found["memory"].remedy or "")
     assert "not export" in subjects(list(doctor.extras_finding()))["extras"].found
 
 

@@ -23,9 +23,9 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli.printing import in_turn
 from models import TINY
 
-FIELDS = ["model", "prompt", "text", "prompt_tokens", "tokens", "logprobs", "finish_reason"]
-FIELDS += ["stopped_by", "seed", "sample", "cached_tokens", "drafted", "accepted", "score"]
-FIELDS += ["prefix_cache"]
+FIELDS = ["row", "source", "line", "sample_of_line", "model", "prompt", "text", "prompt_tokens"]
+FIELDS += ["tokens", "logprobs", "finish_reason", "stopped_by", "seed", "sample"]
+STATS = ["cached_tokens", "drafted", "accepted", "prefix_cache", "timing"]
 TIMING = ["load_ms", "prefill_ms", "decode_ms"]
 
 
@@ -42,15 +42,33 @@ def test_json_is_a_record_a_sample(
     tokenizer = tiny_models["int8"].tokenizer
     start = [tokenizer.end_of_text] if prompt is None else tokenizer.encode(prompt)
     for number, sample in enumerate(ended.records):
-        assert list(sample) == [*FIELDS, "timing"]
-        assert list(sample["timing"]) == TIMING
-        assert all(value > 0 for value in sample["timing"].values())
+        assert list(sample) == FIELDS
         assert (sample["model"], sample["prompt"], sample["seed"]) == ("tiny-int8", prompt, 5)
         assert sample["sample"] == number
         assert sample["prompt_tokens"] == start
         assert sample["text"] == tokenizer.decode(sample["tokens"])
         assert sample["finish_reason"] in ("length", "end_of_text", "context")
     assert number == 2
+
+
+def test_statistics_are_told_where_they_are_asked_for(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    options = ("-m", model, "--seed", "5", "--length", "3", "--stats")
+    for text in (("a", "--json"), ("--file", tmp_path / "a.txt")):
+        (sample,) = command("generate", *text, *options).records
+        assert list(sample) == [*FIELDS, "stats"]
+        assert list(sample["stats"]) == STATS
+        assert list(sample["stats"]["timing"]) == TIMING
+        assert all(value > 0 for value in sample["stats"]["timing"].values())
+
+
+def test_a_beam_has_its_score(command: Command, model: Path) -> None:
+    options = ("-m", model, "--length", "3", "--beams", "2", "-n", "2", "--json")
+    found = command("generate", "a", *options).records
+    assert [list(sample) for sample in found] == [[*FIELDS, "score"]] * 2
+    assert found[0]["score"] >= found[1]["score"]
 
 
 @pytest.mark.slow
@@ -159,6 +177,11 @@ def test_the_demo_steps_in_and_says_so_only_where_nobody_asked(
     alone = command(*options)
     assert alone.code == 0
     assert alone.err.startswith("gpt2rt: using the embedded demo model")
+    for bad in (("--threads", "0"), ("--file", "nowhere"), ("--provider", "x"), ("--stop", "")):
+        assert "demo" not in command("generate", *bad).in_one_line()
+    for name in ("score", "embed", "tokenize"):
+        assert command(name, "a").err == alone.err
+        assert "demo" not in command(name, "--file", "nowhere", "-o", "out/").in_one_line()
     assert command(*options, "-m", "demo") == Ended(0, alone.out, "")
     monkeypatch.setenv("GPT2RT_MODEL", "demo")
     assert command(*options) == Ended(0, alone.out, "")

@@ -9,7 +9,7 @@ import pytest
 
 from gpt2rt import GPT2
 from gpt2rt.cli import heatmap
-from gpt2rt.cli.texts import Source
+from gpt2rt.corpus.rows import TextRow
 from gpt2rt.scoring.score import Score
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ def window(
     scores: list[Score], browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Page]:
     place = tmp_path_factory.mktemp("page")
-    pairs = [(Source(f"text <{number}>", score.text), score) for number, score in enumerate(scores)]
+    pairs = [
+        (TextRow(number, f"text <{number}>", None, score.text), score)
+        for number, score in enumerate(scores)
+    ]
     (place / "page.html").write_text(heatmap.page("tiny", pairs), encoding="utf-8", newline="")
     with browser.new_page(viewport={"width": 900, "height": 700}) as page:
         page.goto((place / "page.html").as_uri())

@@ -32,6 +32,8 @@ def test_models_lists_each_bundle_as_json(
     assert first == {
         "name": "117M-int8",
         "kind": "bundle",
+        "found_by": ["117M-int8", "117M"],
+        "embedded": False,
         "model": "117M",
         "precision": "int8",
         "graph": "fused",
@@ -80,3 +82,32 @@ def test_models_shows_a_place_as_it_is(
     monkeypatch.setenv("GPT2RT_HOME", str(home))
     shutil.copytree(model, home / "bundles" / "tiny-int8")
     assert f" {home / 'bundles' / 'tiny-int8'}" in command("models").out
+
+
+def test_a_name_is_that_of_the_bundle_that_it_finds(
+    command: Command,
+    home: Path,
+    model: Path,
+    exported: Callable[[str], Bundle],
+    edit_manifest: Edit,
+) -> None:
+    """Of the embedded demo and an exported one, the second has the name."""
+    shutil.copytree(model, home / "embedded")
+    edit_manifest(Bundle.open(home / "embedded"), model="demo")
+
+    def found() -> dict[str, list[str]]:
+        rows = command("models", "--json").records[:-1]
+        assert rows[-1]["embedded"] is True
+        for row in rows:
+            for name in row["found_by"]:
+                (facts,) = command("models", "info", name, "--json").records
+                assert facts["directory"] == row["directory"]
+        return {Path(row["directory"]).name: row["found_by"] for row in rows}
+
+    assert found() == {"embedded": ["demo-int8", "demo"]}
+    assert "demo-int8, demo (embedded)" in command("models").out
+    exported("demo")
+    assert found() == {"demo-int8": ["demo-int8", "demo"], "embedded": []}
+    told = command("models").out
+    assert "demo-int8, only by its directory (embedded)" in told
+    assert "\ndemo-int8, demo " in told

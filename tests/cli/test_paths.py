@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Command, Ended, run_process
+from gpt2rt import GPT2
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.paths import local, path_text, portable
@@ -81,9 +82,10 @@ def test_a_place_is_told_as_it_is_or_escaped(place: Path, environment: dict[str,
     assert path_text(place.name) in told
     shutil.copytree(place / place.name, Path(environment["GPT2RT_HOME"]) / "bundles" / place.name)
     rows = {row["name"]: row for row in run(environment, "models", "--json").records}
-    found = next(row["directory"] for row in rows.values() if row["name"] == "tiny-int8")
-    assert found.endswith(path_text(place.name))
-    assert run(environment, "models").out.count("tiny")
+    found = rows["tiny-int8"]
+    assert found["directory"].endswith(path_text(place.name))
+    assert found["found_by"] == [path_text(place.name)]
+    assert f"\n{found['found_by'][0]} " in run(environment, "models").out
 
 
 @pytest.mark.slow
@@ -125,15 +127,15 @@ def test_names_of_files_are_text_in_every_result(
     file, name = place / f"{place.name}.txt", path_text(place / f"{place.name}.txt")
     file.write_text("one two\n")
     options = ("--file", file, "--model", place / place.name)
-    page, vectors = tmp_path / "page.html", tmp_path / "vectors.json"
+    page, vectors = tmp_path / "page.html", tmp_path / "vectors.jsonl"
     run_process("score", *options, "--html", page, env=environment)
     run_process("embed", *options, "--output", vectors, env=environment)
     assert json.dumps(name, ensure_ascii=False) in page.read_text(encoding="utf-8")
-    assert json.loads(vectors.read_text(encoding="utf-8"))[0]["source"] == name
+    assert json.loads(vectors.read_text(encoding="utf-8"))["source"] == name
     (record,) = run(environment, "score", *options, "--json").records
     assert record["source"] == name
     rows = csv.DictReader(run(environment, "score", *options, "--lines", "--csv").out.splitlines())
-    assert {row["source"] for row in rows} == {f"{name}, line 1"}
+    assert [(row["source"], row["line"]) for row in rows] == [(name, "1")]
 
 
 @pytest.mark.slow
@@ -144,9 +146,11 @@ def test_options_are_text_in_every_locale(
     table = tmp_path / "table.csv"
     table.write_text("größe,é\n1,one\n", encoding="utf-8")
     scored = run(environment, "score", "--file", table, "--column", "é", "--json", *model)
-    assert scored.records[0]["columns"] == {"größe": "1"}
-    text = run(environment, "score", "a", "--context", "é", "--bos", "none", "--json", *model)
-    assert text.records[0]["context"] == "é"
+    assert scored.records[0]["input"] == {"größe": "1"}
+    options = ("--context", "é", "--bos", "none", "--json", *model)
+    (text,) = run(environment, "score", "a", *options).records
+    bits = GPT2.load(place / place.name, threads=1).score("a", context="é", bos=None).bits
+    assert text["bits"] == bits
     run(environment, "embed", "bé é", "--word", "é", *model)
     if find_spec("llguidance") is None:
         pytest.skip("needs gpt2rt[constrain]")

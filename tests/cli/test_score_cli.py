@@ -16,22 +16,11 @@ from gpt2rt import GPT2
 
 
 def test_json_is_a_record_a_text(command: Command, model: Path, gpt2: GPT2) -> None:
-    ended = command("score", TEXT, "second", "-m", model, "--json", "--top", "2")
+    ended = command("score", TEXT, "second", "-m", model, "--json")
     assert (ended.code, ended.err) == (0, "")
-    assert [record["source"] for record in ended.records] == ["text 1", "text 2"]
-    for record, text in zip(ended.records, (TEXT, "second"), strict=True):
-        score = gpt2.score(text, top=2)
-        assert (record["model"], record["text"]) == ("tiny-int8", text)
-        assert record["totals"]["bits"] == score.bits
-        assert record["totals"]["bytes"] == len(text.encode())
-        assert [token["logprob"] for token in record["tokens"]] == [
-            token.logprob for token in score.tokens
-        ]
-        assert [word["bits"] for word in record["words"]] == [word.bits for word in score.words]
-        for token, found in zip(score.tokens, record["tokens"], strict=True):
-            assert [a["token"] for a in found["alternatives"]] == [
-                a.token for a in token.alternatives
-            ]
+    for number, (record, text) in enumerate(zip(ended.records, (TEXT, "second"), strict=True), 1):
+        place = {"row": number, "source": f"text {number}", "line": None, "text": text}
+        assert record == {**place, **gpt2.score(text).totals}
 
 
 @pytest.mark.parametrize("by", ["token", "word", "text"])
@@ -51,11 +40,11 @@ def test_csv_reads_back(command: Command, model: Path, gpt2: GPT2, by: str) -> N
         assert [float(row["perplexity"]) for row in rows] == [s.perplexity for s in scores]
 
 
-def test_tsv_numbers_items_and_words(command: Command, model: Path, gpt2: GPT2) -> None:
-    arguments = ("-m", model, "--format", "tsv", "--boundary", "trailing")
+def test_tsv_numbers_texts_and_words(command: Command, model: Path, gpt2: GPT2) -> None:
+    arguments = ("-m", model, "--format", "tsv", "--by", "word", "--boundary", "trailing")
     ended = command("score", '=one "two"', "three", *arguments)
     rows = list(csv.DictReader(io.StringIO(ended.out, newline=""), delimiter="\t"))
-    assert [(row["item"], row["word_number"], row["text"]) for row in rows] == [
+    assert [(row["row"], row["word_number"], row["text"]) for row in rows] == [
         ("1", "1", "=one"),
         ("1", "2", '"two"'),
         ("2", "1", "three"),
@@ -113,11 +102,11 @@ def test_rows_without_an_item_are_one_document_a_file(
         "score", *files, "--context", "previous", "--joint", r"\n", "-m", model, "--json"
     )
     parts = gpt2.score_document(["the cat", "sat down"], joint="\n")
-    assert [record["totals"]["bits"] for record in ended.records] == [p.bits for p in parts] * 2
-    assert [record["preceding"] for record in ended.records] == [0, 8] * 2
-    assert [record["columns"] for record in ended.records] == [{'x"y': "1"}, {'x"y': "2"}] * 2
-    alone = command("score", *files, "-m", model, "--format", "tsv")
-    assert [row["item"] for row in rows_of(alone.out)] == list("11223344")
+    assert [record["bits"] for record in ended.records] == [p.bits for p in parts] * 2
+    assert [record["input"] for record in ended.records] == [{'x"y': "1"}, {'x"y': "2"}] * 2
+    alone = command("score", *files, "-m", model, "--by", "word", "--format", "tsv")
+    assert [row["row"] for row in rows_of(alone.out)] == list("11223344")
+    assert [row['x"y'] for row in rows_of(alone.out)] == list("11221122")
 
 
 def test_lines_of_a_file_and_the_arguments_are_documents(
@@ -127,7 +116,8 @@ def test_lines_of_a_file_and_the_arguments_are_documents(
     arguments = ("one", "two", "--file", tmp_path / "t.txt", "--lines", "--context", "previous")
     records = command("score", *arguments, "-m", model, "--json").records
     parts = gpt2.score_document(["one", "two"]) + gpt2.score_document(["three", "four"])
-    assert [record["totals"]["bits"] for record in records] == [part.bits for part in parts]
+    assert [record["bits"] for record in records] == [part.bits for part in parts]
+    assert [record["row"] for record in records] == [1, 2, 3, 5]  # a blank line is one, too
 
 
 @pytest.mark.slow
@@ -135,10 +125,11 @@ def test_a_first_token_without_a_score_is_said_everywhere(
     command: Command, model: Path, tmp_path: Path
 ) -> None:
     arguments = ("score", "the cat", "x", "--bos", "none", "-m", model)
-    first, second = command(*arguments, "--json", "--top", "2").records
-    assert (first["bos"], first["tokens"][0]["bits"], first["words"][0]["bits"]) == (None,) * 3
-    assert first["totals"]["scored"] == first["totals"]["tokens"] - 1
-    assert (second["totals"]["perplexity"], second["totals"]["scored"]) == (None, 0)
+    first, second = command(*arguments, "--json").records
+    assert first["scored"] == first["tokens"] - 1
+    assert (second["perplexity"], second["scored"]) == (None, 0)
+    for by in ("token", "word"):
+        assert command(*arguments, "--json", "--by", by).records[0]["bits"] is None
     for by in ("token", "word", "text"):
         ended = command(*arguments, "--by", by)
         assert "first token, which has no score" in ended.out
@@ -172,7 +163,7 @@ def test_files_lines_and_standard_input(command: Command, model: Path, tmp_path:
     assert [record["text"] for record in whole] == ["één\r\n\r\n  \ntwo "]
     lines = command("score", "--file", file, "--lines", "-m", model, "--json").records
     assert [record["text"] for record in lines] == ["één", "two "]
-    assert [record["source"] for record in lines] == [f"{file}, line {n}" for n in (1, 4)]
+    assert [(r["source"], r["line"]) for r in lines] == [(f"{file}", n) for n in (1, 4)]
     piped = command("score", "-", "-m", model, "--json", stdin="één\r\n".encode()).records
     assert [(record["source"], record["text"]) for record in piped] == [("standard input", "één")]
 
@@ -181,8 +172,7 @@ def test_context_window_and_stride_are_handed_on(command: Command, model: Path, 
     options = ("--context", "before", "--window", "8", "--stride", "3")
     (record,) = command("score", "a b c d e f g h i", *options, "-m", model, "--json").records
     score = gpt2.score("a b c d e f g h i", context="before", window=8, stride=3)
-    assert (record["context"], record["window"], record["stride"]) == ("before", 8, 3)
-    assert record["totals"]["bits"] == score.bits
+    assert record["bits"] == score.bits
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--csv",), ("--html", "page.html")])
@@ -209,6 +199,8 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("",), "text 1 is empty", 1),
         (("-", "-"), "once", 2),
         (("-",), "standard input is not UTF-8 (byte 2)", 1),
+        (("a", "b\udcff"), "text 2 is not UTF-8 (byte 1)", 1),
+        (("--file", "head.csv"), "no line has a text", 1),
         (("a", "--stride", "0"), "stride must be 1", 2),
         (("a", "--stride", "49"), "stride must be 1 to the window's 48", 2),
         (("a " * 60,), "longer than the window: 6", 1),
@@ -218,7 +210,7 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("a", "--html", "no/such/place.html"), "directory does not exist", 1),
         (("a", "--html", "."), "is a directory", 1),
         (("--file", "nowhere.txt"), "nowhere.txt: No such file", 1),
-        (("--file", "blank.txt", "--lines"), "every line is blank", 1),
+        (("--file", "blank.txt", "--lines"), "no line has a text", 1),
         (("--file", "latin.txt"), "latin.txt is not UTF-8 (byte 1)", 1),
         (("a", "--bos", "300"), "bos 300 is not in the vocabulary", 2),
         (("a", "--bos", "\x1b[1m"), r"bos '\x1b[1m' is no token", 2),
@@ -229,7 +221,11 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("--file", "t.csv", "--column", "a"), "t.csv, line 3: 1 cells, and 2 columns", 1),
         (("--file", "open.csv", "--column", "a"), "open.csv, line 2: no table (", 1),
         (("--file", "bits.csv", "--column", "a", "--csv", "--by", "word"), "'bits' is one of", 2),
-        (("--file", "no.csv", "--column", "a", "--format", "tsv"), "'word_number' is one of", 2),
+        (
+            ("--file", "no.csv", "--column", "a", "--format", "tsv", "--by", "word"),
+            "'word_number' is one of",
+            2,
+        ),
         (("--file", "void.csv", "--column", "a"), "void.csv, line 3 is empty", 1),
     ],
 )
@@ -244,6 +240,7 @@ def test_score_refuses_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("blank.txt").write_text("\n \n")
+    Path("head.csv").write_text("text,a\n")
     Path("latin.txt").write_bytes(b"\x41\xe9")
     Path("t.csv").write_text("a,b\n1,2\n3\n")
     Path("twice.csv").write_text("a,a\n1,2\n")

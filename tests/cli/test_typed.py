@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Command
+from gpt2rt import GPT2
 from gpt2rt.cli.typed import hint_at_space, typed
 from gpt2rt.errors import BadText
 from gpt2rt.text.textfile import decoded
@@ -48,21 +49,21 @@ def test_a_byte_order_mark_is_no_text(command: Command, model: Path, tmp_path: P
     marked.write_bytes(b"\xef\xbb\xbfone two\n")
 
     def tokens(file: Path) -> list[int]:
-        (record,) = command("score", "--file", file, "-m", model, "--json").records
-        return [token["token"] for token in record["tokens"]]
+        (record,) = command("tokenize", "--file", file, "-m", model, "--json").records
+        return list(record["tokens"])
 
     assert tokens(plain) == tokens(marked)
 
 
 def test_prompt_and_context_have_escapes_and_files_have_none(
-    command: Command, model: Path, tmp_path: Path
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
 ) -> None:
     file = tmp_path / "t.txt"
     file.write_text(r"a\nb")
     arguments = ("-m", model, "--json", "--context", r"x\ty", "--file", file)
     records = command("score", r"a\nb", *arguments).records
     assert [record["text"] for record in records] == ["a\nb", r"a\nb"]
-    assert records[0]["context"] == "x\ty"
+    assert records[0]["bits"] == gpt2.score("a\nb", context="x\ty").bits
     made = command("generate", r"a\nb", "-m", model, "--json", "--length", "1", "--no-escape")
     assert json.loads(made.out)["prompt"] == r"a\nb"
 

@@ -1,4 +1,4 @@
-"""A corpus of any size takes the memory of a few shards, resumed or not."""
+"""A corpus of any size takes the memory of a few parts, resumed or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
-from gpt2rt.corpus.shards import shards
+from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 
 SIZE = 100
@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path, gpt2: GPT2, name: s
 
         def run(corpus: Corpus = corpus, target: Path = place / name) -> None:
             with Output(Destination.of(str(target)), job, gpt2.bundle, corpus, SIZE) as output:
-                due = output.due(shards(corpus.rows(), SIZE))
+                due = output.remaining().of(cut(corpus.rows(), SIZE))
                 for part in made(job, gpt2.tokenizer, due, output.layout):
                     output.add(part)
                 output.finish()

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import pytest
 
 from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.layout import DonePart
 from gpt2rt.corpus.ledger import Ledger
 from gpt2rt.corpus.locks import locked
-from gpt2rt.corpus.parts import DonePart
 from gpt2rt.errors import InvalidSetting
 
 JOB = {"job": "tokenize"}

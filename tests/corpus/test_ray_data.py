@@ -34,8 +34,8 @@ from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.jobs import Job, Loading
 from gpt2rt.corpus.output import Output
+from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.score_job import ScoreJob
-from gpt2rt.corpus.shards import shards
 from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 from gpt2rt.errors import BadBundle, ClusterFailure, Gpt2rtError, InvalidSetting
@@ -48,7 +48,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="two nodes on a machine are for Linux"),
 ]
 
-ROWS, SHARD_ROWS = 300, 32
+ROWS, PART_ROWS = 300, 32
 LENGTH = Stopping(6, end_of_text=False)
 JOBS: dict[str, Job] = {
     "generate": GenerateJob(Run(None, 2, SamplingParams(seed=5), LENGTH, batch_size=8)),
@@ -88,12 +88,12 @@ class Runner:
         corpus = Corpus.of([str(self.path)], usual=usual)
         place = self.path.parent / name
         on_ray, loading = how.pop("on_ray", True), Loading(threads=how.pop("threads", 1))
-        with Output(Destination.of(f"{place}/"), job, self.bundle, corpus, SHARD_ROWS) as output:
+        with Output(Destination.of(f"{place}/"), job, self.bundle, corpus, PART_ROWS) as output:
             if on_ray:
-                what = job, model or str(self.bundle.directory), self.bundle, corpus, SHARD_ROWS
+                what = job, model or str(self.bundle.directory), self.bundle, corpus, PART_ROWS
                 parts = ray_data.made(*what, output, loading, meter=BytesRead(), **how)
             else:
-                due = output.due(shards(corpus.rows(), SHARD_ROWS))
+                due = output.remaining().of(cut(corpus.rows(), PART_ROWS))
                 parts = local.made(job, job.load(self.bundle, loading), due, output.layout)
             for nth, part in enumerate(parts, 1):
                 output.add(part)
@@ -162,7 +162,7 @@ def test_what_was_read_before_a_bad_file_is_done(cluster: TwoNodes, runner: Runn
         parts = (runner.path.parent / name).glob("*part-*")
         made.append((one_line(failed), {part.name: part.read_bytes() for part in parts}))
     assert made[0] == made[1]
-    assert len(made[0][1]) == ROWS // SHARD_ROWS
+    assert len(made[0][1]) == ROWS // PART_ROWS
 
 
 def test_settings_that_the_model_does_not_allow(cluster: TwoNodes, runner: Runner) -> None:

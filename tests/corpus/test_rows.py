@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.streams import BytesRead
-from gpt2rt.errors import BadData, BadText, MissingExtra
+from gpt2rt.errors import BadData, BadText, InvalidSetting, MissingExtra
 
 TEXTS = ["the cat", 'says "no", né 👋\r\nand\tgoes', " x ", "the cat"]
 
@@ -135,7 +135,7 @@ def test_directories_and_globs_are_their_files_in_order(tmp_path: Path) -> None:
         rows(tmp_path / "empty")
 
 
-def faults(path: Path, **settings: Any) -> list[tuple[int, str]]:
+def faults(path: Path, **settings: Any) -> list[tuple[int | None, str]]:
     return [(row.line, row.fault) for row in rows(path, **settings) if row.fault is not None]
 
 
@@ -201,7 +201,11 @@ def test_a_quote_that_is_never_closed_is_named_with_the_lines_it_hides(tmp_path:
         ("a.parquet", b"PAR1 and nothing else", "no Parquet file"),
         ("a.parquet", b"", "no Parquet file"),
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'"a"\n' * 99)[:-9], "a.jsonl.gz: Compressed file ended"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'"a"\n' * 99, mtime=0)[:-9],
+            "a.jsonl.gz: Compressed file ended",
+        ),
         ("a.jsonl.xz", b"no xz", "a.jsonl.xz: Input format not supported"),
         ("a.jsonl.bz2", b"no bzip2", "a.jsonl.bz2: Invalid data"),
         ("a.jsonl.zst", b"no zstd", "a.jsonl.zst: ZSTD"),
@@ -258,3 +262,13 @@ def test_documents_are_files_or_rows_with_one_item(tmp_path: Path) -> None:
         False,
         True,
     ]
+
+
+def test_a_column_is_of_tables(tmp_path: Path) -> None:
+    """A name that tells no form is a table of tabs then; one that tells of text is refused."""
+    for name in ("a.txt", "b", "c.items"):
+        (tmp_path / name).write_text("id\twords\n1\tthe cat\n")
+    for name in ("b", "c.items"):
+        assert [row.text for row in rows(tmp_path / name, column="words")] == ["the cat"]
+    with pytest.raises(InvalidSetting, match=r"a\.txt: text has no column 'words'; .*\.tsv or"):
+        rows(tmp_path / "a.txt", column="words")

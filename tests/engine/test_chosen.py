@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from gpt2rt import GPT2, Bundle
+from gpt2rt.bundles.notes import MOST
 from gpt2rt.engine import chosen as module
-from gpt2rt.engine.chosen import MOST_BUNDLES, NOTES, Preference, chosen, machine, remember
+from gpt2rt.engine.chosen import NOTES, Preference, chosen, machine, remember
 from gpt2rt.engine.provider_table import TABLE, Provider
 from gpt2rt.engine.providers import Threads
 
@@ -28,7 +29,7 @@ def test_auto_takes_what_was_chosen(
     bundle = tiny_bundles["int8"]
     assert chosen(bundle) is None
     assert GPT2(bundle, Threads(1)).provider == "cpu"
-    assert remember(bundle, choice) == home / NOTES
+    assert remember(bundle, choice) == NOTES.place
     assert chosen(bundle) == choice
     assert GPT2(bundle, Threads(1)).provider == "stand-in:cpu"
     assert GPT2(bundle, Threads(1), "cpu").provider == "cpu"
@@ -71,7 +72,7 @@ def test_the_oldest_are_forgotten(
     first, choice = tiny_bundles["int8"], replace(choice, provider="cpu")
     remember(first, choice)
     assert chosen(first) == choice
-    for number in range(MOST_BUNDLES):
+    for number in range(MOST):
         manifest = replace(first.manifest, model=f"model{number}")
         remember(replace(first, manifest=manifest), choice)
     assert chosen(first) is None

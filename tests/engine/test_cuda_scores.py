@@ -286,12 +286,9 @@ def test_the_chosen_tokens_are_scored_together(
             logprob, best = scored(row, row.chosen, top)
             wanted, _, every = oracle(values, row.chosen)
             assert logprob == pytest.approx(wanted, abs=1e-5)
-            assert [value for _, value in best] == pytest.approx(
-                np.sort(every)[::-1][:top], abs=1e-5
-            )
-            assert every[[token for token, _ in best]] == pytest.approx(
-                [value for _, value in best], abs=1e-5
-            )
+            tops = [value for _, value in best]
+            assert tops == pytest.approx(np.sort(every)[::-1][:top], abs=1e-5)
+            assert every[[token for token, _ in best]] == pytest.approx(tops, abs=1e-5)
     assert not copied
     other = (rows[4].chosen + 1) % TINY.n_vocab
     assert scored(rows[4], other, 0)[0] == pytest.approx(oracle(logits[4], other)[0], abs=1e-5)

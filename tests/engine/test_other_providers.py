@@ -119,7 +119,9 @@ def test_an_unknown_provider(wrong: Any, tiny_bundles: dict[str, Bundle]) -> Non
 def test_a_plug_in_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "find_spec", lambda name: None)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderMissing, match=r'webgpu is not installed: .*"gpt2rt\[webgpu\]"'):
+    with pytest.raises(
+        ProviderMissing, match=r'webgpu is not installed: .*"gpt2rt\[webgpu\]"; it needs a GPU'
+    ):
         devices(TABLE["webgpu"])
 
 

@@ -42,7 +42,7 @@ class KilledJob:
     cluster: TwoNodes
     folder: Path
     rows: int = 6000
-    shard_rows: int = 100
+    part_rows: int = 100
     kills: dict[str, int] = field(default_factory=dict)
     jobs: int = 0
     runs: int = 0
@@ -57,7 +57,7 @@ class KilledJob:
 
     def _run(self, output: Path, *options: str) -> subprocess.Popen[bytes]:
         command = [*COMMAND, "score", "--model", "demo", "--lines", "--file", "in.txt"]
-        command += ["--output", f"{output}/", "--shard-rows", str(self.shard_rows), *options]
+        command += ["--output", f"{output}/", "--part-rows", str(self.part_rows), *options]
         with (self.folder / "stderr.txt").open("ab") as told:
             return subprocess.Popen(command, cwd=self.folder, stderr=told)
 

@@ -1,7 +1,7 @@
 """Five small checkpoints of the kinds that people publish, the same at every call.
 
-`python tests/published.py FOLDER` writes them for `published_values.py`, which asks Transformers
-what it makes of them.
+`python tests/helpers/published.py FOLDER` writes them for
+`published_values.py`, which asks Transformers what it makes of them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -15,58 +15,23 @@ import numpy as np
 
 from gpt2rt import GPT2, Completion, Constraint, EmbedParams, Request, SamplingParams, Stopping
 from gpt2rt.generation.completion import raise_failures
+from served_request import ServedRequest, random_text
+from wrong_requests import wrong_request
 
-REFUSED = {400, 404, 405, 408, 413, 415, 422, 431}
-BUSY = {429, 503}
-ALPHABET = "ab cdé€😀.\n"
 FIRST, TALKER = "tiny-int8", "talker-int8"  # what the models are called
 PATTERNS = ("a+b", "[ab]{2,4}", "(x|yz)*", "[0-9]{3}", "é?😀")
 SCHEMAS: Sequence[dict[str, Any]] = ({"type": "integer"}, {"enum": ["a", "bc"]}, {"type": "null"})
 
 
-@dataclass(frozen=True)
-class ServedRequest:
-    """A request, and what has to hold of its answer.
-
-    `check` is given the JSON of an answer with status 200, for a stream the list of its events; it
-    raises `AssertionError`, or the library's error where the server should have refused. Without
-    it the request is wrong and has to be refused.
-    """
-
-    kind: str
-    method: str
-    path: str
-    content: bytes = b""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    check: Callable[[Any], None] | None = None
-
-    @property
-    def sent(self) -> bytes:
-        """What goes over the connection."""
-        fields = {
-            "Host": "localhost",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(self.content)),
-            "Connection": "close",
-            **self.fields,
-        }
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        return f"{self.method} {self.path} HTTP/1.1\r\n{head}\r\n".encode() + self.content
-
-
 def random_request(random: Random, oracle: GPT2) -> ServedRequest:
     """A request of a random kind; `oracle` is the served model, in this process."""
-    kinds = [_completion, _chat, _score, _embedding, _tokens, _get, _malformed]
+    kinds = [_completion, _chat, _score, _embedding, _tokens, _get, _wrong]
     (make,) = random.choices(kinds, (10, 2, 3, 3, 2, 1, 5))
     return make(random, oracle)
 
 
 def _post(kind: str, path: str, body: object, check: Callable[[Any], None]) -> ServedRequest:
     return ServedRequest(kind, "POST", path, json.dumps(body).encode(), check=check)
-
-
-def _text(random: Random, most: int = 8) -> str:
-    return "".join(random.choices(ALPHABET, k=random.randint(1, most)))
 
 
 def _ids(random: Random, most: int = 12) -> list[int]:
@@ -80,10 +45,10 @@ def _prompt(random: Random) -> Any:
     return random.choice(
         [
             None,
-            _text(random),
-            _text(random, 60),  # may be too long
+            random_text(random),
+            random_text(random, 60),  # may be too long
             _ids(random),
-            [_text(random) for _ in range(random.randint(1, 3))],
+            [random_text(random) for _ in range(random.randint(1, 3))],
             [_ids(random) for _ in range(random.randint(1, 3))],
         ]
     )
@@ -110,7 +75,9 @@ def _drawing(random: Random) -> dict[str, Any]:
     body = {name: DRAWING[name](random) for name in names}
     body["seed"] = random.getrandbits(64)
     if random.random() < 0.3:
-        body["stop"] = random.choice([_text(random, 2), [_text(random, 1), _text(random, 2)]])
+        body["stop"] = random.choice(
+            [random_text(random, 2), [random_text(random, 1), random_text(random, 2)]]
+        )
     if random.random() < 0.2:
         body["stop_token_ids"] = _ids(random, 3)
     if random.random() < 0.15:
@@ -251,7 +218,7 @@ class StreamCheck:
 
 
 def _chat(random: Random, oracle: GPT2) -> ServedRequest:
-    contents = [_text(random, 5) for _ in range(random.randint(1, 3))]
+    contents = [random_text(random, 5) for _ in range(random.randint(1, 3))]
     body = _drawing(random)
     body |= {
         "messages": [{"role": "user", "content": text} for text in contents],
@@ -276,7 +243,7 @@ def _chat(random: Random, oracle: GPT2) -> ServedRequest:
 
 
 def _score(random: Random, oracle: GPT2) -> ServedRequest:
-    texts = [_text(random, 30) for _ in range(random.randint(1, 3))]
+    texts = [random_text(random, 30) for _ in range(random.randint(1, 3))]
     stride = random.choice([None, 8])
     top = random.choice([0, 3])
 
@@ -291,7 +258,7 @@ def _score(random: Random, oracle: GPT2) -> ServedRequest:
 
 
 def _embedding(random: Random, oracle: GPT2) -> ServedRequest:
-    texts = [_text(random, 30) for _ in range(random.randint(1, 3))]
+    texts = [random_text(random, 30) for _ in range(random.randint(1, 3))]
     params = EmbedParams(layer=random.choice([None, 0, 2]), by="text", normalize=True)
 
     def check(answer: Any) -> None:
@@ -304,7 +271,7 @@ def _embedding(random: Random, oracle: GPT2) -> ServedRequest:
 
 
 def _tokens(random: Random, oracle: GPT2) -> ServedRequest:
-    ids, text = _ids(random), _text(random, 40)
+    ids, text = _ids(random), random_text(random, 40)
     if random.random() < 0.5:
 
         def told(answer: Any) -> None:
@@ -318,104 +285,12 @@ def _tokens(random: Random, oracle: GPT2) -> ServedRequest:
     return _post("tokens", "/tokenize", {"text": text}, check)
 
 
+def _wrong(random: Random, oracle: GPT2) -> ServedRequest:
+    return wrong_request(random)
+
+
 def _get(random: Random, oracle: GPT2) -> ServedRequest:
     path = random.choice(
         ["/health", "/ready", "/v1/models", f"/v1/models/{FIRST}", "/openapi.json"]
     )
     return ServedRequest("get", "GET", path, check=lambda answer: None)
-
-
-# ---- wrong ones
-
-PATHS = (
-    "/v1/completions",
-    "/v1/chat/completions",
-    "/v1/embeddings",
-    "/v1/score",
-    "/tokenize",
-    "/detokenize",
-)
-WRONG_FIELDS: Sequence[Callable[[Random], dict[str, Any]]] = (
-    lambda random: {"n": 10**9},
-    lambda random: {"n": -1},
-    lambda random: {"n": 10**400},
-    lambda random: {"max_tokens": random.choice([-1, 0, 1.5, "2", 10**30])},
-    lambda random: {"temperature": random.choice([float("nan"), float("inf"), -1, "hot"])},
-    lambda random: {"prompt": "\ud800" + _text(random)},
-    lambda random: {"prompt": random.choice([[], [[]], {}, [1, "a"], [-1], [10**12], [300], True])},
-    lambda random: {"prompt": "a" * 100_000},
-    lambda random: {"stop": ["x"] * 5000},
-    lambda random: {"stop": ""},
-    lambda random: {"logit_bias": {str(i): 1 for i in range(2000)}},
-    lambda random: {"logit_bias": {"x": 1}},
-    lambda random: {"model": "nosuch" + _text(random)},
-    lambda random: {"suffix": "z"},
-    lambda random: {"tempature": 1},
-    lambda random: {"best_of": 1, "n": 2},
-    lambda random: {"response_format": {"type": "regex", "regex": "(" * random.randint(1, 50)}},
-    lambda random: {
-        "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}
-    },
-)
-
-
-def _wrong_field(random: Random) -> ServedRequest:
-    body = {"prompt": "ab", "max_tokens": 2, **random.choice(WRONG_FIELDS)(random)}
-    return ServedRequest("wrong field", "POST", "/v1/completions", json.dumps(body).encode())
-
-
-def _no_json(random: Random) -> ServedRequest:
-    content = random.choice(
-        [
-            b"",
-            b'{"prompt": "ab"',
-            b"[" * random.choice([10, 5000, 100_000]),
-            b'{"a":' * 5000,
-            random.randbytes(random.randint(1, 2000)),
-            b"\xff\xfe{}",
-            b'"' + b"\\ud800" * 10 + b'"',
-            b"null",
-            b"[1, 2]",
-        ]
-    )
-    return ServedRequest("no json", "POST", random.choice(PATHS), content)
-
-
-def _too_large(random: Random) -> ServedRequest:
-    content = b'{"prompt": "' + b"a" * random.choice([1 << 20, 3 << 20]) + b'"}'
-    return ServedRequest("too large", "POST", random.choice(PATHS), content)
-
-
-def _wrong_place(random: Random) -> ServedRequest:
-    method, path = random.choice(
-        [
-            ("GET", "/v1/completions"),
-            ("DELETE", "/health"),
-            ("POST", "/nosuch"),
-            ("GET", "/v1/models/nosuch"),
-            ("GET", "/%00/../etc/passwd"),
-            ("PUT", "/tokenize"),
-        ]
-    )
-    return ServedRequest("wrong place", method, path, b"{}")
-
-
-def _wrong_head(random: Random) -> ServedRequest:
-    fields: Mapping[str, str] = random.choice(
-        [
-            {"Content-Type": "text/plain"},
-            {"Host": "evil.example"},
-            {"Content-Length": "ten"},
-            {"Content-Length": "-1"},
-            {f"X-{i}": "a" for i in range(300)},
-            {"X-Long": "a" * 100_000},
-            {"Transfer-Encoding": "nonsense"},
-        ]
-    )
-    return ServedRequest("wrong head", "POST", random.choice(PATHS), b"{}", fields)
-
-
-def _malformed(random: Random, oracle: GPT2) -> ServedRequest:
-    kinds = [_wrong_field, _no_json, _wrong_place, _wrong_head, _too_large]
-    (make,) = random.choices(kinds, (8, 5, 2, 3, 1))
-    return make(random)

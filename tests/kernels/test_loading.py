@@ -98,7 +98,7 @@ def test_without_a_library_the_body_computes_it(
     found = kernels(tmp_path)
     assert found.path is None
     assert "not compiled" in (found.problem or "")
-    assert "C compiler" in (found.way_out or "")
+    assert "C compiler" in (found.remedy or "")
 
 
 def test_a_library_of_another_platform_is_told_in_a_line(

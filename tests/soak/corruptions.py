@@ -1,6 +1,7 @@
-"""Thousands of random corruptions of checkpoints and bundles; see tests/corruption.py for the law.
+"""Thousands of random corruptions of checkpoints and bundles.
 
-Seeded; what was done is kept in .soak/corruption.json, and the next run goes on from there.
+See tests/helpers/corruption.py for the law. Seeded; what was done is kept in
+.soak/corruption.json, and the next run goes on from there.
 """
 
 from __future__ import annotations

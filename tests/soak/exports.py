@@ -1,4 +1,4 @@
-"""Hundreds of exports killed at random moments; see tests/export_kills.py for the law.
+"""Hundreds of exports killed at random moments; see tests/helpers/export_kills.py for the law.
 
 Seeded; what was done is kept in .soak/exports.json, and the next run goes on from there.
 """

@@ -32,12 +32,6 @@ ADDED_OTHERWISE = 1e-3  # the largest difference of scores that only the order o
 
 
 @pytest.fixture(scope="module")
-def address(demo_page: Path) -> Iterator[str]:
-    with hosted(demo_page) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def browser(address: str) -> Iterator[Browser]:
     """A Chromium with a GPU."""
     with chromium("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") as running:
@@ -89,7 +83,9 @@ def device(page: Page) -> str | None:
     return page.locator("body").get_attribute("data-device")
 
 
-def test_texts_and_scores(page: Page, demo_page: Path, demo: Bundle, tmp_path: Path) -> None:
+def test_texts_and_scores(
+    page: Page, demo_page: Path, demo: Bundle, gpt2: GPT2, tmp_path: Path
+) -> None:
     """Those of Python, but for the rounding of rows to 8 bits; and no node runs elsewhere.
 
     The same graph on a processor is the measure of the sums.
@@ -107,7 +103,6 @@ def test_texts_and_scores(page: Page, demo_page: Path, demo: Bundle, tmp_path: P
         placed = [line for line in said if "placed on" in line]
         assert len(placed) == 1
         assert "All nodes placed on [WebGpuExecutionProvider]" in placed[0]
-        gpt2 = GPT2.load(demo.directory, threads=1)
         processor, apart = Graph(demo, tmp_path, "webgpu"), list[float]()
         for prompt, told in zip(PROMPTS, texts(page, PROMPTS), strict=True):
             wanted = gpt2.generate(prompt, SamplingParams(temperature=0), Stopping(STEPS))

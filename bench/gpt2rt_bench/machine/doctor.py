@@ -48,12 +48,12 @@ State = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found on a subject, its state, and the remedy (`way_out`) where there is one."""
+    """What was found on a subject, its state, and what to do about it (None: nothing)."""
 
     subject: str
     state: State
     found: str
-    way_out: str | None = None
+    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,8 @@ def processor_findings(machine: Machine) -> Iterator[Finding]:
     else:
         yield Finding("processor", "good", where)
     if machine.instructions is None:
-        way_out = extra("bench", "tells the instruction sets")
-        yield Finding("instructions", "note", "not known", way_out)
+        remedy = extra("bench", "tells the instruction sets")
+        yield Finding("instructions", "note", "not known", remedy)
         return
     sets = ", ".join(machine.instructions) or "none that matters"
     slow = machine.has("AVX2", "NEON") is False
@@ -208,7 +208,7 @@ def kernels_finding(found: Kernels) -> Finding:
     if found.problem is None:
         return Finding("kernels", "good", f"gpt2rt's own, for {found.instructions}")
     slower = f"{found.problem}; models run on ONNX Runtime's kernels, which is slower"
-    return Finding("kernels", "note", slower, found.way_out)
+    return Finding("kernels", "note", slower, found.remedy)
 
 
 def memory_finding(machine: Machine) -> Finding:
@@ -223,8 +223,8 @@ def _runtime(machine: Machine) -> Finding:
     both = {"onnxruntime", "onnxruntime-gpu"} <= set(machine.versions)
     found = f"{versions}; Python {machine.python}; {machine.system}"
     if both:
-        way_out = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
-        return Finding("versions", "bad", f"{found}; two packages of ONNX Runtime", way_out)
+        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
+        return Finding("versions", "bad", f"{found}; two packages of ONNX Runtime", remedy)
     return Finding("versions", "good", found)
 
 
@@ -254,8 +254,8 @@ def cuda_findings(cuda: Cuda, tried: Opening | None) -> Iterator[Finding]:
     if find_spec("pynvml") is None:
         yield Finding("graphics card", "note", "not known", extra("bench", "asks NVIDIA's driver"))
     elif cuda.driver is None:
-        way_out = "with an NVIDIA card: install its driver, see https://www.nvidia.com/drivers"
-        yield Finding("graphics card", "note", "NVIDIA's driver was not found", way_out)
+        remedy = "with an NVIDIA card: install its driver, see https://www.nvidia.com/drivers"
+        yield Finding("graphics card", "note", "NVIDIA's driver was not found", remedy)
     else:
         cards = ", ".join(f"{gpu.name} ({gpu.memory / 1e9:.0f} GB)" for gpu in cuda.gpus)
         found = f"{cards or 'no card'}; driver {cuda.driver}, CUDA up to {cuda.supports}"

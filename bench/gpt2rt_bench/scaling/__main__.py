@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
     measure.add_argument("--texts", type=int, default=800)
     measure.add_argument("--tokens", type=int, default=64, help="of a text")
-    measure.add_argument("--shards", type=int, default=80)
+    measure.add_argument("--parts", type=int, default=80)
     measure.add_argument("--rounds", type=int, default=3)
     measure.set_defaults(run=_measure)
     compare = commands.add_parser("compare", help="hold the simulation against rounds")
@@ -77,7 +77,7 @@ def _measure(given: argparse.Namespace) -> None:
         given.actors,
         given.texts,
         given.tokens,
-        given.shards,
+        given.parts,
         given.rounds,
     )
     found = measure(plan, lambda line: print(line, file=sys.stderr, flush=True))

@@ -30,7 +30,7 @@ COMMAND = "gpt2rt score"
 
 @dataclass(frozen=True, slots=True)
 class ScalingPlan:
-    """What is measured: `texts` of `length` tokens in `shards`, with each number of `actors`.
+    """What is measured: `texts` of `length` tokens in `parts`, with each number of `actors`.
 
     Raises `InvalidSetting` for what means nothing.
     """
@@ -39,15 +39,15 @@ class ScalingPlan:
     actors: Sequence[int] = (1, 2, 4, 8)
     texts: int = 800
     length: int = 64
-    shards: int = 80
+    parts: int = 80
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        counts = (*self.actors, self.texts, self.length, self.shards, self.rounds)
+        counts = (*self.actors, self.texts, self.length, self.parts, self.rounds)
         if min(counts) < 1 or not self.actors:
-            raise InvalidSetting("texts, tokens, shards, rounds and actors are 1 or more")
-        if self.texts % self.shards:
-            raise InvalidSetting(f"{self.texts} texts are not {self.shards} shards of one size")
+            raise InvalidSetting("texts, tokens, parts, rounds and actors are 1 or more")
+        if self.texts % self.parts:
+            raise InvalidSetting(f"{self.texts} texts are not {self.parts} parts of one size")
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ def measure(plan: ScalingPlan, tell: Callable[[str], None]) -> MeasuredScaling:
         model=plan.bundle.name,
         command=COMMAND,
         tokens=tokens,
-        shards=plan.shards,
+        parts=plan.parts,
         plain={n: tuple(times) for n, times in runs.plain.items()},
         empty=tuple(runs.empty),
         start=tuple(runs.start),
@@ -90,9 +90,9 @@ def _round(
 ) -> None:
     def run(texts: str, *options: str) -> float:
         """Seconds of the command."""
-        rows = 1 if texts == "one.txt" else plan.texts // plan.shards
+        rows = 1 if texts == "one.txt" else plan.texts // plan.parts
         with tempfile.TemporaryDirectory(dir=place) as output:
-            given = ["--file", str(place / texts), "--lines", "--shard-rows", str(rows)]
+            given = ["--file", str(place / texts), "--lines", "--part-rows", str(rows)]
             command = [*COMMAND.split()[1:], *given, "--model", str(plan.bundle.directory)]
             return _seconds([*command, *options, "--output", f"{output}/scores/"])
 

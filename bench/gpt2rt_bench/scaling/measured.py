@@ -22,7 +22,7 @@ class MeasuredScaling:
         model: the name of the bundle.
         command: what was run, without files and numbers of actors.
         tokens: of all texts.
-        shards: into which they were cut.
+        parts: into which they were cut.
         plain: rounds without Ray by the number of threads, with 1 and with as many as cores; of a
             process, its start left out.
         empty: rounds with one actor over a single text: all that is not work.
@@ -35,7 +35,7 @@ class MeasuredScaling:
     model: str
     command: str
     tokens: int
-    shards: int
+    parts: int
     plain: Mapping[int, tuple[float, ...]]
     empty: tuple[float, ...]
     start: tuple[float, ...]

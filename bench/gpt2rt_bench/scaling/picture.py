@@ -25,7 +25,7 @@ def draw(measured: MeasuredScaling, predicted: Mapping[int, float], form: str) -
     figure.suptitle("--ray on one machine", x=0.01, ha="left", size=13, weight="bold", color=INK)
     about = (
         f"{measured.command} with {measured.model} on {measured.machine}; {measured.tokens:,} "
-        f"tokens in {measured.shards} shards. Points are rounds, the line is the simulation, which "
+        f"tokens in {measured.parts} parts. Points are rounds, the line is the simulation, which "
         "knows only the plain command and a job of one text."
     )
     figure.supxlabel(about, x=0.01, ha="left", size=7.5, color=FAINT, wrap=True)

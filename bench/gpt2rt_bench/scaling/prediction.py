@@ -32,5 +32,5 @@ def calibrated(measured: MeasuredScaling, actors: int) -> Cluster:
 
 def predicted(measured: MeasuredScaling, actors: Iterable[int]) -> dict[int, float]:
     """Seconds by the number of actors."""
-    shards = [measured.tokens / measured.shards] * measured.shards
-    return {n: simulate(calibrated(measured, n), shards).seconds for n in actors}
+    parts = [measured.tokens / measured.parts] * measured.parts
+    return {n: simulate(calibrated(measured, n), parts).seconds for n in actors}

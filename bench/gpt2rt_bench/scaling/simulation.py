@@ -1,8 +1,8 @@
 """A corpus on a cluster, simulated: a reader, actors that compute, a writer.
 
-Shards are read one after another and wait for actors; an actor computes one at a time while its
+Parts are read one after another and wait for actors; an actor computes one at a time while its
 next one is on its way; results are written one after another. Where there are more actors than
-cores they take turns. An actor that is killed loses its shard, which another makes again, and
+cores they take turns. An actor that is killed loses its part, which another makes again, and
 another starts in its place.
 """
 
@@ -17,8 +17,8 @@ import simpy
 
 from gpt2rt.errors import InvalidSetting
 
-TURNS = 20  # of a shard, after each of which another actor may have the core
-AHEAD = 2  # shards for each actor that wait, or that it computes
+TURNS = 20  # of a part, after each of which another actor may have the core
+AHEAD = 2  # parts for each actor that wait, or that it computes
 
 Steps = Generator[simpy.Event, Any, None]
 
@@ -37,8 +37,8 @@ class Cluster:
         opening: until the first actor starts: the program, joining the cluster, reading.
         start: of an actor, in seconds of its core: imports, and loading the model.
         detection: from an actor's death until another starts in its place.
-        read: of the reader, for a shard: reading it and handing it on.
-        write: of the writer, for a shard: taking in its results and writing them.
+        read: of the reader, for a part: reading it and handing it on.
+        write: of the writer, for a part: taking in its results and writing them.
         shared: whether these two compute on the actors' cores, as on a single machine.
     """
 
@@ -71,9 +71,9 @@ class Cluster:
 
 @dataclass(slots=True)
 class Course:
-    """What happened: when the last result was written, and what came of each shard.
+    """What happened: when the last result was written, and what came of each part.
 
-    `written` has the number of times that a shard's results were written, `computed` the seconds of
+    `written` has the number of times that a part's results were written, `computed` the seconds of
     cores that computed, `kills` the number of actors that were killed.
     """
 
@@ -83,28 +83,28 @@ class Course:
     kills: int = 0
 
 
-def simulate(cluster: Cluster, shards: Sequence[float], kills: Sequence[float] = ()) -> Course:
-    """The course of a job whose shards have so many tokens; at each of `kills` an actor dies."""
-    simulation = _Simulation(cluster, shards)
+def simulate(cluster: Cluster, parts: Sequence[float], kills: Sequence[float] = ()) -> Course:
+    """The course of a job whose parts have so many tokens; at each of `kills` an actor dies."""
+    simulation = _Simulation(cluster, parts)
     simulation.env.process(simulation.kill(kills))
     simulation.env.run(until=simulation.done)
     return simulation.course
 
 
 class _Simulation:
-    def __init__(self, cluster: Cluster, shards: Sequence[float]) -> None:
+    def __init__(self, cluster: Cluster, parts: Sequence[float]) -> None:
         self.env = simpy.Environment()
         self.course = Course()
         self.done = self.env.event()
         self._cluster = cluster
-        self._shards = shards
+        self._parts = parts
         self._cores = simpy.Resource(self.env, cluster.cores)
         self._writer = simpy.Resource(self.env, 1)
         self._room = simpy.Container(self.env, init=AHEAD * cluster.actors)
         self._waiting = simpy.Store(self.env)
         self._actors = [self.env.process(self._run(cluster.opening)) for _ in range(cluster.actors)]
         self.env.process(self._read())
-        if not shards:
+        if not parts:
             self.done.succeed()
 
     def kill(self, times: Sequence[float]) -> Steps:
@@ -118,13 +118,13 @@ class _Simulation:
 
     def _read(self) -> Steps:
         yield self.env.timeout(self._cluster.opening)
-        for number, tokens in enumerate(self._shards):
+        for number, tokens in enumerate(self._parts):
             yield self._room.get(1)
             yield from self._beside(self._cluster.read)
             yield self._waiting.put((number, tokens))
 
     def _run(self, delay: float) -> Steps:
-        """An actor, until it is killed; its shard waits for another then."""
+        """An actor, until it is killed; its part waits for another then."""
         taken: simpy.resources.store.StoreGet | None = None
         try:
             yield self.env.timeout(delay)
@@ -165,5 +165,5 @@ class _Simulation:
         course.written[number] = course.written.get(number, 0) + 1
         course.seconds = self.env.now
         yield self._room.put(1)
-        if len(course.written) == len(self._shards):
+        if len(course.written) == len(self._parts):
             self.done.succeed()

@@ -67,8 +67,8 @@ def compared(measured: MeasuredScaling, predicted: Mapping[int, float]) -> str:
             ]
         )
     about = (
-        f"{measured.command}, {measured.model}, {measured.tokens:,} tokens in {measured.shards} "
-        f"shards; {measured.machine}"
+        f"{measured.command}, {measured.model}, {measured.tokens:,} tokens in {measured.parts} "
+        f"parts; {measured.machine}"
     )
     return f"{about}\n\n{_table(rows)}"
 

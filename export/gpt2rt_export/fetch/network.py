@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx2 as httpx
 
 from gpt2rt.bundles.catalog import DOWNLOAD_ROOTS
+from gpt2rt.bundles.network_rules import ALLOW_HTTP, OFFLINE, is_set, is_this_machine
 from gpt2rt.errors import InvalidSetting
 
-# Environment variables.
-MIRRORS, OFFLINE, ALLOW_HTTP = "GPT2RT_MIRRORS", "GPT2RT_OFFLINE", "GPT2RT_ALLOW_HTTP"
+MIRRORS = "GPT2RT_MIRRORS"  # an environment variable
 PROXIES = ("http", "https", "socks5", "socks5h")
 
 
@@ -66,7 +64,7 @@ class Network:
 
     def may_ask(self, url: httpx.URL) -> bool:
         """Whether a URL may be fetched: https, this machine, or any with `allow_http`."""
-        return self.allow_http or url.scheme == "https" or _is_this_machine(url.host)
+        return self.allow_http or url.scheme == "https" or is_this_machine(url.host)
 
     @classmethod
     def chosen(
@@ -85,20 +83,9 @@ class Network:
         return cls(
             mirrors=(*mirrors, *usual),
             proxy=proxy,
-            offline=offline or _is_set(OFFLINE),
-            allow_http=allow_http or _is_set(ALLOW_HTTP),
+            offline=offline or is_set(OFFLINE),
+            allow_http=allow_http or is_set(ALLOW_HTTP),
         )
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "0") not in ("", "0")
-
-
-def _is_this_machine(host: str) -> bool:
-    """Whether a host is this machine, to which nothing passes over a network."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _check_url(text: str, what: str, schemes: Sequence[str], example: str) -> None:

@@ -23,13 +23,13 @@ from typing import Any
 import httpx2 as httpx
 import socksio
 
+from gpt2rt.bundles.network_rules import is_final
 from gpt2rt.errors import DownloadFailure, InvalidSetting
 from gpt2rt_export.fetch.network import Network, shown
 from gpt2rt_export.fetch.partial import Partial
 from gpt2rt_export.progress import DownloadProgress
 
 LARGEST = 1 << 26  # bytes of a file whose size neither the catalogue nor the server says
-PASSING = {408, 425, 429}  # of the 4xx: the next try may succeed
 
 
 class Interrupted(Exception):
@@ -287,7 +287,7 @@ def _check_answer(answer: httpx.Response, file: Wanted, held: int) -> tuple[int,
     code, headers = answer.status_code, answer.headers
     if code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         status = f"status {code} {answer.reason_phrase}".strip()
-        if 400 <= code < 500 and code not in PASSING:
+        if is_final(code):
             raise Refused(status)
         raise Interrupted(status, _retry_after(headers))
     if headers.get("content-type", "").lower().startswith("text/html"):

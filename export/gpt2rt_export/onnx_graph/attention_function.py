@@ -20,8 +20,8 @@ def attention() -> onnx.FunctionProto:
     """qkv [T,3HW], slots [T], positions [T], past keys and values [S,H,C,W] -> mixed values [T,HW],
     present keys and values [S,H,C,W], the type of which is that of the past ones.
 
-    Here every token looks at every slot from the first to the last in the call, and what it made
-    of its own is taken.
+    Every token attends to every slot from the first to the last in the call; only the result for
+    its own slot is kept.
     """
     b = Body()
     heads = b.op("Shape", ["past_key"], start=1, end=2)

@@ -70,6 +70,7 @@ def quantised(b: Body, x: str) -> tuple[str, str]:  # [M,K] -> uint8 [M,K], scal
 
 
 def int8_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
+    """Rows in whole numbers times 8-bit weights; the sums are scaled."""
     w, scale = weights
     rows, row_scale = quantised(b, x)
     turned = b.op("Flatten", [b.op("Transpose", [w], perm=[1, 3, 0, 2])], axis=2)  # [K,N], padded
@@ -91,6 +92,7 @@ def ungrouped(b: Body, part: str, perm: Sequence[int]) -> str:
 
 
 def int4_product(b: Body, x: str, weights: tuple[str, ...]) -> str:
+    """Rows in whole numbers times 4-bit weights, by ONNX Runtime's `MatMulNBits`."""
     w, scale, zero = weights
     turned = ungrouped(b, w, [0, 3, 1, 2, 4])
     blocks = b.op("Reshape", [turned, b.constant([0, -1, BLOCK // 2])])

@@ -63,6 +63,7 @@ def fuse(
 
 
 def embed(b: Builder, form: Format) -> None:  # [T] -> [T,D]
+    """The rows of the new tokens, plus those of their positions."""
     places = b.vector("wpe")
     if form is INT8:
         inputs = [TOKENS.name, POSITIONS.name, *b.matrix("wte", form), places]
@@ -77,6 +78,7 @@ def embed(b: Builder, form: Format) -> None:  # [T] -> [T,D]
 
 
 def block(b: Builder, x: str, i: int, form: Format, interface: Interface) -> str:  # [T,D] -> [T,D]
+    """Transformer block `i`."""
     h = f"h{i}"
     qkv = linear(b, "NormLinear", form, x, f"{h}/attn/c_attn", cut(f"{h}/attn/c_attn"), f"{h}/ln_1")
     mixed = attend(b, qkv, i, interface)
@@ -113,6 +115,7 @@ def gains(b: Builder, norm: str) -> list[str]:
 
 
 def attend(b: Builder, qkv: str, i: int, interface: Interface) -> str:  # [T,3HW] -> [T,HW]
+    """The attention of layer `i`, which puts new keys and values into their places, too."""
     past, present = ([p.name for p in pair[i]] for pair in (interface.past, interface.present))
     return b.op(
         "Attention",
@@ -134,6 +137,7 @@ def activate(b: Builder, x: str, h: str, form: Format) -> str:  # [M,D] -> [M,4D
 
 
 def norm_head(b: Builder, x: str, form: Format) -> str:  # [R,D] -> [R,V]
+    """The last layer norm and the lm_head."""
     inputs = [x, *gains(b, "ln_f"), *b.matrix(b.hparams.head_variable, form)]
     attributes: dict[str, object] = {"epsilon": b.hparams.epsilon}
     if form.sized:
@@ -143,7 +147,10 @@ def norm_head(b: Builder, x: str, form: Format) -> str:  # [R,D] -> [R,V]
 
 
 def assemble(b: Builder, standard: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
-    """The graph of the emitted nodes and of the standard graph's nodes that they need."""
+    """The graph of the emitted nodes and of the standard graph's nodes that they need.
+
+    Raises `Gpt2rtError` where the standard graph lacks a named cut.
+    """
     inputs, outputs = declared(interface.inputs), declared(interface.outputs)
     makers = {name: node for node in standard.graph.node for name in node.output}
     kept = {value.name: value for value in standard.graph.initializer} | b.constants

@@ -130,20 +130,24 @@ def config(hparams: HParams, tokenizer: TextTokenizer) -> dict[str, Any]:
     }
 
 
+# Of `tokenizer.json`: properties of an added token, and the fields of a model that GPT-2's has.
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+BPE = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": "",
+    "end_of_word_suffix": "",
+    "fuse_unk": False,
+}
+
+
 def tokenizer_files(directory: Path, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     """`tokenizer.json` and `tokenizer_config.json` of the bundle's own vocabulary."""
     encoder = json.loads((directory / ENCODER).read_text(encoding="utf-8"))
     merges = (directory / MERGES).read_text(encoding="utf-8").split("\n")[1:]
     added = [
-        {
-            "id": token.id,
-            "content": token.text,
-            "single_word": token.single_word,
-            "lstrip": token.lstrip,
-            "rstrip": token.rstrip,
-            "normalized": token.normalized,
-            "special": token.special,
-        }
+        {"id": token.id, "content": token.text, **{name: getattr(token, name) for name in FLAGS}}
         for token in tokenizer.special_tokens
     ]
     byte_level = {
@@ -161,16 +165,7 @@ def tokenizer_files(directory: Path, tokenizer: Tokenizer) -> dict[str, dict[str
         "pre_tokenizer": byte_level,
         "post_processor": None,
         "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "vocab": encoder,
-            "merges": [merge for merge in merges if merge],
-        },
+        "model": {**BPE, "vocab": encoder, "merges": [merge for merge in merges if merge]},
     }
     texts = {token.id: token.text for token in tokenizer.special_tokens}
     slow = {

@@ -78,7 +78,7 @@ class HuggingFaceCheckpoint:
         config = read_json(directory / CONFIG)
         self.hparams = _hparams(config, directory / CONFIG)
         self.files = _files(directory)
-        tensors = _tensors(directory, self.files)
+        tensors = _tensors(self.files)
         self._tensors = StateDict(tensors, self.hparams, self.origin, CONFIG)
         if self.hparams.tied and self._tensors.has_own_head:
             raise BadCheckpoint(
@@ -195,7 +195,7 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
-def _tensors(directory: Path, files: list[Path]) -> dict[str, Tensor]:
+def _tensors(files: list[Path]) -> dict[str, Tensor]:
     """Name -> tensor of all files; only their headers are read. Raises `BadCheckpoint`."""
     found: dict[str, Tensor] = {}
     home: dict[str, Path] = {}

@@ -89,19 +89,23 @@ def write_tokenizer(directory: Path, n_vocab: int, work: Path, own: bool = False
     )
     write_vocabulary(work, vocabulary.encoder, vocabulary.merges)
     (work / SPECIAL_TOKENS).write_text(special.to_json(), encoding="utf-8")
+    _check_written(work, directory)
+    words = {token: text for text, token in vocabulary.encoder.items()}
+    ordinary = [f"{end} ({words[end]})" for end in ends.all if end in words.keys() - ids.values()]
+    beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
+    return Carried(tuple(left_out), tuple(ordinary), beyond, ends.makeshift)
+
+
+def _check_written(work: Path, directory: Path) -> None:
+    """Raises `BadTokenizer`, which names the files in `directory`, for files in `work`."""
     try:
         Tokenizer.read(work)
     except BadTokenizer as error:
-        # The message names the written files; the user has others.
         text = str(error).replace(REMEDY, "fetch the tokenizer's files again")
         for ours, theirs in ((ENCODER, SLOW[0]), (MERGES, SLOW[1]), (SPECIAL_TOKENS, FAST)):
             mine = directory / (theirs if (directory / theirs).is_file() else FAST)
             text = text.replace(str(work / ours), str(mine)).replace(ours, mine.name)
         raise BadTokenizer(text) from None
-    words = {token: text for text, token in vocabulary.encoder.items()}
-    ordinary = [f"{end} ({words[end]})" for end in ends.all if end in words.keys() - ids.values()]
-    beyond = sum(token >= n_vocab for token in vocabulary.encoder.values())
-    return Carried(tuple(left_out), tuple(ordinary), beyond, ends.makeshift)
 
 
 # ---- reading

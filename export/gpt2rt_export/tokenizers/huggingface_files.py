@@ -89,7 +89,10 @@ def special_token_texts(directory: Path) -> dict[str, str]:
 
 
 def listed_control_tokens(directory: Path) -> list[str]:
-    """The texts of further control tokens, which are listed together without roles."""
+    """The texts of further control tokens, which are listed together without roles.
+
+    Raises `BadTokenizer`.
+    """
     found = []
     for name in ("special_tokens_map.json", CONFIG):
         config = read_optional(directory / name)
@@ -103,7 +106,10 @@ def listed_control_tokens(directory: Path) -> list[str]:
 
 
 def added_tokens(tokens: Any, path: Path) -> dict[str, SpecialToken]:
-    """Text -> token of a list of added tokens, as `tokenizer.json` has it; `path` is for errors."""
+    """Text -> token of a list of added tokens, as `tokenizer.json` has it.
+
+    Raises `BadTokenizer`, which names the file `path`.
+    """
     found = {}
     if not isinstance(tokens, list | tuple):
         raise BadTokenizer(f"{path}: added_tokens is {tokens!r:.60}, no list; fetch it again")
@@ -123,7 +129,10 @@ def added_tokens(tokens: Any, path: Path) -> dict[str, SpecialToken]:
 
 
 def configured_tokens(config: Mapping[str, Any], path: Path) -> dict[str, SpecialToken]:
-    """Text -> token of `added_tokens_decoder` in `tokenizer_config.json`, a table by ids."""
+    """Text -> token of `added_tokens_decoder` in `tokenizer_config.json`, a table by ids.
+
+    Raises as `added_tokens`.
+    """
     try:
         items = (config.get("added_tokens_decoder") or {}).items()
         return added_tokens([{**token, "id": int(number)} for number, token in items], path)

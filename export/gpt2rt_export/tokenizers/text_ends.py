@@ -10,8 +10,6 @@ from typing import Any
 from gpt2rt.errors import BadTokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT
 
-GPT2_END = 50256  # what Transformers takes where a GPT-2's config.json names none
-
 
 @dataclass(frozen=True, slots=True)
 class Ends:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, PORTABLE_GRAPH
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_memory import HostMemory
@@ -160,10 +161,7 @@ def measure(
     wanted, drift, added = _layers(directory, checkpoint, tokens, progress)
     exact = False
     if slots is None:
-        session = open_session(directory / GRAPH, Threads(spinning=False))
-        exact = bool(session.kernels) and hparams.activation == "gelu_new"
-        slots = SLOTS[kind](session, hparams, 1)
-        del session
+        slots, exact = _on_cpu(directory, kind, hparams)
     advance = progress.stage("Verify: logits", len(tokens))
     whole = uncached(slots, tokens)
     rows = _rows(wanted, whole, range(len(tokens)), [*tokens[1:], 0], advance)
@@ -189,6 +187,13 @@ def measure(
         exact=exact,
         gate=GATES[precision],
     )
+
+
+def _on_cpu(directory: Path, kind: str, hparams: HParams) -> tuple[Slots, bool]:
+    """Slots of `GRAPH` on the CPU; whether logits have the same bits however a text is cut."""
+    session = open_session(directory / GRAPH, Threads(spinning=False))
+    exact = bool(session.kernels) and hparams.activation == "gelu_new"
+    return SLOTS[kind](session, hparams, 1), exact
 
 
 def _portable(

@@ -1,92 +1,23 @@
-"""Checkpoints as OpenAI wrote them: read bit for bit, or refused with the reason."""
+"""Checkpoints as OpenAI wrote them: read bit for bit, or refused with what is wrong."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from numpy.typing import NDArray
 
-from checkpoints import save_openai
 from gpt2rt import HParams
 from gpt2rt.bundles import catalog
 from gpt2rt.errors import BadCheckpoint
-from gpt2rt_export.onnx_graph.formats import STORAGE
-from gpt2rt_export.onnx_graph.fuse import fuse
-from gpt2rt_export.onnx_graph.weights import attach
-from gpt2rt_export.sources import OpenAICheckpoint, RandomCheckpoint, openai
-from models import SHARED, LargerWeights, skeleton
-
-SHAPE = HParams(n_vocab=300, n_ctx=8, n_embd=8, n_head=2, n_layer=2)
-WEIGHTS = LargerWeights(SHAPE, seed=3)
-VALUES = {name: WEIGHTS.read(name) for name in SHAPE.variables()}
-
-DATA = "model.ckpt.data-00000-of-00001"
-INDEX = "model.ckpt.index"
-
-Values = Mapping[str, NDArray[Any]]
-Write = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def save() -> Write:
-    """Writes variables with TensorFlow 1's Saver, as OpenAI did, and the files beside them."""
-    pytest.importorskip("tensorflow")
-
-    def save(folder: Path, values: Values, name: str = "model.ckpt", **options: object) -> Path:
-        return save_openai(folder, values, SHAPE, name, **options)
-
-    return save
-
-
-@pytest.fixture(scope="session")
-def published(save: Write, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("checkpoint") / "model", VALUES)
-
-
-@pytest.fixture
-def folder(published: Path, tmp_path: Path) -> Path:
-    """A checkpoint of the test's own, to be damaged."""
-    return Path(shutil.copytree(published, tmp_path / "model"))
-
-
-def read_all(folder: Path) -> dict[str, NDArray[np.float32]]:
-    checkpoint = OpenAICheckpoint(folder)
-    return {name: checkpoint.read(name) for name in checkpoint.hparams.variables()}
-
-
-def assert_reads(folder: Path, wanted: Values = VALUES) -> None:
-    found = read_all(folder)
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert found[name].dtype == np.float32
-        assert found[name].tobytes() == value.tobytes(), name
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(BadCheckpoint) as caught:
-        OpenAICheckpoint(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def change_hparams(folder: Path, **changes: object) -> None:
-    values = {**SHAPE.as_dict(), **changes}
-    kept = {key: value for key, value in values.items() if value is not None}
-    (folder / "hparams.json").write_text(json.dumps(kept))
-
-
-# ---- whole checkpoints
+from gpt2rt_export.sources import OpenAICheckpoint, openai
+from models import SHARED
+from small_openai import DATA, INDEX, SHAPE, VALUES, Save, assert_reads, change_hparams, refusal
 
 
 def test_a_checkpoint_reads_back_bit_for_bit(published: Path) -> None:
@@ -95,7 +26,7 @@ def test_a_checkpoint_reads_back_bit_for_bit(published: Path) -> None:
 
 
 def test_a_checkpoint_is_known_by_its_weights_and_not_by_its_place(
-    published: Path, folder: Path, save: Write, tmp_path: Path
+    published: Path, folder: Path, save: Save, tmp_path: Path
 ) -> None:
     here, there = OpenAICheckpoint(published), OpenAICheckpoint(folder)
     assert here.identity == there.identity
@@ -120,7 +51,7 @@ def test_a_checkpoint_under_the_usual_name_needs_no_state_file(folder: Path) -> 
 
 
 def test_a_fine_tune_is_read_under_the_name_that_training_gave_it(
-    save: Write, tmp_path: Path
+    save: Save, tmp_path: Path
 ) -> None:
     """The last checkpoint counts where training kept several; the optimiser's variables do not."""
     older = {name: np.zeros_like(value) for name, value in VALUES.items()}
@@ -246,7 +177,7 @@ def test_every_variable_of_another_width_is_named(folder: Path) -> None:
         assert f"{name} is {list(VALUES[name].shape)}, not {list(shape)}" in message
 
 
-def test_variables_missing_and_misshapen_are_named_all_at_once(save: Write, tmp_path: Path) -> None:
+def test_variables_missing_and_misshapen_are_named_all_at_once(save: Save, tmp_path: Path) -> None:
     lost = {"model/wpe", "model/h0/attn/c_attn/b", "model/h1/ln_2/g", "model/ln_f/b"}
     values = {name: value for name, value in VALUES.items() if name not in lost}
     values["model/h0/mlp/c_fc/w"] = values["model/h0/mlp/c_fc/w"][0]  # OpenAI's are [1, in, out]
@@ -258,115 +189,9 @@ def test_variables_missing_and_misshapen_are_named_all_at_once(save: Write, tmp_
     assert set(message.split("says: ")[1].split("; ")) == facts
 
 
-def test_a_checkpoint_of_something_else_lacks_every_variable(save: Write, tmp_path: Path) -> None:
+def test_a_checkpoint_of_something_else_lacks_every_variable(save: Save, tmp_path: Path) -> None:
     message = refusal(save(tmp_path / "model", {"dense/kernel": np.zeros((2, 2), np.float32)}))
     assert "model/wte missing" in message
-
-
-# ---- damage
-
-
-@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.9999])
-def test_a_data_file_cut_short_is_found_before_any_work(folder: Path, part: float) -> None:
-    data = (folder / DATA).read_bytes()
-    kept = int(len(data) * part)
-    (folder / DATA).write_bytes(data[:kept])
-    message = refusal(folder)
-    assert f"{DATA}: {kept} bytes, but the index promises {len(data)}" in message
-    assert "cut short" in message
-
-
-@pytest.mark.parametrize(
-    "name", ["model/wte", "model/wpe", "model/h0/attn/c_attn/w", "model/h1/ln_1/g", "model/ln_f/b"]
-)
-def test_a_flipped_bit_of_a_variable_is_found_and_the_variable_named(
-    folder: Path, name: str
-) -> None:
-    data = bytearray((folder / DATA).read_bytes())
-    at = data.find(VALUES[name].tobytes())
-    assert at >= 0
-    for position in (at, at + VALUES[name].nbytes - 1):
-        damaged = bytearray(data)
-        damaged[position] ^= 1
-        (folder / DATA).write_bytes(damaged)
-        checkpoint = OpenAICheckpoint(folder)
-        with pytest.raises(BadCheckpoint, match=f"variable {name} cannot be read .*damaged"):
-            checkpoint.read(name)
-        for other in VALUES.keys() - {name}:
-            np.testing.assert_array_equal(checkpoint.read(other), VALUES[other])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_flipped_bit_of_the_index_is_refused_or_harmless(folder: Path, seed: int) -> None:
-    index = (folder / INDEX).read_bytes()
-    random = np.random.default_rng(seed)
-    # The footer at the end holds places and padding without a checksum: a third of the tries there.
-    places = [*random.integers(0, len(index), 8), *random.integers(len(index) - 48, len(index), 4)]
-    for position in places:
-        damaged = bytearray(index)
-        damaged[position] ^= 1 << random.integers(8)
-        (folder / INDEX).write_bytes(damaged)
-        with suppress(BadCheckpoint):
-            assert_reads(folder)
-
-
-def test_an_index_cut_short_is_refused(folder: Path) -> None:
-    index = (folder / INDEX).read_bytes()
-    for kept in (0, 1, 47, 48, len(index) // 2, len(index) - 1):
-        (folder / INDEX).write_bytes(index[:kept])
-        assert f"{INDEX}: cannot be read" in refusal(folder)
-
-
-def test_files_of_two_checkpoints_do_not_pass_for_one(
-    folder: Path, save: Write, tmp_path: Path
-) -> None:
-    other = save(tmp_path / "other", {name: value * 2 for name, value in VALUES.items()})
-    shutil.copy(other / DATA, folder / DATA)
-    with pytest.raises(BadCheckpoint, match="cannot be read"):
-        read_all(folder)
-
-
-def test_weights_that_are_not_finite_are_refused_by_name(save: Write, tmp_path: Path) -> None:
-    spoilt = {name: value.copy() for name, value in VALUES.items()}
-    spoilt["model/wte"][299, 7] = np.nan
-    spoilt["model/h1/mlp/c_proj/w"][0, 0, 0] = np.inf
-    spoilt["model/ln_f/b"][3] = -np.inf
-    checkpoint = OpenAICheckpoint(save(tmp_path / "model", spoilt))
-    for storage in STORAGE.values():
-        model, weights = fuse(skeleton(SHAPE), SHAPE, storage, "float16")
-        with pytest.raises(BadCheckpoint) as caught, np.errstate(invalid="ignore"):
-            attach([model], weights, checkpoint, tmp_path / "weights.bin")
-        names = "model/h1/mlp/c_proj/w, model/ln_f/b, model/wte"
-        assert f"{tmp_path / 'model'}: NaN or infinity in {names};" in str(caught.value)
-
-
-def test_a_checkpoint_attaches_whole(published: Path, tmp_path: Path) -> None:
-    """Every variable is asked for, and the bytes that progress is told of are those of all."""
-    told: list[int] = []
-    model, weights = fuse(skeleton(SHAPE), SHAPE, STORAGE["fp32"], "float32")
-    path = tmp_path / "weights.bin"
-    attach([model], weights, OpenAICheckpoint(published), path, told.append)
-    assert {weight.source for weight in weights} == set(SHAPE.variables())
-    onnx.save(model, tmp_path / "model.onnx")
-    data = path.read_bytes()
-    assert VALUES["model/wte"].tobytes() in data
-    assert VALUES["model/h1/mlp/c_proj/w"][0].T.tobytes() in data, "stored by the output"
-    assert VALUES["model/ln_f/b"].tobytes() in data
-    assert sum(told) == sum(value.nbytes for value in VALUES.values())
-
-
-# ---- random weights
-
-
-def test_random_weights_are_a_function_of_seed_and_name() -> None:
-    larger = replace(SHAPE, n_layer=3)
-    for name, shape in SHAPE.variables().items():
-        values = RandomCheckpoint(SHAPE, 5).read(name)
-        assert values.shape == shape
-        assert values.dtype == np.float32
-        np.testing.assert_array_equal(values, RandomCheckpoint(larger, 5).read(name))
-        assert not np.array_equal(values, RandomCheckpoint(SHAPE, 6).read(name))
-    assert RandomCheckpoint(SHAPE, 5).identity != RandomCheckpoint(SHAPE, 6).identity
 
 
 # ---- the real thing

@@ -1,4 +1,4 @@
-"""The file of a shard's results, and of its rejects, each written whole or not at all."""
+"""The file of a part's results, and of its rejects, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt2rt.bundles.writing import write_bytes
 from gpt2rt.corpus.jobs import RowResult
-from gpt2rt.corpus.shards import Shard
+from gpt2rt.corpus.part import CorpusPart
 from gpt2rt.corpus.tables import Table
 from gpt2rt.corpus.values import nested
 from gpt2rt.text.controls import json_line
@@ -22,12 +22,12 @@ class DonePart:
     """What the manifest says of a part: a line of it.
 
     Attributes:
-        part: the number of the shard.
+        part: the number of the part.
         rows: rows read, rejects included.
         records: records written.
         rejects: faults: rows, or samples of rows, that could not be made.
         bytes: the size of the file of records.
-        input: the digest of the shard's rows.
+        input: the digest of the part's rows.
         sha256: of the file of records.
     """
 
@@ -57,22 +57,22 @@ class Layout:
     table: Table
 
     def path(self, number: int) -> Path:
-        """The file of a shard's records."""
+        """The file of a part's records."""
         return self.directory / f"part-{number:08d}{self.table.suffix}"
 
     def rejects(self, number: int) -> Path:
-        """The file of a shard's rejects, JSON lines; there is none where nothing was rejected."""
+        """The file of a part's rejects, JSON lines; there is none where nothing was rejected."""
         return self.directory / f"_rejects-{number:08d}.jsonl"
 
-    def write(self, shard: Shard, results: Iterable[RowResult]) -> DonePart:
-        """Write both files of a shard, the records last, replacing what there is.
+    def write(self, part: CorpusPart, results: Iterable[RowResult]) -> DonePart:
+        """Write both files of a part, the records last, replacing what there is.
 
         The same results, in whatever order, give the same bytes. Raises `OSError`, `BadData`.
         """
-        return self.put(self.encode(shard, results))
+        return self.put(self.encode(part, results))
 
-    def encode(self, shard: Shard, results: Iterable[RowResult]) -> EncodedPart:
-        """Both files of a shard, not written yet. Raises `BadData`."""
+    def encode(self, part: CorpusPart, results: Iterable[RowResult]) -> EncodedPart:
+        """Both files of a part, not written yet. Raises `BadData`."""
         ordered = sorted(results, key=lambda result: result.row.number)
         faults = [(result.row, fault) for result in ordered for fault in result.faults]
         lines = (
@@ -82,19 +82,19 @@ class Layout:
         placed = ((result.row, record) for result in ordered for record in result.records)
         self.table.write(placed, file)
         data = file.getvalue()
-        part = DonePart(
-            shard.number,
-            len(shard.rows),
+        done = DonePart(
+            part.number,
+            len(part.rows),
             sum(len(result.records) for result in ordered),
             len(faults),
             len(data),
-            shard.digest,
+            part.digest,
             hashlib.sha256(data).hexdigest(),
         )
-        return EncodedPart(part, data, "".join(lines).encode())
+        return EncodedPart(done, data, "".join(lines).encode())
 
     def put(self, encoded: EncodedPart) -> DonePart:
-        """Write both files of a shard, the records last. Raises `OSError`."""
+        """Write both files of a part, the records last. Raises `OSError`."""
         number = encoded.part.part
         if encoded.rejects:
             write_bytes(self.rejects(number), encoded.rejects)

@@ -1,4 +1,4 @@
-"""A shard: consecutive rows of a corpus, whose results are one file."""
+"""A part: consecutive rows of a corpus, whose results are one file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpt2rt.text.controls import json_line
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class CorpusPart:
     """Consecutive rows, at least one; `number` counts from 0."""
 
     number: int
@@ -29,18 +29,18 @@ class Shard:
         return found.hexdigest()
 
 
-def shards(rows: Iterable[TextRow], size: int, *, together: bool = False) -> Iterator[Shard]:
-    """The rows in shards of `size`, the last one of fewer; read as they are asked for.
+def cut(rows: Iterable[TextRow], size: int, *, together: bool = False) -> Iterator[CorpusPart]:
+    """The rows in parts of `size`, the last one of fewer; read as they are asked for.
 
-    `together`: a shard ends only where a document does.
+    `together`: a part ends only where a document does.
     """
     held: list[TextRow] = []
     number = 0
     for row in rows:
         full = len(held) >= size
         if full and not (together and held[-1].document == row.document):
-            yield Shard(number, tuple(held))
+            yield CorpusPart(number, tuple(held))
             held, number = [], number + 1
         held.append(row)
     if held:
-        yield Shard(number, tuple(held))
+        yield CorpusPart(number, tuple(held))

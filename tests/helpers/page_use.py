@@ -1,0 +1,83 @@
+"""Opens pages in a real browser and writes texts on them, as a user does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+Open = Callable[..., "Page"]
+
+# The heat of every token of a selector.
+HEATS = """selector => [...document.querySelectorAll(selector)].map(
+  element => +element.style.getPropertyValue("--heat"))"""
+
+
+@contextmanager
+def open_pages(
+    browser: Browser, errors: list[str], address: str, ready: str, seconds: float
+) -> Iterator[Open]:
+    """What opens pages below an address; at the end there were no errors, and no other host was
+    asked.
+
+    A page is open when it has an element `ready`; `errors` gets what browsers complain of, and
+    `seconds` is how long a page may take for anything.
+    """
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=1000 * seconds)
+    contexts: list[BrowserContext] = []
+    hosts: set[str] = set()
+
+    def start(path: str = "", at: str = address, ready: str = ready, **settings: Any) -> Page:
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.extend([said.text] * (said.type == "error")))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+        page.goto(at + path)
+        if ready:
+            page.locator(ready).first.wait_for(state="attached")
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not errors
+    assert len(hosts) <= 1
+
+
+def expected(page: Page, errors: list[str], text: str) -> None:
+    """The page says this error, and the browser's console has it; it may."""
+    from playwright.sync_api import expect
+
+    expect(page.get_by_role("alert")).to_contain_text(text)
+    assert errors
+    errors.clear()
+
+
+def ended(page: Page) -> None:
+    """Wait until the text is written."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#go")).to_have_text("Continue")
+    expect(page.locator("#again")).to_be_enabled()
+
+
+def write(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
+    page.get_by_label("The text to go on from").fill(prompt)
+    page.get_by_label("Length", exact=True).fill(str(length))
+    page.get_by_label("Seed").fill(str(seed))
+    page.get_by_label("keep it").check()
+    page.get_by_role("button", name="Continue").click()
+    ended(page)
+
+
+def in_order(heats: list[float], bits: list[float]) -> bool:
+    """Whether a token of more bits is at least as hot, and some are hotter."""
+    ordered = [heat for _, heat in sorted(zip(bits, heats, strict=True))]
+    return ordered == sorted(ordered) and len(set(ordered)) > 1
