@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from browsers import chromium
 from command_line import Command, Edit, Ended
 from gpt2rt import GPT2
 from gpt2rt.bundles import catalog
@@ -25,8 +26,6 @@ from ray_variables import keep_others_out
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 keep_others_out()
 
@@ -164,12 +163,5 @@ def errors() -> list[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as started:
-        # Root, as in a container, has no sandbox.
-        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium() as running:
+        yield running

@@ -14,8 +14,9 @@ from gpt2rt.errors import InvalidSetting
 from gpt2rt_bench.protocol import Tokens
 
 OURS = "gpt2rt"
-ALL = "all"  # the providers of the table that this machine can run
+ALL = "all"  # those of `EVERY` that this machine can run
 WEB = "web"  # the page for the browser, in Chromium
+EVERY = (*TABLE, WEB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,13 @@ class Case:
 
 
 def configurations(
-    models: Sequence[str], providers: Sequence[str], threads: Sequence[int]
+    models: Sequence[str],
+    providers: Sequence[str],
+    threads: Sequence[int],
+    every: Sequence[str] = EVERY,
 ) -> list[Configuration]:
-    """Every combination, each once."""
-    providers = [*TABLE] if ALL in providers else providers
+    """Every combination, each once; `all` stands for `every` provider."""
+    providers = every if ALL in providers else providers
     found = [Configuration(m, p, t) for t, p, m in product(threads, providers, models)]
     return list(dict.fromkeys(found))
 

@@ -10,6 +10,7 @@ import numpy as np
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine.chosen import Preference, machine, remember
+from gpt2rt.engine.provider_table import TABLE
 from gpt2rt.engine.providers import CPU, Threads
 from gpt2rt.engine.runtime import Runtime
 from gpt2rt.engine.slots import Logits, Part
@@ -41,6 +42,7 @@ def plan_of(model: str, threads: int | None = None) -> Plan:
         prompts=[min(PROMPT, half)],
         steps=min(STEPS, half),
         threads=[] if threads is None else [threads],
+        every=tuple(TABLE),
     )
 
 

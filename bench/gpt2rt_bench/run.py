@@ -18,10 +18,10 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.engine import providers as engine_providers
 from gpt2rt.engine.execution import resolve
 from gpt2rt.engine.providers import Threads
-from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
+from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing, missing_extra
 from gpt2rt.kernels.library import has_kernels
 from gpt2rt_bench import browser, cases, latency, worker
-from gpt2rt_bench.cases import WEB, Case, Configuration
+from gpt2rt_bench.cases import EVERY, WEB, Case, Configuration
 from gpt2rt_bench.latency import CaseResult
 from gpt2rt_bench.machine.bandwidth import Meters
 from gpt2rt_bench.report import ReportRow, rows_of
@@ -75,24 +75,26 @@ def planned(
     batches: Sequence[int] = (1,),
     threads: Sequence[int] = (),
     steps: int = 64,
+    every: Sequence[str] = EVERY,
 ) -> Plan:
     """Plan every combination of the settings for the bundles `models`, by name or directory.
 
-    `providers`: as users write them, or `all`; `prompts`: tokens; `threads` empty: the physical
-    cores; `steps`: tokens after each prompt. Raises `UnknownModel`, `BadBundle`, `ProviderMissing`,
-    and `InvalidSetting` for settings out of range or where no model's context holds a case.
+    `providers`: as users write them, or `all`: those of `every` that can be had; `prompts`: tokens;
+    `threads` empty: the physical cores; `steps`: tokens after each prompt. Raises `UnknownModel`,
+    `BadBundle`, `ProviderMissing`, and `InvalidSetting` for settings out of range or where no
+    model's context holds a case.
     """
     counts = [Threads(count).count or 1 for count in threads]
     counts = counts or [engine_providers.physical_cores()]
-    configurations = cases.configurations(models, providers, counts)
-    bundles = {name: library.find(name) for name in models}
+    configurations = cases.configurations(models, providers, counts, every)
+    bundles, together = {name: library.find(name) for name in models}, cases.ALL in providers
     chosen: dict[Configuration, str] = {}
     missing: dict[str, None] = {}  # ordered, each once
     for own in configurations:
         try:
-            chosen[own] = _provider_of(bundles[own.model], own.provider)
-        except (ProviderMissing, BadBundle) as error:
-            if cases.ALL not in providers:
+            chosen[own] = _provider_of(bundles[own.model], own.provider, named=not together)
+        except (ProviderMissing, BadBundle, InvalidSetting) as error:
+            if not together:
                 raise
             missing[f"{own.model} on {own.provider} ({error})"] = None
     matrix = cases.matrix([*chosen], prompts, batches, steps)
@@ -146,13 +148,22 @@ def run(
     return rows_of(results, traffic_of, meters)
 
 
-def _provider_of(bundle: Bundle, provider: str) -> str:
-    """What runs a bundle. Raises `ProviderMissing`, `BadBundle`, `InvalidSetting`."""
+def _provider_of(bundle: Bundle, provider: str, *, named: bool) -> str:
+    """What runs a bundle; for one that the user has not `named` nothing is fetched.
+
+    Raises `ProviderMissing`, `BadBundle`, `InvalidSetting`.
+    """
     if provider != WEB:
         return resolve(bundle, provider)
-    from gpt2rt_export.web import site
-
+    try:
+        from gpt2rt_export.web import graph, site
+    except ImportError as error:
+        missing = missing_extra("web", f"the page for the browser needs {error.name}")
+        raise ProviderMissing(str(missing)) from None
     site.check(bundle)
+    if not named and graph.WASM not in graph.devices(bundle):
+        raise ProviderMissing("the page needs a GPU for it, and --provider web tries that")
+    browser.check(fetch=named)
     return WEB
 
 

@@ -42,8 +42,9 @@ def web(
 ) -> None:
     """Write a page that runs a model in the browser: a folder for any host of static files.
 
-    Who opens the page needs nothing else, and nothing that they type leaves their machine. Models
-    in int8 suit it best; those in fp16 and fp32 work, too.
+    Who opens the page needs nothing else, and nothing that they type leaves their machine. It
+    computes on their GPU, by WebGPU, else on their processor. Models in int8 suit both; int4 needs
+    a GPU; fp16 and fp32 work on processors.
 
     Examples:
 

@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("pydantic")
 
-from gpt2rt import GPT2
+from gpt2rt import GPT2, HParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import demo_bundle
 from gpt2rt_export.web import site
 from gpt2rt_export.web.runtime import FILE
+from models import LargerWeights, make_bundle
 from page_use import Open, open_pages
 from pages import hosted
 
@@ -45,6 +46,13 @@ def demo_page(demo: Bundle, package: Path, tmp_path_factory: pytest.TempPathFact
     place = tmp_path_factory.mktemp("demo") / "page"
     assert site.write(demo, place, package)
     return place
+
+
+@pytest.fixture
+def odd_bundle(tmp_path: Path) -> Bundle:
+    """A bundle that no browser runs: in int4, with rows that are not whole blocks."""
+    hparams = HParams(n_vocab=300, n_ctx=48, n_embd=24, n_head=2, n_layer=1)
+    return make_bundle(tmp_path / "odd", LargerWeights(hparams, seed=3), "int4")
 
 
 @pytest.fixture(scope="session")

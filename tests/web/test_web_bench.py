@@ -12,7 +12,7 @@ pytest.importorskip("psutil")
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import home as home_directory
 from gpt2rt.errors import InvalidSetting
-from gpt2rt_bench.browser import CHROMIUM
+from gpt2rt_bench.browser import CHROMIUM, parts
 from gpt2rt_bench.run import planned, run
 
 
@@ -33,10 +33,30 @@ def test_a_page_is_measured(home: Path, demo: Bundle, package: Path) -> None:
     }
     assert set(found) == {("cpu", 1), ("cpu", 2), ("web", 1)}
     page = found["web", 1]
+    assert page["notes"] == ["computed by WebAssembly"]
     assert page["tokens_per_second"]["median"] > 0
     assert set(page["versions"]) == {"onnxruntime-web", "Chromium"}
 
 
-def test_what_no_browser_runs_is_not_planned(tiny_bundles: dict[str, Bundle]) -> None:
-    with pytest.raises(InvalidSetting, match="export the model with --int8"):
-        planned([str(tiny_bundles["int4"].directory)], providers=["web"])
+def test_what_no_browser_runs_is_not_planned(odd_bundle: Bundle) -> None:
+    with pytest.raises(InvalidSetting, match="export with --int8"):
+        planned([str(odd_bundle.directory)], providers=["web"])
+
+
+def test_all_has_no_page_that_needs_a_gpu(tiny_bundles: dict[str, Bundle]) -> None:
+    directory = str(tiny_bundles["int4"].directory)
+    plan = planned([directory], providers=["all"], prompts=[4], steps=4)
+    assert any("needs a GPU for it" in sentence for sentence in plan.left_out)
+
+
+def test_all_has_the_page_or_why_it_has_not(demo: Bundle, home: Path) -> None:
+    """Nothing is fetched for it: the runtime is not in the new home."""
+    plan = planned([str(demo.directory)], providers=["all"])
+    (why,) = (sentence for sentence in plan.left_out if " on web (" in sentence)
+    assert "nothing is fetched" in why or "installed" in why or "playwright" in why
+
+
+def test_steps_that_come_together_share_their_mean() -> None:
+    times = [1.0, *range(2, 10), 9.0, 9.0, 12.0]
+    assert [step for part in parts(times) for step in part] == [1.0] * 8 + [1.0] * 3
+    assert list(parts([0.0, 3.0])) == [[3.0]]

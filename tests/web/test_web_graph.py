@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
-from numpy.typing import NDArray
 
 from gpt2rt import GPT2, HParams
 from gpt2rt.bundles.bundle import Bundle
@@ -16,42 +13,9 @@ from gpt2rt.errors import BadBundle, InvalidSetting
 from gpt2rt.scoring.scoring import Passage
 from gpt2rt_export.web import graph
 from models import SAME, LargerWeights, make_bundle
+from page_graphs import Page, logprobs
 
 IDS = [7, 3, 299, 12, 45, 45, 0, 200, 31, 8, 150, 99, 4]
-
-
-class Page:
-    """What the page does with its graph, in Python."""
-
-    def __init__(self, bundle: Bundle, place: Path) -> None:
-        self.hparams = bundle.manifest.hparams
-        self.columns = graph.write(bundle, place)
-        self.session = ort.InferenceSession(place / "model.onnx")
-        shape = (1, self.hparams.n_head, self.hparams.n_ctx, self.hparams.kv_width)
-        names = [x.name for x in self.session.get_inputs() if x.name.startswith("past")]
-        self.past = {name: np.full(shape, 3, np.float32) for name in names}  # what was there before
-        self.length = 0
-
-    def read(self, ids: list[int]) -> NDArray[np.float32]:
-        """The logits after each of further tokens."""
-        numbers = np.arange(len(ids), dtype=np.int32)
-        feeds: dict[str, Any] = {
-            "tokens": np.array(ids, np.int32),
-            "slots": numbers * 0,
-            "positions": numbers + np.int32(self.length),
-            "rows": numbers,
-        }
-        logits, *present = self.session.run(None, feeds | self.past)
-        self.past = dict(zip(self.past, present, strict=True))
-        self.length += len(ids)
-        return np.asarray(logits[:, : self.hparams.n_vocab], np.float32)
-
-
-def logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    return wide
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
@@ -87,9 +51,33 @@ def test_other_shapes(tmp_path: Path, hparams: HParams) -> None:
     np.testing.assert_allclose(own, scored.logprobs, atol=SAME["int8"])
 
 
-def test_what_no_browser_runs_is_refused(tiny_bundles: dict[str, Bundle]) -> None:
-    with pytest.raises(InvalidSetting, match="4-bit weights; export the model with --int8"):
-        graph.check(tiny_bundles["int4"])
+# Of scores, by rows of floats where the runtime rounds them to 8 bits; about twice what was seen.
+FLOATS = 0.05
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("pieces", [[13], [5, 1, 4, 3]])
+def test_scores_on_the_gpu(
+    tiny_bundles: dict[str, Bundle],
+    tiny_models: dict[str, GPT2],
+    tmp_path: Path,
+    precision: str,
+    pieces: list[int],
+) -> None:
+    page, ids = Page(tiny_bundles[precision], tmp_path, "webgpu"), list(IDS)
+    found = np.concatenate([page.read([ids.pop(0) for _ in range(count)]) for count in pieces])
+    (scored,) = tiny_models[precision].score_tokens([Passage(tuple(IDS), 1)])
+    own = logprobs(found)[range(len(IDS) - 1), IDS[1:]]
+    np.testing.assert_allclose(own, scored.logprobs, atol=FLOATS)
+
+
+def test_the_devices_of_a_bundle(tiny_bundles: dict[str, Bundle], odd_bundle: Bundle) -> None:
+    found = {name: graph.devices(bundle) for name, bundle in tiny_bundles.items()}
+    assert found["int8"] == ["wasm", "webgpu"]
+    assert found["int4"] == ["webgpu"]
+    assert found["fp16"] == found["fp32"] == ["wasm"]
+    with pytest.raises(InvalidSetting, match="not a graph for the browser; export with --int8"):
+        graph.check(odd_bundle)
 
 
 def test_too_large_a_model_is_refused(

@@ -38,7 +38,8 @@ def test_a_page_is_whole(demo_page: Path) -> None:
     assert sorted(json.loads(listed[1])) == sorted(found)
     imported = re.findall(r'from "\./(.*?)"', "".join(text.decode() for text in found.values()))
     assert {f"page/{name}" for name in imported} <= set(found)
-    assert sorted(about["files"])[-1] == "runtime/ort-wasm-simd-threaded.wasm"
+    for device in about["devices"].values():
+        assert {f"{device['runtime']}.wasm", device["graph"]} <= set(about["files"])
 
 
 def test_a_page_is_small(demo_page: Path) -> None:
@@ -167,18 +168,27 @@ def test_the_command_writes_a_page(
     line = ("web", model, "--output", place, "--runtime", package)
     first, again = command(*line), command(*line)
     assert first.code == again.code == 0, first.err
-    assert re.search(r"page: tiny-int8 as a page, 14\.\d MB", first.out)
+    assert re.search(r"page: tiny-int8 as a page, 41\.\d MB", first.out)
     assert "has this page of tiny-int8 already" in again.out
 
 
 def test_the_command_tells_what_it_cannot_do(
-    command: Command, tiny_bundles: dict[str, Bundle], tmp_path: Path
+    command: Command, odd_bundle: Bundle, tmp_path: Path
 ) -> None:
-    refused = command("web", tiny_bundles["int4"].directory, "--output", tmp_path / "page")
+    refused = command("web", odd_bundle.directory, "--output", tmp_path / "page")
     assert refused.code == 2
     assert refused.err.count("\n") == 1
-    assert "export the model with --int8" in refused.err
+    assert "export with --int8" in refused.err
     assert command("web", "nothing", "--output", tmp_path / "page").code == 1
+
+
+def test_a_page_has_the_runtimes_of_its_devices_only(
+    tiny_bundles: dict[str, Bundle], package: Path, tmp_path: Path
+) -> None:
+    for precision, ending in (("int4", "asyncify.wasm"), ("fp16", "threaded.wasm")):
+        site.write(tiny_bundles[precision], tmp_path / precision, package)
+        (binary,) = (tmp_path / precision / "runtime").glob("*.wasm")
+        assert binary.name.endswith(ending)
 
 
 def test_the_extra_is_named(

@@ -1,129 +1,55 @@
-"""The ops of the fused graph as onnxruntime-web runs them fast: other bodies, the same meaning.
+"""What the bodies of the fused graph's ops have in common on every device of a browser.
 
-Its WebAssembly has no kernels of ours. So a product of whole numbers is one op that scales its
-sums, and attention is an op that writes keys and values into the memory that it reads them from.
-Matrices of 8-bit numbers lie [K,N] (`gpt2rt_export.web.graph`).
+onnxruntime-web has no kernels of ours, so the page's graphs have other bodies with the same
+meaning: `gpt2rt_export.web.wasm` and `gpt2rt_export.web.webgpu`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
-from onnx import TensorProto
 
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt_export.onnx_graph.attention_function import INPUTS, OUTPUTS
+from gpt2rt_export.onnx_graph.attention_function import OUTPUTS
 from gpt2rt_export.onnx_graph.body import MICROSOFT, Body, function
-from gpt2rt_export.onnx_graph.functions import FUNCTIONS
-from gpt2rt_export.onnx_graph.rounding import ZERO_POINT
 
-NORMED, WEIGHTS, SIZES = ["x", "gain", "shift"], ["w", "scale"], ["K", "N"]
-
-
-def web_functions(hparams: HParams, kv: str) -> dict[str, onnx.FunctionProto]:
-    """Name -> function of every op; keys and values have the precision `kv`, as float32."""
-    made = (
-        embed(),
-        norm_linear(),
-        norm_linear_gelu(),
-        linear_add(),
-        norm_head(),
-        attention(hparams, kv),
-    )
-    return FUNCTIONS | {one.name: one for one in made}
+NORMED, SIZES = ["x", "gain", "shift"], ["K", "N"]
+PAST = ["past_key", "past_value"]
 
 
-def embed() -> onnx.FunctionProto:
-    """Columns of an Int8 matrix plus rows of the positions: tokens and positions [T] -> [T,D]."""
-    b = Body()
-    rows = b.op("Transpose", [b.op("Gather", ["w", "tokens"], axis=1)], perm=[1, 0])
-    wide = b.op("Cast", [rows], to=TensorProto.FLOAT)
-    steps = b.op("Sub", [wide, b.constant(ZERO_POINT, np.float32)])
-    scale = b.op("Unsqueeze", [b.op("Gather", ["scale", "tokens"], axis=0), b.constant([1])])
-    places = b.op("Gather", ["places", "positions"], axis=0)
-    b.op("Add", [b.op("Mul", [steps, scale]), places], "y")
-    return function("EmbedInt8", ["tokens", "positions", *WEIGHTS, "places"], ["y"], b)
+def norm(b: Body) -> str:
+    """The layer norm of x [M,K]."""
+    return b.op("LayerNormalization", NORMED, refs=["epsilon"], axis=-1)
 
 
-def norm_linear() -> onnx.FunctionProto:
-    """A layer norm and a linear layer: [M,K] -> [M,N]."""
-    b = Body()
-    b.op("Add", [_product(b, _norm(b)), "bias"], "y")
-    return _function("NormLinearInt8", [*NORMED, *WEIGHTS, "bias"], b)
+def attention(b: Body, qkv: str, hparams: HParams) -> onnx.FunctionProto:
+    """Attention of new tokens, which follow each other, over the only slot: an op that writes keys
+    and values into the memory that it reads them from, if that is bound to both.
 
-
-def norm_linear_gelu() -> onnx.FunctionProto:
-    """A layer norm, a linear layer and OpenAI's GELU: [M,K] -> [M,N]."""
-    b = Body()
-    b.op("FastGelu", [_product(b, _norm(b)), "bias"], "y", domain=MICROSOFT)
-    return _function("NormLinearGeluInt8", [*NORMED, *WEIGHTS, "bias"], b)
-
-
-def linear_add() -> onnx.FunctionProto:
-    """A linear layer [M,K] -> [M,N], plus a residual [M,N]."""
-    b = Body()
-    b.op("Add", [b.op("Add", [_product(b, "x"), "bias"]), "residual"], "y")
-    return _function("LinearAddInt8", ["x", *WEIGHTS, "bias", "residual"], b, SIZES)
-
-
-def norm_head() -> onnx.FunctionProto:
-    """A layer norm and a product without bias: [M,K] -> logits [M,N]."""
-    b = Body()
-    b.op("Identity", [_product(b, _norm(b))], "y")
-    return _function("NormHeadInt8", [*NORMED, *WEIGHTS], b)
-
-
-def attention(hparams: HParams, kv: str) -> onnx.FunctionProto:
-    """Attention over new tokens that follow each other in the only slot, as
-    `gpt2rt_export.onnx_graph.attention_function` has it."""
-    b = Body()
-    heads, wide = hparams.n_head, hparams.n_head * hparams.kv_width
-    qkv = "qkv"
-    if kv == "float16":  # what is stored is rounded so, also where it is stored wide
-        q, stored = b.split("Split", [qkv, b.constant([wide, 2 * wide])], 2, axis=1)
-        narrow = b.op("Cast", [stored], to=TensorProto.FLOAT16)
-        qkv = b.op("Concat", [q, b.op("Cast", [narrow], to=TensorProto.FLOAT)], axis=1)
-    last = b.op("ReduceMax", ["positions"], keepdims=0)
-    total = b.op("Add", [last, b.constant(1, np.int32)])
-    lengths = b.op("Unsqueeze", [last, b.constant([0])])
-    rows = b.op("Unsqueeze", [qkv, b.constant([0])])  # a batch of one
-    past, present = INPUTS[3:], OUTPUTS[1:]
+    `qkv` [T,3HW] is a name in the body; `lengths` [1] is how many tokens there are with the new
+    ones, minus one, and `total` [] is how many.
+    """
+    axis = b.constant([0])
+    rows = b.op("Unsqueeze", [qkv, axis])  # a batch of one
     node = onnx.helper.make_node(
         "GroupQueryAttention",
-        [rows, "", "", *past, lengths, total],
-        ["rows_mixed", *present],
+        [rows, "", "", *PAST, "lengths", "total"],
+        ["rows_mixed", *OUTPUTS[1:]],
         domain=MICROSOFT,
-        num_heads=heads,
-        kv_num_heads=heads,
+        num_heads=hparams.n_head,
+        kv_num_heads=hparams.n_head,
     )
     node.attribute.append(
         onnx.AttributeProto(name="scale", type=onnx.AttributeProto.FLOAT, ref_attr_name="scale")
     )
     b.nodes.append(node)
-    b.op("Squeeze", ["rows_mixed", b.constant([0])], OUTPUTS[0])
-    return function("Attention", INPUTS, OUTPUTS, b, ["scale"])
+    b.op("Squeeze", ["rows_mixed", axis], OUTPUTS[0])
+    return function("Attention", ["qkv", "lengths", "total", *PAST], OUTPUTS, b, ["scale"])
 
 
-def _norm(b: Body) -> str:
-    return b.op("LayerNormalization", NORMED, refs=["epsilon"], axis=-1)
-
-
-def _product(b: Body, x: str) -> str:  # [M,K] -> [M,N]
-    """Rows in whole numbers times the matrix, each with its scale.
-
-    Rows of zeros divide by zero; what that makes is times zero in the end.
-    """
-    largest = b.op("ReduceMax", [b.op("Abs", [x]), b.constant([1])], keepdims=1)
-    scale = b.op("Div", [largest, b.constant(127, np.float32)])
-    one, zero = b.constant(1, np.float32), b.constant(ZERO_POINT, np.uint8)
-    rows = b.op("QuantizeLinear", [b.op("Div", [x, scale]), one, zero])
-    sums = b.op("MatMulIntegerToFloat", [rows, "w", one, "scale", zero, zero], domain=MICROSOFT)
-    return b.op("Mul", [sums, scale])
-
-
-def _function(
+def product(
     name: str, inputs: Sequence[str], body: Body, attributes: Sequence[str] = ("epsilon", *SIZES)
 ) -> onnx.FunctionProto:
+    """The function of a product, whose output is `y`."""
     return function(name, inputs, ["y"], body, attributes)

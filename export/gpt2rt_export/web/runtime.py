@@ -1,4 +1,4 @@
-"""onnxruntime-web: the npm package whose WebAssembly runs the model.
+"""onnxruntime-web: the npm package that runs the model in a browser.
 
 It is fetched once, and never but in one version, whose sha512 is known; or it is a file that the
 user names, as `npm pack onnxruntime-web@1.30.0` makes it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx2 as httpx
@@ -29,7 +30,9 @@ SHA512 = (  # as the registry has it
     "ab4cbe26baedba45d2cec05610c71c55fa97db92d19a8b171c5f8269126683ca"
     "590a5cdc57bb2f35ce2b298de32f4d956fb42644c0ecd528a0a91e025c07ca61"
 )
-FILES = ("ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+# Of each device. For WebGPU there is also `.jspi`, which is smaller, and not for every browser.
+MODULES = {"wasm": "ort-wasm-simd-threaded", "webgpu": "ort-wasm-simd-threaded.asyncify"}
+ENDINGS = (".mjs", ".wasm")
 
 
 def runtime(given: Path | None, network: Network, progress: DownloadProgress) -> Path:
@@ -56,9 +59,10 @@ def runtime(given: Path | None, network: Network, progress: DownloadProgress) ->
     return place
 
 
-def unpack(package: Path, directory: Path) -> None:
-    """Write the `FILES` of the package into a directory."""
-    missing = {f"package/dist/{name}": name for name in FILES}
+def unpack(package: Path, directory: Path, devices: Iterable[str]) -> None:
+    """Write the package's files for some devices into a directory."""
+    names = [MODULES[device] + ending for device in devices for ending in ENDINGS]
+    missing = {f"package/dist/{name}": name for name in names}
     with tarfile.open(package, "r:gz") as archive:
         for member in archive:  # by name, all of the package would be read
             if name := missing.pop(member.name, None):

@@ -35,7 +35,7 @@ SERVED = ("dom.js", "icon.svg", "layout.js", "page.css", "settings.js", "tokens.
 SECTION = re.compile(r'<section id="write"[^>]*>(.*?)</section>', re.DOTALL)
 TIP = '<div id="tip" hidden></div>'
 LIMITS = ("description", "minimum", "maximum", "exclusiveMinimum")
-ROOM = 1 << 25  # bytes of all but the weights
+ROOM = 1 << 26  # bytes of all but the weights
 
 
 def write(bundle: Bundle, directory: Path, package: Path, *, force: bool = False) -> bool:
@@ -96,8 +96,8 @@ def _about(directory: Path) -> dict[str, Any]:
 def _fill(directory: Path, bundle: Bundle, package: Path) -> None:
     for name in ("page", "runtime", "model"):
         (directory / name).mkdir()
-    runtime.unpack(package, directory / "runtime")
-    columns = graph.write(bundle, directory / "model")
+    written = graph.write(bundle, directory / "model")
+    runtime.unpack(package, directory / "runtime", written.graphs)
     for name in (ENCODER, MERGES, SPECIAL_TOKENS):
         if name in bundle.manifest.files:
             shutil.copyfile(bundle.directory / name, directory / "model" / name)
@@ -105,10 +105,18 @@ def _fill(directory: Path, bundle: Bundle, package: Path) -> None:
     for name, text in pages.items():
         if name != WORKER:
             (directory / name).write_text(text, encoding="utf-8")
-    about = _known(bundle) | {"columns": columns, "version": _version(bundle)}
+    about = _known(bundle) | {
+        "columns": written.columns,
+        "tiles": written.tiles,
+        "devices": {
+            device: {"runtime": f"runtime/{runtime.MODULES[device]}", "graph": f"model/{name}"}
+            for device, name in written.graphs.items()
+        },
+        "version": _version(bundle),
+    }
     about["files"] = {name: asdict(_record(directory / name)) for name in sorted(_heavy(directory))}
     (directory / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    light = [*pages, ABOUT, f"runtime/{runtime.FILES[0]}"]
+    light = [*pages, ABOUT, *(f"runtime/{path.name}" for path in _parts(directory, ".mjs"))]
     listed = ", ".join(json.dumps(name) for name in light if name != WORKER)
     kept = "".join(files.sha256(directory / name, 1 << 30) for name in light if name != WORKER)
     version = hashlib.sha256(kept.encode()).hexdigest()
@@ -119,9 +127,14 @@ def _fill(directory: Path, bundle: Bundle, package: Path) -> None:
 def _heavy(directory: Path) -> list[str]:
     """The files that the page fetches itself, and shows how far it is."""
     return [
-        f"runtime/{runtime.FILES[1]}",
+        *(f"runtime/{path.name}" for path in _parts(directory, ".wasm")),
         *(f"model/{path.name}" for path in (directory / "model").iterdir()),
     ]
+
+
+def _parts(directory: Path, ending: str) -> list[Path]:
+    """The runtime's files of a kind."""
+    return sorted((directory / "runtime").glob("*" + ending))
 
 
 def _record(path: Path) -> files.FileRecord:

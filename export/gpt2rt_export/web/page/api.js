@@ -9,17 +9,15 @@ let requests = 0;
 /** What the site says of its model: `name`, `hparams`, `files`, `fields`, ... */
 export const about = fetch(new URL("model.json", ROOT)).then(response => response.json());
 
-/** Opens the model with so many threads; `progress(done, total)` tells what has come of its files. */
-export async function openModel(threads, progress) {
-  engine.postMessage({ kind: "open", about: await about, root: ROOT, threads });
+let opening;  // what takes the messages of the model's opening
+engine.addEventListener("error", event => opening?.failed(event.message || "The model's worker does not start."));
+engine.addEventListener("message", ({ data }) => data.id === undefined ? opening[data.kind](data.error ?? data) : waiting.get(data.id)?.(data));
+
+/** Opens the model on a device, with so many threads; `progress(done, total)` tells what has come of its files. */
+export async function openModel(device, threads, progress) {
+  engine.postMessage({ kind: "open", about: await about, root: ROOT, device, threads });
   return new Promise((resolve, reject) => {
-    engine.addEventListener("error", event => reject(new Error(event.message || "The model's worker does not start.")));
-    engine.addEventListener("message", ({ data }) => {
-      if (data.kind === "progress") progress(data.done, data.total);
-      else if (data.kind === "opened") resolve();
-      else if (data.kind === "failed") reject(new Error(data.error));
-      else waiting.get(data.id)?.(data);
-    });
+    opening = { progress: ({ done, total }) => progress(done, total), opened: resolve, failed: error => reject(new Error(error)) };
   });
 }
 

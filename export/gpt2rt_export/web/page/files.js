@@ -3,12 +3,13 @@
 const CACHE = "gpt2rt-files";
 
 /**
- * The files of `records` (name -> { bytes, sha256 }) below `root`, as a Map of Uint8Arrays. `progress(done,
- * total)` is called as bytes arrive from the network.
+ * The files of `records` (name -> { bytes, sha256 }) below `root` without those `left` out, as a Map of
+ * Uint8Arrays. `progress(done, total)` is called as bytes arrive from the network.
  */
-export async function load(records, root, progress) {
+export async function load(records, left, root, progress) {
   const cache = await kept(), found = new Map(), wanted = [];
   for (const [name, record] of Object.entries(records)) {
+    if (left.includes(name)) continue;
     const hit = await cache?.match(keyOf(name, record, root)), bytes = hit && new Uint8Array(await hit.arrayBuffer());
     if (bytes?.length === record.bytes) found.set(name, bytes);
     else wanted.push([name, record]);

@@ -25,7 +25,7 @@ export class History {
 
   /** The logits float32 [n_vocab] after penalties and bans; the given ones stay as they are. */
   edited(logits) {
-    const changed = Float32Array.from(logits);
+    const changed = logits.slice();
     if (this.penalised) for (const [token, count] of this.counts) changed[token] = this.#penalty(changed[token], count);
     for (const token of this.#banned()) changed[token] = -Infinity;
     return changed;

@@ -1,41 +1,55 @@
-// A model in onnxruntime-web's WebAssembly, by its C calls: tensors stay in its memory, and nothing is copied.
+// A model in onnxruntime-web, by its C calls: tensors stay in its memory or the GPU's, and nothing is copied.
 //
 // The package's own JavaScript copies every input and output, which for keys and values would take longer than
 // the step. The calls and their arguments are those of its `wasm-core-impl.ts`, at the version of `runtime.py`.
 
 const TYPES = { float32: 1, int32: 6 };  // of ONNX
-const CPU = 1;  // where a tensor lies
+const CPU = 1, GPU = 4;  // where a tensor lies
 const ALL = 99;  // of the levels of graph optimisation
 const ERRORS = 3;  // the least that is logged
 
 export class Session {
-  /** Open a graph with its weights; `factory` and `binary` are the runtime's module and its code. */
-  static async open(factory, binary, graph, weights, threads) {
+  /** Open a graph with its weights on a device; `factory` and `binary` are the runtime's module and its code. */
+  static async open(factory, binary, graph, weights, device, threads) {
     const wasm = await factory({ numThreads: threads, wasmBinary: binary, locateFile: name => name });
     if (wasm._OrtInit(threads, ERRORS)) throw new Error(lastError(wasm));
     wasm.mountExternalData("weights.bin", weights);
     const options = wasm._OrtCreateSessionOptions(ALL, true, true, 0, false, 0, 0, ERRORS, 0, 0);
+    const gpu = device === "webgpu" ? await useGPU(wasm, options) : null;
     const copy = wasm._malloc(graph.length);
     wasm.HEAPU8.set(graph, copy);
     const handle = await wasm._OrtCreateSession(copy, graph.length, options);
     if (!handle) throw new Error(lastError(wasm));
+    wasm.webgpuOnCreateSession?.(handle);
     wasm._free(copy);
     wasm._OrtReleaseSessionOptions(options);
     wasm.unmountExternalData();
-    return new Session(wasm, handle);
+    return new Session(wasm, handle, gpu?.device);
   }
 
-  constructor(wasm, handle) {
-    Object.assign(this, { wasm, handle });
+  constructor(wasm, handle, gpu) {
+    Object.assign(this, { wasm, handle, gpu });
   }
 
-  /** A tensor of this shape, whose values are anything. */
+  /** A tensor float32 of this shape for what stays from call to call, on the device. */
+  kept(shape) {
+    if (!this.gpu) return this.tensor("float32", shape);
+    const size = shape.reduce((product, size) => product * size, 4), { COPY_DST, COPY_SRC, STORAGE } = GPUBufferUsage;
+    const buffer = this.gpu.createBuffer({ size, usage: COPY_DST | COPY_SRC | STORAGE });
+    return this.#tensor("float32", shape, this.wasm.webgpuRegisterBuffer(buffer, this.handle), size, GPU);
+  }
+
+  /** A tensor of this shape, to be read and written here, whose values are anything. */
   tensor(type, shape) {
-    const { wasm } = this, bytes = shape.reduce((product, size) => product * size, 4);
-    const at = wasm._malloc(bytes), before = wasm.stackSave(), sizes = wasm.stackAlloc(4 * shape.length);
+    const bytes = shape.reduce((product, size) => product * size, 4), at = this.wasm._malloc(bytes);
     if (!at) throw new Error("The browser gives this page no more memory.");
+    return this.#tensor(type, shape, at, bytes, CPU);
+  }
+
+  #tensor(type, shape, at, bytes, place) {
+    const { wasm } = this, before = wasm.stackSave(), sizes = wasm.stackAlloc(4 * shape.length);
     shape.forEach((size, index) => wasm.setValue(sizes + 4 * index, size, "i32"));
-    const handle = wasm._OrtCreateTensor(TYPES[type], at, bytes, sizes, shape.length, CPU);
+    const handle = wasm._OrtCreateTensor(TYPES[type], at, bytes, sizes, shape.length, place);
     wasm.stackRestore(before);
     if (!handle) throw new Error(lastError(wasm));
     return new Tensor(wasm, handle, at, type, bytes / 4);
@@ -87,14 +101,26 @@ class Call {
     return this.#bytes(new Uint8Array(Uint32Array.from(numbers).buffer));
   }
 
-  run() {
+  async run() {
     const { wasm, handle } = this.session, [[names, values, count], [outNames, outValues, outCount]] = this.arguments;
-    if (wasm._OrtRun(handle, names, values, count, outNames, outCount, outValues, 0)) throw new Error(lastError(wasm));
+    if (await wasm._OrtRun(handle, names, values, count, outNames, outCount, outValues, 0)) throw new Error(lastError(wasm));
   }
 
   free() {
     for (const at of this.owned) this.session.wasm._free(at);
   }
+}
+
+/** Has the nodes of a session run on the GPU; `device` of what is returned is there once the session is. */
+async function useGPU(wasm, options) {
+  const gpu = { device: null }, name = new TextEncoder().encode("WebGPU\0"), at = wasm._malloc(name.length);
+  wasm.asyncInit();  // its calls are promises from now on
+  wasm.webgpuInit(device => { gpu.device = device; });
+  wasm.webgpuRegisterDevice();
+  wasm.HEAPU8.set(name, at);
+  if (await wasm._OrtAppendExecutionProvider(options, at, 0, 0, 0)) throw new Error(lastError(wasm));
+  wasm._free(at);
+  return gpu;
 }
 
 function lastError(wasm) {

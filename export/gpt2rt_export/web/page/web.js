@@ -1,14 +1,13 @@
 // Starts the page: what the browser can do, the model's files, then writing.
 
 import { about, openModel } from "./api.js";
+import { asked, chosen, threads } from "./device.js";
 import { by, fault, number } from "./dom.js";
 import { describeSettings } from "./settings.js";
 import { startWriting } from "./write.js";
 
 const RELOADED = "gpt2rt-reloaded";
 const PATIENCE = 3000;  // ms
-const SMALL = 1 << 24;  // bytes of weights
-const MOST = 8;  // threads
 const ALONE = " The server sends no headers that allow threads, so the model runs on one.";
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
@@ -26,13 +25,6 @@ function offline() {
   found.register(new URL("../sw.js", import.meta.url)).catch(error =>
     console.warn(`This page will not open without a connection: ${error.message}`));
   return answers;
-}
-
-/** How many threads suit the model here. Small ones are faster on one: threads wait for each other. */
-function suited({ files }) {
-  const asked = Number(new URLSearchParams(location.search).get("threads"));
-  const here = navigator.hardwareConcurrency || 1, physical = here <= 4 ? here : Math.ceil(here / 2);
-  return asked || (files["model/weights.bin"].bytes < SMALL ? 1 : Math.min(MOST, physical));
 }
 
 /** Whether the page comes again, with the headers that threads need, which the service worker adds. */
@@ -54,16 +46,29 @@ function progress(done, total) {
 async function start() {
   if (!WebAssembly.validate(Uint8Array.from(SIMD)))
     throw new Error("This browser's WebAssembly has no SIMD, which the model needs: please use a newer browser.");
-  const kept = offline(), model = await about, threads = suited(model);
-  if (threads > 1 && !crossOriginIsolated) {
+  const kept = offline(), model = await about, best = await chosen(model);
+  if (threads(model, best) > 1 && !crossOriginIsolated) {
     await kept;
     if (again()) return;
   }
-  const alone = threads > 1 && !crossOriginIsolated, count = alone ? 1 : threads;
-  await openModel(count, progress);
+  const { device, count } = await open(model, best), alone = count < threads(model, device);
   sessionStorage.removeItem(RELOADED);
-  say(`${model.name} is here, on ${count} thread${count > 1 ? "s" : ""}: nothing that you type leaves this machine.${alone ? ALONE : ""}`);
-  document.body.dataset.threads = count;
+  const where = device === "webgpu" ? "by WebGPU" : `on ${count} thread${count > 1 ? "s" : ""}`;
+  say(`${model.name} is here, ${where}: nothing that you type leaves this machine.${alone ? ALONE : ""}`);
+  Object.assign(document.body.dataset, { device, threads: count });
+}
+
+/** Opens the model; where nobody asked for the GPU and it fails, on the processor. */
+async function open(model, device) {
+  const count = crossOriginIsolated ? threads(model, device) : 1;
+  try {
+    await openModel(device, count, progress);
+    return { device, count };
+  } catch (error) {
+    if (device === "wasm" || asked("device") || !model.devices.wasm) throw error;
+    console.warn(`The GPU does not run the model: ${error.message}`);
+    return open(model, "wasm");
+  }
 }
 
 by("fault-close").addEventListener("click", () => fault(null));

@@ -5,8 +5,6 @@ import { draw } from "./sampler.js";
 import { Stops } from "./stops.js";
 import { decoder } from "./tokenizer.js";
 
-const PIECE = 64;  // tokens of a prompt that are read at once
-
 /**
  * Yields { text, tokens, stop_details } for each new token of a text whose tokens are `body.prompt`. Other
  * fields are those of the endpoint; `temperature` 0 takes the likeliest token.
@@ -17,11 +15,11 @@ export async function* written(model, tokenizer, body, pause) {
     `The text has ${body.prompt.length} tokens, and the model's context holds ${room + body.prompt.length - 1}; shorten it.`);
   const text = new Text(tokenizer, body.stop ?? []), history = new History(body, body.prompt, tokenizer.ends);
   let logits = null;
-  for (let rest = model.rest(body.prompt); rest.length; rest = rest.slice(PIECE)) {
-    logits = model.next(rest.slice(0, PIECE));
+  for (let rest = model.rest(body.prompt); rest.length; rest = rest.slice(model.piece)) {
+    logits = await model.next(rest.slice(0, model.piece));
     await pause();
   }
-  for (let count = 0; ; logits = model.next([text.last])) {
+  for (let count = 0; ; logits = await model.next([text.last])) {
     const token = draw(history.active ? history.edited(logits) : logits, body, count);
     if (tokenizer.ends.includes(token)) return yield text.end("end_of_text", token);
     history.take(token);
