@@ -11,54 +11,34 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
+from gpt2rt.engine.cuda_buffers import Buffers
 from gpt2rt.engine.cuda_call import Call, Captures
-from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_memory import Array, Memory, Move
+from gpt2rt.engine.cuda_forward import Choice, Fed, Forward
+from gpt2rt.engine.cuda_memory import Memory, Move
+from gpt2rt.engine.cuda_rows import Chosen, DeviceRows, Place
 from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.cuda_tails import Tails
 from gpt2rt.engine.cuda_whole import WholeReader
 from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
-from gpt2rt.errors import OutOfMemory
-from gpt2rt.sampling.selection import Draw, Scored, Selected
+from gpt2rt.errors import Gpt2rtError, OutOfMemory
+from gpt2rt.sampling.selection import Draw, Selected
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 AnyReader = TypeVar("AnyReader", bound=WholeReader)
-Place = tuple[Forward, int]  # a call, and the number of a row of its logits
-Shape = tuple[int, int, int, int]  # the first slot, sequences, tokens of each, rows of logits
-
 # The use of a shape from which its call is kept, how many are, and the most rows that they hold.
 OFTEN, KEPT, KEPT_ROWS = 3, 16, 256
-
-
-class Buffers:
-    """The keys and values of `count` slots, and the calls that are bound to them.
-
-    `pitch` is the size in bytes of a head, `slot` that of all heads of a slot. `steps` are decode
-    steps by rows and total length, `reads` the calls that read prompts by their shapes, of which
-    `uses` counts how often each was needed.
-    """
-
-    def __init__(self, hparams: HParams, memory: Memory, count: int) -> None:
-        self.count = count
-        self.pitch = hparams.n_ctx * hparams.kv_width * np.dtype(np.float16).itemsize  # of a head
-        self.slot = hparams.n_head * self.pitch
-        keys_values = itertools.chain.from_iterable(cuda(hparams).past)
-        self.cache = {port.name: memory.allocate(count * self.slot) for port in keys_values}
-        self.steps: dict[tuple[int, int], Forward] = {}
-        self.reads: dict[Shape, Forward] = {}
-        self.uses: Counter[Shape] = Counter()
 
 
 class Device:
@@ -75,12 +55,14 @@ class Device:
         """`session` is that of the CUDA graph in the bundle's `directory`.
 
         Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
-        nothing is captured, and tokens are chosen on the host. `faults` say what is wrong with
-        readers of whole texts that were `checked`; then there are none.
+        nothing is captured, and tokens are chosen on the host. `waits` says why each step waits for
+        the one before (None: it does not). `faults` say what is wrong with readers of whole texts
+        that were `checked`; then there are none.
         """
         self.session, self.hparams, self.memory = session, hparams, memory
         self.captures = Captures()
         self.careful: str | None = None
+        self.waits: str | None = None
         self.checked: set[type[WholeReader]] = set()
         self.faults: dict[type[WholeReader], str] = {}
         self.tails = Tails(directory, hparams, session, memory, self.captures)
@@ -95,9 +77,15 @@ class Device:
             found.append(f"on CUDA, the slow way: {self.careful}")
         elif self.captures.failure is not None:
             found.append(f"CUDA graphs are not used: {self.captures.failure}")
+        elif self.waits is not None:
+            found.append(f"on CUDA, each step waits for the one before: {self.waits}")
         for kind, why in self.faults.items():
             found.append(f"on CUDA, {kind.gives} the slow way: {why}")
         return found
+
+    def __del__(self) -> None:
+        with suppress(Gpt2rtError):  # the session must not end before what it has queued
+            self.memory.copy()
 
     def distrust(self, why: str) -> None:
         """Work the slow way from now on."""
@@ -145,7 +133,9 @@ class Device:
 class CudaSlots(Slots):
     """Slots (see `gpt2rt.engine.slots`) with keys and values on the device, in float16.
 
-    The tokens of decode steps are one call, which is replayed; prompts are other calls.
+    The tokens of decode steps are one call, which is replayed; prompts are other calls. All are
+    queued, and a step that comes after rows of the one before does not wait for them: their tokens
+    go from its results to the next inputs on the device.
     """
 
     budget = A_CALL
@@ -156,6 +146,14 @@ class CudaSlots(Slots):
         self.buffers = buffers
         self._ends = np.zeros(buffers.count, np.int32)  # after the last position of each slot
         self._device, self._hparams, self._memory = device, device.hparams, device.memory
+        self._side = 0
+        self._latest: Callable[[], DeviceRows | None] = lambda: None  # the rows of the last step
+
+    @property
+    def ahead(self) -> bool:  # type: ignore[override]
+        """Whether replays are queued, and tokens chosen on the device."""
+        device = self._device
+        return device.careful is device.waits is device.captures.failure is None
 
     def _forward(self, first: int, shape: tuple[int, int], rows: int, total: int) -> Forward:
         """A call that reads and writes the keys and values of the slots from `first` on."""
@@ -172,14 +170,22 @@ class CudaSlots(Slots):
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         draws = () if self._device.careful is not None else draws
+        rows = self._latest()
+        follows = rows is not None and any(part.after and part.after.rows is rows for part in parts)
+        self._side = 1 - self._side if follows else 0
         places: dict[int, Place] = {}
-        chosen = np.full(sum(part.wanted for part in parts), -1)
-        for forward, theirs, rows in self._run(parts):
-            if draws and rows:
-                chosen[rows] = forward.choose(theirs, [draws[row] for row in rows])
-            places |= zip(rows, ((forward, row) for row in theirs), strict=True)
-        ordered = [places[row] for row in range(len(chosen))]
-        return self._selected(ordered, chosen, draws) if draws else self._logits(ordered)
+        choices: list[Chosen] = []
+        for forward, theirs, numbers in self._run(parts):
+            if draws and numbers:
+                choice = Choice(forward, theirs, [draws[number] for number in numbers])
+                choices.append((choice, numbers))
+            places |= zip(numbers, ((forward, row) for row in theirs), strict=True)
+        ordered = [places[number] for number in range(len(places))]
+        if not draws:
+            return self._logits(ordered)
+        rows = DeviceRows(self, ordered, choices, draws)
+        self._latest = weakref.ref(rows)
+        return rows
 
     def _run(self, parts: Sequence[Part]) -> Iterator[tuple[Forward, list[int], list[int]]]:
         """Run the calls for parts: each, the rows of it that are wanted, and their numbers.
@@ -230,7 +236,7 @@ class CudaSlots(Slots):
 
         One that is needed often is kept, and captured as a CUDA graph.
         """
-        buffers, key = self.buffers, (first.slot, *shape, rows)
+        buffers, key = self.buffers, (self._side, first.slot, *shape, rows)
         if first.start == 0 and key in buffers.reads:
             return buffers.reads[key]
         forward = self._forward(first.slot, shape, rows, first.start + shape[1])
@@ -247,12 +253,12 @@ class CudaSlots(Slots):
         It is captured as a CUDA graph when it first runs.
         """
         most = total(rows, length, self._hparams.n_ctx)
-        steps = self.buffers.steps
-        if (rows, most) not in steps:
-            forward = steps[rows, most] = self._forward(0, (rows, 1), rows, most)
+        steps, key = self.buffers.steps, (self._side, rows, most)
+        if key not in steps:
+            forward = steps[key] = self._forward(0, (rows, 1), rows, most)
             forward.inputs[ROWS.name][...] = np.arange(rows)
             forward.call.capture()
-        return steps[rows, most]
+        return steps[key]
 
     def _decode(self, parts: Sequence[Part]) -> tuple[Forward, list[int]]:
         """Run the decode step for parts of one token. Returns it, and the rows of the parts.
@@ -264,11 +270,29 @@ class CudaSlots(Slots):
         ends = np.minimum(self._ends[:rows], self._hparams.n_ctx - 1)
         ends[slots] = [part.start for part in parts]
         forward = self._step(rows, int(ends.max()) + 1)
-        forward.inputs[X.name][...] = 0
-        forward.inputs[X.name][slots, 0] = [part.tokens[0] for part in parts]
-        forward.inputs[POSITION.name][:, 0] = forward.inputs[SEQLENS.name][...] = ends
-        forward.run()
+        tokens, fed = self._tokens(parts)
+        inputs = forward.inputs
+        inputs[X.name][...] = 0
+        inputs[X.name][slots, 0] = tokens
+        inputs[POSITION.name][:, 0] = inputs[SEQLENS.name][...] = ends
+        forward.run(fed)
         return forward, slots
+
+    def _tokens(self, parts: Sequence[Part]) -> tuple[list[int], Fed]:
+        """The tokens of parts of one token, with 0 for those that only the device knows yet."""
+        rows = self._latest()
+        tokens: list[int] = []
+        fed: list[tuple[int, int]] = []
+        for part in parts:
+            row = part.after
+            if row is None:
+                tokens.append(part.tokens[0])
+            elif rows is not None and row.rows is rows and rows.sources and not rows.known:
+                tokens.append(0)
+                fed.append((part.slot, rows.sources[row.number]))
+            else:
+                tokens.append(row.chosen)
+        return tokens, fed
 
     def _logits(self, places: Sequence[Place]) -> Logits:
         """The logits of these rows, float32 [R, n_vocab], copied to the host."""
@@ -278,35 +302,11 @@ class CudaSlots(Slots):
         none = np.empty((0, self._hparams.n_vocab), np.float32)
         return np.concatenate([none, *(whole[call][[row]] for call, row in places)])
 
-    def _selected(self, places: Sequence[Place], chosen: Array, draws: Sequence[Draw]) -> Selected:
-        """The tokens that the device chose for these rows; their logits stay there."""
-
-        def fetch(number: int) -> Logits:
-            forward, row = places[number]
-            logits: Logits = forward.logits(row, 1)[0]
-            return logits
-
-        def score(top: int) -> Mapping[int, Scored]:
-            count = min(top, self._hparams.n_vocab)
-            found: dict[int, tuple[Any, ...]] = {}
-            for forward in dict.fromkeys(forward for forward, _ in places):
-                told = [n for n, (its, _) in enumerate(places) if its is forward and chosen[n] >= 0]
-                rows = [places[number][1] for number in told]
-                columns = forward.score(rows, chosen[told].tolist(), count, None)
-                found |= zip(told, zip(*columns, strict=True), strict=True)
-            return {n: (logprob, ids, tops) for n, (logprob, _, ids, tops, _) in found.items()}
-
-        def again(number: int, draw: Draw) -> Selected:
-            forward, row = places[number]
-            return self._selected([places[number]], forward.choose([row], [draw]), [draw])
-
-        return Selected(chosen.tolist(), draws, fetch, score, again)
-
     def copy(self, source: int, target: int, length: int) -> None:
         pitch = self.buffers.pitch
         width = length * pitch // self._hparams.n_ctx
         if length:
-            self._memory.copy(
+            self._memory.queue(
                 *(
                     Move(
                         self._at(name, target, 0),

@@ -23,7 +23,7 @@ NUMBERS = itertools.count(1)  # of CUDA graphs, unique across sessions
 class Captures:
     """Gives calls the numbers of the CUDA graphs that replay them; none once a capture failed.
 
-    `failure` says why it did (None: none did).
+    `failure` says why it did (None: none did); then calls wait for their ends, too.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Call:
         self._session, self._memory, self._captures = session, memory, captures
         self._binding = session.io_binding()
         self._held: list[object] = []
-        self._options: dict[int | None, ort.RunOptions] = {}  # by the graph
+        self._options: dict[tuple[int | None, bool], ort.RunOptions] = {}
 
     def capture(self) -> None:
         """Replay it as a CUDA graph from its next run on, unless a capture failed."""
@@ -91,7 +91,7 @@ class Call:
         return self._memory.device, 0, kind, port.sized(self.sizes), address
 
     def run(self) -> None:
-        """Run the graph, or replay it. Raises `OutOfMemory`, `BadBundle`.
+        """Queue a run of the graph, or its replay. Raises `OutOfMemory`, `BadBundle`.
 
         Where a capture fails, this call runs without from then on, and no other is captured.
         """
@@ -104,11 +104,12 @@ class Call:
             self.graph, self._captures.failure = None, str(error)
 
     def _run(self, graph: int | None) -> None:
-        if graph not in self._options:
-            self._options[graph] = _replaying(graph)
+        how = graph, self._captures.failure is not None
+        if how not in self._options:
+            self._options[how] = _options(*how)
         try:
             with self._memory.lock:
-                self._session.run_with_iobinding(self._binding, self._options[graph])
+                self._session.run_with_iobinding(self._binding, self._options[how])
         except Gpt2rtError:
             raise
         except Exception as error:  # ONNX Runtime's errors have no common base
@@ -120,10 +121,16 @@ class Call:
             raise run_failure(error) from error
 
 
-def _replaying(graph: int | None) -> ort.RunOptions:
-    """The options of runs that replay a CUDA graph by its number; None: of others."""
+def _options(graph: int | None, waits: bool) -> ort.RunOptions:
+    """The options of runs that replay a CUDA graph by its number (None: of others), and may wait
+    for their ends.
+
+    Replays by an ONNX Runtime from before 2026 wait all the same.
+    """
     import onnxruntime as ort
 
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+    queued = "0" if waits else "1"
+    options.add_run_config_entry("disable_synchronize_execution_providers", queued)
     return options

@@ -16,14 +16,15 @@ from gpt2rt.engine.cuda_passages import PassageReader
 from gpt2rt.engine.cuda_states import StateReader
 from gpt2rt.engine.cuda_whole import WholeReader
 from gpt2rt.engine.slots import Logits, Part
-from gpt2rt.errors import BadBundle, BadLogits, OutOfMemory, ProviderMissing
+from gpt2rt.errors import BadBundle, BadLogits, Gpt2rtError, OutOfMemory, ProviderMissing
 from gpt2rt.sampling.filters import candidates
 from gpt2rt.sampling.params import SamplingParams
 from gpt2rt.sampling.sampling import Sampler
-from gpt2rt.sampling.selection import Draw, Selected
+from gpt2rt.sampling.selection import BEST, Draw, Selected
 
 LENGTHS = (3, 19, 8)  # of the prompts
 STEPS = 2  # the first is captured as a CUDA graph, the second replayed
+AHEAD = 4  # steps that continue each other, which use two CUDA graphs in turn
 APART = 0.05  # most of the logits' deviation by which two ways to compute them may differ
 OFF = 1e-3  # of a share: how far beyond a token's interval its random number may lie
 SETTINGS = (  # one for each tail
@@ -59,6 +60,34 @@ def fault(device: Device) -> str | None:
         return str(error)
 
 
+def check_ahead(device: Device) -> None:
+    """Find out whether steps may be started before the ones before are done.
+
+    The tokens that a device feeds itself are compared with those that it chose, and the logits
+    after them with those of the texts read alone.
+    """
+    texts, draws = _texts(device, more=-AHEAD), [BEST] * len(LENGTHS)
+    lengths = [len(text) for text in texts]
+    try:
+        slots = device.slots(len(LENGTHS) + 1)
+        rows = slots.step([Part(slot, 0, [*text]) for slot, text in enumerate(texts)], draws)
+        for step in range(AHEAD):
+            before = rows
+            assert isinstance(before, Selected)
+            places = [(slot, length + step) for slot, length in enumerate(lengths)]
+            parts = [Part(slot, at, (0,), after=before[slot]) for slot, at in places]
+            rows = slots.step(parts, draws)
+            for text, row in zip(texts, before, strict=True):
+                text.append(row.chosen)
+        for text, row in zip(texts, np.asarray(rows), strict=True):
+            if not _near(row, np.asarray(slots.step([Part(len(texts), 0, text)]))[0]):
+                device.waits = f"after a text of {len(text)} tokens it goes on with others"
+    except OutOfMemory:
+        pass
+    except Gpt2rtError as error:
+        device.waits = str(error)
+
+
 def check_reader(device: Device, kind: type[WholeReader]) -> None:
     """Find out, once, whether a device's readers of whole texts can be trusted."""
     if kind not in device.checked:
@@ -74,9 +103,13 @@ def check_reader(device: Device, kind: type[WholeReader]) -> None:
 
 
 def _texts(device: Device, more: int) -> list[list[int]]:
-    """Texts of random tokens, so many of them more than the context holds at most."""
+    """Texts of random tokens, so many of them more than the context holds at most.
+
+    A negative number leaves room.
+    """
     h, random = device.hparams, np.random.default_rng(0)
-    return [random.integers(0, h.n_vocab, min(n, h.n_ctx) + more).tolist() for n in LENGTHS]
+    lengths = [min(n + max(0, more), h.n_ctx + more) for n in LENGTHS]
+    return [random.integers(0, h.n_vocab, length).tolist() for length in lengths]
 
 
 def _scores_fault(device: Device) -> str | None:

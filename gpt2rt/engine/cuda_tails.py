@@ -68,14 +68,23 @@ class Tail:
         """Replay it as a CUDA graph from its next run on."""
         self._call.capture()
 
-    def choose(self, rows: Sequence[int], draws: Sequence[Draw]) -> Array:
-        """The tokens of some rows, int64 [n]; -1 where the device cannot tell."""
+    @property
+    def address(self) -> int:
+        """Where the tokens of all rows lie on the device, int64 [R,1]."""
+        return self._found.addresses[CHOSEN.name]
+
+    def choose(self, rows: Sequence[int], draws: Sequence[Draw]) -> None:
+        """Have the tokens of some rows chosen, after what is queued."""
         if self._sent is not None:
-            for name, values in self._values(rows, draws, self._sent.arrays).items():
-                self._sent.arrays[name][rows] = values.reshape(len(draws), -1)
+            arrays = self._sent.arrays
+            for name, values in self._values(rows, draws, arrays).items():
+                arrays[name][rows] = values.reshape(len(draws), -1)
             self._sent.send()
         self._call.run()
         self._found.fetch()
+
+    def chosen(self, rows: Sequence[int]) -> Array:
+        """The tokens of some rows, int64 [n], when they are there; -1: the device cannot tell."""
         found = self._found.arrays
         finite, chosen = (found[port.name][rows, 0] for port in (self._finite, CHOSEN))
         return np.where(np.isfinite(finite), chosen, -1)
@@ -211,7 +220,7 @@ class Tails:
     def _opened(self, kind: str) -> ort.InferenceSession:
         path = self._directory / (TAILS | STATES)[kind]
         with self._memory.lock:
-            session = open_session(path, self._threads, self._provider)
+            session = open_session(path, self._threads, self._provider, stream=self._memory.stream)
         if odd := interface_mismatch(session, self._hparams, kind, "float16"):
             raise BadBundle(
                 f"{path}: not the graph of the manifest's hparams (look for {odd}); export again"

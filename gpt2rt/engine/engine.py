@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt2rt.engine.prefixes import BLOCK, PrefixCache
 from gpt2rt.engine.slots import Logits, Part, Slots
-from gpt2rt.sampling.selection import Draw, Selected
+from gpt2rt.sampling.selection import Draw, Row, Selected
 
 ALONE = 2  # where no text waits, this many times the budget is read: a token then costs least
 
@@ -43,6 +43,10 @@ class Sequence:
         """The part of a step that appends `tokens`, with logits after the last `wanted` of them."""
         return Part(self.slot, self.length, tokens, wanted)
 
+    def after(self, row: Row) -> Part:
+        """The part of a step that appends the token of a row of the step before."""
+        return Part(self.slot, self.length, (0,), after=row)
+
     def piece(self, most: int) -> Part:
         """The part that reads the prompt on, with logits after its last token."""
         tokens = self.prompt[self.length : self.length + most]
@@ -71,6 +75,11 @@ class Engine:
     def count(self) -> int:
         """How many sequences can run at a time."""
         return self._slots.count
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a step may be started before the one before is done (see `Slots`)."""
+        return self._slots.ahead
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -126,7 +135,7 @@ class Engine:
     def step(self, parts: Seq[Part], draws: Seq[Draw] = ()) -> Logits | Selected:
         """Append the tokens of all parts, each of another running sequence.
 
-        Returns the rows of the wanted tokens as `Slots.step` does, valid until the next step. A
+        Returns the rows of the wanted tokens, and is valid, as `Slots.step` says. A
         prompt that has been read to its end is stored in the prefix cache.
         """
         rows = self._slots.step(parts, draws)

@@ -27,6 +27,7 @@ from gpt2rt.engine.providers import (
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
 if TYPE_CHECKING:
+    from gpt2rt.engine.cuda_memory import Memory
     from gpt2rt.engine.forks import ForkAwareSession
 
 COMPILED = "compiled"  # the folder of the home directory for what providers compile
@@ -37,7 +38,8 @@ class Opened:
     """A bundle's graph in a session.
 
     `provider` is as users write it, `kind` one of `INTERFACES`, `kv` the dtype of keys and values,
-    `few_shapes` as in `Provider`; `notes` say what does not run where it was asked to.
+    `few_shapes` as in `Provider`; `notes` say what does not run where it was asked to. On CUDA
+    `memory` is that of the device.
     """
 
     session: ForkAwareSession
@@ -47,6 +49,7 @@ class Opened:
     kv: str
     few_shapes: bool = False
     notes: tuple[str, ...] = ()
+    memory: Memory | None = None
 
 
 def resolve(bundle: Bundle, text: str = AUTO) -> str:

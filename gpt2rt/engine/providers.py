@@ -7,6 +7,7 @@ back to the CPU with only a line in its log.
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import os
 from collections.abc import Iterator
@@ -202,9 +203,15 @@ def cuda_libraries() -> dict[str, str]:
     return {common: form.format(*name) for common, name in names.items()}
 
 
+@functools.cache
 def cuda_runtime() -> ctypes.CDLL:
-    """The CUDA runtime library that ONNX Runtime uses."""
-    return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
+    """The CUDA runtime library that ONNX Runtime uses. Raises `ProviderMissing`."""
+    try:
+        return ctypes.CDLL(cuda_libraries()["CUDA runtime"])
+    except (KeyError, OSError) as error:
+        raise ProviderMissing(
+            f"CUDA's runtime library is missing ({error}); `gpt2rt doctor` says what else is"
+        ) from error
 
 
 class NativePath(os.PathLike[Any]):
@@ -255,6 +262,16 @@ def _attention(xqa: bool) -> Iterator[None]:
         del os.environ[XQA]
 
 
+def _providers(provider: str, stream: int | None) -> list[object]:
+    """The providers of a session on `cpu` or `cuda`, with settings, as ONNX Runtime takes them."""
+    if provider == CPU:
+        return [PROVIDERS[CPU]]
+    settings = {"enable_cuda_graph": "1", "use_tf32": "0"}
+    if stream is not None:
+        settings["user_compute_stream"] = str(stream)
+    return [(PROVIDERS[CUDA], settings), PROVIDERS[CPU]]
+
+
 def open_session(
     graph: Path,
     threads: Threads,
@@ -263,6 +280,7 @@ def open_session(
     prepack: bool = True,
     fold: bool = True,
     xqa: bool = False,
+    stream: int | None = None,
 ) -> ForkAwareSession:
     """Open a graph file in an ONNX Runtime session on `cpu` or `cuda`.
 
@@ -270,7 +288,8 @@ def open_session(
     session its own copy of the weights, which makes decode steps fast; without that it opens at
     once, and is as fast for calls of many tokens. Without `fold` what a graph computes of its
     weights alone, as wider ones, is computed in every call and given back: it takes little memory.
-    `xqa`: ONNX Runtime chooses the attention kernels on CUDA.
+    `xqa`: ONNX Runtime chooses the attention kernels on CUDA. `stream` is the address of the CUDA
+    stream on which it computes (None: one of its own).
 
     Raises `BadBundle`, or `ProviderMissing` if ONNX Runtime cannot run the graph on the provider.
     """
@@ -283,16 +302,13 @@ def open_session(
     options.enable_cpu_mem_arena = fold
     if own.path is not None:
         options.register_custom_ops_library(native(own.path))
-    chosen: list[object] = [PROVIDERS[CPU]]
-    if provider == CUDA:
-        chosen.insert(0, (PROVIDERS[CUDA], {"enable_cuda_graph": "1", "use_tf32": "0"}))
     try:
         with _attention(xqa or provider != CUDA):
             session = ForkAwareSession(
                 NativePath(graph),
                 options,
                 kernels=own.instructions,
-                providers=chosen,
+                providers=_providers(provider, stream),
                 disabled_optimizers=None if fold else ["ConstantFolding"],
                 enable_fallback=0,  # otherwise it prints a message and runs on the CPU
             )

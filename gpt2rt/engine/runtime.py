@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from gpt2rt.engine.cuda import AnyReader, Device
+    from gpt2rt.engine.cuda_memory import Memory
     from gpt2rt.engine.cuda_passages import PassageReader
     from gpt2rt.engine.cuda_states import StateReader
     from gpt2rt.engine.forks import ForkAwareSession
@@ -85,7 +86,7 @@ class Runtime:
             raise self._not_of_this_shape(opened.graph, odd)
         self._device: Device | None = None
         if self.provider == CUDA:
-            self._device = _device(opened.session, bundle, threads)
+            self._device = _device(opened, bundle, threads)
             self._session = self._device.session
 
     @property
@@ -206,8 +207,16 @@ def _own(bundle: Bundle, provider: str, threads: Threads) -> Opened:
     """Open the bundle's graph for `cpu` or `cuda`."""
     graph, manifest = graph_of(bundle, provider), bundle.manifest
     kind = CUDA if provider == CUDA else manifest.graph
-    session = open_session(graph, threads, provider)
-    return Opened(session, provider, graph, kind, manifest.kv)
+    memory = _cuda_memory() if provider == CUDA else None
+    stream = None if memory is None else memory.stream
+    session = open_session(graph, threads, provider, stream=stream)
+    return Opened(session, provider, graph, kind, manifest.kv, memory=memory)
+
+
+def _cuda_memory() -> Memory:
+    from gpt2rt.engine.cuda_memory import CudaMemory
+
+    return CudaMemory()
 
 
 def slots_for(opened: Opened) -> SlotsOf:
@@ -217,17 +226,20 @@ def slots_for(opened: Opened) -> SlotsOf:
     return SLOTS.get(opened.kind, FusedSlots)
 
 
-def _device(session: ort.InferenceSession, bundle: Bundle, threads: Threads) -> Device:
+def _device(opened: Opened, bundle: Bundle, threads: Threads) -> Device:
     """The device of a session; one that works the slow way if it computes what it should not."""
     from gpt2rt.engine.cuda import Device
-    from gpt2rt.engine.cuda_check import fault
-    from gpt2rt.engine.cuda_memory import CudaMemory
+    from gpt2rt.engine.cuda_check import check_ahead, fault
 
-    hparams, memory = bundle.manifest.hparams, CudaMemory()
-    device = Device(session, bundle.directory, hparams, memory)
+    hparams, memory = bundle.manifest.hparams, opened.memory
+    assert memory is not None, "CUDA has memory of its own"
+    device = Device(opened.session, bundle.directory, hparams, memory)
     if why := fault(device):
-        session = open_session(graph_of(bundle, CUDA), threads, CUDA, xqa=True)
+        graph = graph_of(bundle, CUDA)
+        session = open_session(graph, threads, CUDA, xqa=True, stream=memory.stream)
         device = Device(session, bundle.directory, hparams, memory)
         device.distrust(why)
         warnings.warn(f"{bundle.name}: {device.notes[0]}", RuntimeWarning, stacklevel=3)
+    else:
+        check_ahead(device)
     return device

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2rt.sampling.selection import Draw, Selected
+from gpt2rt.sampling.selection import Draw, Row, Selected
 
 Logits = NDArray[np.float32]
 KeysValues = NDArray[np.floating[Any]]  # float32 or float16, as the graph has them
@@ -23,13 +23,16 @@ KeysValues = NDArray[np.floating[Any]]  # float32 or float16, as the graph has t
 class Part:
     """The new tokens of one slot in a step, which follow its first `start` positions.
 
-    `wanted` is the number of tokens, the last ones, after which logits are returned.
+    `wanted` is the number of tokens, the last ones, after which logits are returned. With `after`
+    the only token is the one that the device chose of that row, whatever `tokens` holds in its
+    place.
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
     wanted: int = 1
+    after: Row | None = None
 
     @property
     def end(self) -> int:
@@ -67,19 +70,22 @@ class Slots(Protocol):
 
     `budget` is the most tokens of prompts that a step should read beside texts in progress,
     `prefixes` says whether it costs less to read and write the keys and values of a prompt's
-    beginning than to compute them.
+    beginning than to compute them. Where it goes `ahead`, a step returns before it is done, and a
+    part may come `after` a row of the step before, whose token is not known yet.
     """
 
     count: int
     budget: int = 256  # on a processor, texts wait for a tenth of a second or so
     prefixes: bool = True
+    ahead: bool = False
 
     def step(self, parts: Sequence[Part], draws: Sequence[Draw] = ()) -> Logits | Selected:
         """Append the tokens of all parts, each of which has another slot.
 
         Returns logits float32 [R, n_vocab] after the wanted tokens, part after part; they are valid
-        until the next step. A device that gets `draws`, one for each row, also draws the next
-        tokens, and returns the rows as `Selected`.
+        until the next step, or the one after that if the next comes after their rows. A device that
+        gets `draws`, one for each row, also draws the next tokens, and returns the rows as
+        `Selected`.
 
         A slot without a part keeps its positions, except that of a full slot the last one may be
         overwritten.

@@ -21,7 +21,6 @@ from gpt2rt.errors import Gpt2rtError, InvalidSetting, QueueFull, StepFailed
 from gpt2rt.generation.batch_statistics import BatchStatistics
 from gpt2rt.generation.client import CLOSED, Client
 from gpt2rt.generation.completion import Piece
-from gpt2rt.generation.interrupts import held_back
 from gpt2rt.generation.lead import Lead
 from gpt2rt.generation.queue import Queue
 from gpt2rt.generation.scheduler import Scheduler
@@ -185,20 +184,18 @@ class Batch:
         """Make a step, and then a call, for the thread with the lead; whether there was any.
 
         Raises what the step raises; then all texts in progress get that error, or `StepFailed`.
-        Ctrl-C is raised after the turn, so it ends no text but those of this thread.
         """
-        with held_back():
-            try:
-                self._sweep()
-                self._admit()
-                stepped = self._step()
-            except BaseException as error:
-                self._failures += 1
-                self._drop_all(error if isinstance(error, Gpt2rtError) else _step_failed(error))
-                raise
-            finally:
-                self._wake()
-            return self._call() or stepped
+        try:
+            self._sweep()
+            self._admit()
+            stepped = self._step()
+        except BaseException as error:
+            self._failures += 1
+            self._drop_all(error if isinstance(error, Gpt2rtError) else _step_failed(error))
+            raise
+        finally:
+            self._wake()
+        return self._call() or stepped
 
     def _sweep(self) -> None:
         """Take out what closed clients still have in the batch."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """A context at whose end a Ctrl-C has its effect that came within it.
+def held_back() -> Iterator[Callable[[], bool]]:
+    """A context at whose end a Ctrl-C has its effect that came within it; what it gives says
+    whether one came.
 
     Python interrupts the main thread between any two instructions, also where they belong together.
     """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     if not callable(handler):  # nothing is raised here
-        yield
+        yield lambda: False
         return
     came = False
 
@@ -28,7 +29,7 @@ def held_back() -> Iterator[None]:
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield lambda: came
     finally:
         signal.signal(signal.SIGINT, handler)
         if came:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from weakref import WeakSet
 
+from gpt2rt.generation.interrupts import held_back
+
 RETRY = 0.01  # seconds until a thread that waits where there is nothing to do looks again
 
 
@@ -42,9 +44,7 @@ class Lead:
         """
         try:
             while self._takes(done, changed):
-                busy = turn()
-                while busy and not (done() or self._line):
-                    busy = turn()
+                busy = self._turns(turn, done)
                 self._release()
                 if not busy and not done():
                     time.sleep(RETRY)
@@ -57,9 +57,18 @@ class Lead:
         busy = True
         while busy:
             with self.held():
+                busy = self._turns(turn, lambda: False)
+
+    def _turns(self, turn: Callable[[], bool], done: Callable[[], bool]) -> bool:
+        """Call `turn` until `done()`, or a thread waits in `held`; False: nothing is left to do.
+
+        Ctrl-C is raised after a turn, so it ends no text but those of this thread.
+        """
+        with held_back() as interrupted:
+            busy = turn()
+            while busy and not (done() or self._line or interrupted()):
                 busy = turn()
-                while busy and not self._line:
-                    busy = turn()
+        return busy
 
     def tell(self, changed: threading.Condition) -> None:
         """Wake the thread of `changed` if what it waits for is there; with the lock."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 
@@ -16,8 +15,9 @@ from gpt2rt.generation.beam_texts import BeamTexts
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.prompted import Prompted
 from gpt2rt.generation.speculation import Draft, DraftLength, MakeDraft
+from gpt2rt.generation.step import Step
 from gpt2rt.generation.task import Task, now
-from gpt2rt.sampling.selection import BEST, Row
+from gpt2rt.sampling.selection import Row
 
 HEAD, WINDOW = 16, 2  # a slide keeps 1/2 of the context, 1/16 of it from the beginning
 
@@ -40,6 +40,7 @@ class Scheduler:
         # those with the same prompt, for which slots are kept free.
         self._waiting: dict[Sequence, list[Task]] = {}
         self._ended: list[Sequence] = []  # in this turn
+        self._ahead: Step | None = None  # started, while the one before was not done
         self._searches: dict[Task, BeamTexts] = {}
 
     @property
@@ -72,43 +73,78 @@ class Scheduler:
         self._finish(next(sequence for sequence, of in self._tasks.items() if of is task))
 
     def turn(self, resting: Container[Task] = ()) -> list[tuple[Task, Piece]]:
-        """Make one step, in which `resting` tasks do not take part; the pieces it gives."""
-        self._slide()
-        tasks = {s: task for s, task in self._tasks.items() if task not in resting}
-        proposals = {s: self._proposed(s) for s in tasks if not s.unread}
-        prompts = self._engine.pieces([s for s in tasks if s.unread])
-        beams = {task: search.parts() for task, search in self._searches.items()}
-        parts = [s.part([tasks[s].tokens[-1], *p], 1 + len(p)) for s, p in proposals.items()]
-        draws = [
-            tasks[sequence].sampler.next_draw(ahead)
-            for sequence, proposed in proposals.items()
-            for ahead in range(1 + len(proposed))
-        ]
-        for theirs in beams.values():
-            parts += theirs
-            draws += [BEST] * len(theirs)
-        readers = [self._engine.running[part.slot] for part in prompts if part.wanted]
-        draws += [tasks[sequence].sampler.next_draw() for sequence in readers]
-        rows = iter(self._engine.step([*parts, *prompts], draws))
+        """Make one step, in which `resting` tasks do not take part; the pieces it gives.
+
+        On a device the next step is started before this one is done, where that is possible.
+        """
+        step, self._ahead = self._ahead or self._start(self._awake(resting), {}), None
+        if self._may_go_ahead():
+            self._ahead = self._start_ahead(step, resting)
+        step.wait()
+        if self._ahead is not None:
+            self._take_back(self._ahead, step.untold)
         found: list[tuple[Task, Piece]] = []
-        for sequence, proposed in proposals.items():
-            if proposed:
-                found += self._verify(sequence, proposed, list(islice(rows, 1 + len(proposed))))
-            else:
-                found.append(self._drawn(sequence, next(rows)))
-        for task, theirs in beams.items():
-            found += self._extended(task, list(islice(rows, len(theirs))))
-        for sequence, row in zip(readers, rows, strict=True):
+        for sequence, (proposed, rows) in step.drafted.items():
+            found += self._verify(sequence, proposed, rows)
+        for sequence, row in step.drawn.items():
+            found.append(self._drawn(sequence, row))
+        for task, rows in step.beams.items():
+            found += self._extended(task, rows)
+        for sequence, row in step.opened.items():
             found += self._opened(sequence, row)
         self._finish(*self._ended)  # together, so that few others move into their slots
         self._ended.clear()
         return found
 
-    def _slide(self) -> None:
-        """Restart sequences at the end of the context with the tokens that a slide keeps."""
-        for sequence, task in self._tasks.items():
+    def _awake(self, resting: Container[Task]) -> dict[Sequence, Task]:
+        return {s: task for s, task in self._tasks.items() if task not in resting}
+
+    def _start(self, tasks: dict[Sequence, Task], before: dict[Sequence, Row]) -> Step:
+        """Start a step for these tasks; with a row of the step `before` their token is not known.
+
+        At the end of the context, a sequence begins again with the tokens that a slide keeps.
+        """
+        for sequence, task in tasks.items():
             if sequence.length == self._n_ctx:
                 self._engine.restart(sequence, window_after_slide(task.all_tokens, self._n_ctx))
+        proposals = {s: self._proposed(s) for s in tasks if not s.unread}
+        beams = {task: search.parts() for task, search in self._searches.items()}
+        return Step.started(self._engine, tasks, proposals, beams, before)
+
+    def _may_go_ahead(self) -> bool:
+        """Whether a step may be started before the one before is done.
+
+        What is drawn next must not depend, in any text, on the last token but through the model.
+        """
+        return (
+            self._engine.ahead
+            and self._draft is None
+            and not self._searches
+            and all(len(mates) == 1 and mates[0].beams is None for mates in self._waiting.values())
+            and all(task.goes_ahead for task in self._tasks.values())
+        )
+
+    def _start_ahead(self, step: Step, resting: Container[Task]) -> Step | None:
+        """Start the step after `step`, without texts that this one ends; None: it has to wait.
+
+        If a text turns out to end, its row is left out later. A step that fails is made again in
+        its turn, where it fails as any other.
+        """
+        pending, tasks = step.pending, self._awake(resting)
+        for sequence in pending:
+            if sequence in tasks and not self._goes_on(sequence, tasks[sequence]):
+                del tasks[sequence]
+        before = {sequence: row for sequence, row in pending.items() if sequence in tasks}
+        if not before:
+            return None
+        try:
+            return self._start(tasks, before)
+        except Exception:
+            return None
+
+    def _goes_on(self, sequence: Sequence, task: Task) -> bool:
+        """Whether the next token neither ends the text for sure nor the context."""
+        return task.left != 1 and sequence.length < self._n_ctx
 
     def _proposed(self, sequence: Sequence) -> list[int]:
         """Tokens that the draft proposes for a sequence that runs alone; [] if it does not pay."""
@@ -186,6 +222,12 @@ class Scheduler:
         task = self._tasks[sequence]
         return task, self._completed(sequence, task, self._draw(task, row))
 
+    def _take_back(self, step: Step, sequences: Iterable[Sequence]) -> None:
+        """Take sequences out of a step, in which the device continued them with no token."""
+        for sequence in sequences:
+            if step.leave_out(sequence):
+                self._engine.rewind(sequence, sequence.length - 1)
+
     @staticmethod
     def _draw(task: Task, logits: Logits | Row) -> Piece:
         """Draw a token; an error becomes the failure of the piece."""
@@ -206,6 +248,8 @@ class Scheduler:
         for sequence in sequences:
             del self._tasks[sequence]
             self._waiting.pop(sequence, None)
+            if self._ahead is not None:
+                self._ahead.leave_out(sequence)
 
 
 def same_prompt_groups(requests: Iterable[Prompted], most: int) -> Iterator[list[Prompted]]:

@@ -51,6 +51,15 @@ class Task:
     started: float = 0.0
     reason: FinishReason | None = None
     stopped_by: str | int | None = None
+    most: int | None = field(init=False)  # new tokens; None: no limit
+    # Whether its next step may be started before its last token is known here.
+    goes_ahead: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.request.stopping.length, self.room) if limit is not None]
+        self.most = min(limits, default=None)
+        told = self.matcher is None and not self.request.logprobs
+        self.goes_ahead = told and self.sampler.foreseen
 
     @property
     def slots(self) -> int:
@@ -65,8 +74,7 @@ class Task:
     @property
     def left(self) -> int | None:
         """How many tokens may still be drawn; None: no limit."""
-        limits = [limit for limit in (self.request.stopping.length, self.room) if limit is not None]
-        return min(limits) - len(self.tokens) if limits else None
+        return None if self.most is None else self.most - len(self.tokens)
 
     def take(self, logits: Logits | Row) -> Piece:
         """Draw a token from logits float32 [n_vocab] and `accept` it.

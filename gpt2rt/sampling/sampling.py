@@ -81,6 +81,11 @@ class Sampler:
         self._heat = 1 / clamped(params.temperature)
         self._tries = 0 if params.top_k or not active(params) else DEVICE_TRIES
 
+    @property
+    def foreseen(self) -> bool:
+        """Whether `next_draw` also says how later tokens are drawn, whatever comes before them."""
+        return self._on_devices and not self._history.edits
+
     def next_draw(self, ahead: int = 0) -> Draw:
         """How a device should choose the token `ahead` tokens after the next."""
         if not self._on_devices:

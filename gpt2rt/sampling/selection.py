@@ -94,9 +94,9 @@ Scored = tuple[float, NDArray[np.int32], Floats]
 
 
 class Selected:
-    """The rows of a step, valid until the next one.
+    """The rows of a step, valid as long as `gpt2rt.engine.slots.Slots.step` says.
 
-    `chosen` are their tokens, as in `Row`, which were chosen by `draws`; `fetch` copies the logits
+    `choose` gives their tokens, as in `Row`, which are chosen by `draws`; `fetch` copies the logits
     float32 [n_vocab] of a row, by its number, to the host; `score` gives the scores of the chosen
     tokens, with so many alternatives, by the rows' numbers; `again` chooses once more, for the row
     of that number (by default no device does).
@@ -104,18 +104,35 @@ class Selected:
 
     def __init__(
         self,
-        chosen: Sequence[int],
+        choose: Callable[[], Sequence[int]],
         draws: Sequence[Draw],
         fetch: Callable[[int], Floats],
         score: Callable[[int], Mapping[int, Scored]] = lambda top: {},
         again: Callable[[int, Draw], Selected] | None = None,
     ) -> None:
-        self.again = again or (lambda number, draw: Selected([-1], [draw], lambda _: fetch(number)))
-        self.chosen = chosen
+        self._again = again
+        self._choose = choose
+        self._chosen: Sequence[int] | None = None
         self.draws = draws
         self._score = score
         self._scored: dict[int, Mapping[int, Scored]] = {}
         self.fetch = fetch
+
+    @property
+    def known(self) -> bool:
+        """Whether nobody has to wait for the tokens any more."""
+        return self._chosen is not None
+
+    @property
+    def chosen(self) -> Sequence[int]:
+        """The tokens, when they are there."""
+        if self._chosen is None:
+            self._chosen = self._choose()
+        return self._chosen
+
+    def wait(self) -> None:
+        """Wait until the tokens are there."""
+        _ = self.chosen
 
     def scored(self, top: int) -> Mapping[int, Scored]:
         """The scores of the chosen tokens, by the numbers of the rows where one was chosen."""
@@ -123,8 +140,15 @@ class Selected:
             self._scored[top] = self._score(top)
         return self._scored[top]
 
+    def again(self, number: int, draw: Draw) -> Selected:
+        """The row of that number alone, of which a token is chosen by another draw."""
+        if self._again is None:
+            return Selected(lambda: [-1], [draw], lambda _: self.fetch(number))
+        assert self.known, "only one choice at a time is made of a row"
+        return self._again(number, draw)
+
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.draws)
 
     def __getitem__(self, number: int) -> Row:
         return Row(self, range(len(self))[number])

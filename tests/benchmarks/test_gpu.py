@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from gpt2rt import GPT2
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH
 from gpt2rt_bench.gpu.__main__ import run
@@ -21,6 +22,7 @@ from gpt2rt_bench.gpu.figures import GpuFigure, table
 from gpt2rt_bench.gpu.item import ITEMS
 from gpt2rt_bench.gpu.prepare import strip
 from gpt2rt_bench.gpu.random_bundle import fill
+from gpt2rt_bench.micro.ahead import step_us
 
 # Answers as a peer does, after the environment's Python.
 PEER = """#!{python}
@@ -70,7 +72,8 @@ def test_a_dry_run_measures_every_figure(graphs: Path, tmp_path: Path) -> None:
     assert found["a step, batch 3 after 4, tokens/s to PyTorch's"]["wanted"] == 0.9
     assert found["prefill, 2 x 9, time to PyTorch's"]["ms"]["PyTorch"] == [2.0]
     rates = [f for name, f in found.items() if name.startswith("generate_batch")]
-    assert [f.get("wanted") for f in rates] == [60_000, 50_000, None]
+    assert [f.get("wanted") for f in rates] == [60_000, None, 50_000, None, None, None]
+    assert sum("each step after the one before" in name for name in found) == 4
     assert all(f["device_us_a_token"] > 0 for f in rates)
     for name in found:
         assert name in ended.stderr
@@ -112,3 +115,11 @@ def test_figures_say_whether_they_are_reached() -> None:
     assert "open" in table([replace(least, measured=None).record()])
     assert json.loads(json.dumps(least.record()))["wanted"] == 2.0
     assert asdict(least)["note"] == ""
+
+
+def test_the_hosts_work_hides_behind_a_device(tiny_models: dict[str, GPT2]) -> None:
+    """Ahead a step takes the longer of both times, and little more; one by one, their sum."""
+    model, device_us = tiny_models["fp32"], 5000
+    host = step_us(model, 4, 0, ahead=False, rounds=3)
+    assert step_us(model, 4, device_us, ahead=False, rounds=3) > device_us + host / 2
+    assert device_us < step_us(model, 4, device_us, ahead=True, rounds=3) < device_us + host / 2

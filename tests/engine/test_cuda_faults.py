@@ -8,9 +8,9 @@ import pytest
 
 from cuda_device import PROVIDER, open_device
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine import cuda_tails
+from gpt2rt.engine import cuda_forward, cuda_tails
 from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_check import fault
+from gpt2rt.engine.cuda_check import check_ahead, fault
 from gpt2rt.engine.cuda_forward import Forward
 from gpt2rt.engine.cuda_memory import Block
 from gpt2rt.engine.cuda_tails import changes
@@ -110,6 +110,19 @@ def test_noise_and_wrong_tokens_are_found_out(
         with monkeypatch.context() as patch:
             patch.setattr(cuda_tails, name, fake)
             assert "not the one to be drawn" in (fault(device) or ""), name
+
+
+def test_a_device_that_feeds_itself_other_tokens_is_found_out(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_ahead(device)
+    assert device.notes == []
+    assert device.slots(1).ahead
+    monkeypatch.setattr(cuda_forward, "feeding", lambda fed, target: [])
+    check_ahead(device)
+    (note,) = device.notes
+    assert note.startswith("on CUDA, each step waits for the one before: after a text of")
+    assert not device.slots(1).ahead
 
 
 def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(

@@ -182,11 +182,11 @@ def test_a_sampler_with_penalties_copies_no_row(slots: CudaSlots) -> None:
             found = rows(slots, [sampler.next_draw() for sampler in pairs[0]], turn)
             logits = np.asarray(found)
             for number, (one, other) in enumerate(zip(*pairs, strict=True)):
-                row = Row(Selected(found.chosen, found.draws, unwanted), number)
+                row = Row(told(found), number)
                 assert one.draw(row) == other.draw(logits[number])
     ahead = Sampler(params, 7, 0).next_draw(1)
     assert ahead.changes is None
-    before = Selected([3], [ahead], lambda number: logits[0])[0]
+    before = Selected(lambda: [3], [ahead], lambda number: logits[0])[0]
     assert Sampler(params, 7, 0).draw(before) == Sampler(params, 7, 0).draw(logits[0])
 
 
@@ -197,13 +197,18 @@ def unwanted(number: int) -> Floats:
     raise AssertionError("the whole row was fetched")
 
 
+def told(found: Selected) -> Selected:
+    """What was chosen, without the logits."""
+    return Selected(lambda: found.chosen, found.draws, unwanted)
+
+
 @pytest.mark.parametrize("params", [SamplingParams(temperature=0), *SETTINGS], ids=str)
 def test_a_sampler_takes_what_its_draw_chose(slots: CudaSlots, params: SamplingParams) -> None:
     samplers = [Sampler(params, 7, sample) for sample in range(8)]
     found = rows(slots, [sampler.next_draw() for sampler in samplers])
     for number, sampler in enumerate(samplers):
         if (token := found.chosen[number]) >= 0:
-            assert sampler.draw(Row(Selected(found.chosen, found.draws, unwanted), number)) == token
+            assert sampler.draw(Row(told(found), number)) == token
 
 
 def test_what_the_device_cannot_tell_comes_from_the_whole_row() -> None:
@@ -214,21 +219,21 @@ def test_what_the_device_cannot_tell_comes_from_the_whole_row() -> None:
         SamplingParams(min_p=0.6),
         SamplingParams(top_k=300),
     ):
-        row = Selected([-1], [BEST], lambda number: logits)[0]
+        row = Selected(lambda: [-1], [BEST], lambda number: logits)[0]
         for last in (0.0, 0.4, 0.999):  # which alone tells, as the device knows the others
             token = choose(row, params, [*numbers[:-1], last])
             assert_falls(token, Draw(1.0, last), shares(logits, params))
-    row = Selected([-1], [BEST], lambda number: logits)[0]
+    row = Selected(lambda: [-1], [BEST], lambda number: logits)[0]
     assert choose(row, SamplingParams(temperature=0), []) == 699
     for params in (  # devices do not know these, whatever they chose
         SamplingParams(typical_p=0.5),
         SamplingParams(top_k=40, typical_p=0.5),
         SamplingParams(top_p=0.5, compat="openai"),
     ):
-        row = Selected([3], [BEST], lambda number: logits)[0]
+        row = Selected(lambda: [3], [BEST], lambda number: logits)[0]
         assert choose(row, params, numbers) == choose(logits, params, numbers)
         assert Sampler(params, 1, 0).next_draw() == BEST
-    broken = Selected([-1], [BEST], lambda number: np.full(700, np.nan, np.float32))[0]
+    broken = Selected(lambda: [-1], [BEST], lambda number: np.full(700, np.nan, np.float32))[0]
     with pytest.raises(BadLogits):
         choose(broken, SamplingParams(), numbers)
 

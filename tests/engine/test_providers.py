@@ -125,8 +125,8 @@ def test_auto_takes_the_cpu_where_cuda_does_not_start(
     monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
     model = GPT2(tiny_bundles["fp16"], Threads(1), "auto")
     assert model.provider == "cpu"
-    assert any("cuda" in note for note in model.runtime.notes)
-    with pytest.raises(ProviderMissing, match="cuda"):
+    assert any("CUDA" in note for note in model.runtime.notes)
+    with pytest.raises(ProviderMissing, match="CUDA"):
         GPT2(tiny_bundles["fp16"], Threads(1), "cuda")
 
 

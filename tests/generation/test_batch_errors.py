@@ -32,7 +32,7 @@ class Breaking:
 
     def __init__(self, slots: Slots, at: int, error: BaseException) -> None:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
-        self.prefixes = slots.prefixes
+        self.prefixes, self.ahead = slots.prefixes, slots.ahead
         self._left, self._error = at, error
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
 

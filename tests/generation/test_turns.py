@@ -28,7 +28,7 @@ class Watched:
 
     def __init__(self, slots: Slots) -> None:
         self._slots, self.count, self.budget = slots, slots.count, slots.budget
-        self.prefixes = slots.prefixes
+        self.prefixes, self.ahead = slots.prefixes, slots.ahead
         self.copy, self.read, self.write = slots.copy, slots.read, slots.write
         self.steps: list[list[Part]] = []
 

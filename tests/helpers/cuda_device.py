@@ -13,5 +13,6 @@ MEMORY: type[HostMemory | CudaMemory] = HostMemory if PROVIDER == "cpu" else Cud
 
 def open_device(bundle: Bundle) -> Device:
     """A bundle's CUDA graph and its tails."""
-    session = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER)
-    return Device(session, bundle.directory, bundle.manifest.hparams, MEMORY())
+    memory = MEMORY()
+    session = open_session(graph_of(bundle, "cuda"), Threads(1), PROVIDER, stream=memory.stream)
+    return Device(session, bundle.directory, bundle.manifest.hparams, memory)

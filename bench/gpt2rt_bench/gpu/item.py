@@ -31,7 +31,8 @@ class GpuItem:
 ITEMS = {
     "check": GpuItem(texts.check, 30),
     "alone": GpuItem(beside.alone, 35),
-    "generate_batch": GpuItem(texts.generate, 35),
+    "generate": GpuItem(texts.alone, 20),
+    "generate_batch": GpuItem(texts.generate, 45),
     "score_batch": GpuItem(texts.score, 25),
     "calls, threads, streams": GpuItem(robust.robust, 35),
     "beside PyTorch": GpuItem(beside.beside, 130, least=30),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpt2rt import GPT2, SamplingParams, Stopping
+from gpt2rt.engine.cuda import CudaSlots
 from gpt2rt.engine.cuda_call import Call
 from gpt2rt.engine.cuda_memory import Frame
 from gpt2rt.engine.providers import CPU
@@ -28,6 +29,7 @@ GENERATED = {  # name -> settings, tokens per second that must be reached
     "greedy": (GREEDY, None),
 }
 SCORED = 300_000  # tokens per second
+WAITING = ", each step after the one before"
 PATIENCE = 4.0  # seconds of a round after which there is no other
 
 
@@ -83,6 +85,34 @@ def generate(c: Context) -> Iterator[GpuFigure]:
 
         name = f"generate_batch, {count} prompts of {length}, {new} tokens each, {side} at a time"
         yield paced(c, f"{name}, {title}", run, wanted)
+        with each_step_waits():
+            yield paced(c, f"{name}, {title}{WAITING}", run, None)
+
+
+def alone(c: Context) -> Iterator[GpuFigure]:
+    """One text after the other, with and without steps ahead."""
+    _, length, new, _ = c.sizes.generated
+    model, stopping = c.load(c.small), Stopping(2 * new, end_of_text=False)
+    (prompt,) = prompts(model, 1, length)
+
+    def run() -> int:
+        return len(model.generate(prompt, GREEDY, stopping).tokens)
+
+    name = f"generate, a prompt of {length}, {2 * new} tokens, greedy"
+    yield paced(c, name, run, None)
+    with each_step_waits():
+        yield paced(c, f"{name}{WAITING}", run, None)
+
+
+@contextmanager
+def each_step_waits() -> Iterator[None]:
+    """A context in which no step is started before the one before is done."""
+    before = CudaSlots.ahead
+    CudaSlots.ahead = False  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        CudaSlots.ahead = before  # type: ignore[method-assign]
 
 
 def score(c: Context) -> Iterator[GpuFigure]:
@@ -126,9 +156,10 @@ def paced(c: Context, name: str, run: Callable[[], int], wanted: float | None) -
 
 @contextmanager
 def waiting() -> Iterator[list[float]]:
-    """Counts the seconds in calls of graphs and copies; all else is the host's own work."""
+    """Counts the seconds in which the host starts calls and copies, and waits for them; all else is
+    its own work."""
     spent = [0.0]
-    places = [(Call, "run"), (Frame, "send"), (Frame, "fetch")]
+    places = [(Call, "run"), (Frame, "send"), (Frame, "fetch"), (Frame, "wait")]
     before = [getattr(kind, name) for kind, name in places]
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
