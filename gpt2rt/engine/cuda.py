@@ -23,7 +23,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
 from gpt2rt.engine.cuda_buffers import Buffers
 from gpt2rt.engine.cuda_call import Call, Captures
-from gpt2rt.engine.cuda_forward import Choice, Fed, Forward
+from gpt2rt.engine.cuda_forward import Fed, Forward, TokenChoice
 from gpt2rt.engine.cuda_memory import Memory, Move
 from gpt2rt.engine.cuda_rows import Chosen, DeviceRows, Place
 from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
@@ -177,7 +177,7 @@ class CudaSlots(Slots):
         choices: list[Chosen] = []
         for forward, theirs, numbers in self._run(parts):
             if draws and numbers:
-                choice = Choice(forward, theirs, [draws[number] for number in numbers])
+                choice = TokenChoice(forward, theirs, [draws[number] for number in numbers])
                 choices.append((choice, numbers))
             places |= zip(numbers, ((forward, row) for row in theirs), strict=True)
         ordered = [places[number] for number in range(len(places))]

@@ -21,7 +21,7 @@ TOKEN_BYTES, CHOSEN_BYTES = (np.dtype(port.dtype).itemsize for port in (X, CHOSE
 Fed = Sequence[tuple[int, int]]  # rows and addresses
 
 
-class Choice:
+class TokenChoice:
     """The tokens that a device chooses for some rows of a call's logits, by a draw each."""
 
     def __init__(self, forward: Forward, rows: Sequence[int], draws: Sequence[Draw]) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.engine.cuda_forward import Choice, Forward
+from gpt2rt.engine.cuda_forward import Forward, TokenChoice
 from gpt2rt.engine.slots import Logits
 from gpt2rt.sampling.selection import Draw, Scored, Selected
 
 Place = tuple[Forward, int]  # a call, and the number of a row of its logits
-Chosen = tuple[Choice, list[int]]  # with the numbers of its rows in the step
+Chosen = tuple[TokenChoice, list[int]]  # with the numbers of its rows in the step
 
 
 class DeviceRows(Selected):
@@ -58,7 +58,7 @@ class DeviceRows(Selected):
 
         def again(number: int, draw: Draw) -> Selected:
             forward, row = places[number]
-            choice = Choice(forward, [row], [draw]), [0]
+            choice = TokenChoice(forward, [row], [draw]), [0]
             rows = DeviceRows(slots, [places[number]], [choice], [draw])
             rows.wait()
             return rows
