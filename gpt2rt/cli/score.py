@@ -152,13 +152,14 @@ def score(
     if form is not None and (as_json or as_csv):
         raise InvalidSetting("--format excludes --json and --csv")
     form = Form.JSON if as_json else Form.CSV if as_csv else form
+    unit = by or (Unit.TEXT if form or output is not None else Unit.TOKEN)
+    if top and html is None and unit is not Unit.TOKEN:
+        raise InvalidSetting("--top is for tokens: give --by token, too")
     follow = context == PREVIOUS
     before = None if context is None or follow else typed.typed(context, escape)
     between = typed.typed(joint, escape)
     begin = _bos(bos, escape)
-    job = ScoreJob(
-        by or Unit.TEXT, begin, before, follow, between, special, window, stride, boundary, top
-    )
+    job = ScoreJob(unit, begin, before, follow, between, special, window, stride, boundary, top)
     corpora.check_part_rows(part_rows, output)
     cluster = corpora.elsewhere(ray, actors, output)
     if output is not None:
@@ -204,7 +205,7 @@ def score(
                 kept += zip(group, document.parts(score), strict=True)
     finally:  # where a text fails, too, what was done before it is shown
         if kept:
-            _show(gpt2, kept, by or Unit.TOKEN, top, html, told_bos=bos != AUTO)
+            _show(gpt2, kept, unit, top, html, told_bos=bos != AUTO)
 
 
 def _show(

@@ -79,8 +79,9 @@ def read(
     found = [*_arguments(texts or [], escape)]
     if lines:
         found = [part for row in found for part in _lines(row)]
-    found = [replace(row, number=number) for number, row in enumerate(found, 1)]
     before = len(found)
+    numbered = (replace(row, number=number) for number, row in enumerate(found, 1))
+    found = [row for row in numbered if not lines or str(row.text).strip()]
     for row in corpus(files or [], lines, column).rows():
         found.append(replace(row, number=before + row.number))
     for row in () if faults else found:
@@ -123,9 +124,9 @@ def _unended(text: str) -> str:
 
 
 def _lines(row: TextRow) -> Iterator[TextRow]:
+    """The lines of a text, blank ones too, which count."""
     for number, line in enumerate(str(row.text).split("\n"), 1):
-        if line.strip():
-            yield replace(row, line=number, text=line.removesuffix("\r"))
+        yield replace(row, line=number, text=line.removesuffix("\r"))
 
 
 def check_output(path: Path | None) -> None:

@@ -44,7 +44,7 @@ class GenerateJob(Job):
         return {**asdict(run), "logprobs": self.logprobs}
 
     def columns(self) -> dict[str, Kind]:
-        found: dict[str, Kind] = {
+        return {
             "sample_of_line": "int",
             "model": "text",
             "prompt": "any",
@@ -57,7 +57,6 @@ class GenerateJob(Job):
             "seed": "int",
             "sample": "int",
         }
-        return found
 
     def results(self, model: GPT2, rows: Iterable[TextRow]) -> Iterator[RowResult]:
         for row, completions, faults in self.completions(model, rows):

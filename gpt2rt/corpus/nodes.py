@@ -35,6 +35,8 @@ def opened(place: str, digest: str) -> Bundle:
     if fetching.is_url(place):
         return fetching.fetched(place, digest)
     bundle = library.find(place)
+    if place == catalog.DEMO and bundle.digest != digest:  # an exported one goes before it
+        bundle = Bundle.open(catalog.demo_bundle())
     if bundle.digest != digest:
         raise BadBundle(
             f"{place}: another bundle than where the job began (digest {bundle.digest[:12]}…, not "

@@ -86,6 +86,8 @@ class Output:
     def remaining(self) -> Remaining:
         """What is to be done yet. Raises `BadData` where a part was changed."""
         done = self._ledger.done
+        if self._ledger.end is not None and self.rejects and not self.place.rejects.exists():
+            self._ledger.end = None  # not complete: rejects are made with their parts
         there = {number for number, part in done.items() if self._is_there(part)}
         digests = {number: part.input for number, part in done.items()}
         return Remaining(self.place, digests, frozenset(there), self._ledger.end is not None)
@@ -94,8 +96,8 @@ class Output:
         complete = self._ledger.end is not None
         if complete and self.place.file is not None:
             return True  # in the file
-        path = self.layout.path(part.part)
-        if path.exists():
+        path, rejects = self.layout.path(part.part), self.layout.rejects(part.part)
+        if path.exists() and (complete or not part.rejects or rejects.exists()):
             _check(path, part.bytes, part.sha256)
             return True
         if complete:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any
 
 from gpt2rt.corpus.jobs import Kind, Record
-from gpt2rt.scoring.score import Score, TokenScore
+from gpt2rt.scoring.score import Score
 
 
 class Unit(StrEnum):
@@ -52,15 +51,7 @@ def columns(unit: Unit, top: int) -> dict[str, Kind]:
     return found
 
 
-def token_record(token: TokenScore) -> Record:
-    """A token with its alternatives, if it has any."""
-    body = token.as_dict()
-    if not token.alternatives:
-        del body["alternatives"]
-    return body
-
-
-def records(result: Score, unit: Unit) -> Iterator[dict[str, Any]]:
+def records(result: Score, unit: Unit) -> Iterator[Record]:
     """The flat records of a text: one, or one for each word or token."""
     if unit is Unit.TEXT:
         yield result.totals
@@ -68,8 +59,8 @@ def records(result: Score, unit: Unit) -> Iterator[dict[str, Any]]:
         yield from (word.as_dict() for word in result.words)
     else:
         for token in result.tokens:
-            record = token_record(token)
-            record.pop("alternatives", None)
+            record = token.as_dict()
+            del record["alternatives"]
             for number, other in enumerate(token.alternatives, 1):
                 record[f"alternative_{number}"] = other.text
                 record[f"probability_{number}"] = other.probability

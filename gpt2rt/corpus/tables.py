@@ -16,7 +16,7 @@ from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job, Kind, Record
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.streams import BytesRead, arrow, compressing, parquet, reading, sink
-from gpt2rt.corpus.values import INPUT, PLACE, cell, nested
+from gpt2rt.corpus.values import INPUT, PLACE, cell, nested, text
 from gpt2rt.errors import BadData, InvalidSetting
 from gpt2rt.text.controls import json_line
 
@@ -120,10 +120,9 @@ class Table:
         columns = []
         for nth, field in enumerate(schema):
             values = [values[nth] for _, values in rows]
-            if field.name in self.columns and self.columns[field.name] == "any":
-                values = [cell(value) for value in values]
-            if field.name == INPUT and self.carried is None:
-                values = [cell(value) for value in values]
+            inputs = field.name == INPUT and self.carried is None
+            if inputs or self.columns.get(field.name) == "any":
+                values = [text(value) for value in values]
             try:
                 columns.append(pa.array(values, field.type))
             except (ValueError, TypeError) as error:  # Arrow's errors are of these

@@ -43,6 +43,12 @@ def cell(value: Any) -> Any:
     return json_line(value).removesuffix("\n")
 
 
+def text(value: Any) -> str | None:
+    """What a column of text has for a value: text as it is, others as JSON, None for none."""
+    value = plain(value)
+    return value if value is None or isinstance(value, str) else json_line(value).removesuffix("\n")
+
+
 def nested(row: TextRow, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record behind its place and the other columns, as JSON lines have it."""
     other = {INPUT: plain(row.columns)} if row.columns else {}

@@ -42,7 +42,8 @@ def test_scores_are_those_of_the_library(
         "token": [score.tokens for score in scores],
     }[by]
     wanted = [(n, unit.bits) for n, found in enumerate(units) for unit in found]
-    options = ("-m", model, "--by", by, "--top", "1", "--part-rows", "3")
+    top = ("--top", "1") if by == "token" else ()
+    options = ("-m", model, "--by", by, *top, "--part-rows", "3")
     output = tmp_path / "out.jsonl"
     assert command("score", "--file", texts, "--output", output, *options).code == 0
     assert [(r["input"]["id"], r["bits"]) for r in lines(output)] == wanted
@@ -91,6 +92,24 @@ def test_parquet_has_types_and_carries_them(
     assert [json.loads(row["tokens"]) for row in rows] == [gpt2.tokenizer.encode(t) for t in TEXTS]
     assert [row["when"] for row in rows][1] == ""
     assert [row["tags"] for row in rows] == ['["a"]', "[]", "", '["b", "c"]']
+
+
+def test_any_end_of_a_sample_goes_into_parquet(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    """What stopped a sample is text or a token's id."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "in.jsonl").write_text('"a"\n{"prompt": [1, 2]}\n')
+    options = ("-m", model, "--file", tmp_path / "in.jsonl", "--length", "3", "--seed", "1")
+    for stop in ([], [n for token in range(300) for n in ("--stop-token", token)]):
+        output = tmp_path / f"{len(stop)}.parquet"
+        records = command("generate", *options, *stop, "--json").records
+        assert command("generate", *options, *stop, "--output", output).code == 0
+        wanted = [r["stopped_by"] for r in records]
+        found = pq.read_table(output)
+        assert found["prompt"].to_pylist() == ["a", "[1, 2]"]
+        assert found["stopped_by"].to_pylist() == [n if n is None else str(n) for n in wanted]
+        assert all(isinstance(n, int) for n in wanted) == bool(stop)
 
 
 def test_json_lines_become_a_column_of_a_table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from command_line import TEXT, Command
 from gpt2rt import GPT2, EmbedParams
+from gpt2rt.bundles.catalog import demo_bundle
 from gpt2rt.scoring.embeddings import cosine
 
 
@@ -72,3 +75,11 @@ def test_embed_refuses_in_one_line(
     ended = command("embed", *arguments, "-m", model)
     assert ended.code == code
     assert words in ended.in_one_line()
+
+
+def test_the_page_shows_what_its_example_prints(command: Command) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "embed.md").read_text("utf-8")
+    (example,) = re.findall(r"^gpt2rt (embed .* --cosine) --model demo$", page, re.MULTILINE)
+    (told,) = re.findall(r"^(\d\.\d{4})  ", page, re.MULTILINE)
+    (record,) = command(*shlex.split(example), "-m", demo_bundle(), "--json").records
+    assert record["cosine"] == pytest.approx(float(told), abs=1e-3)

@@ -25,7 +25,8 @@ def test_json_is_a_record_a_text(command: Command, model: Path, gpt2: GPT2) -> N
 
 @pytest.mark.parametrize("by", ["token", "word", "text"])
 def test_csv_reads_back(command: Command, model: Path, gpt2: GPT2, by: str) -> None:
-    ended = command("score", TEXT, "b", "-m", model, "--csv", "--by", by, "--top", "2")
+    top = ("--top", "2") if by == "token" else ()
+    ended = command("score", TEXT, "b", "-m", model, "--csv", "--by", by, *top)
     rows = list(csv.DictReader(io.StringIO(ended.out, newline="")))
     scores = [gpt2.score(text, top=2) for text in (TEXT, "b")]
     if by == "token":
@@ -164,6 +165,8 @@ def test_files_lines_and_standard_input(command: Command, model: Path, tmp_path:
     lines = command("score", "--file", file, "--lines", "-m", model, "--json").records
     assert [record["text"] for record in lines] == ["één", "two "]
     assert [(r["source"], r["line"]) for r in lines] == [(f"{file}", n) for n in (1, 4)]
+    lined = command("score", "-", "--lines", "-m", model, "--json", stdin=file.read_bytes())
+    assert lined.records == [{**record, "source": "standard input"} for record in lines]
     piped = command("score", "-", "-m", model, "--json", stdin="één\r\n".encode()).records
     assert [(record["source"], record["text"]) for record in piped] == [("standard input", "één")]
 
@@ -206,6 +209,8 @@ def test_what_was_scored_before_a_text_that_fails_is_shown(
         (("a " * 60,), "longer than the window: 6", 1),
         (("a", "--window", "49"), "window must be 1 to the context's 48", 2),
         (("a", "--top", "301"), "top must be 0 to the vocabulary's 300", 2),
+        (("a", "--top", "2", "--json"), "--top is for tokens: give --by token", 2),
+        (("a", "--top", "2", "--by", "word"), "--top is for tokens", 2),
         (("a", "--json", "--csv"), "exclude each other", 2),
         (("a", "--html", "no/such/place.html"), "directory does not exist", 1),
         (("a", "--html", "."), "is a directory", 1),

@@ -71,6 +71,25 @@ def test_a_directory_is_made_once_whatever_is_missing_of_it(
 
 @pytest.mark.parametrize("name", ["out", "out.jsonl"])
 @pytest.mark.parametrize("stop", [3, None])
+def test_rejects_that_are_gone_are_made_again(
+    tmp_path: Path, texts: Corpus, gpt2: GPT2, name: str, stop: int | None
+) -> None:
+    whole, place = tmp_path / f"whole-{name}", tmp_path / name
+    run(whole, texts, gpt2)
+    run(place, texts, gpt2, stop=stop)
+    directories = [p if name == "out" else Path(f"{p}.parts") for p in (whole, place)]
+    for rejects in directories[1].glob("_rejects*"):
+        rejects.unlink()
+    run(place, texts, gpt2)
+    found = [(d / "_rejects.jsonl").read_bytes() for d in directories]
+    assert found[0] == found[1] != b""
+    if name == "out.jsonl":
+        assert place.read_bytes() == whole.read_bytes()
+    assert run(place, texts, gpt2) == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl"])
+@pytest.mark.parametrize("stop", [3, None])
 def test_a_byte_that_was_changed_is_found(
     tmp_path: Path, texts: Corpus, gpt2: GPT2, name: str, stop: int | None
 ) -> None:

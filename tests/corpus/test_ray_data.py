@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -251,6 +252,14 @@ def test_how_nodes_find_a_bundle(
     assert nodes.place(None, tiny) == "s3://bucket/tiny.gpt2rt"
     with pytest.raises(BadBundle, match="another bundle"):
         nodes.opened(str(tiny.directory), "0" * 64)
+
+
+def test_nodes_find_the_embedded_demo_beside_an_exported_one(runner: Runner, home: Path) -> None:
+    embedded = library.default()
+    copytree(runner.bundle.directory, home / "bundles" / "demo-int8")
+    assert library.find("demo").digest == runner.bundle.digest
+    for bundle in (embedded, runner.bundle):
+        assert nodes.opened("demo", bundle.digest).digest == bundle.digest
 
 
 def test_without_ray_nothing_of_it_is_imported(runner: Runner) -> None:
