@@ -158,6 +158,13 @@ def test_one_thread_where_there_is_no_other_way(demo_page: Path, open_page: Open
         write(page, "Odile")
 
 
+@pytest.mark.parametrize("count", ["0", "-3", "1.5", "65", "many", ""])
+def test_threads_that_cannot_be_are_told(open_page: Open, errors: list[str], count: str) -> None:
+    page = open_page(f"?threads={count}", ready="")
+    page.get_by_role("alert").get_by_text("is not a whole number from 1 to 64.").wait_for()
+    errors.clear()
+
+
 def test_an_old_browser_is_told(open_page: Open, errors: list[str]) -> None:
     page = open_page("?old", ready="")
     page.add_init_script("WebAssembly.validate = () => false")
