@@ -66,7 +66,7 @@ def web(
         size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         print(escaped(f"{output}: {bundle.name} as a page, {size / 1e6:,.1f} MB"))
     else:
-        print(escaped(f"{output}: has this page of {bundle.name} already"))
+        print(escaped(f"{output}: has this page of {bundle.name} already; --force writes it anew"))
     if serve is None:
         print(escaped(f"Look at it: gpt2rt web {model} --output {output} --serve 8000"))
     else:
