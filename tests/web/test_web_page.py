@@ -165,6 +165,54 @@ def test_threads_that_cannot_be_are_told(open_page: Open, errors: list[str], cou
     errors.clear()
 
 
+OLD = "Object.defineProperty(Navigator.prototype, 'gpu', { get: () => ({ requestAdapter }) });"
+
+
+@pytest.mark.parametrize("adapter", ["return {}", "throw new Error('blocked')"])
+def test_an_old_browsers_gpu_does_not_keep_it_from_starting(
+    browser: Browser, address: str, adapter: str
+) -> None:
+    """Adapters had no `info` once, and some browsers threw where theirs was blocked."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(f"const requestAdapter = async () => {{ {adapter}; }}; {OLD}")
+        page.goto(address)
+        opened(page)
+
+
+def test_who_writes_early_gets_an_answer(open_page: Open, errors: list[str]) -> None:
+    """The text once the model is there, or why it is not."""
+    page = open_page(ready="")
+    page.add_init_script(
+        "const ask = fetch; fetch = async (...all) => {"
+        " await new Promise(done => setTimeout(done, 500)); return ask(...all); }"
+    )
+    page.reload()
+    write(page, "Odile")
+    page.goto(page.url + "?device=tpu")
+    page.get_by_label("The text to go on from").fill("Odile")
+    page.get_by_role("alert").get_by_text("?device=tpu is not known").wait_for()
+    page.get_by_role("button", name="Close the message").click()
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("alert").get_by_text("?device=tpu is not known").wait_for()
+    errors.clear()
+
+
+def test_what_the_page_knows_may_be_damaged(
+    demo_page: Path, tmp_path: Path, open_page: Open, errors: list[str]
+) -> None:
+    shutil.copytree(demo_page, tmp_path / "page")
+    about = tmp_path / "page" / "model.json"
+    with hosted(tmp_path / "page") as address:
+        about.write_text("{")
+        page = open_page(at=address, ready="", service_workers="block")
+        page.get_by_role("alert").get_by_text("model.json is damaged").wait_for()
+        about.unlink()
+        page.reload()
+        page.get_by_role("alert").get_by_text("model.json cannot be fetched (404)").wait_for()
+    errors.clear()
+
+
 def test_an_old_browser_is_told(open_page: Open, errors: list[str]) -> None:
     page = open_page("?old", ready="")
     page.add_init_script("WebAssembly.validate = () => false")

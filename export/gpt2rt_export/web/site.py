@@ -57,7 +57,7 @@ def write(bundle: Bundle, directory: Path, package: Path, *, force: bool = False
             "earlier page with --force, where nothing else is beside it"
         )
     bundle.check()
-    place = directory.absolute()
+    place = directory.resolve()  # a link stays
     place.parent.mkdir(parents=True, exist_ok=True)
     size = bundle.manifest.files[WEIGHTS].bytes + ROOM
     check_space(place.parent, size, "the page", "make room, or choose another place with --output")

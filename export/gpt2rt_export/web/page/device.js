@@ -36,9 +36,21 @@ function wished() {
 
 /** Why there is no GPU for a model here, or null; one that the processor plays counts only if `asked`. */
 async function lacksGPU(asked) {
-  const adapter = await navigator.gpu?.requestAdapter();
-  if (adapter?.info.isFallbackAdapter && !asked) return "This browser has a GPU in software only, which ?device=webgpu takes";
+  const adapter = await adapterHere();
+  if (inSoftware(adapter) && !asked) return "This browser has a GPU in software only, which ?device=webgpu takes";
   return adapter ? null : "This browser has no GPU (WebGPU)";
 }
+
+async function adapterHere() {
+  try {
+    return await navigator.gpu?.requestAdapter();
+  } catch (error) {  // some browsers block a GPU so
+    console.warn(`The GPU cannot be used: ${error.message}`);
+    return null;
+  }
+}
+
+// Chromium before 136 has it on the adapter, and before 127 no `info`.
+const inSoftware = adapter => adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
 
 const heavy = ({ files }) => files["model/weights.bin"].bytes >= SMALL;
