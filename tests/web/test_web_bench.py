@@ -11,8 +11,8 @@ pytest.importorskip("psutil")
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import home as home_directory
-from gpt2rt.errors import InvalidSetting
-from gpt2rt_bench.browser import CHROMIUM, parts
+from gpt2rt.errors import InvalidSetting, ProviderMissing
+from gpt2rt_bench.browser import CHROMIUM, check, parts
 from gpt2rt_bench.run import planned, run
 
 
@@ -60,3 +60,13 @@ def test_steps_that_come_together_share_their_mean() -> None:
     times = [1.0, *range(2, 10), 9.0, 9.0, 12.0]
     assert [step for part in parts(times) for step in part] == [1.0] * 8 + [1.0] * 3
     assert list(parts([0.0, 3.0])) == [[3.0]]
+
+
+def test_what_would_have_to_be_fetched_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2rt_bench.browser._chromium", lambda: "chromium")
+    monkeypatch.setattr("gpt2rt_bench.browser.find_spec", lambda name: name)
+    with pytest.raises(ProviderMissing, match="--provider web fetches it"):
+        check(fetch=False)
+    monkeypatch.setenv("GPT2RT_OFFLINE", "1")
+    with pytest.raises(ProviderMissing, match=r"put the file there that `npm pack .*` makes"):
+        check(fetch=True)

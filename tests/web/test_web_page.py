@@ -182,7 +182,8 @@ def test_an_old_browsers_gpu_does_not_keep_it_from_starting(
 
 def test_who_writes_early_gets_an_answer(open_page: Open, errors: list[str]) -> None:
     """The text once the model is there, or why it is not."""
-    page = open_page(ready="")
+    page, uncaught = open_page(ready=""), list[str]()
+    page.on("pageerror", lambda error: uncaught.append(str(error)))
     page.add_init_script(
         "const ask = fetch; fetch = async (...all) => {"
         " await new Promise(done => setTimeout(done, 500)); return ask(...all); }"
@@ -195,6 +196,7 @@ def test_who_writes_early_gets_an_answer(open_page: Open, errors: list[str]) -> 
     page.get_by_role("button", name="Close the message").click()
     page.get_by_role("button", name="Continue").click()
     page.get_by_role("alert").get_by_text("?device=tpu is not known").wait_for()
+    assert not uncaught
     errors.clear()
 
 

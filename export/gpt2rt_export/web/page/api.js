@@ -18,6 +18,7 @@ async function read(name) {
 /** Takes the promise of an open model, for which all requests wait: where it fails, they do too. */
 export let answerAfter;
 const begun = new Promise(resolve => { answerAfter = resolve; });
+begun.catch(() => {});  // who opens the model tells of it
 
 let opening;  // what takes the messages of the model's opening
 engine.addEventListener("error", event => opening?.failed(event.message || "The model's worker does not start."));
