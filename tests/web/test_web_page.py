@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import pytest
 
 from gpt2rt import GPT2, SamplingParams, Stopping
+from gpt2rt_export.web import hosting
 from page_checks import CONTRASTS, NAMELESS, shown
 from page_use import Open, ended, write
 from pages import hosted, opened
@@ -197,6 +198,24 @@ def test_who_writes_early_gets_an_answer(open_page: Open, errors: list[str]) -> 
     page.get_by_role("button", name="Continue").click()
     page.get_by_role("alert").get_by_text("?device=tpu is not known").wait_for()
     assert not uncaught
+    errors.clear()
+
+
+def test_a_connection_that_breaks_off_is_told(
+    open_page: Open, errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(self: hosting._Handler, source: IO[bytes], output: IO[bytes]) -> None:
+        if self.path.startswith("/model/weights.bin"):
+            output.write(source.read(1000))
+        else:
+            shutil.copyfileobj(source, output)
+
+    monkeypatch.setattr(hosting._Handler, "copyfile", half, raising=False)
+    page = open_page(ready="")
+    page.get_by_role("alert").get_by_text("weights.bin came in part only").wait_for()
+    monkeypatch.undo()
+    page.reload()
+    opened(page)
     errors.clear()
 
 
