@@ -71,7 +71,8 @@ def check(*, fetch: bool) -> None:
     try:
         runtime.runtime(None, network, NoProgress())
     except DownloadFailure as error:
-        raise ProviderMissing(str(error)) from None
+        missing = str(error) if fetch else f"no {runtime.PACKAGE} yet: --provider web fetches it"
+        raise ProviderMissing(missing) from None
 
 
 def _chromium() -> str | None:

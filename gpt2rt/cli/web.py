@@ -58,19 +58,19 @@ def web(
     from gpt2rt_export.web import site
     from gpt2rt_export.web.runtime import runtime as package_of
 
-    bundle = library.find(model)
+    bundle, place = library.find(model), output.resolve()
     site.check(bundle)
     with bars() as progress:
         package = package_of(runtime, Network.chosen(), progress)
-    if site.write(bundle, output, package, force=force):
-        size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    if site.write(bundle, place, package, force=force):
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         print(escaped(f"{output}: {bundle.name} as a page, {size / 1e6:,.1f} MB"))
     else:
-        print(escaped(f"{output}: has this page of {bundle.name} already"))
+        print(escaped(f"{output}: has this page of {bundle.name} already; --force writes it anew"))
     if serve is None:
         print(escaped(f"Look at it: gpt2rt web {model} --output {output} --serve 8000"))
     else:
-        _serve(output, serve)
+        _serve(place, serve)
 
 
 def _serve(directory: Path, port: int) -> None:

@@ -11,8 +11,8 @@ pytest.importorskip("psutil")
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import home as home_directory
-from gpt2rt.errors import InvalidSetting
-from gpt2rt_bench.browser import CHROMIUM, parts
+from gpt2rt.errors import InvalidSetting, ProviderMissing
+from gpt2rt_bench.browser import CHROMIUM, check, parts
 from gpt2rt_bench.run import planned, run
 
 
@@ -53,10 +53,20 @@ def test_all_has_the_page_or_why_it_has_not(demo: Bundle, home: Path) -> None:
     """Nothing is fetched for it: the runtime is not in the new home."""
     plan = planned([str(demo.directory)], providers=["all"])
     (why,) = (sentence for sentence in plan.left_out if " on web (" in sentence)
-    assert "nothing is fetched" in why or "installed" in why or "playwright" in why
+    assert "fetches it" in why or "installed" in why or "playwright" in why
 
 
 def test_steps_that_come_together_share_their_mean() -> None:
     times = [1.0, *range(2, 10), 9.0, 9.0, 12.0]
     assert [step for part in parts(times) for step in part] == [1.0] * 8 + [1.0] * 3
     assert list(parts([0.0, 3.0])) == [[3.0]]
+
+
+def test_what_would_have_to_be_fetched_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2rt_bench.browser._chromium", lambda: "chromium")
+    monkeypatch.setattr("gpt2rt_bench.browser.find_spec", lambda name: name)
+    with pytest.raises(ProviderMissing, match="--provider web fetches it"):
+        check(fetch=False)
+    monkeypatch.setenv("GPT2RT_OFFLINE", "1")
+    with pytest.raises(ProviderMissing, match=r"put the file there that `npm pack .*` makes"):
+        check(fetch=True)

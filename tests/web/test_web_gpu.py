@@ -157,7 +157,7 @@ def test_a_gpu_that_fails_is_left(page: Page, demo_page: Path, tmp_path: Path) -
     shutil.copytree(demo_page, place)
     script = place / "page" / "device.js"
     eager = script.read_text().replace("const SMALL = 1 << 24;", "const SMALL = 1;")
-    script.write_text(eager.replace("adapter?.info.isFallbackAdapter", "false"))
+    script.write_text(eager.replace("inSoftware(adapter)", "false"))
     (place / "model" / "webgpu.onnx").write_bytes(b"damaged")
     with hosted(place) as address:
         page.on("console", lambda message: said.append(message.text))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import pytest
 
 from gpt2rt import GPT2, SamplingParams, Stopping
+from gpt2rt_export.web import hosting
 from page_checks import CONTRASTS, NAMELESS, shown
 from page_use import Open, ended, write
 from pages import hosted, opened
@@ -156,6 +157,81 @@ def test_one_thread_where_there_is_no_other_way(demo_page: Path, open_page: Open
         assert threads_of(page) == "1"
         assert "so the model runs on one." in (page.locator("#state").text_content() or "")
         write(page, "Odile")
+
+
+@pytest.mark.parametrize("count", ["0", "-3", "1.5", "65", "many", ""])
+def test_threads_that_cannot_be_are_told(open_page: Open, errors: list[str], count: str) -> None:
+    page = open_page(f"?threads={count}", ready="")
+    page.get_by_role("alert").get_by_text("is not a whole number from 1 to 64.").wait_for()
+    errors.clear()
+
+
+OLD = "Object.defineProperty(Navigator.prototype, 'gpu', { get: () => ({ requestAdapter }) });"
+
+
+@pytest.mark.parametrize("adapter", ["return {}", "throw new Error('blocked')"])
+def test_an_old_browsers_gpu_does_not_keep_it_from_starting(
+    browser: Browser, address: str, adapter: str
+) -> None:
+    """Adapters had no `info` once, and some browsers threw where theirs was blocked."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(f"const requestAdapter = async () => {{ {adapter}; }}; {OLD}")
+        page.goto(address)
+        opened(page)
+
+
+def test_who_writes_early_gets_an_answer(open_page: Open, errors: list[str]) -> None:
+    """The text once the model is there, or why it is not."""
+    page, uncaught = open_page(ready=""), list[str]()
+    page.on("pageerror", lambda error: uncaught.append(str(error)))
+    page.add_init_script(
+        "const ask = fetch; fetch = async (...all) => {"
+        " await new Promise(done => setTimeout(done, 500)); return ask(...all); }"
+    )
+    page.reload()
+    write(page, "Odile")
+    page.goto(page.url + "?device=tpu")
+    page.get_by_label("The text to go on from").fill("Odile")
+    page.get_by_role("alert").get_by_text("?device=tpu is not known").wait_for()
+    page.get_by_role("button", name="Close the message").click()
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("alert").get_by_text("?device=tpu is not known").wait_for()
+    assert not uncaught
+    errors.clear()
+
+
+def test_a_connection_that_breaks_off_is_told(
+    open_page: Open, errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(self: hosting._Handler, source: IO[bytes], output: IO[bytes]) -> None:
+        if self.path.startswith("/model/weights.bin"):
+            output.write(source.read(1000))
+        else:
+            shutil.copyfileobj(source, output)
+
+    monkeypatch.setattr(hosting._Handler, "copyfile", half, raising=False)
+    page = open_page(ready="")
+    page.get_by_role("alert").get_by_text("weights.bin came in part only").wait_for()
+    monkeypatch.undo()
+    page.reload()
+    opened(page)
+    errors.clear()
+
+
+def test_what_the_page_knows_may_be_damaged(
+    demo_page: Path, tmp_path: Path, open_page: Open, errors: list[str]
+) -> None:
+    shutil.copytree(demo_page, tmp_path / "page")
+    about = tmp_path / "page" / "model.json"
+    with hosted(tmp_path / "page") as address:
+        about.write_text("{")
+        page = open_page(at=address, ready="", service_workers="block")
+        page.get_by_role("alert").get_by_text("model.json is damaged").wait_for()
+        about.unlink()
+        page.reload()
+        page.get_by_role("alert").get_by_text("model.json cannot be fetched (404)").wait_for()
+    errors.clear()
 
 
 def test_an_old_browser_is_told(open_page: Open, errors: list[str]) -> None:

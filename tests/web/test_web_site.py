@@ -82,6 +82,26 @@ def test_another_page_is_replaced_only_if_asked(
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
+def test_a_page_is_written_anew_if_asked(demo: Bundle, package: Path, tmp_path: Path) -> None:
+    """So a page that lost a file is mended."""
+    place = tmp_path / "page"
+    assert site.write(demo, place, package)
+    whole = files_of(place)
+    (place / "model" / "weights.bin").unlink()
+    assert site.write(demo, place, package, force=True)
+    assert files_of(place) == whole
+
+
+def test_what_lies_beside_a_page_stays(demo: Bundle, package: Path, tmp_path: Path) -> None:
+    """As the `.git` of the folder that a host takes pages from."""
+    place = tmp_path / "page"
+    assert site.write(demo, place, package)
+    (place / ".git").mkdir()
+    with pytest.raises(BundleExists, match="nothing else is beside it"):
+        site.write(demo, place, package, force=True)
+    assert (place / ".git").is_dir()
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_nothing_else_is_replaced(demo: Bundle, package: Path, tmp_path: Path, force: bool) -> None:
     (tmp_path / "mine.txt").write_text("mine")

@@ -78,8 +78,8 @@ def _fetch(place: Path, network: Network, progress: DownloadProgress) -> None:
         return
     if network.offline:
         raise DownloadFailure(
-            f"{place}: is not there, and offline nothing is fetched; name the file of {PACKAGE} "
-            "with --runtime"
+            f"{place}: is not there, and offline nothing is fetched; put the file there that "
+            f"`npm pack {PACKAGE}` makes, or name it with `gpt2rt web --runtime`"
         )
     wanted = Wanted(FILE, Partial(place), [(httpx.URL(URL),)], BYTES)
     if fetch([wanted], network, progress):

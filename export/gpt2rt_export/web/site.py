@@ -30,6 +30,8 @@ from gpt2rt_export.web import graph, runtime
 
 ABOUT, INDEX, WORKER = "model.json", "index.html", "sw.js"
 AT_ROOT = (INDEX, WORKER)
+FOLDERS = ("page", "runtime", "model")
+OWN = {*AT_ROOT, ABOUT, *FOLDERS}  # what is in a page's folder
 # The page of `gpt2rt serve`, of which this one takes a part and the files that it needs.
 SERVED = ("dom.js", "icon.svg", "layout.js", "page.css", "settings.js", "tokens.js", "write.js")
 SECTION = re.compile(r'<section id="write"[^>]*>(.*?)</section>', re.DOTALL)
@@ -41,20 +43,21 @@ ROOM = 1 << 26  # bytes of all but the weights
 def write(bundle: Bundle, directory: Path, package: Path, *, force: bool = False) -> bool:
     """Write the page of a bundle into a directory, whole or not at all; `package` is the runtime's.
 
-    Returns whether there was anything to do: a page of the same bundle and version stays. Raises
-    `InvalidSetting` for a bundle that no browser runs, `BadBundle`, and `BundleExists` unless the
-    directory is new, empty, or has an earlier page that `force` replaces.
+    Returns whether there was anything to do: a page of the same bundle and version stays, unless
+    `force` writes it anew. Raises `InvalidSetting` for a bundle that no browser runs, `BadBundle`,
+    and `BundleExists` unless the directory is new, empty, or has nothing but an earlier page, which
+    only `force` replaces.
     """
     check(bundle)
-    if _about(directory).get("version") == _version(bundle):
+    if not force and _about(directory).get("version") == _version(bundle):
         return False
     if directory.exists() and not (directory.is_dir() and _replaceable(directory, force)):
         raise BundleExists(
             f"{directory}: exists already; choose another place with --output, or replace an "
-            "earlier page with --force"
+            "earlier page with --force, where nothing else is beside it"
         )
     bundle.check()
-    place = directory.absolute()
+    place = directory.resolve()  # a link stays
     place.parent.mkdir(parents=True, exist_ok=True)
     size = bundle.manifest.files[WEIGHTS].bytes + ROOM
     check_space(place.parent, size, "the page", "make room, or choose another place with --output")
@@ -81,7 +84,8 @@ def check(bundle: Bundle) -> None:
 
 
 def _replaceable(directory: Path, force: bool) -> bool:
-    return not any(directory.iterdir()) or (force and bool(_about(directory)))
+    found = {path.name for path in directory.iterdir()}
+    return not found or (force and found <= OWN and bool(_about(directory)))
 
 
 def _about(directory: Path) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _about(directory: Path) -> dict[str, Any]:
 
 
 def _fill(directory: Path, bundle: Bundle, package: Path) -> None:
-    for name in ("page", "runtime", "model"):
+    for name in FOLDERS:
         (directory / name).mkdir()
     written = graph.write(bundle, directory / "model")
     runtime.unpack(package, directory / "runtime", written.graphs)

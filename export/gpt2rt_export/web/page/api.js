@@ -7,7 +7,18 @@ const waiting = new Map();  // request -> what takes its messages
 let requests = 0;
 
 /** What the site says of its model: `name`, `hparams`, `files`, `fields`, ... */
-export const about = fetch(new URL("model.json", ROOT)).then(response => response.json());
+export const about = read("model.json");
+
+async function read(name) {
+  const response = await fetch(new URL(name, ROOT)).catch(() => null);
+  if (!response?.ok) throw new Error(`${name} cannot be fetched (${response ? response.status : "no connection"}).`);
+  return response.json().catch(() => { throw new Error(`${name} is damaged; load it onto the server again.`); });
+}
+
+/** Takes the promise of an open model, for which all requests wait: where it fails, they do too. */
+export let answerAfter;
+const begun = new Promise(resolve => { answerAfter = resolve; });
+begun.catch(() => {});  // who opens the model tells of it
 
 let opening;  // what takes the messages of the model's opening
 engine.addEventListener("error", event => opening?.failed(event.message || "The model's worker does not start."));
@@ -28,7 +39,7 @@ async function* ask(kind, body, signal) {
   const stop = () => { engine.postMessage({ kind: "stop", id }); wake(); };
   waiting.set(id, arrived);
   signal?.addEventListener("abort", stop);
-  engine.postMessage({ id, kind, body });
+  begun.then(() => engine.postMessage({ id, kind, body }), ({ message }) => arrived({ error: message }));
   try {
     while (true) {
       signal?.throwIfAborted();

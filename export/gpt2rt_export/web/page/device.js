@@ -1,7 +1,8 @@
 // What computes in this browser: its processor, by WebAssembly, or its GPU, by WebGPU.
 
 const SMALL = 1 << 24;  // bytes of weights: a smaller model is faster on the processor
-const MOST = 8;  // threads
+const MOST = 8;  // threads that a model gets by itself
+const MOST_ASKED = 64;  // each is a worker with memory of its own
 const NAMES = { wasm: "WebAssembly", webgpu: "WebGPU" };
 
 /** What the address asks for by `?name=`. */
@@ -22,14 +23,34 @@ export async function chosen(model) {
 /** How many threads suit the model on a device. Small ones are faster on one: threads wait for each other. */
 export function threads(model, device) {
   const here = navigator.hardwareConcurrency || 1, physical = here <= 4 ? here : Math.ceil(here / 2);
-  return Number(asked("threads")) || (device === "wasm" && heavy(model) ? Math.min(MOST, physical) : 1);
+  return wished() ?? (device === "wasm" && heavy(model) ? Math.min(MOST, physical) : 1);
+}
+
+/** The threads that the address asks for, or null. */
+function wished() {
+  const wish = asked("threads"), count = Number(wish);
+  if (wish !== null && !(Number.isInteger(count) && count >= 1 && count <= MOST_ASKED))
+    throw new Error(`?threads=${wish} is not a whole number from 1 to ${MOST_ASKED}.`);
+  return wish === null ? null : count;
 }
 
 /** Why there is no GPU for a model here, or null; one that the processor plays counts only if `asked`. */
 async function lacksGPU(asked) {
-  const adapter = await navigator.gpu?.requestAdapter();
-  if (adapter?.info.isFallbackAdapter && !asked) return "This browser has a GPU in software only, which ?device=webgpu takes";
+  const adapter = await adapterHere();
+  if (inSoftware(adapter) && !asked) return "This browser has a GPU in software only, which ?device=webgpu takes";
   return adapter ? null : "This browser has no GPU (WebGPU)";
 }
+
+async function adapterHere() {
+  try {
+    return await navigator.gpu?.requestAdapter();
+  } catch (error) {  // some browsers block a GPU so
+    console.warn(`The GPU cannot be used: ${error.message}`);
+    return null;
+  }
+}
+
+// Chromium before 136 has it on the adapter, and before 127 no `info`.
+const inSoftware = adapter => adapter?.info?.isFallbackAdapter ?? adapter?.isFallbackAdapter;
 
 const heavy = ({ files }) => files["model/weights.bin"].bytes >= SMALL;

@@ -60,7 +60,8 @@ async function fetched(name, record, root, arrived, cache) {
   const response = await fetch(url, { cache }).catch(() => null);
   if (!response?.ok) throw new Error(`${name} cannot be fetched (${response ? response.status : "no connection"}).`);
   const bytes = new Uint8Array(record.bytes), reader = response.body.getReader();
-  for (let at = 0, next; !(next = await reader.read()).done; at += next.value.length) {
+  const broken = () => { throw new Error(`${name} came in part only; load the page again.`); };
+  for (let at = 0, next; !(next = await reader.read().catch(broken)).done; at += next.value.length) {
     if (at + next.value.length > bytes.length) return null;
     bytes.set(next.value, at);
     arrived(next.value.length);

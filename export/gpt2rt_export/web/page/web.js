@@ -1,6 +1,6 @@
 // Starts the page: what the browser can do, the model's files, then writing.
 
-import { about, openModel } from "./api.js";
+import { about, answerAfter, openModel } from "./api.js";
 import { asked, chosen, threads } from "./device.js";
 import { by, fault, number } from "./dom.js";
 import { describeSettings } from "./settings.js";
@@ -74,5 +74,7 @@ async function open(model, device) {
 by("fault-close").addEventListener("click", () => fault(null));
 startWriting();
 describeSettings().catch(fault);
-about.then(({ name }) => { by("model").textContent = name; });
-start().catch(error => { by("progress").hidden = true; say("The model is not here."); fault(error); });
+about.then(({ name }) => { by("model").textContent = name; }, () => {});  // `start` tells of it
+const started = start();
+answerAfter(started);
+started.catch(error => { by("progress").hidden = true; say("The model is not here."); fault(error); });
