@@ -13,7 +13,7 @@ from importlib import import_module
 import typer
 
 from gpt2rt import __version__
-from gpt2rt.cli import help
+from gpt2rt.cli import help_texts
 from gpt2rt.cli.ray_option import with_address
 from gpt2rt.cli.terminal import guard_streams
 from gpt2rt.cli.usage import UsageError, in_a_line
@@ -66,7 +66,7 @@ def app(wanted: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
             found.add_typer(command, name=name)
         else:
             found.command(name, context_settings=SETTINGS.get(name))(command)
-    help.add(found)
+    help_texts.add(found)
     return found
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 from gpt2rt.cli.app import COMMANDS
-from gpt2rt.cli.help import from_docstring
+from gpt2rt.cli.help_texts import from_docstring
 
 
 def test_paragraphs_and_examples_are_a_line_each() -> None:
