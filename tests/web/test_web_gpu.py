@@ -164,3 +164,18 @@ def test_a_gpu_that_fails_is_left(page: Page, demo_page: Path, tmp_path: Path) -
         page.goto(address)
         assert device(page) == "wasm"
     assert any(line.startswith("The GPU does not run the model: model/webgpu") for line in said)
+
+
+def test_a_gpu_that_is_gone_is_told(page: Page, demo_page: Path, tmp_path: Path) -> None:
+    place = tmp_path / "page"
+    shutil.copytree(demo_page, place)
+    session = place / "page" / "session.js"
+    run = "async run() {"
+    gone = f"{run} globalThis.calls ??= 0; if (++globalThis.calls > 3) this.session.gpu.destroy();"
+    session.write_text(session.read_text().replace(run, gone))
+    with hosted(place) as address:
+        page.goto(f"{address}?device=webgpu")
+        assert device(page) == "webgpu"
+        page.get_by_label("The text to go on from").fill("Odile")
+        page.get_by_role("button", name="Continue").click()
+        assert fault(page) == "The browser took the GPU away; load the page again."

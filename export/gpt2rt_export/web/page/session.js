@@ -7,6 +7,7 @@ const TYPES = { float32: 1, int32: 6 };  // of ONNX
 const CPU = 1, GPU = 4;  // where a tensor lies
 const ALL = 99;  // of the levels of graph optimisation
 const ERRORS = 3;  // the least that is logged
+const LATER = 200;  // ms
 
 export class Session {
   /** Open a graph with its weights on a device; `factory` and `binary` are the runtime's module and its code. */
@@ -53,6 +54,11 @@ export class Session {
     wasm.stackRestore(before);
     if (!handle) throw new Error(lastError(wasm));
     return new Tensor(wasm, handle, at, type, bytes / 4);
+  }
+
+  /** Whether the GPU is gone, as after a crash of its driver; it is told a little later than what fails by it. */
+  lostGPU() {
+    return this.gpu && Promise.race([this.gpu.lost, new Promise(resolve => setTimeout(resolve, LATER))]);
   }
 
   /** A call of the graph with these tensors, by their names. */
@@ -103,7 +109,11 @@ class Call {
 
   async run() {
     const { wasm, handle } = this.session, [[names, values, count], [outNames, outValues, outCount]] = this.arguments;
-    if (await wasm._OrtRun(handle, names, values, count, outNames, outCount, outValues, 0)) throw new Error(lastError(wasm));
+    try {
+      if (await wasm._OrtRun(handle, names, values, count, outNames, outCount, outValues, 0)) throw new Error(lastError(wasm));
+    } catch (error) {
+      throw await this.session.lostGPU() ? new Error("The browser took the GPU away; load the page again.") : error;
+    }
   }
 
   free() {
