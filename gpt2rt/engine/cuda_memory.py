@@ -186,17 +186,23 @@ _free_streams: WeakKeyDictionary[ctypes.CDLL, list[int]] = WeakKeyDictionary()
 def _stream(runtime: ctypes.CDLL, user: object) -> int:
     """The address of a stream that is free again when `user` is gone. Raises `ProviderMissing`."""
     free = _free_streams.setdefault(runtime, [])
-    if not free:
-        stream = ctypes.c_void_p()
-        code = runtime.cudaStreamCreateWithFlags(ctypes.byref(stream), ctypes.c_uint(NON_BLOCKING))
-        try:
-            _checked(runtime, code, "make a stream")
-        except Gpt2rtError as error:
-            raise ProviderMissing(f"{error}; `gpt2rt doctor` says what is missing") from error
-        free.append(int(stream.value or 0))
-    address = free.pop()
+    try:
+        address = free.pop()
+    except IndexError:  # there is none; and another thread may have taken the last just now
+        address = _new_stream(runtime)
     weakref.finalize(user, free.append, address).atexit = False
     return address
+
+
+def _new_stream(runtime: ctypes.CDLL) -> int:
+    """The address of another stream. Raises `ProviderMissing`."""
+    stream = ctypes.c_void_p()
+    code = runtime.cudaStreamCreateWithFlags(ctypes.byref(stream), ctypes.c_uint(NON_BLOCKING))
+    try:
+        _checked(runtime, code, "make a stream")
+    except Gpt2rtError as error:
+        raise ProviderMissing(f"{error}; `gpt2rt doctor` says what is missing") from error
+    return int(stream.value or 0)
 
 
 class CudaMemory:

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2rt.bundles.interface import SHORTLIST
 from gpt2rt.errors import BadLogits, InvalidSetting
 from gpt2rt.sampling.filters import (
     SORTED,
@@ -83,8 +84,11 @@ class Sampler:
 
     @property
     def foreseen(self) -> bool:
-        """Whether `next_draw` also says how later tokens are drawn, whatever comes before them."""
-        return self._on_devices and not self._history.edits
+        """Whether `next_draw` also says how later tokens are drawn, whatever comes before them, and
+        devices can draw them."""
+        params = self._params
+        listed = params.greedy or params.top_k < SHORTLIST  # of more, a device tells no token
+        return self._on_devices and listed and not self._history.edits
 
     def next_draw(self, ahead: int = 0) -> Draw:
         """How a device should choose the token `ahead` tokens after the next."""

@@ -113,6 +113,7 @@ class Selected:
         self._again = again
         self._choose = choose
         self._chosen: Sequence[int] | None = None
+        self._failure: Exception | None = None
         self.draws = draws
         self._score = score
         self._scored: dict[int, Mapping[int, Scored]] = {}
@@ -125,9 +126,16 @@ class Selected:
 
     @property
     def chosen(self) -> Sequence[int]:
-        """The tokens, when they are there."""
+        """The tokens, when they are there. What it raises once, it raises whenever they are asked
+        for: a device may report its failure to the first who waits alone."""
+        if self._failure is not None:
+            raise self._failure
         if self._chosen is None:
-            self._chosen = self._choose()
+            try:
+                self._chosen = self._choose()
+            except Exception as error:
+                self._failure = error
+                raise
         return self._chosen
 
     def wait(self) -> None:

@@ -36,7 +36,7 @@ SETTINGS = [
     SamplingParams(top_p=0.5),
     SamplingParams(top_p=0.99, temperature=3.0),
     SamplingParams(min_p=0.1),
-    SamplingParams(top_k=280),  # more than the device has a list of
+    SamplingParams(top_k=255),  # with ties, more than the device has a list of
 ]
 SLOW = [
     SamplingParams(top_k=20, repetition_penalty=1.3),
@@ -44,6 +44,7 @@ SLOW = [
     SamplingParams(typical_p=0.5),
     SamplingParams(top_p=0.8, compat="openai"),
     SamplingParams(min_length=1),
+    SamplingParams(top_k=280),  # the device would tell none, and each step ahead be for nothing
 ]
 PROMPTS = ["the cat", "a", "many more words than there are in the others", "x y z", "the cat sat"]
 STOPPINGS = st.builds(

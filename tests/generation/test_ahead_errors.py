@@ -108,6 +108,23 @@ def test_a_step_that_fails_again_in_its_turn_is_an_error_after_all_that_was_draw
         next(pieces)
 
 
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(top_p=0.9), SamplingParams(top_k=9)])
+def test_no_failure_of_the_device_is_lost(
+    late: GPT2, monkeypatch: pytest.MonkeyPatch, params: SamplingParams
+) -> None:
+    """Nor where the step ahead needs the tokens, and so is the first to wait."""
+    for number in range(3, 13):
+        left = iter(range(number))
+
+        def fails(left: Iterator[int] = left, last: int = number - 1) -> None:
+            if next(left, 0) == last:
+                raise RuntimeError("an illegal address")
+
+        monkeypatch.setattr(LateSession, "fails", staticmethod(fails))
+        with pytest.raises(Gpt2rtError, match="an illegal address"):
+            late.generate("a", params, Stopping(12, end_of_text=False))
+
+
 def test_what_fails_on_the_device_fails_as_a_step(
     late: GPT2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
