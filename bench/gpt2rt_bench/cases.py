@@ -9,7 +9,9 @@ from itertools import product
 import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
+from gpt2rt.engine.plugins import SEPARATOR
 from gpt2rt.engine.provider_table import TABLE
+from gpt2rt.engine.providers import AUTO
 from gpt2rt.errors import InvalidSetting
 from gpt2rt_bench.protocol import Tokens
 
@@ -73,7 +75,14 @@ def configurations(
     threads: Sequence[int],
     every: Sequence[str] = EVERY,
 ) -> list[Configuration]:
-    """Every combination, each once; `all` stands for `every` provider."""
+    """Every combination, each once; `all` stands for `every` provider.
+
+    Raises `InvalidSetting` for a provider that there is not.
+    """
+    known = (*EVERY, ALL, AUTO)
+    for provider in providers:
+        if provider.partition(SEPARATOR)[0] not in known:
+            raise InvalidSetting(f"provider is one of {', '.join(known)}, not {provider!r:.60}")
     providers = every if ALL in providers else providers
     found = [Configuration(m, p, t) for t, p, m in product(threads, providers, models)]
     return list(dict.fromkeys(found))

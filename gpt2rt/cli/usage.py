@@ -18,6 +18,8 @@ WORDS = {
     r".*valid integer.*": "it takes a whole number",
     r".*valid number.*": "it takes a number",
     r".*valid boolean.*": "it takes true or false",
+    r"input should be less than or equal to (\S+)": r"it takes at most \1",
+    r"input should be greater than or equal to (\S+)": r"it takes at least \1",
     r"value error, ": "",
     r"got unexpected extra arguments?\S* \((.*)\)": r"unexpected extra argument: \1 (a text with "
     "spaces has to be in quotes)",

@@ -36,6 +36,8 @@ def web(
         typer.Option(
             help="Then serve the folder at this port of this machine, until Ctrl-C.",
             metavar="PORT",
+            min=0,
+            max=65535,
             show_default=False,
         ),
     ] = None,

@@ -132,7 +132,7 @@ def test_cases_that_do_not_fit_are_left_out_by_name(command: Command, model: Pat
     [
         (
             ["--provider", "tpu"],
-            "provider is cpu, cuda, openvino",
+            "coreml, web, all, auto, not",
         ),
         (["--prompt", "999"], "nothing can be measured"),
         (["--threads", "0"], "threads must be 1"),

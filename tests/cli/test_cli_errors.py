@@ -84,6 +84,7 @@ def test_exports_that_make_no_sense_are_misuse(command: Command, options: Sequen
             ("generate", "a", "--temperature", "hot"),
             "it takes a number, not 'hot'",
         ),
+        (("web", "demo", "-o", "x", "--serve", "65536"), "'--serve': it takes at most 65535"),
         (("generate", "a", "--overflow", "x"), "'x' is not one of 'stop', 'slide'"),
         (("generate", "a", "--frobnicate"), "unknown option --frobnicate"),
         (("generate", "a", "--device", "gpu"), "as in `--provider openvino:gpu`"),
