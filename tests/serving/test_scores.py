@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -22,15 +21,19 @@ def score(client: TestClient, **body: Any) -> Any:
     return answer.json()
 
 
-def test_a_score_is_that_of_the_command_line(
-    client: TestClient, gpt2: GPT2, command: Command
+@pytest.mark.parametrize("unit", ["token", "word"])
+def test_scores_are_those_of_the_command_line(
+    client: TestClient, gpt2: GPT2, command: Command, unit: str
 ) -> None:
-    ended = command("score", TEXT, "--model", gpt2.bundle.directory, "--json", "--top", "2")
-    wanted = json.loads(ended.out)
+    more = ("--top", "2") if unit == "token" else ()
+    model = ("--model", gpt2.bundle.directory)
+    wanted = command("score", TEXT, *model, "--json", "--by", unit, *more).records
     (told,) = score(client, text=TEXT, top=2)["data"]
-    for name in ("text", "bos", "context", "window", "stride", "boundary", "totals", "words"):
-        assert told[name] == wanted[name], name
-    assert told["tokens"] == wanted["tokens"]
+    assert len(told[f"{unit}s"]) == len(wanted)
+    for its, record in zip(told[f"{unit}s"], wanted, strict=True):
+        both = set(its) & set(record)
+        assert {"text", "bits", "start", "end"} <= both
+        assert {name: its[name] for name in both} == {name: record[name] for name in both}
 
 
 @pytest.mark.parametrize(
