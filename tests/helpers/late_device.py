@@ -37,6 +37,15 @@ class LateMemory(HostMemory):
             self._done += 1
             self._queue.popleft()()
 
+    def finish(self) -> None:
+        """Do all that was queued; a failure is told to who waits next, as CUDA does."""
+        try:
+            self.work(self.queued)
+        except Gpt2rtError as error:
+            self.finish()
+            self._done -= 1
+            self._queue.appendleft(lambda: _fail(error))
+
     def allocate(self, size: int, *, host: bool = False) -> Block:
         return _LateBlock(self, super().allocate(size, host=host))
 
@@ -51,12 +60,16 @@ class LateMemory(HostMemory):
         return _LateMark(self)
 
 
+def _fail(error: Gpt2rtError) -> None:
+    raise error
+
+
 class _LateBlock:
     def __init__(self, memory: LateMemory, block: Block) -> None:
         self._memory, self._block, self.address = memory, block, block.address
 
     def __del__(self) -> None:
-        self._memory.work(self._memory.queued)
+        self._memory.finish()
 
 
 class _LateMark:
