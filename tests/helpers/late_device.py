@@ -41,7 +41,7 @@ class LateMemory(HostMemory):
         """Do all that was queued; a failure is told to who waits next, as CUDA does."""
         try:
             self.work(self.queued)
-        except Gpt2rtError as error:
+        except Gpt2rtError:
             self.finish()
             self._done -= 1
             self._queue.appendleft(lambda: _fail(error))
