@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import onnxruntime as ort
 
@@ -41,10 +42,10 @@ class LateMemory(HostMemory):
         """Do all that was queued; a failure is told to who waits next, as CUDA does."""
         try:
             self.work(self.queued)
-        except Gpt2rtError:
+        except Gpt2rtError as error:
             self.finish()
             self._done -= 1
-            self._queue.appendleft(lambda: _fail(error))
+            self._queue.appendleft(partial(_fail, error))
 
     def allocate(self, size: int, *, host: bool = False) -> Block:
         return _LateBlock(self, super().allocate(size, host=host))
