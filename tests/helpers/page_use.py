@@ -16,6 +16,13 @@ Open = Callable[..., "Page"]
 HEATS = """selector => [...document.querySelectorAll(selector)].map(
   element => +element.style.getPropertyValue("--heat"))"""
 
+STOP_AT = """count => new MutationObserver((_, observer) => {
+  if (document.querySelectorAll("#continuation .t").length < count) return;
+  observer.disconnect();
+  const escape = new KeyboardEvent("keydown", { key: "Escape", bubbles: true });
+  document.activeElement.dispatchEvent(escape);
+}).observe(document.querySelector("#continuation"), { childList: true })"""
+
 
 @contextmanager
 def open_pages(
@@ -69,12 +76,30 @@ def ended(page: Page) -> None:
 
 
 def write(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
+    begin(page, prompt, seed, length)
+    ended(page)
+
+
+def begin(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
+    fill(page, prompt, seed, length)
+    page.get_by_role("button", name="Continue").click()
+
+
+def fill(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
     page.get_by_label("The text to go on from").fill(prompt)
     page.get_by_label("Length", exact=True).fill(str(length))
     page.get_by_label("Seed").fill(str(seed))
     page.get_by_label("keep it").check()
-    page.get_by_role("button", name="Continue").click()
-    ended(page)
+
+
+def came(page: Page, count: int) -> None:
+    """Wait until so many tokens are there; some, as a line's end, are never visible."""
+    page.locator("#continuation .t").nth(count - 1).wait_for(state="attached")
+
+
+def stop_at(page: Page, count: int) -> None:
+    """Escape is pressed as soon as so many tokens are there, however slow the test is."""
+    page.evaluate(STOP_AT, count)
 
 
 def in_order(heats: list[float], bits: list[float]) -> bool:

@@ -84,11 +84,11 @@ def open_page(browser: Browser, server: RunningServer, errors: list[str]) -> Ite
 
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts grow by 50 tokens a second at most."""
+    """Texts grow by 10 tokens a second at most: none ends before a test stops it."""
     turn = Scheduler.turn
 
     def wait(self: Scheduler, *resting: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return turn(self, *resting)
 
     monkeypatch.setattr(Scheduler, "turn", wait)

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from gpt2rt.serving.settings import ServeSettings
 from page_checks import CONTRASTS, NAMELESS
-from page_use import Open, ended, expected, write
+from page_use import Open, begin, came, ended, expected, write
 from serving import running
 
 if TYPE_CHECKING:
@@ -106,11 +106,9 @@ def test_the_page_fits_its_window(open_page: Open, width: int) -> None:
 
 
 def test_nothing_moves_for_who_does_not_want_it(open_page: Open, slowly: None) -> None:
-    from playwright.sync_api import expect
-
     page = open_page(reduced_motion="reduce")
-    page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#continuation .t").nth(2)).to_be_visible()
+    begin(page, "the tree", length=1000)
+    came(page, 3)
     assert page.locator("#caret").is_visible()
     assert page.evaluate("document.getAnimations().length") == 0
     page.get_by_role("button", name="Stop").click()

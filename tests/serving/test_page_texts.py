@@ -12,7 +12,7 @@ pytest.importorskip("fastapi")
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.scoring.scoring import Passage
 from page_checks import shown
-from page_use import HEATS, Open, ended, expected, in_order, write
+from page_use import HEATS, Open, begin, came, ended, expected, in_order, write
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -121,19 +121,16 @@ def test_the_context_ends_a_story(open_page: Open, gpt2: GPT2, errors: list[str]
 
 
 def test_a_text_is_stopped_and_goes_on(open_page: Open, slowly: None) -> None:
-    from playwright.sync_api import expect
-
     page = open_page()
-    page.get_by_label("The text to go on from").fill("the tree")
-    page.keyboard.press("Control+Enter")
-    expect(page.locator("#continuation .t").nth(2)).to_be_visible()
+    begin(page, "the tree", length=1000)
+    came(page, 3)
     assert page.locator("#go").evaluate("go => go === document.activeElement")
     page.keyboard.press("Escape")
     ended(page)
     written = page.locator("#continuation .t").count()
     assert 3 <= written < 38
     page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#continuation .t").nth(written)).to_be_visible()
+    came(page, written + 1)
     page.get_by_role("button", name="Stop").click()
     ended(page)
 

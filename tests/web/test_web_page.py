@@ -12,7 +12,7 @@ import pytest
 
 from gpt2rt import GPT2, SamplingParams, Stopping
 from page_checks import CONTRASTS, NAMELESS, shown
-from page_use import Open, ended, write
+from page_use import Open, begin, came, ended, fill, stop_at, write
 from pages import hosted, opened
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 def test_another_token_is_chosen_by_keyboard(open_page: Open) -> None:
     page = open_page()
-    page.get_by_label("The text to go on from").fill("Odile")
+    fill(page, "Odile")
     page.keyboard.press("Control+Enter")
     ended(page)
     before = shown(page, "#paper")
@@ -37,19 +37,17 @@ def test_another_token_is_chosen_by_keyboard(open_page: Open) -> None:
     assert shown(page, "#paper") == before
 
 
-def test_a_text_is_stopped_and_goes_on(open_page: Open) -> None:
+def test_a_text_is_stopped_and_goes_on(open_page: Open, gpt2: GPT2) -> None:
     page = open_page()
-    page.get_by_label("Length", exact=True).fill("400")
-    page.get_by_label("The text to go on from").fill("Odile")
-    page.get_by_role("button", name="Continue").click()
-    page.locator("#continuation .t").nth(2).wait_for()
-    page.keyboard.press("Escape")
+    whole = gpt2.generate("Odile", SamplingParams(top_k=40, seed=2), Stopping(400)).tokens
+    stop_at(page, 3)
+    begin(page, "Odile", seed=2, length=400)
     ended(page)
     written = page.locator("#continuation .t").count()
-    assert 3 <= written < 400
+    assert 3 <= written < len(whole)
     page.get_by_label("Length", exact=True).fill("5")
     page.get_by_role("button", name="Continue").click()
-    page.locator("#continuation .t").nth(written).wait_for()
+    came(page, written + 1)
     ended(page)
     assert page.locator("#continuation .t").count() <= written + 5
 
