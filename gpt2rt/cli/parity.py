@@ -9,6 +9,7 @@ from gpt2rt.cli import tables
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNKNOWN = "unknown text"  # in place of a limit that holds on known ones
 ACROSS = 7  # layers a line; GPT-2's 13, 25, 37 and 49 states fill them best
 
 
@@ -32,15 +33,15 @@ def _logits(report: dict[str, Any]) -> Table:
     named = ["uncached", "cached", *(way for way in ("portable", "cuda") if way in report)]
     table = _table("beside TensorFlow", *named, "allowed")
     ways = [report.get(name) for name in named]
-    gate, known = report["gate"], report["known"]
+    known = report["known"]
     table.add_row("text", report["text"])
     for title, form, key, allowed in (
         ("positions", "{:,}", "positions", ""),
         ("largest difference of logits", "{:.2g}", "largest", ""),
-        ("in deviations of TensorFlow's", "{:.2g} σ", "relative", f"{gate['largest']:g} σ"),
+        ("in deviations of TensorFlow's", "{:.2g} σ", "relative", _limit(report, "largest", " σ")),
         ("mean difference", "{:.2g}", "mean", ""),
-        ("KL divergence, nats", "{:.2g}", "kl", f"{gate['kl']:g}" if known else "unknown text"),
-        ("the same, logits tempered", "{:.2g}", "tempered", f"{gate['tempered']:g}"),
+        ("KL divergence, nats", "{:.2g}", "kl", _limit(report, "kl") if known else UNKNOWN),
+        ("the same, logits tempered", "{:.2g}", "tempered", _limit(report, "tempered")),
         ("same best token", "{:.2%}", "top1", ""),
         ("common among the best five", "{:.2%}", "top5", ""),
     ):
@@ -52,13 +53,20 @@ def _logits(report: dict[str, Any]) -> Table:
         table.add_row("by the tokens' frequencies alone", "{:,.2f}".format(text["guess"]))
     table.add_row("perplexity of the bundle", "{:,.2f}".format(text["bundle"]))
     table.add_row("its change", f"{text['change']:+.3%}")
-    allowed = f"{gate['perplexity']:.1%}" if known else "unknown text"
+    allowed = f"{report['gate']['perplexity']:.1%}" if known else UNKNOWN
     beyond = [f"{max(text['excess'], 0):.3%}", *[""] * (len(named) - 1)]
     table.add_row("its change beyond chance", *beyond, allowed)
     if apart := report.get("apart"):
         largest, limit = (f"{apart[name]:.2g}" for name in ("largest", "allowed"))
         table.add_row("cached and uncached, apart by", "", largest, *[""] * (len(named) - 2), limit)
     return table
+
+
+def _limit(report: dict[str, Any], key: str, unit: str = "") -> str:
+    """A limit, and that of CUDA where it is another and the bundle has a graph for it."""
+    own, cuda = (report.get(name, report["gate"])[key] for name in ("gate", "cuda_gate"))
+    told = f"{own:g}{unit}"
+    return told if cuda == own or "cuda" not in report else f"{told}, cuda {cuda:g}{unit}"
 
 
 def _layers(report: dict[str, Any]) -> Table:

@@ -67,12 +67,13 @@ def verify(
     bundle = library.find(name)
     manifest = bundle.manifest
     check_extra("verifying", NEEDED)
-    from gpt2rt_export.verify.gates import check_known
+    from gpt2rt_export.verify.gates import check_known, precision_on
 
     check_known(bundle)
     model = None if provider == "cpu" else GPT2(bundle, provider=provider)
     place = "cpu" if model is None else model.provider
     slots = None if model is None else model.runtime.slots(1)
+    precision = precision_on(manifest.precision, place)
     with shown_stages() as stages:
         stages.stage("Check the hashes")
         bundle.check()
@@ -86,7 +87,7 @@ def verify(
         source = checkpoint_of(manifest, checkpoint)
         sample = Sample.choose(parity_text, source.tokenizer)
         report = parity.measure(
-            bundle.directory, source, manifest.graph, manifest.precision, stages, sample, slots
+            bundle.directory, source, manifest.graph, precision, stages, sample, slots
         )
     failures = report.failures()
     if as_json:
@@ -98,7 +99,7 @@ def verify(
     if failures:
         raise ParityFailure(f"{bundle.directory} on {place}: {'; '.join(failures)}")
     if not as_json:
-        told = f"on {place} as close to its checkpoint as {manifest.precision} has to be"
+        told = f"on {place} as close to its checkpoint as {precision} has to be"
         print(escaped(f"{bundle.directory}: {told}"))
 
 

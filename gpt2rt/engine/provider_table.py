@@ -136,7 +136,6 @@ TABLE = {
             "onnxruntime-gpu",
             extra="cuda",
             systems=GPUS,
-            precisions=tuple(precision.name for precision in PRECISIONS.values() if precision.cuda),
             options=cuda,
             most_elsewhere=0,
         ),

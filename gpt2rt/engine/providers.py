@@ -81,7 +81,8 @@ def _quota() -> int:
 
 
 def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
-    """The provider to run a bundle on, `cpu` or `cuda`; `auto` prefers CUDA if it is usable.
+    """The provider to run a bundle on, `cpu` or `cuda`; `auto` prefers CUDA if it is usable and
+    loses nothing that the bundle was made for.
 
     Raises `InvalidSetting` for another name, `ProviderMissing` if `cuda` is not available or the
     bundle cannot run on it.
@@ -90,10 +91,9 @@ def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
         raise InvalidSetting(f"provider is {', '.join(PROVIDERS)} or {AUTO}, not {provider!r}")
     if provider == CPU:
         return CPU
-    unfit = unfit_for_cuda(bundle)
     if provider == AUTO:
-        return CUDA if unfit is None and cuda_problem() is None else CPU
-    if unfit is not None:
+        return CUDA if better_on_cpu(bundle) is None and cuda_problem() is None else CPU
+    if (unfit := unfit_for_cuda(bundle)) is not None:
         raise ProviderMissing(unfit)
     if (problem := cuda_problem()) is not None:
         raise ProviderMissing(f"CUDA cannot be had: {problem}")
@@ -103,16 +103,15 @@ def provider_for(bundle: Bundle, provider: str = AUTO) -> str:
 def unfit_for_cuda(bundle: Bundle) -> str | None:
     """Why a bundle cannot run on CUDA, whatever the machine, and what can; None: it can."""
     manifest = bundle.manifest
-    precision = PRECISIONS.get(manifest.precision)
-    if precision is None or not precision.cuda:
-        return (
-            f"{bundle.name} cannot run on CUDA, where attention takes 16-bit numbers only; "
-            f"`gpt2rt export {manifest.model} --fp16` makes a bundle that can"
-        )
     if CUDA_GRAPH not in manifest.files:
+        if manifest.graph != "fused":
+            return (
+                f"{bundle.name} cannot run on CUDA, for which only fused bundles have a graph; "
+                f"`gpt2rt export {manifest.model} --{manifest.precision}` makes one"
+            )
         return (
-            f"{bundle.directory}: has no graph for CUDA, which a bundle of {precision.name} gets "
-            f"today; {bundle.remedy}"
+            f"{bundle.directory}: has no graph for CUDA, which a bundle of {manifest.precision} "
+            f"gets today; {bundle.remedy}"
         )
     if not set(TAILS.values()) <= set(manifest.files):
         return (
@@ -122,10 +121,23 @@ def unfit_for_cuda(bundle: Bundle) -> str | None:
     return None
 
 
+def better_on_cpu(bundle: Bundle) -> str | None:
+    """Why a bundle is better run on the CPU, whatever the machine; None: it is not."""
+    if (unfit := unfit_for_cuda(bundle)) is not None:
+        return unfit
+    precision = PRECISIONS.get(bundle.manifest.precision)
+    if precision is None or not precision.rounded_on_cuda:
+        return None
+    return (
+        f"{bundle.name} is computed by the CPU, since CUDA would round it to float16; "
+        f"--provider {CUDA} has it so"
+    )
+
+
 def passed_over(bundle: Bundle) -> str | None:
     """Why `auto` runs a bundle on the CPU though this machine has CUDA; None: it does not."""
-    unfit = unfit_for_cuda(bundle)
-    return None if unfit is None or cuda_problem() is not None else unfit
+    reason = better_on_cpu(bundle)
+    return None if reason is None or cuda_problem() is not None else reason
 
 
 def graph_of(bundle: Bundle, provider: str) -> Path:

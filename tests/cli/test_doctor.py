@@ -170,8 +170,8 @@ def test_a_model_tells_how_it_runs_here_and_why_it_is_slow(
     told = [(f["state"], f["found"]) for f in body["findings"] if f["subject"] == place]
     assert [state for state, _ in told] == ["good", "note"]
     assert told[0][1].startswith("runs on cpu, threads 1")
-    assert "cannot run on CUDA" in told[1][1]
+    assert "round it to float16" in told[1][1]
     (missing,) = (f for f in body["findings"] if f["subject"] == "nowhere")
     assert (missing["state"], "nowhere" in missing["found"]) == ("bad", True)
     monkeypatch.setattr(providers, "cuda_problem", lambda: "no device")
-    assert "cannot run on CUDA" not in command("doctor", place).out
+    assert "float16" not in command("doctor", place).out

@@ -12,7 +12,7 @@ from gpt2rt_export.onnx_graph.cuda import CUDA
 
 @pytest.fixture(params=sorted(CUDA))
 def precision(request: pytest.FixtureRequest) -> str:
-    """Each precision that has a graph for CUDA."""
+    """Each precision."""
     return str(request.param)
 
 

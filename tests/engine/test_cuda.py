@@ -41,7 +41,7 @@ def test_logits_equal_oracle_whole_and_token_by_token(
     device: Device, precision: str, tiny_weights: LargerWeights
 ) -> None:
     oracle = reference.logits(tiny_weights.read, TINY, TEXT)
-    noise = 2 * NOISE[precision]  # activations are float16, too
+    noise = 2 * NOISE[PRECISIONS[precision].on_cuda]  # activations are float16, too
     whole = device.slots(1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(whole, oracle, atol=noise)
     one = device.slots(1)
@@ -152,11 +152,17 @@ def test_the_graph_is_the_one_of_the_contract(
     assert not {"Shape", "Concat", "ConstantOfShape", "Range"} & set(kinds)
 
 
-def test_only_precisions_with_kernels_have_a_graph_for_cuda(
+def test_every_precision_has_a_graph_for_cuda(tiny_bundles: dict[str, Bundle]) -> None:
+    assert set(tiny_bundles) == set(CUDA)
+    assert all(CUDA_GRAPH in bundle.manifest.files for bundle in tiny_bundles.values())
+
+
+def test_weights_in_32_bits_are_rounded_as_an_export_would(
     tiny_bundles: dict[str, Bundle],
 ) -> None:
-    having = {name for name, b in tiny_bundles.items() if CUDA_GRAPH in b.manifest.files}
-    assert having == set(CUDA) == {name for name, p in PRECISIONS.items() if p.cuda}
+    wide, half = (open_device(tiny_bundles[name]).slots(1) for name in ("fp32", "fp16"))
+    part = Part(0, 0, TEXT, len(TEXT))
+    assert np.array_equal(wide.step([part]), half.step([part]))
 
 
 def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cuda_device import open_device
 from gpt2rt import GPT2, EmbedParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import STATES
+from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.engine import cuda_states, cuda_whole
 from gpt2rt.engine.cuda import Device
 from gpt2rt.engine.cuda_check import check_reader
@@ -69,7 +70,7 @@ def test_states_equal_the_oracle_side_by_side(
     for text, rows in zip(TEXTS, found, strict=True):
         oracle = reference.hidden(tiny_weights.read, TINY, text)[layer]
         assert rows.dtype == np.float32
-        np.testing.assert_allclose(rows, oracle, atol=4 * NOISE[precision])
+        np.testing.assert_allclose(rows, oracle, atol=4 * NOISE[PRECISIONS[precision].on_cuda])
 
 
 def test_sums_are_those_of_the_states(states: StateReader) -> None:

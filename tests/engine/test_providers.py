@@ -33,16 +33,30 @@ def test_auto_is_the_cpu_where_there_is_no_cuda(
         provider_for(tiny_bundles["fp16"], "cuda")
 
 
-def test_auto_is_cuda_where_the_bundle_has_a_graph_for_it(
+def test_auto_is_cuda_where_nothing_is_lost_by_it(
     tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
     chosen = {name: provider_for(bundle, "auto") for name, bundle in tiny_bundles.items()}
     assert chosen == {"fp16": "cuda", "int4": "cuda", "int8": "cuda", "fp32": "cpu"}
-    with pytest.raises(ProviderMissing, match=r"cannot run on CUDA.*16-bit.*--fp16"):
-        provider_for(tiny_bundles["fp32"], "cuda")
+    assert all(provider_for(bundle, "cuda") == "cuda" for bundle in tiny_bundles.values())
     with pytest.raises(InvalidSetting, match="cpu, cuda or auto, not 'gpu'"):
         provider_for(tiny_bundles["fp16"], "gpu")
+    wide = GPT2(tiny_bundles["fp32"], Threads(1), "auto")
+    assert wide.provider == "cpu"
+    (note,) = wide.runtime.notes
+    assert "round it to float16; --provider cuda" in note
+
+
+def test_a_standard_bundle_has_no_graph_for_cuda(
+    tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers_module, "cuda_problem", lambda: None)
+    bundle = tiny_bundles["fp32"]
+    bundle = replace(bundle, manifest=replace(bundle.manifest, graph="standard", files={}))
+    assert provider_for(bundle, "auto") == "cpu"
+    with pytest.raises(ProviderMissing, match=r"only fused bundles.*gpt2rt export .*--fp32"):
+        provider_for(bundle, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +64,7 @@ def test_auto_is_cuda_where_the_bundle_has_a_graph_for_it(
     [
         ("fp16", [*TAILS.values()], r"chosen by graphs.*export it again"),
         ("int8", [CUDA_GRAPH, *TAILS.values()], r"has no graph for CUDA.*export it again"),
-        ("fp32", [], r"16-bit numbers only.*--fp16"),
+        ("fp32", [CUDA_GRAPH, *TAILS.values()], r"has no graph for CUDA.*export it again"),
     ],
 )
 def test_auto_tells_why_a_bundle_is_not_run_on_the_cuda_that_is_there(
@@ -60,7 +74,7 @@ def test_auto_tells_why_a_bundle_is_not_run_on_the_cuda_that_is_there(
     tiny_bundles: dict[str, Bundle],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It lacks graphs that bundles of today have, or is wider than CUDA computes."""
+    """It lacks graphs that bundles of today have."""
     bundle = tiny_bundles[precision]
     files = {n: f for n, f in bundle.manifest.files.items() if n not in gone}
     old = replace(bundle, manifest=replace(bundle.manifest, files=files))

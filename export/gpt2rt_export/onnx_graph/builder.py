@@ -69,6 +69,14 @@ class Builder:
             k = width
         return k, n
 
+    def rows(self, name: str) -> tuple[int, int]:
+        """[N,K] of a matrix as it is stored: that of a linear layer (`.../w`), or an embedding."""
+        if name.endswith("/w"):
+            k, n = self.shape(name.removesuffix("/w"))
+            return n, k
+        n, k = self.hparams.variables()[f"model/{name}"]
+        return n, k
+
 
 def rows_of(w: Array) -> Array:
     """A matrix as it is stored, [N,K]: OpenAI's [1,K,N] transposed, an embedding as it is."""

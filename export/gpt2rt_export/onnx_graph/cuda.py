@@ -3,7 +3,8 @@
 It ends in logits, which stay on the device for its tails (`cuda_tails.py`). Parts are replaced at
 the same named cuts as in `fuse.py`, and the weight file is shared. Activations stay [B,S,D], so
 that there is nothing to reshape, and every node runs on the device, as a CUDA graph needs.
-Attention here takes float16 only, so there is no float32.
+Attention here takes float16 only, so there is no float32: weights in float32 or int8 become float16
+once, when a session is opened.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from gpt2rt.bundles.interface import (
 )
 from gpt2rt_export.onnx_graph.body import MICROSOFT, Body
 from gpt2rt_export.onnx_graph.builder import Builder
-from gpt2rt_export.onnx_graph.formats import HALF, INT4, INT8
+from gpt2rt_export.onnx_graph.formats import FLOAT, HALF, INT4, INT8
 from gpt2rt_export.onnx_graph.fuse import assemble, cut, declared, model_of
 from gpt2rt_export.onnx_graph.rounding import BLOCK, ZERO_POINT, half
 from gpt2rt_export.onnx_graph.weights import Weight
@@ -40,9 +41,8 @@ from gpt2rt_export.onnx_graph.weights import Weight
 class HalfArithmetic:
     """How a precision multiplies float16; each emits nodes and returns the name of its result."""
 
-    tokens: Callable[[Builder], str]  # -> rows of wte for X [B,S,D]
+    embedding: Callable[[Builder, str], str]  # the name of wte, or of the lm_head -> [V,D]
     product: Callable[[Builder, str, str, str], str]  # x [...,K], scope, out -> [...,N], no bias
-    head: Callable[[Builder, str, str, str], str]  # x [R,D], plus [R,1], out -> their sum [R,V]
 
 
 def fuse_cuda(
@@ -50,18 +50,19 @@ def fuse_cuda(
 ) -> tuple[onnx.ModelProto, list[Weight]]:
     """The graph for CUDA, still without weights, and the weights that it needs."""
     b, arithmetic = Builder(hparams), CUDA[precision]
-    x, normed = embed(b, arithmetic)
+    wte = arithmetic.embedding(b, "wte")
+    x, normed = embed(b, wte)
     for i in range(hparams.n_layer):
         # After the last attention only rows with wanted logits go on.
         x, normed = block(b, x, normed, i, arithmetic, whole=i < hparams.n_layer - 1)
-    lm_head(b, normed, arithmetic)
+    lm_head(b, normed, wte if hparams.tied else arithmetic.embedding(b, hparams.head_variable))
     return assemble(b, standard, cuda(hparams)), list(b.weights.values())
 
 
 def states_cuda(standard: onnx.ModelProto, hparams: HParams, precision: str) -> onnx.ModelProto:
     """The graph of hidden states for CUDA, without weights, which are those of `fuse_cuda`."""
     b, arithmetic = Builder(hparams), CUDA[precision]
-    x, normed = embed(b, arithmetic)
+    x, normed = embed(b, arithmetic.embedding(b, "wte"))
     ports = states(hparams)
     for i in range(hparams.n_layer):
         b.op("Identity", [x], ports.results[i].name)
@@ -80,9 +81,10 @@ def pool_cuda(hparams: HParams) -> onnx.ModelProto:
     return model_of(helper.make_graph(b.nodes, "pool", inputs, outputs))
 
 
-def embed(b: Builder, arithmetic: HalfArithmetic) -> tuple[str, str]:  # -> [B,S,D], its norm
+def embed(b: Builder, wte: str) -> tuple[str, str]:  # [V,D] -> [B,S,D], its norm
+    tokens = b.op("Gather", [wte, X.name], "embed/tokens", axis=0)
     places = b.op("Gather", [vector(b, "wpe"), POSITION.name], "embed/places", axis=0)
-    x = b.op("Add", [arithmetic.tokens(b), places], "embed/sum")
+    x = b.op("Add", [tokens, places], "embed/sum")
     inputs = [x, *gains(b, "ln_1", 0)]
     return x, b.op("LayerNormalization", inputs, "h0/ln_1", epsilon=b.hparams.epsilon)
 
@@ -164,7 +166,7 @@ def activate(b: Builder, x: str, h: str) -> str:
     return b.op("Cast", [cut(f"{h}/gelu")], f"{h}/active", to=TensorProto.FLOAT16)
 
 
-def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> None:  # [R,D] -> [R,V], [R,1]
+def lm_head(b: Builder, x: str, w: str) -> None:  # [R,D], [V,D] -> [R,V], [R,1]
     """Logits less their mean, and its negative.
 
     GPT-2's logits of a row may all be about -100, where float16 has steps of 1/16. Their mean is
@@ -178,29 +180,26 @@ def lm_head(b: Builder, x: str, arithmetic: HalfArithmetic) -> None:  # [R,D] ->
     below = b.op("MatMul", [x, mean], "lm_head/below")
     # What is subtracted from the logits is what was added to them, rounded or not.
     b.op("Cast", [below], OFFSET.name, to=TensorProto.FLOAT)
-    arithmetic.head(b, x, below, centred(b.hparams).name)
+    b.op("Gemm", [x, w, below], centred(b.hparams).name, transB=1)
 
 
 # ---- precisions
 
 
-def fp16_tokens(b: Builder) -> str:
-    return b.op("Gather", [vector(b, "wte"), X.name], "embed/tokens", axis=0)
+def stored(b: Builder, name: str) -> str:
+    """A matrix of an fp16 bundle, which is float16 [N,K]."""
+    return b.matrix(name, HALF)[0]
 
 
-def fp16_product(b: Builder, x: str, scope: str, out: str) -> str:
-    inputs = [x, *b.matrix(f"{scope}/w", HALF)]
-    return b.op("FusedMatMul", inputs, out, domain=MICROSOFT, transB=1)
+def narrowed(b: Builder, name: str) -> str:
+    """A float32 matrix as float16 [N,K]."""
+    return b.op("Cast", [*b.matrix(name, FLOAT)], f"{name}/half", to=TensorProto.FLOAT16)
 
 
-def fp16_head(b: Builder, x: str, plus: str, out: str) -> str:
-    return b.op("Gemm", [x, vector(b, b.hparams.head_variable), plus], out, transB=1)
-
-
-def wide(b: Builder, name: str, sizes: tuple[int, ...], out: str) -> str:
-    """An int8 matrix and its scales -> float16 [N,K], computed once, when the graph is loaded."""
-    q, scale = b.matrix(name, INT8)
-    q = ungrouped(b, q, [0, 2, 1, 3], sizes, f"{out}/steps")
+def widened(b: Builder, name: str) -> str:
+    """An int8 matrix and its scales as float16 [N,K]."""
+    (q, scale), out = b.matrix(name, INT8), f"{name}/half"
+    q = ungrouped(b, q, [0, 2, 1, 3], b.rows(name), f"{out}/steps")
     wide = b.op("Cast", [q], f"{out}/wide", to=TensorProto.FLOAT)
     axis = b.constant("column", np.array([1], np.int64))
     scales = b.op("Unsqueeze", [scale, axis], f"{out}/scales")
@@ -220,25 +219,14 @@ def ungrouped(b: Builder, part: str, perm: list[int], sizes: tuple[int, ...], ou
     return b.op("Slice", [rows, start, b.constant(f"{out}/end", np.array(sizes, np.int64))], out)
 
 
-def wide_wte(b: Builder, name: str, out: str) -> str:
-    return wide(b, name, b.hparams.variables()[f"model/{name}"], out)
+def half_arithmetic(matrix: Callable[[Builder, str], str]) -> HalfArithmetic:
+    """The arithmetic of matrices that are float16 once a session is open."""
 
+    def product(b: Builder, x: str, scope: str, out: str) -> str:
+        inputs = [x, matrix(b, f"{scope}/w")]
+        return b.op("FusedMatMul", inputs, out, domain=MICROSOFT, transB=1)
 
-def int8_tokens(b: Builder) -> str:
-    return b.op("Gather", [wide_wte(b, "wte", "embed/wte"), X.name], "embed/tokens", axis=0)
-
-
-def int8_product(b: Builder, x: str, scope: str, out: str) -> str:
-    """No op of the CUDA provider multiplies float16 by int8 with a scale for each output."""
-    k, n = b.shape(scope)
-    w = wide(b, f"{scope}/w", (n, k), f"{out}/w")
-    return b.op("FusedMatMul", [x, w], out, domain=MICROSOFT, transB=1)
-
-
-def int8_head(b: Builder, x: str, plus: str, out: str) -> str:
-    tied = b.hparams.tied
-    w = "embed/wte" if tied else wide_wte(b, b.hparams.head_variable, "lm_head/w")
-    return b.op("Gemm", [x, w, plus], out, transB=1)
+    return HalfArithmetic(matrix, product)
 
 
 def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
@@ -264,7 +252,9 @@ def int4_product(b: Builder, x: str, scope: str, out: str) -> str:
 
 
 CUDA = {
-    "fp16": HalfArithmetic(fp16_tokens, fp16_product, fp16_head),
-    "int8": HalfArithmetic(int8_tokens, int8_product, int8_head),
-    "int4": HalfArithmetic(int8_tokens, int4_product, int8_head),
+    "fp32": half_arithmetic(narrowed),
+    "fp16": half_arithmetic(stored),
+    # No op of the CUDA provider multiplies float16 by int8 with a scale for each output.
+    "int8": half_arithmetic(widened),
+    "int4": HalfArithmetic(widened, int4_product),
 }

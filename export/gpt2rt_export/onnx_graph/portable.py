@@ -186,9 +186,7 @@ def matrix(b: Builder, name: str, form: Format) -> str:
 def int8_steps(b: Builder, name: str) -> tuple[str, str, int]:
     """The whole numbers [N,K] of a matrix, the scales of its rows, and N."""
     q, scale = b.matrix(name, INT8)
-    n, k = (
-        b.shape(name[:-2])[::-1] if name.endswith("/w") else b.hparams.variables()[f"model/{name}"]
-    )
+    n, k = b.rows(name)
     return ungrouped(b, q, [0, 2, 1, 3], (n, k), f"{name}/steps"), scale, n
 
 

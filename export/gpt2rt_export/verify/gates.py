@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import EMBED
+from gpt2rt.bundles.precision import PRECISIONS
+from gpt2rt.engine.providers import CUDA
 from gpt2rt.engine.runtime import SLOTS
 from gpt2rt.errors import BadBundle
 
@@ -51,6 +53,11 @@ GATES = {
     "int8": Gate(largest=3.0, tempered=0.01, kl=0.1, perplexity=0.05, added=0.2),
     "int4": Gate(largest=5.0, tempered=0.12, kl=0.5, perplexity=0.25, added=0.6),
 }
+
+
+def precision_on(precision: str, provider: str) -> str:
+    """The precision whose gate a bundle of `precision` has on a provider."""
+    return PRECISIONS[precision].on_cuda if provider == CUDA else precision
 
 
 def check_known(bundle: Bundle) -> None:
