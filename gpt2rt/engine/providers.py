@@ -129,8 +129,8 @@ def better_on_cpu(bundle: Bundle) -> str | None:
     if precision is None or not precision.rounded_on_cuda:
         return None
     return (
-        f"{bundle.name} is computed by the CPU, since CUDA would round it to float16; "
-        f"--provider {CUDA} has it so"
+        f"{bundle.name} runs on the CPU, since CUDA would round it to float16; "
+        f"--provider {CUDA} runs it there"
     )
 
 
