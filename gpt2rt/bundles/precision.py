@@ -33,7 +33,7 @@ PRECISIONS = {
     precision.name: precision
     for precision in (
         Precision("int8", 1.3),
-        Precision("fp32", 4.0, kv="fp32", rounded_on_cuda=True),
+        Precision("fp32", 4.1, kv="fp32", rounded_on_cuda=True),
         Precision("fp16", 2.2),
         Precision("int4", 0.95),
     )
