@@ -10,7 +10,7 @@ COPY . .
 RUN python -m venv --without-pip /opt/gpt2rt \
     && pip --python /opt/gpt2rt install --no-cache-dir ".[${EXTRAS}]" \
     && pip --python /opt/gpt2rt uninstall --yes onnxruntime-gpu \
-    && pip --python /opt/gpt2rt install --no-cache-dir "onnxruntime>=1.21"
+    && pip --python /opt/gpt2rt install --no-cache-dir "onnxruntime>=1.24"
 
 FROM ${BASE}
 COPY --from=build /opt/gpt2rt /opt/gpt2rt

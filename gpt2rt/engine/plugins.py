@@ -16,7 +16,6 @@ from gpt2rt.errors import InvalidSetting, ProviderMissing, install_command
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-LEAST_RUNTIME = (1, 24)  # of ONNX Runtime, for plug-ins
 SEPARATOR = ":"  # between a provider and one of its devices
 LONGEST_REASON = 300  # characters of ONNX Runtime's messages, whose ends say most
 
@@ -140,12 +139,11 @@ def register(provider: Provider) -> None:
         raise ProviderMissing(
             f"{provider.name} is not installed: {way_out(provider)}; it needs {provider.needs}"
         )
-    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
-    if version < LEAST_RUNTIME:
-        wanted = ".".join(map(str, LEAST_RUNTIME))
+    if runtime_version() < provider.least_runtime:
+        wanted = ".".join(map(str, provider.least_runtime))
         raise ProviderMissing(
-            f"{provider.name} is a plug-in for ONNX Runtime {wanted} or later, this one is "
-            f"{ort.__version__}; upgrade it"
+            f"{provider.name} needs ONNX Runtime {wanted} or later, this one is "
+            f"{ort.__version__}; upgrade it: {way_out(provider)}"
         )
     try:
         library = importlib.import_module(provider.plugin).get_library_path()
@@ -155,6 +153,13 @@ def register(provider: Provider) -> None:
             f"{provider.package} cannot be used with ONNX Runtime {ort.__version__} "
             f"({reason_of(error)}); upgrade the older of the two"
         ) from error
+
+
+def runtime_version() -> tuple[int, ...]:
+    """The major and the minor version of the installed ONNX Runtime."""
+    import onnxruntime as ort
+
+    return tuple(int(part) for part in ort.__version__.split(".")[:2])
 
 
 def _not_built_in(provider: Provider, version: str) -> str:

@@ -53,6 +53,7 @@ class Provider:
         package: The package of ONNX Runtime that has it built in, or its plug-in's.
         plugin: The module of the plug-in; empty where there is none.
         extra: The extra of gpt2rt that installs it; empty where there is none.
+        least_runtime: The oldest ONNX Runtime that its plug-in works with; major, minor.
         systems: The systems (`sys.platform`) for which there are packages.
         precisions: The bundles that it runs.
         few_shapes: Whether it compiles a program for every shape.
@@ -70,6 +71,7 @@ class Provider:
     package: str
     plugin: str = ""
     extra: str = ""
+    least_runtime: tuple[int, int] = (1, 24)
     systems: tuple[str, ...] = EVERYWHERE
     precisions: tuple[str, ...] = ALL
     few_shapes: bool = False
@@ -158,6 +160,8 @@ TABLE = {
             "onnxruntime-ep-webgpu",
             plugin="onnxruntime_ep_webgpu",
             extra="webgpu",
+            # Older ones compute as well, but list only the nodes that are not on WebGPU.
+            least_runtime=(1, 31),
             few_shapes=True,
             needs="a GPU with a driver for Vulkan, Metal or Direct3D 12",
             limits=f"{HOST}; int8 weights become floats at every step",

@@ -26,7 +26,7 @@ from gpt2rt.cli import completion
 from gpt2rt.engine import execution, plugins
 from gpt2rt.engine.execution import compiled, open_on
 from gpt2rt.engine.placement import Placement, placement
-from gpt2rt.engine.plugins import devices, place_of
+from gpt2rt.engine.plugins import devices, place_of, runtime_version
 from gpt2rt.engine.provider_table import ALL, TABLE, WHOLE_ROW, Provider, Wish
 from gpt2rt.engine.providers import PROVIDERS, Threads
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
@@ -146,9 +146,18 @@ def test_a_plug_in_for_another_onnx_runtime(
     for _ in range(2):  # an error is not remembered
         with pytest.raises(ProviderMissing, match=told):
             devices(plugin)
-    monkeypatch.setattr(ort, "__version__", "1.23.2")
-    with pytest.raises(ProviderMissing, match=r"ONNX Runtime 1\.24 or later, this one is 1\.23\.2"):
-        devices(plugin)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "older"), [("openvino", "1.24", "1.23.2"), ("webgpu", "1.31", "1.30.0")]
+)
+def test_an_onnx_runtime_that_is_too_old_for_a_plug_in(
+    name: str, least: str, older: str, plugin: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "__version__", older)
+    told = rf'{name} needs .* {least} or later, .* is {older}; .*: pip install "gpt2rt\[{name}\]"'
+    with pytest.raises(ProviderMissing, match=told):
+        devices(TABLE[name])
 
 
 def test_a_device_that_is_not_there(plugin: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +266,8 @@ for directory in sys.argv[1:]:
 def test_webgpu_makes_the_tokens_of_the_cpu(tiny_bundles: dict[str, Bundle]) -> None:
     if find_spec("onnxruntime_ep_webgpu") is None:
         pytest.skip("needs the extra webgpu")
+    if runtime_version() < TABLE["webgpu"].least_runtime:
+        pytest.skip("needs a later ONNX Runtime, which users are told")
     if not SWIFTSHADER.is_file():
         pytest.skip("needs Chromium's software driver for Vulkan")
     driver = {
