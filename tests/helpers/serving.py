@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -23,19 +24,20 @@ from gpt2rt.serving.server import DrainingServer, listen, url_of
 from gpt2rt.serving.service import Service
 from gpt2rt.serving.settings import ServeSettings
 
-LIMIT = 20.0  # seconds that a server may take to start and to end
+LIMIT = 120.0  # seconds to wait for what has to come: a machine may have much else to do
 
 
 class RunningServer:
     """A server that listens; `url` is where, `log` its access log."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, loop: str = "auto") -> None:
         self.log = io.StringIO()
         self.service = Service(settings, self.log)
         self.listener = listen(settings.host, settings.port)
         self.port: int = self.listener.getsockname()[1]
         self.url = url_of(self.listener)
         self.server = DrainingServer(self.service)
+        self.server.config.loop = loop
         self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
         self.thread.start()
         wait_until(lambda: self._ready or not self.thread.is_alive())
@@ -61,6 +63,11 @@ class RunningServer:
         connection.sendall(sent)
         return connection
 
+    def pass_time(self) -> None:
+        """Whatever waits for a time, in a server of the loop "asyncio", has waited enough."""
+        assert self.service._start is not None
+        pass_time(self.service._start.get_loop())
+
     def lines(self) -> list[dict[str, Any]]:
         """The lines of the access log so far."""
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
@@ -69,6 +76,13 @@ class RunningServer:
         self.server.should_exit = True
         self.thread.join(LIMIT)
         assert not self.thread.is_alive()
+
+
+def pass_time(loop: asyncio.AbstractEventLoop) -> None:
+    """Put the clock of a loop an hour forward."""
+    ahead = loop.time() - time.monotonic() + 3600
+    loop.time = lambda: time.monotonic() + ahead  # type: ignore[method-assign]
+    loop.call_soon_threadsafe(lambda: None)  # so that it looks at its clock
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -124,9 +138,9 @@ def ready(url: str) -> bool:
 
 
 @contextmanager
-def running(settings: ServeSettings) -> Iterator[RunningServer]:
-    """A server on a real socket."""
-    server = RunningServer(settings)
+def running(settings: ServeSettings, loop: str = "auto") -> Iterator[RunningServer]:
+    """A server on a real socket; `loop` is uvicorn's word for an event loop."""
+    server = RunningServer(settings, loop)
     try:
         yield server
     finally:
