@@ -19,7 +19,7 @@ def main(port: int) -> None:
     answers, longest = 0, 0.0
     while not select.select([sys.stdin], [], [], PAUSE)[0]:
         began = time.perf_counter()
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request("GET", "/health")
         assert connection.getresponse().status == 200
         connection.close()
