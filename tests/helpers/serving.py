@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -116,6 +117,14 @@ def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:
     while not true():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.001)
+
+
+def free_port() -> str:
+    """A port that nobody else gets meanwhile: those that systems choose are higher."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return str(port)
+    raise AssertionError("all ports are taken")
 
 
 def url_in(process: subprocess.Popen[bytes]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -14,7 +11,7 @@ import pytest
 
 from command_line import posix, start
 from gpt2rt import GPT2, SamplingParams, Stopping
-from serving import LIMIT, ready, url_in, wait_until
+from serving import LIMIT, free_port, ready, url_in, wait_until
 
 CLIENTS = 4
 BODY = {"prompt": "ab", "n": 2, "seed": 5, "max_tokens": 40}
@@ -46,14 +43,6 @@ class StreamReader:
                             self.parts += 1
         except httpx2.TransportError:
             pass  # it was killed
-
-
-def free_port() -> str:
-    """One that nobody else gets meanwhile: those that systems choose are higher."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_768):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return str(port)
-    raise AssertionError("all ports are taken")
 
 
 @pytest.mark.slow
