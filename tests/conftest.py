@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from browsers import chromium
 from command_line import Command, Edit, Ended
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 keep_others_out()
+
+# Examples are the same in every run, and no clock decides whether a test fails. No example changes
+# what fixtures give.
+settings.register_profile(
+    "gpt2rt",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("gpt2rt")
 
 # Tests send Ctrl-C to children, who would inherit that a shell's background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -59,9 +59,9 @@ def test_where_something_else_answers(answer: bytes) -> None:
 
 def test_where_nothing_answers() -> None:
     pytest.importorskip("ray")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert "no cluster" in join(f"127.0.0.1:{port}")
+    with socket.socket() as taken:  # so nobody else listens there
+        taken.bind(("127.0.0.1", 0))
+        assert "no cluster" in join(f"127.0.0.1:{taken.getsockname()[1]}")
     assert "no cluster" in join("nowhere.invalid:6379")
 
 

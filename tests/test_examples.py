@@ -43,7 +43,7 @@ def ran(*command: str | Path, **environment: str) -> str:
         text=True,
         encoding="utf-8",
         env={**os.environ, **environment},
-        timeout=60,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

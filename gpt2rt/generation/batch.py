@@ -154,11 +154,7 @@ class Batch:
     def leave(self, client: Client) -> None:
         """Have a closed client taken out: now, or by who has the lead."""
         self._leaving.append(client)
-        if self._lead.take_if_free():
-            try:
-                self._sweep()
-            finally:
-                self._lead.give_back()
+        self._tidy()
 
     def between_steps(self, client: Client, work: Callable[[], Any], done: Future[Any]) -> None:
         with self.lock:
@@ -170,13 +166,19 @@ class Batch:
 
         Raises what a step raises that this thread makes, and `StepFailed` if the client is closed.
         """
-        self._lead.step_until(lambda: done() or client.closed, client.changed, self.turn)
+        try:
+            self._lead.step_until(lambda: done() or client.closed, client.changed, self.turn)
+        finally:
+            self._tidy()
         if not done():
             raise StepFailed(CLOSED)
 
     def drive(self) -> None:
         """Make steps until there is nothing to do, for clients whose threads do not wait."""
-        self._lead.step_while_busy(self.turn)
+        try:
+            self._lead.step_while_busy(self.turn)
+        finally:
+            self._tidy()
 
     # ---- a turn
 
@@ -196,6 +198,14 @@ class Batch:
         finally:
             self._wake()
         return self._call() or stepped
+
+    def _tidy(self) -> None:
+        """Take out who left, unless another thread has the lead: it does so after its last turn."""
+        while self._leaving and self._lead.take_if_free():
+            try:
+                self._sweep()
+            finally:
+                self._lead.give_back()
 
     def _sweep(self) -> None:
         """Take out what closed clients still have in the batch."""

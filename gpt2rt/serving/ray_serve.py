@@ -39,7 +39,7 @@ ID = b"x-request-id"
 MOST_ID = 64  # characters of a client's own id that stand in the log
 PATIENCE = 5.0  # seconds for what all replicas are asked
 LAST = 20.0  # seconds that Ray has to end, beside those that requests have
-SLOW = 30.0  # seconds after which somebody who waits for replicas wants to know why
+SLOW = 30.0  # seconds that a start may take until somebody who waits wants to know why
 LOOK = 1.0  # seconds between looks whether the application is still there
 RAISED = re.compile(r"^(?:ray\.\S+: )?gpt2rt\.errors\.\w+: (.+)$", re.MULTILINE)
 
@@ -178,7 +178,7 @@ def _started(replicas: Replicas, url: str, tell: Callable[[str], None]) -> Deplo
     finally:
         slow.cancel()
     try:
-        with urlopen(f"{url}/-/healthz", timeout=PATIENCE):
+        with urlopen(f"{url}/-/healthz", timeout=SLOW):
             return handle
     except OSError as error:
         raise InvalidSetting(

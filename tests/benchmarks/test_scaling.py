@@ -34,7 +34,7 @@ def seconds(made: Cluster, parts: list[float], kills: tuple[float, ...] = ()) ->
 
 
 part_sizes = st.lists(st.floats(1, 1e4), min_size=1, max_size=20)
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 
 
 @few

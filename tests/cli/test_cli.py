@@ -94,7 +94,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(model: Path, home: Path) -
     assert process.stdout is not None
     assert process.stdout.readline().endswith(b"SAMPLE 1 " + EQUALS.encode() + b"\n")
     process.stdout.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
@@ -124,7 +124,7 @@ def test_closed_streams_are_empty(model: Path) -> None:
     """As `<&- >&-` in a shell."""
     line = 'exec "$0" -m gpt2rt "$@" <&- >&-'
     shell = ["sh", "-c", line, sys.executable, "generate", "-", "-m", str(model)]
-    ended = subprocess.run(shell, stderr=subprocess.PIPE, timeout=60, check=False)
+    ended = subprocess.run(shell, stderr=subprocess.PIPE, timeout=300, check=False)
     assert ended.returncode == 1
     assert b"the prompt is empty" in ended.stderr
     assert b"Traceback" not in ended.stderr

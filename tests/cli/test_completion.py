@@ -79,8 +79,8 @@ def test_a_real_shell_installs_it(shell: str, tmp_path: Path) -> None:
     }
     # The second command keeps the shell from making way for the first.
     installed = subprocess.run(
-        [program, "-c", f"{command}; true"], env=environment, capture_output=True, timeout=60
+        [program, "-c", f"{command}; true"], env=environment, capture_output=True, timeout=300
     )
     assert f"{shell} completion installed" in installed.stdout.decode()
     (script,) = [path for path in tmp_path.rglob("*gpt2rt*") if path.is_file()]
-    subprocess.run([program, "-n", str(script)], env=environment, check=True, timeout=60)
+    subprocess.run([program, "-n", str(script)], env=environment, check=True, timeout=300)

@@ -152,7 +152,7 @@ def test_no_number_of_samples_is_no_end(model: Path, home: Path) -> None:
     banners = (line for line in process.stdout if b" SAMPLE " in line)
     assert [next(banners).split()[2] for _ in range(70)] == [str(n).encode() for n in range(1, 71)]
     process.stdout.close()
-    assert process.wait(60) == 1
+    assert process.wait(300) == 1
 
 
 def test_the_model_is_the_option_else_the_environments(

@@ -35,7 +35,7 @@ class Terminal:
         )
         os.close(slave)
 
-    def read_until(self, wanted: str, key: str = "", patience: float = 60) -> str:
+    def read_until(self, wanted: str, key: str = "", patience: float = 300) -> str:
         """What is shown up to `wanted`; `key` is pressed until it comes.
 
         A key that meets the terminal between two prompts is lost, as it is for a person.
@@ -44,7 +44,7 @@ class Terminal:
         self.type(key)
         while wanted.encode() not in seen:
             assert time.monotonic() < end, f"{wanted!r} did not come; shown: {seen!r}"
-            ready, _, _ = select.select([self._master], [], [], 2)
+            ready, _, _ = select.select([self._master], [], [], 10)
             if not ready:
                 self.type(key)
                 continue
@@ -59,13 +59,13 @@ class Terminal:
 
     def end(self) -> int:
         """Ctrl-D; returns the exit code."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         with suppress(OSError):  # the terminal was closed
             while self.process.poll() is None and time.monotonic() < end:
                 self.type("\x04")
                 if select.select([self._master], [], [], 2)[0]:
                     os.read(self._master, 1 << 16)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=300)
 
     def close(self) -> None:
         self.process.kill()
@@ -195,6 +195,6 @@ def test_interactive_on_a_terminal_remembers_and_survives_ctrl_c(model: Path, ho
     with suppress(OSError):  # Linux tells the end of a terminal so
         while os.read(master, 1 << 16):
             pass
-    assert process.wait(timeout=60) == 0  # a person has seen what was refused
+    assert process.wait(timeout=300) == 0  # a person has seen what was refused
     os.close(master)
     assert "hello" in (home / "history").read_text().splitlines()

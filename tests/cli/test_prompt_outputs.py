@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +96,28 @@ def test_a_complete_output_is_left_as_it_is(
     assert {record["seed"] for record in lines(output)} == {3}
 
 
+# A command that is killed so many seconds after so many parts are done, and before three more are.
+KILLED = """
+import os, signal, sys, threading
+from gpt2rt.cli import main
+from gpt2rt.corpus.ledger import Ledger
+
+left, seconds, add = int(sys.argv.pop(1)), float(sys.argv.pop(1)), Ledger.add
+
+def adding(self, part):
+    global left
+    add(self, part)
+    left -= 1
+    if left == 0:
+        threading.Timer(seconds, os.kill, [os.getpid(), signal.SIGKILL]).start()
+    if left == -2:
+        threading.Event().wait()
+
+Ledger.add = adding
+main()
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
 def test_a_killed_run_goes_on_with_nothing_lost_or_doubled(
@@ -108,17 +129,12 @@ def test_a_killed_run_goes_on_with_nothing_lost_or_doubled(
     output = tmp_path / "out.jsonl"
     arguments = ["generate", "-m", model, "--file", prompts, "--output", output, *OPTIONS]
     arguments += ["--part-rows", "10"]
-    shell = [sys.executable, "-m", "gpt2rt", *map(str, arguments)]
     rng = Random(1)
     for _ in range(4):
-        process = subprocess.Popen(shell, stderr=subprocess.DEVNULL)
-        done = len(list(parts_of(output).glob("part-*")))
-        wanted, deadline = done + rng.randrange(1, 6), time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if len(list(parts_of(output).glob("part-*"))) >= wanted:
-                break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        moment = str(rng.randrange(1, 6)), str(rng.random() / 50)
+        shell = [sys.executable, "-c", KILLED, *moment, *map(str, arguments)]
+        ended = subprocess.run(shell, stderr=subprocess.DEVNULL, timeout=300, check=False)
+        assert ended.returncode == -signal.SIGKILL
         assert not output.exists()
     assert command(*arguments).code == 0
     killed = output.read_bytes()

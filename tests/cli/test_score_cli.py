@@ -291,5 +291,5 @@ def test_a_pipe_is_written_to_and_stays_one(command: Command, model: Path, tmp_p
     with ThreadPoolExecutor(1) as aside:
         reading = aside.submit(pipe.read_bytes)
         assert command("score", "a", "-m", model, "--html", pipe).code == 0
-        assert reading.result(timeout=30).startswith(b"<!doctype html>")
+        assert reading.result(timeout=300).startswith(b"<!doctype html>")
     assert pipe.is_fifo()

@@ -76,12 +76,12 @@ def shown(*arguments: str | Path, typed: bytes = b"") -> str:
     os.close(slave)
     os.write(master, typed)
     seen = b""
-    ender = threading.Timer(120, process.kill)
+    ender = threading.Timer(600, process.kill)
     ender.start()
     with suppress(OSError):  # Linux tells the end of a terminal so
         while more := os.read(master, 1 << 16):
             seen += more
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     ender.cancel()
     os.close(master)
     text = seen.decode()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2rt.bundles.bundle import Bundle
@@ -77,7 +77,6 @@ def test_rows_of_a_prompt_stay_while_another_is_read_into_its_slot(device: Devic
     places=st.permutations(range(41)),
     runs=st.booleans(),
 )
-@settings(derandomize=True, deadline=None)
 def test_tokens_are_moved_to_their_rows_by_few_moves(
     rows: set[int], places: list[int], runs: bool
 ) -> None:

@@ -128,6 +128,7 @@ def test_many_prompts_take_the_memory_of_few(loaded: GPT2) -> None:
         return held
 
     loaded.prefixes = None
+    held(100)  # so that what is kept for good is there
     assert held(1000) < held(100) + 20_000
 
 
@@ -162,7 +163,7 @@ def test_a_child_forked_while_another_thread_generates_goes_on(loaded: GPT2) -> 
                 target=_generate, args=(loaded, wanted)
             )
             child.start()
-            child.join(20)
+            child.join(300)
             hung = child.exitcode is None
             if hung:
                 child.kill()
@@ -197,7 +198,7 @@ def test_a_child_without_the_threads_of_its_model_says_so(model: Path, what: str
     }[what]
     child = multiprocessing.get_context("fork").Process(target=_refused, args=(call,))
     child.start()
-    child.join(20)
+    child.join(300)
     assert child.exitcode == 0
     assert list(stream)  # the parent goes on
 
@@ -214,7 +215,7 @@ if child == 0:
         GPT2.load(sys.argv[1], threads=2).generate("the cat", stopping=Stopping(2))
     print("said", end="")  # flushed at the end
     sys.exit(7)
-for _ in range(200):
+for _ in range(6000):
     ended, status = os.waitpid(child, os.WNOHANG)
     if ended:
         sys.exit(os.waitstatus_to_exitcode(status))
@@ -230,5 +231,5 @@ sys.exit("the child hangs")
 @pytest.mark.parametrize("what", ["exit", "del", "load"])
 def test_a_child_ends_by_itself_with_its_own_status(model: Path, threads: str, what: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", ENDS, str(model), threads, what]
-    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, timeout=300, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (7, b"said", b"")

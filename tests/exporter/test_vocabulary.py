@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2rt.errors import InvalidSetting
@@ -38,7 +38,6 @@ def test_it_has_the_size_asked_for(tmp_path: Path, n_vocab: int) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@settings(deadline=None, derandomize=True)
 @given(text=st.text(st.characters(codec="utf-8")))
 def test_it_is_true_to_any_text(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text

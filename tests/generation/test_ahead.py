@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
@@ -78,12 +78,7 @@ def numbered(requests: Sequence[Request]) -> list[Request]:
     ]
 
 
-FEW = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+FEW = settings(max_examples=25)
 
 
 @given(requests=any_requests(SETTINGS), count=st.integers(1, 6))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,7 @@ from gpt2rt import GPT2, Request
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import QueueFull, StepFailed
 from gpt2rt.generation.batch import AHEAD
+from gpt2rt.generation.scheduler import Scheduler
 from shared_batch import hanging, left_empty, limited
 
 
@@ -35,7 +37,7 @@ def test_a_text_is_the_same_whoever_joins_and_leaves(model: GPT2) -> None:
     Callers.searched = {width: best(model, width) for width in range(1, 5)}
     run_state_machine_as_test(
         Callers,
-        settings=settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True),
+        settings=settings(max_examples=60, stateful_step_count=30),
     )
 
 
@@ -121,6 +123,23 @@ def test_a_dropped_iterator_leaves_the_batch(model: GPT2) -> None:
         assert_empty(model.batch)
     finally:
         gc.enable()
+
+
+def test_who_leaves_in_the_last_step_is_taken_out_after_it(
+    model: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, other = Scheduler.turn, model.batch.client(1)
+
+    def leaving(self: Scheduler, *resting: Any) -> Any:
+        other.close()
+        return turn(self, *resting)
+
+    with model.batch.client(1) as client:
+        other.submit(tasks(model, [request(0)]))
+        client.submit(tasks(model, [request(1, 1)]))
+        monkeypatch.setattr(Scheduler, "turn", leaving)
+        drained(client)
+        assert model.batch.statistics.running == 0
 
 
 def test_a_call_waits_for_its_own_text_only(model: GPT2) -> None:

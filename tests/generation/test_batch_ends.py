@@ -58,7 +58,7 @@ def test_one_thread_steps_for_all_and_gives_way(model: GPT2) -> None:
     engines = limited(model, 2)
     batch = engines.batch
     client = batch.client(1, wake=lambda: None)
-    client.submit(tasks(model, [request(4, 3000)]))  # it slides
+    client.submit(tasks(model, [request(4, 10**6)]))  # it slides
     thread = threading.Thread(target=batch.drive, daemon=True)
     thread.start()
     for n in range(50):
@@ -95,7 +95,7 @@ def test_a_child_goes_on_with_texts_that_a_thread_of_its_parent_stepped(
     engines = limited(model, 4)
     batch = engines.batch
     endless = batch.client(1, wake=lambda: None)
-    endless.submit(tasks(model, [request(4, 10_000)]))  # it slides
+    endless.submit(tasks(model, [request(4, 10**6)]))  # it slides
     thread = threading.Thread(target=batch.drive, daemon=True)
     thread.start()
     for n in range(20):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2rt.errors import InvalidSetting
@@ -26,7 +26,6 @@ def cut(text: str, strings: list[str]) -> tuple[str, str | None]:
 
 
 @given(letters, strings, st.lists(st.integers(0, 40)))
-@settings(deadline=None, derandomize=True)
 def test_text_ends_before_the_string_that_ends_first(
     text: str, strings: list[str], places: list[int]
 ) -> None:

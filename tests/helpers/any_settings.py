@@ -49,7 +49,7 @@ def any_settings(limit: int) -> Callable[[Callable[..., None]], Callable[..., No
         max_examples=limit,
         deadline=None,
         derandomize=True,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     params = st.fixed_dictionaries({}, optional=PARAMS)
     stopping = st.fixed_dictionaries({}, optional=STOPPING)

@@ -10,6 +10,7 @@ from typing import Any
 
 from gpt2rt import AsyncGPT2, Piece, Request, SamplingParams, Stopping
 
+LIMIT = 120.0  # seconds to wait for what has to come: a machine may have much else to do
 PARAMS = SamplingParams(seed=5)
 TEN = Stopping(length=10, end_of_text=False)
 LONG = Stopping(length=40, end_of_text=False)
@@ -24,7 +25,7 @@ async def opened(path: Path, **settings: Any) -> AsyncIterator[AsyncGPT2]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT):
         while not true():
             await asyncio.sleep(0.001)
 

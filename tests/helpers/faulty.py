@@ -13,8 +13,8 @@ from gpt2rt_export.fetch.integrity import Receipt
 from gpt2rt_export.fetch.network import Network
 
 MOST = 8  # faults of a sequence: no more than the retries
-STALL = 0.4  # seconds until a client gives up
-PATIENT = 20.0  # where nothing stalls: a slow machine must not look like a fault
+STALL = 1.0  # seconds until a client gives up
+PATIENT = 300.0  # where nothing stalls: a slow machine must not look like a fault
 
 
 class Watch:

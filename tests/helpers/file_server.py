@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
-LONGEST_STALL = 20.0  # seconds, should a client never give up
+LONGEST_STALL = 300.0  # seconds, should a client never give up
 PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from browsers import LIMIT, new_context
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -25,23 +28,17 @@ STOP_AT = """count => new MutationObserver((_, observer) => {
 
 
 @contextmanager
-def open_pages(
-    browser: Browser, errors: list[str], address: str, ready: str, seconds: float
-) -> Iterator[Open]:
+def open_pages(browser: Browser, errors: list[str], address: str, ready: str) -> Iterator[Open]:
     """What opens pages below an address; at the end there were no errors, and no other host was
     asked.
 
-    A page is open when it has an element `ready`; `errors` gets what browsers complain of, and
-    `seconds` is how long a page may take for anything.
+    A page is open when it has an element `ready`; `errors` gets what browsers complain of.
     """
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=1000 * seconds)
     contexts: list[BrowserContext] = []
     hosts: set[str] = set()
 
     def start(path: str = "", at: str = address, ready: str = ready, **settings: Any) -> Page:
-        contexts.append(browser.new_context(**settings))
+        contexts.append(new_context(browser, **settings))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.extend([said.text] * (said.type == "error")))
@@ -63,7 +60,16 @@ def expected(page: Page, errors: list[str], text: str) -> None:
     from playwright.sync_api import expect
 
     expect(page.get_by_role("alert")).to_contain_text(text)
+    until = time.monotonic() + LIMIT
+    while not errors and time.monotonic() < until:
+        page.wait_for_timeout(10)
     assert errors
+    errors.clear()
+
+
+def excuse(page: Page, errors: list[str]) -> None:
+    """The last of a page, whose browser may have complained of what was done to it."""
+    page.context.close()
     errors.clear()
 
 
@@ -89,7 +95,6 @@ def fill(page: Page, prompt: str, seed: int = 7, length: int = 20) -> None:
     page.get_by_label("The text to go on from").fill(prompt)
     page.get_by_label("Length", exact=True).fill(str(length))
     page.get_by_label("Seed").fill(str(seed))
-    page.get_by_label("keep it").check()
 
 
 def came(page: Page, count: int) -> None:

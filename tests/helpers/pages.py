@@ -58,4 +58,4 @@ def hosted(directory: Path, *, isolated: bool = True) -> Iterator[str]:
 
 def opened(page: Page) -> None:
     """Wait until the model is there."""
-    page.locator("body[data-threads]").wait_for(state="attached", timeout=60_000)
+    page.locator("body[data-threads]").wait_for(state="attached")

@@ -107,7 +107,8 @@ def soak(
 @contextmanager
 def watched_health(server: SoakedServer, figures: SoakFigures) -> Iterator[None]:
     """Ask for /health all the while, and note how long answers took."""
-    command = [sys.executable, health_watch.__file__, str(server.port)]
+    place = str(server.port), str(server.process.pid)
+    command = [sys.executable, health_watch.__file__, *place]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as watch:
         try:
             yield
@@ -273,17 +274,20 @@ def check_idle(server: SoakedServer) -> None:
 
 def check_slots(server: SoakedServer) -> None:
     """Every slot of every model is there: that many texts are continued side by side."""
-    body = {"prompt": "ab", "n": SLOTS, "stream": True, "max_tokens": 12, "min_tokens": 12}
+    body = {"prompt": "ab", "n": SLOTS, "max_tokens": 12, "min_tokens": 12}
     for model in (FIRST, "talker-int8"):
-        content = json.dumps({**body, "model": model, "return_tokens": True}).encode()
+        content = json.dumps({**body, "model": model}).encode()
+        before = steps_of(server, model)
         with server.connect() as connection:
             connection.sendall(ServedRequest("slots", "POST", "/v1/completions", content).sent)
             status, answer = whole(connection)
         assert status == 200, answer
-        choices = [choice for event in decoded(answer) for choice in event["choices"]]
-        ended = next(i for i, choice in enumerate(choices) if choice["finish_reason"])
-        begun = {choice["index"] for choice in choices[:ended]}
-        assert len(begun) == SLOTS, f"{model} has {len(begun)} of {SLOTS} slots"
+        made = steps_of(server, model) - before
+        assert made == 12, f"{model} has not {SLOTS} slots: it made {made} steps"
+
+
+def steps_of(server: SoakedServer, model: str) -> float:
+    return server.counts("steps_total")[f'{{model="{model}"}}']
 
 
 def check_log(server: SoakedServer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -23,19 +25,20 @@ from gpt2rt.serving.server import DrainingServer, listen, url_of
 from gpt2rt.serving.service import Service
 from gpt2rt.serving.settings import ServeSettings
 
-LIMIT = 20.0  # seconds that a server may take to start and to end
+LIMIT = 120.0  # seconds to wait for what has to come: a machine may have much else to do
 
 
 class RunningServer:
     """A server that listens; `url` is where, `log` its access log."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, loop: str = "auto") -> None:
         self.log = io.StringIO()
         self.service = Service(settings, self.log)
         self.listener = listen(settings.host, settings.port)
         self.port: int = self.listener.getsockname()[1]
         self.url = url_of(self.listener)
         self.server = DrainingServer(self.service)
+        self.server.config.loop = loop
         self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
         self.thread.start()
         wait_until(lambda: self._ready or not self.thread.is_alive())
@@ -61,6 +64,11 @@ class RunningServer:
         connection.sendall(sent)
         return connection
 
+    def pass_time(self) -> None:
+        """Whatever waits for a time, in a server of the loop "asyncio", has waited enough."""
+        assert self.service._start is not None
+        pass_time(self.service._start.get_loop())
+
     def lines(self) -> list[dict[str, Any]]:
         """The lines of the access log so far."""
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
@@ -69,6 +77,13 @@ class RunningServer:
         self.server.should_exit = True
         self.thread.join(LIMIT)
         assert not self.thread.is_alive()
+
+
+def pass_time(loop: asyncio.AbstractEventLoop) -> None:
+    """Put the clock of a loop an hour forward."""
+    ahead = loop.time() - time.monotonic() + 3600
+    loop.time = lambda: time.monotonic() + ahead  # type: ignore[method-assign]
+    loop.call_soon_threadsafe(lambda: None)  # so that it looks at its clock
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -104,6 +119,14 @@ def wait_until(true: Callable[[], bool], seconds: float = LIMIT) -> None:
         time.sleep(0.001)
 
 
+def free_port() -> str:
+    """A port that nobody else gets meanwhile: those that systems choose are higher."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return str(port)
+    raise AssertionError("all ports are taken")
+
+
 def url_in(process: subprocess.Popen[bytes]) -> str:
     """The address that a server prints when it is ready."""
     assert process.stderr is not None
@@ -124,9 +147,9 @@ def ready(url: str) -> bool:
 
 
 @contextmanager
-def running(settings: ServeSettings) -> Iterator[RunningServer]:
-    """A server on a real socket."""
-    server = RunningServer(settings)
+def running(settings: ServeSettings, loop: str = "auto") -> Iterator[RunningServer]:
+    """A server on a real socket; `loop` is uvicorn's word for an event loop."""
+    server = RunningServer(settings, loop)
     try:
         yield server
     finally:

@@ -26,7 +26,7 @@ from serving import wait_until
 
 SLOTS, QUEUE = 8, 4
 OPTIONS = ("--threads", "1", "--prefix-cache", "2", "--log-prompts")
-LIMIT = 60.0  # seconds that an answer may take
+LIMIT = 300.0  # seconds that an answer may take
 TEMPLATE = "{% for m in messages %}{{ m.content }}{{ '<|endoftext|>' }}{% endfor %}"
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2rt import GPT2, SamplingParams
@@ -58,7 +58,6 @@ def plain(
     tokens,
     tokens,
 )
-@settings(deadline=None, derandomize=True)
 def test_edits_are_the_plain_ones_at_every_step(
     params: SamplingParams,
     bias: tuple[tuple[int, float], ...],

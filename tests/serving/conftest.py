@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import pytest
 
@@ -16,10 +15,10 @@ from fastapi import Body
 from fastapi.testclient import TestClient
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.serving.settings import ServeSettings
+from held_steps import HeldSteps
 from page_use import Open, open_pages
-from serving import RunningServer, in_process, running
+from serving import LIMIT, RunningServer, in_process, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -54,14 +53,14 @@ async def echo(body: Annotated[dict[str, int], Body()]) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def quick(serve_settings: ServeSettings) -> ServeSettings:
-    """Settings of a server that has no model in memory and little patience."""
-    return replace(serve_settings, on_demand=True, patience=0.2, body_bytes=100_000)
+    """Settings of a server that has no model in memory."""
+    return replace(serve_settings, on_demand=True, patience=LIMIT, body_bytes=100_000)
 
 
 @pytest.fixture(scope="module")
 def own(quick: ServeSettings) -> Iterator[RunningServer]:
     """A server of the test's file that knows `/echo`, a path that takes JSON."""
-    with running(quick) as started:
+    with running(replace(quick, timeout=1e9), "asyncio") as started:
         started.app.add_api_route("/echo", echo, methods=["POST"])
         yield started
 
@@ -72,23 +71,19 @@ def path(model: Path) -> Path:
     return model
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSteps]:
+    """Texts grow by as many steps as the test allows."""
+    held = HeldSteps(monkeypatch)
+    yield held
+    held.allow()
+
+
 # ---- the page
 
 
 @pytest.fixture
 def open_page(browser: Browser, server: RunningServer, errors: list[str]) -> Iterator[Open]:
     """Opens a page of the server."""
-    with open_pages(browser, errors, f"{server.url}/", DESCRIBED, seconds=10) as start:
+    with open_pages(browser, errors, f"{server.url}/", DESCRIBED) as start:
         yield start
-
-
-@pytest.fixture
-def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts grow by 10 tokens a second at most: none ends before a test stops it."""
-    turn = Scheduler.turn
-
-    def wait(self: Scheduler, *resting: Any) -> Any:
-        time.sleep(0.1)
-        return turn(self, *resting)
-
-    monkeypatch.setattr(Scheduler, "turn", wait)

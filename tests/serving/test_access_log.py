@@ -37,13 +37,15 @@ def test_a_log_that_nobody_reads_loses_lines_and_counts_them(
     monkeypatch.setattr("gpt2rt.serving.access.LINES", 2)
     stuck = Stuck()
     log = AccessLog(stuck)
-    for number in range(9):
+    log.add({"n": 0})
+    wait_until(stuck.asked.is_set)
+    for number in range(1, 9):
         log.add({"n": number})
     stuck.reading.set()
-    wait_until(lambda: '{"n": 1}' in stuck.getvalue())
+    wait_until(lambda: '{"n": 2}' in stuck.getvalue())
     log.add({"n": 9})
     log.close()
-    assert '{"n": 9, "lost_lines": ' in stuck.getvalue()
+    assert '{"n": 9, "lost_lines": 6}' in stuck.getvalue()
 
 
 class Stuck(io.StringIO):
@@ -51,9 +53,10 @@ class Stuck(io.StringIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reading = threading.Event()
+        self.asked, self.reading = threading.Event(), threading.Event()
 
     def write(self, text: str) -> int:
+        self.asked.set()
         self.reading.wait()
         return super().write(text)
 

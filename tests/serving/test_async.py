@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from async_models import LONG, PARAMS, TEN, is_empty, joined, opened, requests
+from async_models import LONG, PARAMS, TEN, is_empty, joined, opened, requests, until
 from gpt2rt import GPT2, EmbedParams, Passage, Request
 from gpt2rt.errors import BadText
+from held_steps import HeldSteps
 
 
 def test_texts_are_those_of_the_library(path: Path, gpt2: GPT2) -> None:
@@ -31,10 +32,14 @@ def test_texts_are_those_of_the_library(path: Path, gpt2: GPT2) -> None:
     asyncio.run(check())
 
 
-def test_texts_run_side_by_side(path: Path) -> None:
+def test_texts_run_side_by_side(path: Path, steps: HeldSteps) -> None:
     async def check() -> None:
         async with opened(path, slots=8) as model:
-            await asyncio.gather(*(model.generate("a", PARAMS, TEN) for _ in range(8)))
+            texts = asyncio.gather(*(model.generate("a", PARAMS, TEN) for _ in range(8)))
+            counts = model.model.batch
+            await until(lambda: counts.statistics.running + counts.statistics.queued == 8)
+            steps.allow()
+            await texts
             assert model.model.batch.statistics.steps < 30  # one after the other: 80
 
     asyncio.run(check())

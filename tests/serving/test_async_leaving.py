@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from async_models import ENDLESS, LEAVE, LONG, PARAMS, TEN, is_empty, opened, requests, until
+from async_models import ENDLESS, LEAVE, LIMIT, LONG, PARAMS, TEN, is_empty, opened, requests, until
 from gpt2rt import GPT2, EmbedParams, Request, Stopping
 from gpt2rt.generation.client import Client
 
@@ -46,7 +46,7 @@ def test_a_loop_that_is_left_frees_its_slot(path: Path) -> None:
             async for _ in model.stream("a", PARAMS, ENDLESS):
                 break
             await is_empty(model)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT):
                 async with aclosing(model.run(requests(2, ENDLESS))) as run:
                     await anext(run)
                 await is_empty(model)
@@ -59,7 +59,7 @@ def test_a_reader_who_was_long_away_goes_on(path: Path, gpt2: GPT2) -> None:
     stopping = Stopping(length=200, end_of_text=False, overflow="slide")
 
     async def check() -> None:
-        async with opened(path) as model, asyncio.timeout(20):
+        async with opened(path) as model, asyncio.timeout(LIMIT):
             batch, text = model.model.batch, ""
             async for piece in model.stream("a", PARAMS, stopping):
                 if not text:
@@ -86,54 +86,63 @@ async def main():
 
 asyncio.run(main())
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")
 
 
 # ---- scoring and embedding
 
 
-def test_a_cancelled_score_of_a_long_text_ends(path: Path) -> None:
+BOATS = "a small boat " * 3_000  # hundreds of slices
+
+
+@pytest.fixture
+def slices(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is computed of texts to be scored and embedded, a slice after the other."""
+    found: list[object] = []
+    call = Client.call
+
+    def counted(self: Client, work: Callable[[], Any]) -> Any:
+        found.append(work)
+        return call(self, work)
+
+    monkeypatch.setattr(Client, "call", counted)
+    return found
+
+
+def test_a_cancelled_score_of_a_long_text_ends(path: Path, slices: list[object]) -> None:
     async def check() -> None:
         async with opened(path) as model:
-            scoring = asyncio.create_task(model.score("a small boat " * 3_000, stride=1))
-            await asyncio.sleep(0.05)
+            scoring = asyncio.create_task(model.score(BOATS, stride=1))
+            await until(lambda: bool(slices))
             scoring.cancel()
-            async with asyncio.timeout(10):
-                await model.aclose()  # waits for the threads
+            await asyncio.sleep(0)
+            begun = len(slices)
+            await model.aclose()  # waits for the threads
+        assert len(slices) <= begun + 1
 
     asyncio.run(check())
 
 
 @pytest.mark.parametrize("kind", ["score", "embed"])
-def test_a_cancelled_call_ends_with_its_slice(
-    path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_cancelled_call_ends_with_its_slice(path: Path, slices: list[object], kind: str) -> None:
     """Not with its text, whose reading takes as long as it is long."""
-    text = "a small boat " * 3_000
-
-    calls = []
-    call = Client.call
-
-    def counted(self: Client, work: Callable[[], Any]) -> Any:
-        calls.append(work)
-        return call(self, work)
-
-    monkeypatch.setattr(Client, "call", counted)
 
     async def check() -> None:
         async with opened(path) as model:
             calling = asyncio.ensure_future(
-                model.score(text, stride=1)
+                model.score(BOATS, stride=1)
                 if kind == "score"
-                else model.embed(text, EmbedParams(stride=1))
+                else model.embed(BOATS, EmbedParams(stride=1))
             )
-            await until(lambda: len(calls) > 2)
+            await until(lambda: len(slices) > 2)
             calling.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await calling
-            begun = len(calls)
-        assert len(calls) <= begun + 1  # of hundreds
+            begun = len(slices)
+        assert len(slices) <= begun + 1
 
     asyncio.run(check())
 
@@ -175,7 +184,7 @@ def test_a_text_that_rested_goes_on_when_its_reader_does(path: Path) -> None:
                     before = now
                     await asyncio.sleep(0.05)
                 assert now < 200
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(LIMIT):
                     async for pieces in steps:
                         found += pieces
             assert sum(piece.token is not None for piece in found) == 200

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2rt import GPT2, Completion, Passage, Request, SamplingParams, Stopping
@@ -63,9 +63,7 @@ def test_texts_are_the_librarys_for_the_same_seed(client: TestClient, gpt2: GPT2
     assert joined(events(client, **body)) == dict(enumerate(one.text for one in wanted))
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15)
 @given(
     prompt=st.one_of(
         st.none(),

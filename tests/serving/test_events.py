@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,10 +14,10 @@ from fastapi.testclient import TestClient
 from gpt2rt import Piece
 from gpt2rt.asynchronous import AsyncGPT2
 from gpt2rt.errors import BadLogits
-from gpt2rt.generation.scheduler import Scheduler
 from gpt2rt.serving.events import ClientLeft, while_there
 from gpt2rt.serving.settings import ServeSettings
-from serving import RunningServer, fault, in_process, wait_until
+from held_steps import HeldSteps
+from serving import RunningServer, fault, in_process, pass_time, running, wait_until
 
 BODY = {"prompt": "ab", "stream": True}
 
@@ -65,8 +63,8 @@ def test_an_error_after_it_is_the_last_event(
 
 
 @contextmanager
-def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Runs that never end; the list says what became of them."""
+def endless(monkeypatch: pytest.MonkeyPatch, *, long: bool = False) -> Iterator[list[str]]:
+    """Runs that never end; the list says what became of them. `long`: that takes an hour."""
     seen: list[str] = []
 
     async def run(self: AsyncGPT2, *given: Any, **named: Any) -> AsyncGenerator[list[Piece], None]:
@@ -74,6 +72,8 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         try:
             while True:
                 yield [Piece(0, "x", 64)]
+                if long:
+                    pass_time(asyncio.get_running_loop())
                 await asyncio.sleep(0.001)
         finally:
             seen.append("closed")
@@ -104,38 +104,25 @@ def test_the_work_ends_when_its_client_leaves(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_log_tells_the_tokens_of_a_client_that_left(
-    server: RunningServer, stream: bool
+    serve_settings: ServeSettings, steps: HeldSteps, stream: bool
 ) -> None:
-    body = json.dumps({"prompt": "ab", "max_tokens": 1_000_000, "stream": stream}).encode()
+    body = json.dumps({"prompt": "ab", "min_tokens": 40, "max_tokens": 40, "stream": stream})
     head = (
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
-    with slow_steps():
-        connection = server.socket(head + body)
-        counts = [model.model.batch for _, model in server.service.models.loaded()]
-        began = [batch.statistics.tokens for batch in counts]
-        wait_until(lambda: counts[0].statistics.tokens >= began[0] + 3)
+    with running(serve_settings) as server:
+        steps.allow(5)
+        connection = server.socket(head + body.encode())
+        steps.made()
+        assert server.client().get("/health").status_code == 200  # it has seen the tokens, too
         connection.close()
-        wait_until(lambda: server.service.in_flight == 0)
-    line = server.lines()[-1]
+        wait_until(lambda: len(server.lines()) == 2)
+        line = server.lines()[-1]
+        steps.allow()
     assert line["path"] == "/v1/completions"
-    assert line["prompt_tokens"] is None
-    assert 2 <= line["completion_tokens"] <= 40
-
-
-@contextmanager
-def slow_steps() -> Iterator[None]:
-    """Steps that leave a client the time to leave."""
-    turn = Scheduler.turn
-
-    def slow(self: Scheduler, *given: Any) -> Any:
-        time.sleep(0.01)
-        return turn(self, *given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scheduler, "turn", slow)
-        yield
+    assert (line["status"], line["prompt_tokens"]) == (200 if stream else 499, None)
+    assert line["completion_tokens"] == 5
 
 
 def test_work_is_cancelled_when_the_client_leaves() -> None:
@@ -176,7 +163,8 @@ def test_work_that_ends_first_counts() -> None:
 def test_a_request_that_takes_too_long_is_told(
     serve_settings: ServeSettings, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    with in_process(replace(serve_settings, timeout=0.05)) as client, endless(monkeypatch) as seen:
+    monkeypatch.setattr("gpt2rt.serving.guard.GRACE", 1e6)
+    with in_process(serve_settings) as client, endless(monkeypatch, long=True) as seen:
         wait_until(lambda: client.get("/ready").status_code == 200)
         answer = client.post("/v1/completions", json={**BODY, "stream": stream})
         assert seen == ["begun", "closed"]

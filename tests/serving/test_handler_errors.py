@@ -17,7 +17,7 @@ from gpt2rt.serving import guard
 from gpt2rt.serving.faults import Fault
 from gpt2rt.serving.service import Service, service_of
 from gpt2rt.serving.settings import ServeSettings
-from serving import RunningServer, fault, in_process, running, wait_until
+from serving import RunningServer, fault, in_process, pass_time, running, wait_until
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,12 @@ def test_a_request_that_takes_too_long_is_ended(
 
     async def endless() -> None:
         try:
+            pass_time(asyncio.get_running_loop())
             await asyncio.sleep(60)
         finally:
             ended.append(True)
 
-    with in_process(replace(quick, timeout=0.02)) as client:
+    with in_process(quick) as client:
         client.app.app.add_api_route("/endless", endless)  # type: ignore[attr-defined]
         assert fault(client.get("/endless")) == (503, "timeout")
     assert ended == [True]
@@ -104,14 +105,16 @@ def test_a_reader_that_does_not_read_is_cut_off(
     quick: ServeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "GRACE", 0.0)
-    with running(replace(quick, timeout=0.5)) as server:
+    with running(quick, "asyncio") as server:
         seen = endless_stream(server)
+        connections = server.server.server_state.connections
         with server.socket(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-            wait_until(lambda: bool(seen))
+            wait_until(lambda: any(one.flow.write_paused for one in list(connections)))
             with server.client() as other:
                 assert other.get("/health").status_code == 200
+            server.pass_time()
             wait_until(lambda: seen == ["begin", "end"])
-            wait_until(lambda: not server.server.server_state.connections)
+            wait_until(lambda: not connections)
         wait_until(lambda: server.service.in_flight == 0)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from command_line import posix, start
 from gpt2rt import GPT2, SamplingParams, Stopping
-from serving import LIMIT, ready, url_in, wait_until
+from serving import LIMIT, free_port, ready, url_in, wait_until
 
 CLIENTS = 4
 BODY = {"prompt": "ab", "n": 2, "seed": 5, "max_tokens": 40}
@@ -48,7 +48,7 @@ class StreamReader:
 @pytest.mark.slow
 @posix
 def test_a_server_killed_under_load_starts_again(model: Path, home: Path, gpt2: GPT2) -> None:
-    before, port = files(model), "0"
+    before, port = files(model), free_port()
     wanted = gpt2.generate_batch(["ab", "ab"], SamplingParams(seed=5), Stopping(40))
     for _ in range(2):
         server = start("serve", model, "--port", port, "--threads", "1", stdout=subprocess.DEVNULL)
@@ -68,4 +68,3 @@ def test_a_server_killed_under_load_starts_again(model: Path, home: Path, gpt2: 
             assert reader.wrong == []
         assert files(model) == before
         assert not [name for name in files(home) if name.endswith((".new", ".tmp", ".lock"))]
-        port = url.rpartition(":")[2]

@@ -36,7 +36,7 @@ def test_llm_prints_the_librarys_text(
         [sys.executable, "-m", "llm", "-m", "gpt2", *settings, "ab"],
         env={**os.environ, "LLM_USER_PATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr.decode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.serving.settings import ServeSettings
+from held_steps import HeldSteps
 from serving import RunningServer, running, wait_until
 
 MODEL = "tiny-int8"
@@ -106,6 +106,7 @@ def test_a_schema_is_kept(sdk: OpenAI) -> None:
     found = sdk.completions.create(
         model=MODEL,
         prompt="a",
+        seed=1,
         max_tokens=40,
         extra_body={
             "response_format": {
@@ -143,18 +144,31 @@ def test_a_key_is_shown(serve_settings: ServeSettings) -> None:
 
 
 @pytest.mark.slow  # the client waits half a second and more
-def test_the_client_comes_again_when_the_queue_was_full(serve_settings: ServeSettings) -> None:
-    one_slot = replace(serve_settings, slots=1, queue=0)
-    with running(one_slot) as server:
+def test_the_client_comes_again_when_the_queue_was_full(
+    serve_settings: ServeSettings, steps: HeldSteps
+) -> None:
+    told: list[int] = []
+
+    def leave(answer: Any) -> None:
+        """The text that was in the way ends when the queue was full."""
+        told.append(answer.status_code)
+        stream.close()
+        steps.allow()
+
+    waiting = openai.DefaultHttpxClient(event_hooks={"response": [leave]})
+    with running(replace(serve_settings, slots=1, queue=0)) as server:
         base = f"{server.url}/v1"
         with (
             OpenAI(base_url=base, api_key="x", max_retries=0) as hasty,
-            OpenAI(base_url=base, api_key="x", max_retries=5) as patient,
+            OpenAI(base_url=base, api_key="x", max_retries=5, http_client=waiting) as patient,
         ):
-            stream = hasty.completions.create(model=MODEL, prompt="a", max_tokens=40, stream=True)
+            steps.allow(1)
+            stream = hasty.completions.create(
+                model=MODEL, prompt="a", seed=1, max_tokens=40, stream=True
+            )
             next(iter(stream))
             with pytest.raises(openai.RateLimitError) as raised:
                 hasty.completions.create(model=MODEL, prompt="a", max_tokens=1)
             assert int(raised.value.response.headers["retry-after"]) >= 1
-            threading.Timer(0.2, stream.close).start()
             assert patient.completions.create(model=MODEL, prompt="a", max_tokens=1)
+            assert (told[0], told[-1]) == (429, 200)

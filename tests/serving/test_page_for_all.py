@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from gpt2rt.serving.settings import ServeSettings
+from held_steps import HeldSteps
 from page_checks import CONTRASTS, NAMELESS
 from page_use import Open, begin, came, ended, expected, write
 from serving import running
@@ -105,8 +106,9 @@ def test_the_page_fits_its_window(open_page: Open, width: int) -> None:
             assert 0 <= box["x"] <= box["x"] + box["width"] <= width
 
 
-def test_nothing_moves_for_who_does_not_want_it(open_page: Open, slowly: None) -> None:
+def test_nothing_moves_for_who_does_not_want_it(open_page: Open, steps: HeldSteps) -> None:
     page = open_page(reduced_motion="reduce")
+    steps.allow(3)
     begin(page, "the tree", length=1000)
     came(page, 3)
     assert page.locator("#caret").is_visible()

@@ -25,21 +25,22 @@ pytest.importorskip("ray")
 
 from command_line import finish, posix, start
 from gpt2rt import GPT2, SamplingParams, Stopping
-from serving import fault, url_in, wait_until
+from serving import fault, free_port, url_in, wait_until
 
 pytestmark = [pytest.mark.slow, posix, pytest.mark.xdist_group("ray")]
 
 MODEL = "tiny-int8"
 REPLICA = "ray::ServeReplica"
 TOKENS = {**os.environ, "RAY_AUTH_MODE": "token"}  # as clusters of one machine want them
-LONG = 60.0  # seconds that a cluster may take to start
+LONG = 300.0  # seconds that a cluster may take to start
 
 
 class Served:
     """A command that serves on a cluster of its own."""
 
     def __init__(self, *arguments: str | Path) -> None:
-        self.process = start("serve", *arguments, "--ray", "--port", "0", stdout=subprocess.DEVNULL)
+        options = ("--ray", "--port", free_port())
+        self.process = start("serve", *arguments, *options, stdout=subprocess.DEVNULL)
         self.key = "key"
         try:
             self.url = url_in(self.process)
@@ -78,6 +79,18 @@ class Served:
             found[replica] = found.get(replica, 0.0) + float(value)
         return found
 
+    def counts_of_both(self, name: str) -> dict[str, float]:
+        """Those of two replicas; one that is slow to answer is asked again."""
+        found: dict[str, float] = {}
+
+        def both() -> bool:
+            found.clear()
+            found.update(self.counts(name))
+            return len(found) == 2
+
+        wait_until(both)
+        return found
+
 
 @pytest.fixture(scope="module")
 def served(tiny_bundles: dict[str, object]) -> Iterator[Served]:
@@ -102,15 +115,17 @@ def test_a_text_is_that_of_the_library(served: Served, gpt2: GPT2) -> None:
 
 
 def test_a_stream_passes_as_it_comes(served: Served, gpt2: GPT2) -> None:
-    with (
-        served.client() as client,
-        client.completions.create(
-            model=MODEL, prompt="ab", seed=4, max_tokens=40, stream=True
-        ) as stream,
-    ):
-        parts = [part.choices[0].text for part in stream]
-    assert "".join(parts) == text_of(gpt2, 4, 40)
-    assert len(parts) > 5
+    def parts() -> list[str]:
+        body = {"model": MODEL, "prompt": "ab", "seed": 4, "max_tokens": 40}
+        with (
+            served.client() as client,
+            client.completions.create(**body, stream=True) as stream,  # type: ignore[call-overload]
+        ):
+            found = [part.choices[0].text for part in stream]
+        assert "".join(found) == text_of(gpt2, 4, 40)
+        return found
+
+    wait_until(lambda: len(parts()) > 5)  # fewer where a busy machine lets the steps get ahead
 
 
 def test_errors_and_keys_are_those_of_the_server(served: Served) -> None:
@@ -150,12 +165,11 @@ def test_who_leaves_frees_its_slots(served: Served) -> None:
             )
             next(iter(stream))
             stream.close()
-    wait_until(lambda: sum(served.counts("running").values()) == 0)
+    wait_until(lambda: sum(served.counts_of_both("running").values()) == 0)
 
 
 def test_replicas_share_the_requests_and_count_them(served: Served) -> None:
-    before = served.counts("tokens_total")
-    assert len(before) == 2
+    before = served.counts_of_both("tokens_total")
 
     def ask(seed: int) -> None:
         with served.client() as client:
@@ -163,7 +177,7 @@ def test_replicas_share_the_requests_and_count_them(served: Served) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(ask, range(32)))
-    after = served.counts("tokens_total")
+    after = served.counts_of_both("tokens_total")
     added = [after[name] - before[name] for name in before]
     assert sum(added) == 32 * 5
     assert min(added) > 0
@@ -171,11 +185,11 @@ def test_replicas_share_the_requests_and_count_them(served: Served) -> None:
 
 def test_a_session_stays_at_its_replica(served: Served) -> None:
     for session in ("one", "two", "three"):
-        before = served.counts("tokens_total")
+        before = served.counts_of_both("tokens_total")
         with served.client(headers={"X-Session-Id": session}) as client:
             for seed in range(6):
                 client.completions.create(model=MODEL, prompt="ab", seed=seed, max_tokens=5)
-        after = served.counts("tokens_total")
+        after = served.counts_of_both("tokens_total")
         assert sorted(after[name] - before[name] for name in before) == [0, 30]
 
 
@@ -261,11 +275,15 @@ def address_of(served: Served) -> str:
 
 def test_a_file_for_serve_deploy_is_deployed(served: Served, model: Path, tmp_path: Path) -> None:
     """`serve run` gives it to the cluster as `serve deploy` does, which needs a dashboard."""
+    yaml = pytest.importorskip("yaml")
     (tmp_path / "keys").write_text("other\n")
     file = tmp_path / "serve.yaml"
     options = ("--slots", "3", "--threads", "1", "--api-key-file", tmp_path / "keys")
     written = finish(start("serve", model, "--ray", "--write-config", file, *options))
     assert written.code == 0, written.err
+    config = yaml.safe_load(file.read_text("utf-8"))
+    config["applications"][0]["args"]["patience"] = 1e6  # for the half request of the next test
+    file.write_text(yaml.safe_dump(config), "utf-8")
     command = [str(Path(sys.executable).with_name("serve")), "run", str(file), "--address"]
     environment = {**TOKENS, "PYTHONPATH": os.pathsep.join(sys.path)}
     deploying = subprocess.Popen(

@@ -18,7 +18,7 @@ from gpt2rt.errors import BadBundle, InvalidSetting, OutOfMemory, UnknownModel
 from gpt2rt.serving import models
 from gpt2rt.serving.models import Models
 from gpt2rt.serving.settings import ServeSettings
-from serving import fault, in_process, running, wait_until
+from serving import LIMIT, fault, in_process, running, wait_until
 
 Check = Callable[[Models], Coroutine[Any, Any, None]]
 
@@ -112,7 +112,7 @@ class Slow:
 
     def __call__(self, *given: Any, **named: Any) -> GPT2:
         self.count += 1
-        self.go.wait(20)
+        self.go.wait(LIMIT)
         return GPT2(*given, **named)
 
 
@@ -204,7 +204,7 @@ def test_a_server_whose_model_cannot_be_loaded_ends(
 
     monkeypatch.setattr(models, "GPT2", fails)
     with running(replace(three, port=0)) as server:
-        server.thread.join(20)
+        server.thread.join(LIMIT)
         assert not server.thread.is_alive()
         assert isinstance(server.service.failure, BadBundle)
 
@@ -219,5 +219,5 @@ def test_whatever_ends_the_loading_ends_the_server(
 
     monkeypatch.setattr(models, "GPT2", fail)
     with running(replace(three, on_demand=False)) as server:
-        server.thread.join(20)
+        server.thread.join(LIMIT)
         assert isinstance(server.service.failure, MemoryError)

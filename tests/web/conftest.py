@@ -71,5 +71,5 @@ def address(demo_page: Path) -> Iterator[str]:
 @pytest.fixture
 def open_page(browser: Browser, address: str, errors: list[str]) -> Iterator[Open]:
     """Opens the page of the demo model, or another."""
-    with open_pages(browser, errors, address, "body[data-threads]", seconds=20) as start:
+    with open_pages(browser, errors, address, "body[data-threads]") as start:
         yield start

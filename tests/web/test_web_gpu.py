@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from browsers import chromium
+from browsers import chromium, new_context
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.scoring.scoring import Passage
@@ -35,7 +35,7 @@ ADDED_OTHERWISE = 1e-3  # the largest difference of scores that only the order o
 def browser(address: str) -> Iterator[Browser]:
     """A Chromium with a GPU."""
     with chromium("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") as running:
-        page = running.new_page()
+        page = new_context(running).new_page()
         page.goto(f"{address}model.json")
         if not page.evaluate(ADAPTER):
             pytest.skip("this Chromium has no WebGPU adapter, not even in software")
@@ -44,14 +44,14 @@ def browser(address: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    with browser.new_context() as context:
+    with new_context(browser) as context:
         yield context.new_page()
 
 
 @pytest.fixture
 def bare_page(browser: Browser) -> Iterator[Page]:
     """A page of a browser without WebGPU."""
-    with browser.new_context() as context:
+    with new_context(browser) as context:
         found = context.new_page()
         found.add_init_script("delete Navigator.prototype.gpu")
         yield found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from browsers import new_context
 from gpt2rt import GPT2, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.sampling.sampling import Sampler
@@ -43,7 +44,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def plain(browser: Browser, address: str) -> Iterator[Page]:
     """A page whose scripts are called."""
-    context = browser.new_context()
+    context = new_context(browser)
     page = context.new_page()
     page.goto(address)
     opened(page)

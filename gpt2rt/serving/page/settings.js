@@ -51,14 +51,15 @@ function build(setting, parent) {
   const row = make("div", parent, "", "setting");
   const field = input(setting, row);
   const slider = setting.slider && slide(setting, row, field);
-  if (setting.name === "seed") keep = keeper(row);
+  if (setting.name === "seed") keep = keeper(row, field);
   make("small", row).id = `${field.id}-note`;
   rows.set(setting.name, { setting, row, input: field, slider });
 }
 
-function keeper(row) {
+function keeper(row, seed) {  // a seed that is typed is kept
   const label = make("label", row, "", "keep"), box = make("input", label);
   box.type = "checkbox";
+  seed.addEventListener("input", () => { box.checked = Boolean(seed.value); });
   label.append("keep it: the same text again");
   return box;
 }
