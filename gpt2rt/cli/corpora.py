@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from gpt2rt import Bundle
-from gpt2rt.cli import fetch, opening, tables, texts
+from gpt2rt.cli import fetch, opening, texts
 from gpt2rt.cli.last_words import last_words
+from gpt2rt.cli.tables import RowsBar
 from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
@@ -25,7 +26,6 @@ from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.rows import place as place_of
-from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.errors import InvalidSetting
 
 LOST = (
@@ -117,16 +117,9 @@ def work(
     `model` is as in --model. Rows pass `watch` on their way, unless a `cluster` reads them. Raises
     `Gpt2rtError`; what was done until then is kept.
     """
-    meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
+    bar = RowsBar(lambda: corpus.bytes, printed=False)
     size = part_rows or PART_ROWS
     bundle = fetch.find(model)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        bar.move(meter.count, f"{done:,} rows")
-
     with ExitStack() as opened:
         if cluster is None:
             loaded = _loaded(job, bundle, loading)
@@ -139,8 +132,8 @@ def work(
         if model is None:
             opening.tell_of(bundle)
         if cluster is None:
-            rows = cut(watch(loaded, corpus.rows(meter)), size, together=job.together)
-            parts = made(job, loaded, output.remaining().of(rows), output.layout, advance)
+            rows = cut(watch(loaded, corpus.rows(bar.read)), size, together=job.together)
+            parts = made(job, loaded, output.remaining().of(rows), output.layout, bar.advance)
         else:
             parts = ray_data.made(
                 job,
@@ -151,8 +144,8 @@ def work(
                 output,
                 loading,
                 actors=cluster.actors,
-                meter=meter,
-                advance=advance,
+                meter=bar.read,
+                advance=bar.advance,
             )
         try:
             with bar:

@@ -151,14 +151,13 @@ def embed(
     if whole is not None and as_json and not similarity:
         raise InvalidSetting(f"{output}: --json goes without it")
     texts.check_output(whole)
-    printed = as_json and not similarity
-    rows = texts.read(text, file, lines, escape, column, faults=printed)
-    gpt2 = opening.load(model, threads)
-    bar = tables.Bar("Embed", lambda: len(rows), printed=as_json)
-    if printed:
-        with bar:
-            records.show(EmbedJob(params), gpt2, rows, advance=bar.advance)
+    given = texts.GivenTexts.of(text, file, lines, escape, column)
+    if as_json and not similarity:
+        records.show(EmbedJob(params), opening.load(model, threads), given)
         return
+    rows = given.read()
+    gpt2 = opening.load(model, threads)
+    bar = tables.Bar("Embed", lambda: len(rows), printed=False)
     results: list[Result] = []
     with bar:
         found = gpt2.embed_batch((str(row.text) for row in rows), params)

@@ -226,7 +226,7 @@ def generate(
         model, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
     )
     if file:
-        records.show(GenerateJob(run, logprobs, stats), gpt2, hinted(gpt2, corpus.rows()))
+        records.show(GenerateJob(run, logprobs, stats), gpt2, corpus, watch=hinted)
         return
     typed.hint_at_space(gpt2.tokenizer, [text])
     completions = showing.show(gpt2, run, texts.STDIN if prompt == "-" else "prompt")

@@ -173,16 +173,16 @@ def score(
         return
     if form and html:
         raise InvalidSetting("--html excludes --json, --csv and --format")
-    rows = texts.read(text, file, lines, escape, column, faults=form is not None)
-    texts.check_output(html)
+    given = texts.GivenTexts.of(text, file, lines, escape, column)
     if form:
-        columns = records.carried(text, texts.corpus(file or [], lines, column))
-        written = records.JSONL if form is Form.JSON else form.value
-        bar = tables.Bar("Score", lambda: len(rows), printed=True)
+        written, columns = records.JSONL, None
+        if form is not Form.JSON:
+            written, columns = form.value, given.columns()
         gpt2 = opening.load(model, threads, provider=provider)
-        with bar:
-            records.show(job, gpt2, rows, written, columns, bar.advance)
+        records.show(job, gpt2, given, written, columns)
         return
+    rows = given.read()
+    texts.check_output(html)
     groups = _documents(rows, follow)
     whole = [Document(tuple(str(row.text) for row in group), between) for group in groups]
     gpt2 = opening.load(model, threads, provider=provider)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.readers import WHOLE
 from gpt2rt.corpus.rows import TextRow
+from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.text.textfile import decoded
 
@@ -53,45 +54,79 @@ Column = Annotated[
 ]
 
 
-def read(
-    texts: list[str] | None,
-    files: list[str] | None,
-    lines: bool,
-    escape: bool,
-    column: str | None = None,
-    *,
-    faults: bool = False,
-) -> list[TextRow]:
-    """The texts, arguments first; only those have escapes.
+@dataclass(frozen=True, slots=True)
+class GivenTexts:
+    """The texts that a command is given: those of its arguments, then the rows of files.
 
-    With `faults` rows of files that are no text are among them, with their fault, and empty ones;
-    else they are errors. Raises `InvalidSetting` where there are no texts, `BadText`, `BadData`,
-    `MissingExtra`.
-
-    The newline that ends a file or standard input is not part of the text. All arguments are one
-    document, every file is one; of a table, rows that follow each other with the same `item` are.
+    Attributes:
+        arguments: the texts of the arguments, or the lines of them that are not blank.
+        numbered: how many rows the arguments count for; those of files are numbered from there.
+        corpus: the files, which are read as their rows are asked for.
     """
-    check_column(column, lines, files)
-    if not texts and not files:
-        raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
-    if (texts or []).count("-") + (files or []).count("-") > 1:
-        raise InvalidSetting("standard input can be read once only: give `-` once")
-    found = [*_arguments(texts or [], escape)]
-    if lines:
-        found = [part for row in found for part in _lines(row)]
-    before = len(found)
-    numbered = (replace(row, number=number) for number, row in enumerate(found, 1))
-    found = [row for row in numbered if not lines or str(row.text).strip()]
-    for row in corpus(files or [], lines, column).rows():
-        found.append(replace(row, number=before + row.number))
-    for row in () if faults else found:
-        if row.fault is not None:
-            raise BadText(f"{row.place}: {row.fault}")
-        if not row.text:
-            raise BadText(f"{row.place} is empty: there is nothing to read")
-    if not found:
-        raise BadText("no line has a text: there is nothing to read")
-    return found
+
+    arguments: tuple[TextRow, ...]
+    numbered: int
+    corpus: Corpus
+
+    @classmethod
+    def of(
+        cls,
+        texts: list[str] | None,
+        files: list[str] | None,
+        lines: bool,
+        escape: bool,
+        column: str | None = None,
+    ) -> GivenTexts:
+        """By the options of a command; only arguments have escapes.
+
+        The newline that ends a file or standard input is not part of the text. All arguments are
+        one document, every file is one; of a table, rows that follow each other with the same
+        `item` are. Raises `InvalidSetting` where nothing is named, `BadText`, `BadData`.
+        """
+        check_column(column, lines, files)
+        if not texts and not files:
+            raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
+        if (texts or []).count("-") + (files or []).count("-") > 1:
+            raise InvalidSetting("standard input can be read once only: give `-` once")
+        found = [*_arguments(texts or [], escape)]
+        if lines:
+            found = [part for row in found for part in _lines(row)]
+        numbered = (replace(row, number=number) for number, row in enumerate(found, 1))
+        rows = tuple(row for row in numbered if not lines or str(row.text).strip())
+        return cls(rows, len(found), corpus(files or [], lines, column))
+
+    @property
+    def bytes(self) -> int | None:
+        """The size of all files; None: there are none, or it is not known."""
+        return self.corpus.bytes or None
+
+    def columns(self) -> Mapping[str, Any] | None:
+        """The columns of a table beside the results, as `Corpus.columns`; None: one of JSON."""
+        found = self.corpus.columns()
+        return None if self.arguments and found else found
+
+    def rows(self, meter: BytesRead | None = None) -> Iterator[TextRow]:
+        """All rows, those that are no text with their `fault`, and empty ones.
+
+        Raises as `Corpus.rows`, and `BadText` in the end where there was none.
+        """
+        yield from self.arguments
+        none = not self.arguments
+        for row in self.corpus.rows(meter):
+            yield replace(row, number=self.numbered + row.number)
+            none = False
+        if none:
+            raise BadText("no line has a text: there is nothing to read")
+
+    def read(self) -> list[TextRow]:
+        """All texts at once. Raises as `rows`, and `BadText` for a row that is no text or empty."""
+        found = list(self.rows())
+        for row in found:
+            if row.fault is not None:
+                raise BadText(f"{row.place}: {row.fault}")
+            if not row.text:
+                raise BadText(f"{row.place} is empty: there is nothing to read")
+        return found
 
 
 def check_column(column: str | None, lines: bool, files: list[str] | None) -> None:

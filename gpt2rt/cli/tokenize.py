@@ -59,9 +59,9 @@ def tokenize(
         return
     if by is not None and not as_json:
         raise InvalidSetting("--by is for --json and --output")
-    rows = texts.read(text, file, lines, escape, column, faults=True)
+    given = texts.GivenTexts.of(text, file, lines, escape, column)
     bundle = fetch.find(model)
     tokenizer = job.load(bundle, Loading())
     if model is None:
         opening.tell_of(bundle)
-    records.show(job, tokenizer, rows, records.JSONL if as_json else "txt")
+    records.show(job, tokenizer, given, records.JSONL if as_json else "txt")
