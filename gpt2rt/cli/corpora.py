@@ -20,6 +20,7 @@ from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
+from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.jobs import Job, Loading
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
@@ -33,14 +34,13 @@ LOST = (
     "same command goes on"
 )
 TOLD = 10  # rejects on standard error; the file has all
-PART_ROWS = 1000
 PANEL = "Files"
 
 PartRows = Annotated[
     int | None,
     typer.Option(
         help="Rows of a part of --output, which is written whole or not at all.",
-        show_default="1000; generate 100",
+        show_default=f"{Job.part_rows}; generate {GenerateJob.part_rows}",
         rich_help_panel=PANEL,
     ),
 ]
@@ -114,39 +114,43 @@ def work(
 ) -> None:
     """Do a job with every row of a corpus; ends with exit code 1 where rows could not be done.
 
-    `model` is as in --model. Rows pass `watch` on their way, unless a `cluster` reads them. Raises
-    `Gpt2rtError`; what was done until then is kept.
+    `model` is as in --model, and is loaded where anything is left to do. Rows pass `watch` on their
+    way, unless a `cluster` reads them. Raises `Gpt2rtError`; what was done until then is kept.
     """
     bar = RowsBar(lambda: corpus.bytes, printed=False)
-    size = part_rows or PART_ROWS
+    size = part_rows or job.part_rows
     bundle = fetch.find(model)
     with ExitStack() as opened:
-        if cluster is None:
-            loaded = _loaded(job, bundle, loading)
-        else:
+        if cluster is not None:
             ray_data.check_corpus(corpus)
             opened.enter_context(last_words(LOST))
             opened.enter_context(undisturbed())
-            opened.enter_context(ray_data.joined(cluster.address))
         output = opened.enter_context(Output(place, job, bundle, corpus, size))
-        if model is None:
-            opening.tell_of(bundle)
-        if cluster is None:
+        due = output.remaining()
+        parts: Iterator[Any] = iter(())
+        if due.complete:  # no model is loaded, no cluster joined
+            due.check(cut(corpus.rows(bar.read), size, together=job.together))
+        elif cluster is None:
+            loaded = _loaded(job, bundle, loading)
             rows = cut(watch(loaded, corpus.rows(bar.read)), size, together=job.together)
-            parts = made(job, loaded, output.remaining().of(rows), output.layout, bar.advance)
+            parts = made(job, loaded, due.of(rows), output.layout, bar.advance)
         else:
+            opened.enter_context(ray_data.joined(cluster.address))
             parts = ray_data.made(
                 job,
                 model,
                 bundle,
                 corpus,
                 size,
-                output,
+                due,
+                output.layout,
                 loading,
                 actors=cluster.actors,
                 meter=bar.read,
                 advance=bar.advance,
             )
+        if model is None and not due.complete:
+            opening.tell_of(bundle)
         try:
             with bar:
                 for part in parts:
@@ -158,7 +162,7 @@ def work(
 
 
 def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:
-    """The model of a job. Raises for settings that it does not allow, which leave nothing behind"""
+    """The model of a job. Raises for settings that it does not allow."""
     model = job.load(bundle, loading)
     for _ in job.results(model, ()):
         raise AssertionError("results of nothing")

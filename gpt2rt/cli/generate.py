@@ -13,12 +13,13 @@ from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
 from gpt2rt.cli import corpora, fetch, opening, options, records, texts, typed
 from gpt2rt.cli.constraints import read_constraint
 from gpt2rt.cli.printing import in_turn, print_json, write
-from gpt2rt.cli.prompt_files import PART_ROWS, hinted, with_seed
+from gpt2rt.cli.prompt_files import hinted, with_seed
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.rows import TextRow
+from gpt2rt.corpus.streams import named
 from gpt2rt.corpus.values import nested
 from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.model import BATCH_SIZE
@@ -218,8 +219,7 @@ def generate(
         job = GenerateJob(with_seed(run, params.seed, place), logprobs)
         corpus = Corpus.of(file, column=column, usual="prompt")
         loading = opening.loading(threads, provider, draft, prefix_cache)
-        rows = part_rows or PART_ROWS
-        corpora.work(job, corpus, place, model, loading, rows, cluster, hinted)
+        corpora.work(job, corpus, place, model, loading, part_rows, cluster, hinted)
         return
     corpus = Corpus.of(file or [], column=column, usual="prompt")
     gpt2 = opening.load(
@@ -229,7 +229,7 @@ def generate(
         records.show(GenerateJob(run, logprobs, stats), gpt2, corpus, watch=hinted)
         return
     typed.hint_at_space(gpt2.tokenizer, [text])
-    completions = showing.show(gpt2, run, texts.STDIN if prompt == "-" else "prompt")
+    completions = showing.show(gpt2, run, named(prompt) if prompt == "-" else "prompt")
     if save_run is not None:
         texts.write(save_run, to_json(run, gpt2, completions, save_run.parent))
 

@@ -13,8 +13,6 @@ from gpt2rt.corpus.ledger import earlier_job
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.runs import Run
 
-PART_ROWS = 100  # a row takes longer than one that is scored
-
 
 def with_seed(run: Run, seed: int | None, place: Destination) -> Run:
     """The run with the seed of an earlier one where none is given: samples go on as they began."""

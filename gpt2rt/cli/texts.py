@@ -17,11 +17,9 @@ from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.readers import WHOLE
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.corpus.streams import BytesRead
+from gpt2rt.corpus.streams import BytesRead, named
 from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
 from gpt2rt.text.textfile import decoded
-
-STDIN = "standard input"  # as results call it
 
 Texts = Annotated[
     list[str] | None,
@@ -142,13 +140,13 @@ def corpus(files: list[str], lines: bool, column: str | None) -> Corpus:
 
 def stdin() -> str:
     """Standard input as UTF-8, less the newline that ends a file."""
-    return _unended(decoded(sys.stdin.buffer.read(), "standard input"))
+    return _unended(decoded(sys.stdin.buffer.read(), named("-")))
 
 
 def _arguments(texts: list[str], escape: bool) -> Iterator[TextRow]:
     for number, text in enumerate(texts, 1):
         if text == "-":
-            yield TextRow(number, STDIN, None, stdin(), document=STDIN)
+            yield TextRow(number, named(text), None, stdin(), document=named(text))
         else:
             name = f"text {number}"
             yield TextRow(number, name, None, typed(text, escape, name))

@@ -64,6 +64,7 @@ class Job(ABC):
     """
 
     name: ClassVar[str]  # of the command
+    part_rows: ClassVar[int] = 1000  # rows of a part, unless others are asked for
 
     @property
     def line(self) -> str | None:

@@ -60,7 +60,13 @@ def test_a_manifest_that_is_refused_stays_as_it_is(
 def test_a_run_that_did_nothing_leaves_nothing(place: Destination) -> None:
     Ledger(place, JOB).close()
     assert not place.manifest.exists()
-    assert place.directory.exists() == (place.file is None)
+    assert not place.directory.exists()
+
+
+def test_a_directory_of_the_user_stays(tmp_path: Path) -> None:
+    place = Destination.of(f"{tmp_path}/")
+    Ledger(place, JOB).close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_manifest_that_goes_while_it_is_opened_is_made_again(
