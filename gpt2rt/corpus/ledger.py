@@ -20,7 +20,7 @@ from gpt2rt.corpus.locks import locked
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.text.controls import json_line
 
-FORMAT, VERSION = "gpt2rt corpus", 1
+FORMAT, VERSION = "gpt2rt corpus", 2
 BEGINS = json_line({"format": FORMAT}).rstrip("}\n").encode()  # how a manifest begins
 
 

@@ -11,12 +11,14 @@ import pytest
 
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.layout import DonePart
-from gpt2rt.corpus.ledger import Ledger
+from gpt2rt.corpus.ledger import VERSION, Ledger
 from gpt2rt.corpus.locks import locked
 from gpt2rt.errors import InvalidSetting
 
 JOB = {"job": "tokenize"}
-PART = DonePart(part=0, rows=1, records=1, rejects=0, bytes=2, sha256="", input="")
+PART = DonePart(
+    part=0, rows=1, records=1, rejects=0, bytes=2, input="", sha256="", rejects_sha256=""
+)
 
 
 @pytest.fixture(params=["out/", "out.jsonl"])
@@ -40,7 +42,7 @@ def test_a_second_writer_is_refused_however_often_it_tries(place: Destination) -
     [
         lambda text: '{"name": "of others"}\n',
         lambda text: "nothing like it\n",
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace(f'"version": {VERSION}', '"version": 1'),
         lambda text: text + "{}\n",
     ],
 )
