@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from gpt2rt import Bundle
 from gpt2rt.cli import fetch, opening, texts
+from gpt2rt.cli.corpus_options import PART_ROWS, Elsewhere
 from gpt2rt.cli.last_words import last_words
-from gpt2rt.cli.tables import RowsBar
+from gpt2rt.cli.records import Watch, tell_fault
+from gpt2rt.cli.rows_bar import RowsBar
 from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
-from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.jobs import Job
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.part import cut
-from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.rows import place as place_of
 from gpt2rt.errors import InvalidSetting
 
@@ -34,64 +34,6 @@ LOST = (
     "same command goes on"
 )
 TOLD = 10  # rejects on standard error; the file has all
-PANEL = "Files"
-
-PartRows = Annotated[
-    int | None,
-    typer.Option(
-        help="Rows of a part of --output, which is written whole or not at all.",
-        show_default=f"{Job.part_rows}; generate {GenerateJob.part_rows}",
-        rich_help_panel=PANEL,
-    ),
-]
-OutputFiles = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="Where the results of --file go: a file that ends in .jsonl, .csv, .tsv or .parquet, "
-        "or a directory of parts (`out.parquet/`). A run that was cut short goes on.",
-        show_default=False,
-        rich_help_panel=PANEL,
-    ),
-]
-Actors = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Actors of --ray at most. Each loads the model, and takes --threads cores, or a GPU.",
-        show_default="as many as the cluster has room for, with one core each",
-        rich_help_panel=PANEL,
-    ),
-]
-Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
-
-
-def check_part_rows(part_rows: int | None, output: object) -> None:
-    """Raises `InvalidSetting`."""
-    if part_rows is not None and output is None:
-        raise InvalidSetting("--part-rows is for --output")
-    if part_rows is not None and part_rows < 1:
-        raise InvalidSetting(f"--part-rows must be 1 or more, not {part_rows}")
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """The cluster of --ray, and the most actors."""
-
-    address: str
-    actors: int | None
-
-
-def elsewhere(ray: str | None, actors: int | None, output: object) -> Elsewhere | None:
-    """Where a job is done; None: in this process. Raises `InvalidSetting`."""
-    if ray is None:
-        if actors is not None:
-            raise InvalidSetting("--actors is for --ray")
-        return None
-    if output is None:
-        raise InvalidSetting("--ray is for --file with --output")
-    return Elsewhere(ray, actors)
 
 
 def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpus:
@@ -118,7 +60,7 @@ def work(
     way, unless a `cluster` reads them. Raises `Gpt2rtError`; what was done until then is kept.
     """
     bar = RowsBar(lambda: corpus.bytes, printed=False)
-    size = part_rows or job.part_rows
+    size = part_rows or PART_ROWS
     bundle = fetch.find(model)
     with ExitStack() as opened:
         if cluster is not None:
@@ -183,8 +125,3 @@ def _tell(output: Output) -> None:
         file=sys.stderr,
     )
     raise typer.Exit(1)
-
-
-def tell_fault(place: str, fault: str) -> None:
-    """Say what is wrong with a row."""
-    print(f"gpt2rt: {place}: {fault}", file=sys.stderr)

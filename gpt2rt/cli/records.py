@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
 
-from gpt2rt.cli.corpora import Watch, tell_fault
-from gpt2rt.cli.tables import RowsBar
+from gpt2rt.cli.rows_bar import RowsBar
 from gpt2rt.cli.texts import GivenTexts
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.jobs import Job, RowResult
@@ -18,6 +18,7 @@ from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.tables import Placed, table_of
 
 JSONL = "jsonl"
+Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
 
 
 def show(
@@ -79,3 +80,8 @@ def in_order(job: Job, model: Any, rows: Iterable[TextRow]) -> Iterator[RowResul
         yield done.pop(order.popleft())
     for error in failed:
         raise error
+
+
+def tell_fault(place: str, fault: str) -> None:
+    """Say what is wrong with a row."""
+    print(f"gpt2rt: {place}: {fault}", file=sys.stderr)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from gpt2rt.corpus.streams import BytesRead
-
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
@@ -52,30 +50,12 @@ class Bar:
             self._bar.add_task(self._title, total=self._total())
 
     def advance(self, done: int) -> None:
-        self._update(advance=done)
+        self.update(advance=done)
 
-    def _update(self, **changes: Any) -> None:
+    def update(self, **changes: Any) -> None:
+        """Change what the bar shows, as `Progress.update` does."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], **changes)
 
     def __exit__(self, *_: object) -> None:
         self._drawn.close()
-
-
-class RowsBar(Bar):
-    """A progress bar of the rows of files: how many are done, and how much was read for them.
-
-    Attributes:
-        read: the bytes read, which whoever reads the files counts.
-        done: the rows that are done.
-    """
-
-    def __init__(self, size: Callable[[], int | None], printed: bool) -> None:
-        """`size` gives the bytes of all files, None where they are not known."""
-        super().__init__("rows", size, printed)
-        self.read = BytesRead()
-        self.done = 0
-
-    def advance(self, done: int) -> None:
-        self.done += done
-        self._update(completed=self.read.count, description=f"{self.done:,} rows")

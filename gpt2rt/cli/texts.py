@@ -1,25 +1,21 @@
-"""The texts a command works on, from its arguments, files and standard input; where results go."""
+"""The texts a command works on, from its arguments, files and standard input."""
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gpt2rt.bundles.writing import write_bytes
+from gpt2rt.cli import standard_input
 from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.names import STDIN_NAME
 from gpt2rt.corpus.readers import WHOLE
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.corpus.streams import BytesRead, named
-from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.text.textfile import decoded
+from gpt2rt.corpus.streams import BytesRead
+from gpt2rt.errors import BadText, InvalidSetting
 
 Texts = Annotated[
     list[str] | None,
@@ -138,53 +134,16 @@ def corpus(files: list[str], lines: bool, column: str | None) -> Corpus:
     return Corpus.of(files, column=column, plain="txt" if lines else WHOLE)
 
 
-def stdin() -> str:
-    """Standard input as UTF-8, less the newline that ends a file."""
-    return _unended(decoded(sys.stdin.buffer.read(), named("-")))
-
-
 def _arguments(texts: list[str], escape: bool) -> Iterator[TextRow]:
     for number, text in enumerate(texts, 1):
         if text == "-":
-            yield TextRow(number, named(text), None, stdin(), document=named(text))
+            yield TextRow(number, STDIN_NAME, None, standard_input.read(), document=STDIN_NAME)
         else:
             name = f"text {number}"
             yield TextRow(number, name, None, typed(text, escape, name))
-
-
-def _unended(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _lines(row: TextRow) -> Iterator[TextRow]:
     """The lines of a text, blank ones too, which count."""
     for number, line in enumerate(str(row.text).split("\n"), 1):
         yield replace(row, line=number, text=line.removesuffix("\r"))
-
-
-def check_output(path: Path | None) -> None:
-    """Raises `Gpt2rtError` where no file can be written, before any work is done in vain."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise Gpt2rtError(f"{path}: is a directory; name a file")
-    if not path.absolute().parent.is_dir():
-        raise Gpt2rtError(f"{path}: its directory does not exist; make it first")
-    if path.exists() and not path.is_file():  # a device or a pipe
-        return
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    except OSError as error:
-        raise Gpt2rtError(
-            f"{path}: its directory cannot be written to ({error.strerror}); choose another"
-        ) from None
-    os.close(handle)
-    os.unlink(name)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises `Gpt2rtError`."""
-    try:
-        write_bytes(path, data)
-    except OSError as error:
-        raise Gpt2rtError(f"{path}: cannot be written ({error.strerror})") from None

@@ -34,7 +34,6 @@ class GenerateJob(Job):
     stats: bool = False
 
     name: ClassVar[str] = "generate"
-    part_rows: ClassVar[int] = 100  # a row takes longer than one that is scored
 
     @property
     def line(self) -> str:

@@ -24,8 +24,9 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.corpus import nodes
 from gpt2rt.corpus.corpus import Corpus
-from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.jobs import Job
 from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.local import finished
 from gpt2rt.corpus.names import STDIN
 from gpt2rt.corpus.part import CorpusPart, cut

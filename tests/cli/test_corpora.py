@@ -16,7 +16,7 @@ from command_line import Command, Ended
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.jobs import Loading
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
 from gpt2rt.corpus.tokenize_job import TokenizeJob

@@ -33,7 +33,8 @@ from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.jobs import Job
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.score_job import ScoreJob
