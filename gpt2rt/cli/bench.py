@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2rt.bundles.paths import path_text
-from gpt2rt.cli import completion, load, tables, texts
+from gpt2rt.cli import completion, load, result_files, tables
 from gpt2rt.cli import peers as beside
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.terminal import escaped
@@ -220,11 +220,13 @@ def bench(
         rows = run(plan, rounds, advance)
     _print(rows, machine, as_json)
     if report is not None:
-        texts.write(report, markdown(rows, machine, [*map(path_text, sys.argv[1:])]).encode())
+        result_files.write(
+            report, markdown(rows, machine, [*map(path_text, sys.argv[1:])]).encode()
+        )
     if plot is not None:
         from gpt2rt_bench.plot import draw
 
-        texts.write(plot, draw(rows, machine, plot.suffix[1:]))
+        result_files.write(plot, draw(rows, machine, plot.suffix[1:]))
 
 
 def _choose(models: Sequence[str], threads: int | None, rounds: int, as_json: bool) -> None:
@@ -245,14 +247,14 @@ def _choose(models: Sequence[str], threads: int | None, rounds: int, as_json: bo
 
 def _check_files(report: Path | None, plot: Path | None) -> None:
     """Raises `Gpt2rtError` for a file that could not be written, before any work is done."""
-    texts.check_output(report)
+    result_files.check(report)
     if plot is None:
         return
     if find_spec("matplotlib") is None:
         raise missing_extra("bench", "--plot needs matplotlib")
     if plot.suffix not in (".png", ".svg", ".pdf"):
         raise InvalidSetting(f"{plot}: a plot is .png, .svg or .pdf")
-    texts.check_output(plot)
+    result_files.check(plot)
 
 
 def _check_single(

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from gpt2rt import Bundle
-from gpt2rt.cli import fetch, opening, tables, texts
+from gpt2rt.cli import fetch, opening, texts
+from gpt2rt.cli.corpus_options import PART_ROWS, Elsewhere
 from gpt2rt.cli.last_words import last_words
+from gpt2rt.cli.records import Watch, tell_fault
+from gpt2rt.cli.rows_bar import RowsBar
 from gpt2rt.cli.terminal import undisturbed
 from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
-from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.jobs import Job
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.local import made
 from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.part import cut
-from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.rows import place as place_of
-from gpt2rt.corpus.streams import BytesRead
 from gpt2rt.errors import InvalidSetting
 
 LOST = (
@@ -33,65 +34,6 @@ LOST = (
     "same command goes on"
 )
 TOLD = 10  # rejects on standard error; the file has all
-PART_ROWS = 1000
-PANEL = "Files"
-
-PartRows = Annotated[
-    int | None,
-    typer.Option(
-        help="Rows of a part of --output, which is written whole or not at all.",
-        show_default="1000; generate 100",
-        rich_help_panel=PANEL,
-    ),
-]
-OutputFiles = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="Where the results of --file go: a file that ends in .jsonl, .csv, .tsv or .parquet, "
-        "or a directory of parts (`out.parquet/`). A run that was cut short goes on.",
-        show_default=False,
-        rich_help_panel=PANEL,
-    ),
-]
-Actors = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Actors of --ray at most. Each loads the model, and takes --threads cores, or a GPU.",
-        show_default="as many as the cluster has room for, with one core each",
-        rich_help_panel=PANEL,
-    ),
-]
-Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
-
-
-def check_part_rows(part_rows: int | None, output: object) -> None:
-    """Raises `InvalidSetting`."""
-    if part_rows is not None and output is None:
-        raise InvalidSetting("--part-rows is for --output")
-    if part_rows is not None and part_rows < 1:
-        raise InvalidSetting(f"--part-rows must be 1 or more, not {part_rows}")
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """The cluster of --ray, and the most actors."""
-
-    address: str
-    actors: int | None
-
-
-def elsewhere(ray: str | None, actors: int | None, output: object) -> Elsewhere | None:
-    """Where a job is done; None: in this process. Raises `InvalidSetting`."""
-    if ray is None:
-        if actors is not None:
-            raise InvalidSetting("--actors is for --ray")
-        return None
-    if output is None:
-        raise InvalidSetting("--ray is for --file with --output")
-    return Elsewhere(ray, actors)
 
 
 def corpus_of(files: list[str] | None, lines: bool, column: str | None) -> Corpus:
@@ -114,46 +56,43 @@ def work(
 ) -> None:
     """Do a job with every row of a corpus; ends with exit code 1 where rows could not be done.
 
-    `model` is as in --model. Rows pass `watch` on their way, unless a `cluster` reads them. Raises
-    `Gpt2rtError`; what was done until then is kept.
+    `model` is as in --model, and is loaded where anything is left to do. Rows pass `watch` on their
+    way, unless a `cluster` reads them. Raises `Gpt2rtError`; what was done until then is kept.
     """
-    meter, bar = BytesRead(), tables.Bar("rows", lambda: corpus.bytes, printed=False)
+    bar = RowsBar(lambda: corpus.bytes, printed=False)
     size = part_rows or PART_ROWS
     bundle = fetch.find(model)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        bar.move(meter.count, f"{done:,} rows")
-
     with ExitStack() as opened:
-        if cluster is None:
-            loaded = _loaded(job, bundle, loading)
-        else:
+        if cluster is not None:
             ray_data.check_corpus(corpus)
             opened.enter_context(last_words(LOST))
             opened.enter_context(undisturbed())
-            opened.enter_context(ray_data.joined(cluster.address))
         output = opened.enter_context(Output(place, job, bundle, corpus, size))
-        if model is None:
-            opening.tell_of(bundle)
-        if cluster is None:
-            rows = cut(watch(loaded, corpus.rows(meter)), size, together=job.together)
-            parts = made(job, loaded, output.remaining().of(rows), output.layout, advance)
+        due = output.remaining()
+        parts: Iterator[Any] = iter(())
+        if due.complete:  # no model is loaded, no cluster joined
+            due.check(cut(corpus.rows(bar.read), size, together=job.together))
+        elif cluster is None:
+            loaded = _loaded(job, bundle, loading)
+            rows = cut(watch(loaded, corpus.rows(bar.read)), size, together=job.together)
+            parts = made(job, loaded, due.of(rows), output.layout, bar.advance)
         else:
+            opened.enter_context(ray_data.joined(cluster.address))
             parts = ray_data.made(
                 job,
                 model,
                 bundle,
                 corpus,
                 size,
-                output,
+                due,
+                output.layout,
                 loading,
                 actors=cluster.actors,
-                meter=meter,
-                advance=advance,
+                meter=bar.read,
+                advance=bar.advance,
             )
+        if model is None and not due.complete:
+            opening.tell_of(bundle)
         try:
             with bar:
                 for part in parts:
@@ -165,7 +104,7 @@ def work(
 
 
 def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:
-    """The model of a job. Raises for settings that it does not allow, which leave nothing behind"""
+    """The model of a job. Raises for settings that it does not allow."""
     model = job.load(bundle, loading)
     for _ in job.results(model, ()):
         raise AssertionError("results of nothing")
@@ -186,8 +125,3 @@ def _tell(output: Output) -> None:
         file=sys.stderr,
     )
     raise typer.Exit(1)
-
-
-def tell_fault(place: str, fault: str) -> None:
-    """Say what is wrong with a row."""
-    print(f"gpt2rt: {place}: {fault}", file=sys.stderr)

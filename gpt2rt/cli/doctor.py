@@ -25,7 +25,8 @@ def doctor(
 ) -> None:
     """Tell what this machine can do: processor, providers, CUDA, models, and what to install.
 
-    Each provider of the installed ONNX Runtime is really opened.
+    Each provider of the installed ONNX Runtime is really opened. The exit code is 1 where something
+    is BAD: broken, and to be mended. What is slow, or optional and missing, is a note.
 
     Examples:
 
@@ -42,9 +43,11 @@ def doctor(
     found = diagnose(models or ())
     if as_json:
         print_json(found.as_dict())
-        return
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for finding in found.findings:
-        remedy = "" if finding.remedy is None else f"\n-> {finding.remedy}"
-        table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{remedy}")
-    tables.show(table)
+    else:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for finding in found.findings:
+            remedy = "" if finding.remedy is None else f"\n-> {finding.remedy}"
+            table.add_row(finding.subject, MARKS[finding.state], f"{finding.found}{remedy}")
+        tables.show(table)
+    if found.bad:
+        raise typer.Exit(1)

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from gpt2rt import Embedding, EmbedParams, cosine
-from gpt2rt.cli import corpora, opening, options, records, tables, texts, typed
+from gpt2rt.cli import corpus_options, opening, options, records, result_files, tables, texts, typed
 from gpt2rt.cli.printing import print_json
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.destination import Destination
@@ -97,12 +97,12 @@ def embed(
             ".parquet, .jsonl or .csv, or a directory of parts (`out.parquet/`), by which a run "
             "that was cut short goes on.",
             show_default=False,
-            rich_help_panel=corpora.PANEL,
+            rich_help_panel=corpus_options.PANEL,
         ),
     ] = None,
-    part_rows: corpora.PartRows = None,
+    part_rows: corpus_options.PartRows = None,
     ray: Ray = None,
-    actors: corpora.Actors = None,
+    actors: corpus_options.Actors = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a vector.")] = False,
     threads: options.ThreadCount = None,
 ) -> None:
@@ -124,10 +124,10 @@ def embed(
 
       gpt2rt embed --file corpus/ --output vectors.parquet/ --ray --actors 4
     """
-    corpora.check_part_rows(part_rows, output)
+    corpus_options.check_part_rows(part_rows, output)
     whole = None if output is None or Path(output).suffix not in FORMATS else Path(output)
     many = output is not None and whole is None
-    cluster = corpora.elsewhere(ray, actors, output if many else None)
+    cluster = corpus_options.elsewhere(ray, actors, output if many else None)
     usual = VectorUnit.TEXT if similarity or as_json or output else VectorUnit.TOKEN
     unit = by or (VectorUnit.WORD if word else usual)
     params = EmbedParams(
@@ -139,26 +139,27 @@ def embed(
         stride,
         special,
     )
+    loading = opening.loading(threads)
     if output is not None and whole is None:
         if text or as_json or similarity:
             raise InvalidSetting(
                 f"{output}: TEXT, --json and --cosine want a file that ends in {', '.join(FORMATS)}"
             )
+        from gpt2rt.cli import corpora  # only here, since its imports take a while
+
         place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
-        loading = opening.loading(threads)
         corpora.work(EmbedJob(params), corpus, place, model, loading, part_rows, cluster)
         return
     if whole is not None and as_json and not similarity:
         raise InvalidSetting(f"{output}: --json goes without it")
-    texts.check_output(whole)
-    printed = as_json and not similarity
-    rows = texts.read(text, file, lines, escape, column, faults=printed)
-    gpt2 = opening.load(model, threads)
-    bar = tables.Bar("Embed", lambda: len(rows), printed=as_json)
-    if printed:
-        with bar:
-            records.show(EmbedJob(params), gpt2, rows, advance=bar.advance)
+    result_files.check(whole)
+    given = texts.GivenTexts.of(text, file, lines, escape, column)
+    if as_json and not similarity:
+        records.show(EmbedJob(params), opening.load(model, loading), given)
         return
+    rows = given.read()
+    gpt2 = opening.load(model, loading)
+    bar = tables.Bar("Embed", lambda: len(rows), printed=False)
     results: list[Result] = []
     with bar:
         found = gpt2.embed_batch((str(row.text) for row in rows), params)
@@ -166,7 +167,7 @@ def embed(
             bar.advance(1)
             results.append((row, embedding))
     if whole is not None:
-        texts.write(whole, FORMATS[whole.suffix](results))
+        result_files.write(whole, FORMATS[whole.suffix](results))
         print(f"gpt2rt: wrote {whole}", file=sys.stderr)
     if similarity:
         _similarities(results, as_json)

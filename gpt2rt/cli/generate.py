@@ -10,22 +10,17 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Beams, Completion, Piece, SamplingParams, Stopping
-from gpt2rt.cli import corpora, fetch, opening, options, records, texts, typed
+from gpt2rt.cli import corpus_options, fetch, opening, options, result_files, standard_input, typed
 from gpt2rt.cli.constraints import read_constraint
-from gpt2rt.cli.printing import in_turn, print_json, write
-from gpt2rt.cli.prompt_files import PART_ROWS, hinted, with_seed
+from gpt2rt.cli.printing import write
 from gpt2rt.cli.ray_option import Ray
-from gpt2rt.corpus.corpus import Corpus
-from gpt2rt.corpus.destination import Destination
-from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.rows import TextRow
-from gpt2rt.corpus.values import nested
+from gpt2rt.corpus.names import STDIN_NAME
 from gpt2rt.errors import BadRun, InvalidSetting
 from gpt2rt.model import BATCH_SIZE
 from gpt2rt.runs import Run, SavedRun, fingerprint, model_of, to_json
 
 SHOWING = ("replay", "as_json", "logprobs", "stats", "stream", "show_probs")
-FORM, FILES = "What the text has to be like", corpora.PANEL
+FORM, FILES = "What the text has to be like", corpus_options.PANEL
 
 
 @options.with_settings
@@ -137,10 +132,10 @@ def generate(
             callback=typed.decoded_option,
         ),
     ] = None,
-    output: corpora.OutputFiles = None,
-    part_rows: corpora.PartRows = None,
+    output: corpus_options.OutputFiles = None,
+    part_rows: corpus_options.PartRows = None,
     ray: Ray = None,
-    actors: corpora.Actors = None,
+    actors: corpus_options.Actors = None,
     save_run: Annotated[
         Path | None,
         typer.Option(
@@ -180,8 +175,8 @@ def generate(
         return
     options.check_samples(nsamples)
     _check_files(prompt, file, column, output, save_run)
-    corpora.check_part_rows(part_rows, output)
-    cluster = corpora.elsewhere(ray, actors, output)
+    corpus_options.check_part_rows(part_rows, output)
+    cluster = corpus_options.elsewhere(ray, actors, output)
     _check_beams(beams, length_penalty, logprobs or show_probs, draft)
     showing = Showing(as_json or bool(file), logprobs, stats, stream, show_probs)
     if stats and output is not None:
@@ -195,7 +190,7 @@ def generate(
     constraint = read_constraint(regex, json_schema, grammar)
     text = None
     if prompt is not None:
-        text = texts.stdin() if prompt == "-" else typed.typed(prompt, escape)
+        text = standard_input.read() if prompt == "-" else typed.typed(prompt, escape)
     run = Run(
         text,
         nsamples,
@@ -213,25 +208,24 @@ def generate(
         n_ctx = fetch.find(model).manifest.hparams.n_ctx  # as OpenAI's two scripts have it
         half = text is not None or bool(file)
         run = replace(run, stopping=replace(stopping, length=n_ctx // 2 if half else n_ctx))
-    if file and output is not None:
-        place = Destination.of(output)
-        job = GenerateJob(with_seed(run, params.seed, place), logprobs)
-        corpus = Corpus.of(file, column=column, usual="prompt")
-        loading = opening.loading(threads, provider, draft, prefix_cache)
-        rows = part_rows or PART_ROWS
-        corpora.work(job, corpus, place, model, loading, rows, cluster, hinted)
-        return
-    corpus = Corpus.of(file or [], column=column, usual="prompt")
-    gpt2 = opening.load(
-        model, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
-    )
+    loading = opening.loading(threads, provider, draft, prefix_cache)
     if file:
-        records.show(GenerateJob(run, logprobs, stats), gpt2, hinted(gpt2, corpus.rows()))
+        from gpt2rt.cli import prompt_files  # only here, since its imports take a while
+
+        prompts = prompt_files.corpus(file, column)
+        if output is None:
+            prompt_files.show(prompts, run, logprobs, stats, opening.load(model, loading))
+        else:
+            rows = part_rows or corpus_options.PROMPT_PART_ROWS
+            prompt_files.write(
+                prompts, run, params.seed, logprobs, output, model, loading, rows, cluster
+            )
         return
+    gpt2 = opening.load(model, loading)
     typed.hint_at_space(gpt2.tokenizer, [text])
-    completions = showing.show(gpt2, run, texts.STDIN if prompt == "-" else "prompt")
+    completions = showing.show(gpt2, run, STDIN_NAME if prompt == "-" else "prompt")
     if save_run is not None:
-        texts.write(save_run, to_json(run, gpt2, completions, save_run.parent))
+        result_files.write(save_run, to_json(run, gpt2, completions, save_run.parent))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,10 +258,9 @@ class Showing:
 
         pieces = noted(run.pieces(gpt2, logprobs=self.logprobs or self.show_probs))
         if self.as_json:
-            job, row = GenerateJob(run, self.logprobs, self.stats), TextRow(1, source, None, None)
-            for piece in in_turn(pieces):
-                if (done := piece.completion) is not None:
-                    print_json(nested(row, job.record(gpt2, done.sample, done)))
+            from gpt2rt.cli import sample_records  # only here, since its imports take a while
+
+            sample_records.show(pieces, gpt2, run, self.logprobs, self.stats, source)
         else:
             banner = run.nsamples != 1
             write(pieces, banner=banner, stream=self.stream, show_probs=self.show_probs)
@@ -295,7 +288,7 @@ def _check_files(
     for name, given in (("PROMPT", prompt), ("--save-run", save_run)):
         if file and given is not None:
             raise InvalidSetting(f"{name} and --file exclude each other")
-    texts.check_output(save_run)
+    result_files.check(save_run)
 
 
 def _check_beams(
@@ -313,13 +306,9 @@ def _check_beams(
 def _replay(path: Path, showing: Showing) -> None:
     """Make a saved run again, with the same model, and say whether it came out the same."""
     saved = SavedRun.read(path)
-    draft = saved.run.draft
-    gpt2 = opening.load(
-        model_of(saved.bundle, path.parent),
-        saved.run.threads,
-        provider=saved.provider,
-        draft=None if draft is None else model_of(draft, path.parent),
-    )
+    draft = None if saved.run.draft is None else model_of(saved.run.draft, path.parent)
+    loading = opening.loading(saved.run.threads, saved.provider, draft)
+    gpt2 = opening.load(model_of(saved.bundle, path.parent), loading)
     if gpt2.bundle.digest != saved.digest:
         raise BadRun(
             f"{path}: {saved.bundle} is another bundle now ({gpt2.bundle.digest[:8]}, the run's "

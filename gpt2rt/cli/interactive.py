@@ -63,10 +63,10 @@ def interactive(
     """
     answers = Answers(nsamples, show_probs, special)
 
+    loading = opening.loading(threads, provider, draft, prefix_cache)
+
     def load(name: str | None) -> GPT2:
-        return opening.load(
-            name, threads, provider=provider, draft=draft, prefix_megabytes=prefix_cache
-        )
+        return opening.load(name, loading)
 
     session = Session(load, load(model), params, stopping, answers)
     with entries.editing(catalog.home() / "history", session.completions):

@@ -9,22 +9,15 @@ from gpt2rt import GPT2, Bundle
 from gpt2rt.bundles import library
 from gpt2rt.cli import fetch
 from gpt2rt.cli.options import PREFIX_MEGABYTES
-from gpt2rt.corpus.jobs import Loading
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.errors import InvalidSetting
 
 
-def load(
-    model: str | None,
-    threads: int | None,
-    *,
-    provider: str = "auto",
-    draft: str | None = None,
-    prefix_megabytes: int = PREFIX_MEGABYTES,
-) -> GPT2:
+def load(model: str | None, loading: Loading) -> GPT2:
     """The model asked for; standard error says where nobody asked and the demo steps in, and what
     the provider leaves to the CPU.
     """
-    gpt2 = loading(threads, provider, draft, prefix_megabytes).load(fetch.find(model))
+    gpt2 = loading.load(fetch.find(model))
     if model is None:
         tell_of(gpt2.bundle)
     for text in gpt2.runtime.placed:

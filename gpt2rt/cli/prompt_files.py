@@ -1,4 +1,4 @@
-"""`gpt2rt generate --file`: what prompts of files want beyond other texts of files."""
+"""`gpt2rt generate --file`: the prompts of files, continued."""
 
 from __future__ import annotations
 
@@ -6,17 +6,45 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gpt2rt import GPT2
-from gpt2rt.cli import typed
+from gpt2rt.cli import corpora, records, typed
+from gpt2rt.cli.corpus_options import Elsewhere
+from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.generate_job import GenerateJob
 from gpt2rt.corpus.ledger import earlier_job
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.runs import Run
 
-PART_ROWS = 100  # a row takes longer than one that is scored
+
+def corpus(files: list[str], column: str | None) -> Corpus:
+    """The prompts of files. Raises `BadData`, `InvalidSetting`."""
+    return Corpus.of(files, column=column, usual="prompt")
 
 
-def with_seed(run: Run, seed: int | None, place: Destination) -> Run:
+def show(prompts: Corpus, run: Run, logprobs: bool, stats: bool, gpt2: GPT2) -> None:
+    """Print the records of all samples, as `records.show`."""
+    records.show(GenerateJob(run, logprobs, stats), gpt2, prompts, watch=_hinted)
+
+
+def write(
+    prompts: Corpus,
+    run: Run,
+    seed: int | None,
+    logprobs: bool,
+    output: str,
+    model: str | None,
+    loading: Loading,
+    part_rows: int,
+    cluster: Elsewhere | None,
+) -> None:
+    """Write the records of all samples, as `corpora.work`; `seed` is the one asked for."""
+    place = Destination.of(output)
+    job = GenerateJob(_with_seed(run, seed, place), logprobs)
+    corpora.work(job, prompts, place, model, loading, part_rows, cluster, _hinted)
+
+
+def _with_seed(run: Run, seed: int | None, place: Destination) -> Run:
     """The run with the seed of an earlier one where none is given: samples go on as they began."""
     earlier = earlier_job(place)
     if seed is not None or earlier is None or earlier.get("job") != GenerateJob.name:
@@ -24,7 +52,7 @@ def with_seed(run: Run, seed: int | None, place: Destination) -> Run:
     return replace(run, params=replace(run.params, seed=earlier["settings"]["params"]["seed"]))
 
 
-def hinted(gpt2: GPT2, rows: Iterator[TextRow]) -> Iterator[TextRow]:
+def _hinted(gpt2: GPT2, rows: Iterator[TextRow]) -> Iterator[TextRow]:
     """The rows; says once that a prompt ends in a space."""
     told = False
     for row in rows:

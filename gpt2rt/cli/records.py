@@ -2,66 +2,70 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import typer
 
-from gpt2rt.cli.corpora import tell_fault
+from gpt2rt.cli.rows_bar import RowsBar
+from gpt2rt.cli.texts import GivenTexts
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.jobs import Job, RowResult
+from gpt2rt.corpus.local import until_failure
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.corpus.tables import Placed, table_of
 
 JSONL = "jsonl"
-
-
-def carried(texts: list[str] | None, corpus: Corpus | None) -> Mapping[str, Any] | None:
-    """The columns of a table beside the results of texts and of files; None: one of JSON."""
-    found = {} if corpus is None else corpus.columns()
-    return None if texts and found else found
+Watch = Callable[[Any, Iterator[TextRow]], Iterator[TextRow]]
 
 
 def show(
     job: Job,
     model: Any,
-    rows: Iterable[TextRow],
+    given: Corpus | GivenTexts,
     form: str = JSONL,
     columns: Mapping[str, Any] | None = None,
-    advance: Callable[[int], None] = lambda rows: None,
+    watch: Watch = lambda model, rows: rows,
 ) -> None:
     """Print the records of all rows, in their order; ends with exit code 1 where rows could not be
     done, of which it tells on standard error.
 
-    `form` and `columns` are those of `Table`; `advance` is called with the number of rows done.
-    Raises as `Job.results` and `table_of`.
+    Rows are read as there is room for them, so any number takes the memory of a few; they pass
+    `watch` on their way. `form` and `columns` are those of `Table`. Raises as `Job.results`,
+    `table_of`, and what reads the rows; what was done before that is printed.
     """
-    table = table_of(job, form, columns)
+    table, bar = table_of(job, form, columns), RowsBar(lambda: given.bytes, printed=True)
     failed = False
 
     def records() -> Iterator[Placed]:
         nonlocal failed
-        for result in in_order(job, model, rows):
+        for result in in_order(job, model, watch(model, given.rows(bar.read))):
             yield from ((result.row, record) for record in result.records)
             for fault in result.faults:
                 tell_fault(result.row.place, fault)
                 failed = True
-            advance(1)
+            bar.advance(1)
 
-    for line in table.lines(records()):
-        print(line.decode(), end="", flush=True)
+    with bar:
+        for line in table.lines(records()):
+            print(line.decode(), end="", flush=True)
     if failed:
         raise typer.Exit(1)
 
 
 def in_order(job: Job, model: Any, rows: Iterable[TextRow]) -> Iterator[RowResult]:
-    """The results of a job in the order of the rows, those that are no text with their faults."""
+    """The results of a job in the order of the rows, those that are no text with their faults.
+
+    Where `rows` raises, those before are done first.
+    """
     order: deque[int] = deque()
     done: dict[int, RowResult] = {}
+    failed: list[Exception] = []
 
     def texts() -> Iterator[TextRow]:
-        for row in rows:
+        for row in until_failure(rows, failed):
             order.append(row.number)
             if row.fault is None:
                 yield row
@@ -74,3 +78,10 @@ def in_order(job: Job, model: Any, rows: Iterable[TextRow]) -> Iterator[RowResul
             yield done.pop(order.popleft())
     while order:
         yield done.pop(order.popleft())
+    for error in failed:
+        raise error
+
+
+def tell_fault(place: str, fault: str) -> None:
+    """Say what is wrong with a row."""
+    print(f"gpt2rt: {place}: {fault}", file=sys.stderr)

@@ -11,7 +11,17 @@ from typing import Annotated, Literal
 import typer
 
 from gpt2rt import GPT2, Document, Score
-from gpt2rt.cli import corpora, heatmap, opening, options, records, tables, texts, typed
+from gpt2rt.cli import (
+    corpus_options,
+    heatmap,
+    opening,
+    options,
+    records,
+    result_files,
+    tables,
+    texts,
+    typed,
+)
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.cli.score_tables import Result, summaries, table
 from gpt2rt.corpus.destination import Destination
@@ -114,10 +124,10 @@ def score(
         Path | None,
         typer.Option(help="Write a page that colours the tokens.", show_default=False),
     ] = None,
-    output: corpora.OutputFiles = None,
-    part_rows: corpora.PartRows = None,
+    output: corpus_options.OutputFiles = None,
+    part_rows: corpus_options.PartRows = None,
     ray: Ray = None,
-    actors: corpora.Actors = None,
+    actors: corpus_options.Actors = None,
     threads: options.ThreadCount = None,
     provider: options.Provider = "auto",
 ) -> None:
@@ -160,32 +170,34 @@ def score(
     between = typed.typed(joint, escape)
     begin = _bos(bos, escape)
     job = ScoreJob(unit, begin, before, follow, between, special, window, stride, boundary, top)
-    corpora.check_part_rows(part_rows, output)
-    cluster = corpora.elsewhere(ray, actors, output)
+    corpus_options.check_part_rows(part_rows, output)
+    cluster = corpus_options.elsewhere(ray, actors, output)
+    loading = opening.loading(threads, provider)
     if output is not None:
         if text or form or html:
             raise InvalidSetting(
                 "--output is for --file; TEXT, --json, --csv, --format and --html go without it"
             )
+        from gpt2rt.cli import corpora  # only here, since its imports take a while
+
         place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
-        loading = opening.loading(threads, provider)
         corpora.work(job, corpus, place, model, loading, part_rows, cluster)
         return
     if form and html:
         raise InvalidSetting("--html excludes --json, --csv and --format")
-    rows = texts.read(text, file, lines, escape, column, faults=form is not None)
-    texts.check_output(html)
+    given = texts.GivenTexts.of(text, file, lines, escape, column)
     if form:
-        columns = records.carried(text, texts.corpus(file or [], lines, column))
-        written = records.JSONL if form is Form.JSON else form.value
-        bar = tables.Bar("Score", lambda: len(rows), printed=True)
-        gpt2 = opening.load(model, threads, provider=provider)
-        with bar:
-            records.show(job, gpt2, rows, written, columns, bar.advance)
+        written, columns = records.JSONL, None
+        if form is not Form.JSON:
+            written, columns = form.value, given.columns()
+        gpt2 = opening.load(model, loading)
+        records.show(job, gpt2, given, written, columns)
         return
+    rows = given.read()
+    result_files.check(html)
     groups = _documents(rows, follow)
     whole = [Document(tuple(str(row.text) for row in group), between) for group in groups]
-    gpt2 = opening.load(model, threads, provider=provider)
+    gpt2 = opening.load(model, loading)
     bar = tables.Bar("Score", lambda: _size(gpt2, whole), printed=False)
     found = gpt2.score_batch(
         (document.text for document in whole),
@@ -215,7 +227,7 @@ def _show(
     if html is None:
         table(kept, unit, top)
     else:
-        texts.write(html, heatmap.page(gpt2.name, kept).encode("utf-8"))
+        result_files.write(html, heatmap.page(gpt2.name, kept).encode("utf-8"))
         print(f"gpt2rt: wrote {html}", file=sys.stderr)
     if html or unit is not Unit.TEXT:
         summaries(kept)

@@ -220,7 +220,7 @@ def _write_config(
         raise missing_extra("ray", "--write-config needs PyYAML")
     import yaml
 
-    from gpt2rt.cli.texts import write
+    from gpt2rt.cli.result_files import write
     from gpt2rt.serving.replicas import Replicas, counts, fitted, local_cores
 
     least, most = counts(replicas)

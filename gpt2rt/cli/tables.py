@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,12 +50,12 @@ class Bar:
             self._bar.add_task(self._title, total=self._total())
 
     def advance(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=done)
+        self.update(advance=done)
 
-    def move(self, completed: int, title: str) -> None:
+    def update(self, **changes: Any) -> None:
+        """Change what the bar shows, as `Progress.update` does."""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=completed, description=title)
+            self._bar.update(self._bar.task_ids[0], **changes)
 
     def __exit__(self, *_: object) -> None:
         self._drawn.close()

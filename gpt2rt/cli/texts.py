@@ -1,26 +1,21 @@
-"""The texts a command works on, from its arguments, files and standard input; where results go."""
+"""The texts a command works on, from its arguments, files and standard input."""
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import typer
 
-from gpt2rt.bundles.writing import write_bytes
+from gpt2rt.cli import standard_input
 from gpt2rt.cli.typed import decoded_option, typed
 from gpt2rt.corpus.corpus import Corpus
+from gpt2rt.corpus.names import STDIN_NAME
 from gpt2rt.corpus.readers import WHOLE
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.errors import BadText, Gpt2rtError, InvalidSetting
-from gpt2rt.text.textfile import decoded
-
-STDIN = "standard input"  # as results call it
+from gpt2rt.corpus.streams import BytesRead
+from gpt2rt.errors import BadText, InvalidSetting
 
 Texts = Annotated[
     list[str] | None,
@@ -53,45 +48,79 @@ Column = Annotated[
 ]
 
 
-def read(
-    texts: list[str] | None,
-    files: list[str] | None,
-    lines: bool,
-    escape: bool,
-    column: str | None = None,
-    *,
-    faults: bool = False,
-) -> list[TextRow]:
-    """The texts, arguments first; only those have escapes.
+@dataclass(frozen=True, slots=True)
+class GivenTexts:
+    """The texts that a command is given: those of its arguments, then the rows of files.
 
-    With `faults` rows of files that are no text are among them, with their fault, and empty ones;
-    else they are errors. Raises `InvalidSetting` where there are no texts, `BadText`, `BadData`,
-    `MissingExtra`.
-
-    The newline that ends a file or standard input is not part of the text. All arguments are one
-    document, every file is one; of a table, rows that follow each other with the same `item` are.
+    Attributes:
+        arguments: the texts of the arguments, or the lines of them that are not blank.
+        numbered: how many rows the arguments count for; those of files are numbered from there.
+        corpus: the files, which are read as their rows are asked for.
     """
-    check_column(column, lines, files)
-    if not texts and not files:
-        raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
-    if (texts or []).count("-") + (files or []).count("-") > 1:
-        raise InvalidSetting("standard input can be read once only: give `-` once")
-    found = [*_arguments(texts or [], escape)]
-    if lines:
-        found = [part for row in found for part in _lines(row)]
-    before = len(found)
-    numbered = (replace(row, number=number) for number, row in enumerate(found, 1))
-    found = [row for row in numbered if not lines or str(row.text).strip()]
-    for row in corpus(files or [], lines, column).rows():
-        found.append(replace(row, number=before + row.number))
-    for row in () if faults else found:
-        if row.fault is not None:
-            raise BadText(f"{row.place}: {row.fault}")
-        if not row.text:
-            raise BadText(f"{row.place} is empty: there is nothing to read")
-    if not found:
-        raise BadText("no line has a text: there is nothing to read")
-    return found
+
+    arguments: tuple[TextRow, ...]
+    numbered: int
+    corpus: Corpus
+
+    @classmethod
+    def of(
+        cls,
+        texts: list[str] | None,
+        files: list[str] | None,
+        lines: bool,
+        escape: bool,
+        column: str | None = None,
+    ) -> GivenTexts:
+        """By the options of a command; only arguments have escapes.
+
+        The newline that ends a file or standard input is not part of the text. All arguments are
+        one document, every file is one; of a table, rows that follow each other with the same
+        `item` are. Raises `InvalidSetting` where nothing is named, `BadText`, `BadData`.
+        """
+        check_column(column, lines, files)
+        if not texts and not files:
+            raise InvalidSetting("name a text, or `-` for standard input, or --file FILE")
+        if (texts or []).count("-") + (files or []).count("-") > 1:
+            raise InvalidSetting("standard input can be read once only: give `-` once")
+        found = [*_arguments(texts or [], escape)]
+        if lines:
+            found = [part for row in found for part in _lines(row)]
+        numbered = (replace(row, number=number) for number, row in enumerate(found, 1))
+        rows = tuple(row for row in numbered if not lines or str(row.text).strip())
+        return cls(rows, len(found), corpus(files or [], lines, column))
+
+    @property
+    def bytes(self) -> int | None:
+        """The size of all files; None: there are none, or it is not known."""
+        return self.corpus.bytes or None
+
+    def columns(self) -> Mapping[str, Any] | None:
+        """The columns of a table beside the results, as `Corpus.columns`; None: one of JSON."""
+        found = self.corpus.columns()
+        return None if self.arguments and found else found
+
+    def rows(self, meter: BytesRead | None = None) -> Iterator[TextRow]:
+        """All rows, those that are no text with their `fault`, and empty ones.
+
+        Raises as `Corpus.rows`, and `BadText` in the end where there was none.
+        """
+        yield from self.arguments
+        none = not self.arguments
+        for row in self.corpus.rows(meter):
+            yield replace(row, number=self.numbered + row.number)
+            none = False
+        if none:
+            raise BadText("no line has a text: there is nothing to read")
+
+    def read(self) -> list[TextRow]:
+        """All texts at once. Raises as `rows`, and `BadText` for a row that is no text or empty."""
+        found = list(self.rows())
+        for row in found:
+            if row.fault is not None:
+                raise BadText(f"{row.place}: {row.fault}")
+            if not row.text:
+                raise BadText(f"{row.place} is empty: there is nothing to read")
+        return found
 
 
 def check_column(column: str | None, lines: bool, files: list[str] | None) -> None:
@@ -105,53 +134,16 @@ def corpus(files: list[str], lines: bool, column: str | None) -> Corpus:
     return Corpus.of(files, column=column, plain="txt" if lines else WHOLE)
 
 
-def stdin() -> str:
-    """Standard input as UTF-8, less the newline that ends a file."""
-    return _unended(decoded(sys.stdin.buffer.read(), "standard input"))
-
-
 def _arguments(texts: list[str], escape: bool) -> Iterator[TextRow]:
     for number, text in enumerate(texts, 1):
         if text == "-":
-            yield TextRow(number, STDIN, None, stdin(), document=STDIN)
+            yield TextRow(number, STDIN_NAME, None, standard_input.read(), document=STDIN_NAME)
         else:
             name = f"text {number}"
             yield TextRow(number, name, None, typed(text, escape, name))
-
-
-def _unended(text: str) -> str:
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _lines(row: TextRow) -> Iterator[TextRow]:
     """The lines of a text, blank ones too, which count."""
     for number, line in enumerate(str(row.text).split("\n"), 1):
         yield replace(row, line=number, text=line.removesuffix("\r"))
-
-
-def check_output(path: Path | None) -> None:
-    """Raises `Gpt2rtError` where no file can be written, before any work is done in vain."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise Gpt2rtError(f"{path}: is a directory; name a file")
-    if not path.absolute().parent.is_dir():
-        raise Gpt2rtError(f"{path}: its directory does not exist; make it first")
-    if path.exists() and not path.is_file():  # a device or a pipe
-        return
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    except OSError as error:
-        raise Gpt2rtError(
-            f"{path}: its directory cannot be written to ({error.strerror}); choose another"
-        ) from None
-    os.close(handle)
-    os.unlink(name)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises `Gpt2rtError`."""
-    try:
-        write_bytes(path, data)
-    except OSError as error:
-        raise Gpt2rtError(f"{path}: cannot be written ({error.strerror})") from None

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from gpt2rt.cli import corpora, fetch, opening, options, records, texts, typed
+from gpt2rt.cli import corpus_options, fetch, opening, options, records, texts, typed
 from gpt2rt.cli.ray_option import Ray
 from gpt2rt.corpus.destination import Destination
-from gpt2rt.corpus.jobs import Loading
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.tokenize_job import TokenizeJob
 from gpt2rt.errors import InvalidSetting
 
@@ -31,10 +31,10 @@ def tokenize(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a record.")] = False,
-    output: corpora.OutputFiles = None,
-    part_rows: corpora.PartRows = None,
+    output: corpus_options.OutputFiles = None,
+    part_rows: corpus_options.PartRows = None,
     ray: Ray = None,
-    actors: corpora.Actors = None,
+    actors: corpus_options.Actors = None,
 ) -> None:
     """The tokens of TEXT: a line of ids for each text.
 
@@ -48,20 +48,22 @@ def tokenize(
 
       gpt2rt tokenize --file corpus/ --output tokens.parquet/ --ray
     """
-    corpora.check_part_rows(part_rows, output)
-    cluster = corpora.elsewhere(ray, actors, output)
+    corpus_options.check_part_rows(part_rows, output)
+    cluster = corpus_options.elsewhere(ray, actors, output)
     job = TokenizeJob(special, by or "text")
     if output is not None:
         if text or as_json:
             raise InvalidSetting("--output is for --file; TEXT and --json are for the screen")
+        from gpt2rt.cli import corpora  # only here, since its imports take a while
+
         place, corpus = Destination.of(output), corpora.corpus_of(file, lines, column)
         corpora.work(job, corpus, place, model, Loading(provider="cpu"), part_rows, cluster)
         return
     if by is not None and not as_json:
         raise InvalidSetting("--by is for --json and --output")
-    rows = texts.read(text, file, lines, escape, column, faults=True)
+    given = texts.GivenTexts.of(text, file, lines, escape, column)
     bundle = fetch.find(model)
     tokenizer = job.load(bundle, Loading())
     if model is None:
         opening.tell_of(bundle)
-    records.show(job, tokenizer, rows, records.JSONL if as_json else "txt")
+    records.show(job, tokenizer, given, records.JSONL if as_json else "txt")

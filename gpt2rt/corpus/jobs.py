@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.rows import TextRow
-from gpt2rt.engine.providers import AUTO, Threads
 from gpt2rt.errors import BadText, PromptTooLong
-from gpt2rt.generation.speculation import LOOKUP
-from gpt2rt.model import GPT2
 
 Record = dict[str, Any]
 # What a column of results holds: `floats` are of 32 bits, `any` is text, or else JSON.
@@ -30,30 +27,6 @@ class RowResult:
     row: TextRow
     records: tuple[Record, ...] = ()
     faults: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """How a model is loaded, as in `GPT2.load`; it changes no result.
-
-    Raises `InvalidSetting` for a number of threads that cannot be.
-    """
-
-    threads: int | None = None
-    provider: str = AUTO
-    draft: str | None = None
-    prefix_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        Threads(self.threads)
-
-    def load(self, bundle: Bundle) -> GPT2:
-        """The model of a bundle. Raises as `GPT2`."""
-        settings = Threads(self.threads)
-        draft: Any = LOOKUP if self.draft == LOOKUP else None
-        if self.draft not in (None, LOOKUP):
-            draft = GPT2(library.find(self.draft), settings, self.provider, prefix_bytes=0)
-        return GPT2(bundle, settings, self.provider, draft=draft, prefix_bytes=self.prefix_bytes)
 
 
 class Job(ABC):

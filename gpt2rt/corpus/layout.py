@@ -29,6 +29,7 @@ class DonePart:
         bytes: the size of the file of records.
         input: the digest of the part's rows.
         sha256: of the file of records.
+        rejects_sha256: of the file of rejects; where there is none, of no bytes.
     """
 
     part: int
@@ -38,6 +39,7 @@ class DonePart:
     bytes: int
     input: str
     sha256: str
+    rejects_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Layout:
         lines = (
             json_line(nested(row, {"reason": fault, "text": row.text})) for row, fault in faults
         )
+        rejects = "".join(lines).encode()
         file = io.BytesIO()
         placed = ((result.row, record) for result in ordered for record in result.records)
         self.table.write(placed, file)
@@ -90,8 +93,9 @@ class Layout:
             len(data),
             part.digest,
             hashlib.sha256(data).hexdigest(),
+            hashlib.sha256(rejects).hexdigest(),
         )
-        return EncodedPart(done, data, "".join(lines).encode())
+        return EncodedPart(done, data, rejects)
 
     def put(self, encoded: EncodedPart) -> DonePart:
         """Write both files of a part, the records last. Raises `OSError`."""

@@ -20,7 +20,7 @@ from gpt2rt.corpus.locks import locked
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.text.controls import json_line
 
-FORMAT, VERSION = "gpt2rt corpus", 1
+FORMAT, VERSION = "gpt2rt corpus", 2
 BEGINS = json_line({"format": FORMAT}).rstrip("}\n").encode()  # how a manifest begins
 
 
@@ -40,6 +40,8 @@ class Ledger:
         self.done: dict[int, DonePart] = {}
         self.end: dict[str, Any] | None = None
         self._place = place
+        # Whether the directory is this program's, to be removed again.
+        self._own = place.file is not None or not place.directory.exists()
         self._file = _locked(place)
         try:
             self._take_up({"format": FORMAT, "version": VERSION, **job})
@@ -48,13 +50,13 @@ class Ledger:
             raise
 
     def close(self) -> None:
-        """Let others have the manifest; one that says nothing goes, and its directory, too."""
+        """Let others have the manifest; one that says nothing goes, and a directory made for it."""
         directory = self._place.directory
         if not self.done and self.end is None:
             with suppress(OSError):  # Windows does not let it go while it is open
                 if [path.name for path in directory.iterdir()] == [MANIFEST]:
                     self._place.manifest.unlink()
-                    if self._place.file is not None:
+                    if self._own:
                         directory.rmdir()
         self._file.close()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt2rt.corpus.jobs import Job, RowResult
 from gpt2rt.corpus.layout import DonePart, Layout
 from gpt2rt.corpus.part import CorpusPart
 from gpt2rt.corpus.rows import TextRow
 
+T = TypeVar("T")
 MOST_READY = 16  # parts of nothing but faults that are held until a batch has ended
 
 
@@ -53,7 +54,7 @@ def finished(
     home: dict[int, OpenPart] = {}  # by the number of a row
     ready: list[OpenPart] = []
     failed: list[Exception] = []
-    rest = _until_failure(parts, failed)
+    rest = until_failure(parts, failed)
     more = True
 
     def take(result: RowResult) -> None:
@@ -89,9 +90,9 @@ def finished(
         raise error
 
 
-def _until_failure(parts: Iterable[CorpusPart], failed: list[Exception]) -> Iterator[CorpusPart]:
-    """The parts up to an error, which is noted."""
+def until_failure(items: Iterable[T], failed: list[Exception]) -> Iterator[T]:
+    """The items up to an error, which is noted in `failed`: so those before it are done first."""
     try:
-        yield from parts
+        yield from items
     except Exception as error:
         failed.append(error)

@@ -14,7 +14,7 @@ FORMS = {
     ".parquet": "parquet",
 }
 COMPRESSIONS = {".gz": "gz", ".bz2": "bz2", ".xz": "xz", ".zst": "zst"}
-STDIN = "-"
+STDIN, STDIN_NAME = "-", "standard input"
 KNOWN = f"{', '.join(FORMS)}, each but .parquet also with {', '.join(COMPRESSIONS)}"
 
 

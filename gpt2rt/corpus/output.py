@@ -58,7 +58,7 @@ class Output:
         end = self._ledger.end
         try:
             if place.file is not None and end is not None:
-                _check(place.file, end.get("bytes"), end.get("sha256"))
+                _check(place.file, end.get("sha256"))
         except BaseException:
             self.close()
             raise
@@ -84,10 +84,13 @@ class Output:
         return sum(part.rejects for part in self._ledger.done.values())
 
     def remaining(self) -> Remaining:
-        """What is to be done yet. Raises `BadData` where a part was changed."""
-        done = self._ledger.done
-        if self._ledger.end is not None and self.rejects and not self.place.rejects.exists():
-            self._ledger.end = None  # not complete: rejects are made with their parts
+        """What is to be done yet. Raises `BadData` where a part, or the rejects, were changed."""
+        done, end = self._ledger.done, self._ledger.end
+        if end is not None and self.rejects:
+            if self.place.rejects.exists():
+                _check(self.place.rejects, end.get("rejects_sha256"))
+            else:
+                self._ledger.end = None  # not complete: rejects are made with their parts
         there = {number for number, part in done.items() if self._is_there(part)}
         digests = {number: part.input for number, part in done.items()}
         return Remaining(self.place, digests, frozenset(there), self._ledger.end is not None)
@@ -96,9 +99,12 @@ class Output:
         complete = self._ledger.end is not None
         if complete and self.place.file is not None:
             return True  # in the file
-        path, rejects = self.layout.path(part.part), self.layout.rejects(part.part)
-        if path.exists() and (complete or not part.rejects or rejects.exists()):
-            _check(path, part.bytes, part.sha256)
+        files = {self.layout.path(part.part): part.sha256}
+        if part.rejects and not complete:
+            files[self.layout.rejects(part.part)] = part.rejects_sha256
+        if all(path.exists() for path in files):
+            for path, sha256 in files.items():
+                _check(path, sha256)
             return True
         if complete:
             self._reopen()
@@ -117,9 +123,9 @@ class Output:
         """
         parts = [self._ledger.done[number] for number in sorted(self._ledger.done)]
         if self._ledger.end is None:
-            self._join_rejects(parts)
             counts = {"rows": self.rows, "records": sum(part.records for part in parts)}
             end = {"parts": len(parts), **counts, "rejects": self.rejects}
+            end |= self._join_rejects(parts)
             if self.place.file is not None:
                 end |= self._join(self.place.file, parts)
             self._ledger.finish(end)
@@ -129,18 +135,22 @@ class Output:
             if self.place.file is not None:
                 self.layout.path(part.part).unlink(missing_ok=True)
 
-    def _join_rejects(self, parts: list[DonePart]) -> None:
-        """All rejects in one file."""
+    def _join_rejects(self, parts: list[DonePart]) -> dict[str, Any]:
+        """All rejects in one file; returns what the manifest says of it, nothing without any."""
+        found: dict[str, Any] = {}
         if not self.rejects:
             self.place.rejects.unlink(missing_ok=True)
-            return
+            return found
 
         def write(file: BinaryIO) -> None:
             for part in parts:
                 if part.rejects:
                     file.write(self.layout.rejects(part.part).read_bytes())
+            file.seek(0)
+            found["rejects_sha256"] = _hash(file)
 
         write_with(self.place.rejects, write)
+        return found
 
     def _reopen(self) -> None:
         """Something is missing of what was complete: give each part its rejects back."""
@@ -172,12 +182,11 @@ class Output:
         return found
 
 
-def _check(path: Path, size: int | None, sha256: str | None) -> None:
+def _check(path: Path, sha256: str | None) -> None:
     """Raises `BadData` where a file is not what was written."""
-    if path.stat().st_size == size:
-        with path.open("rb") as file:
-            if _hash(file) == sha256:
-                return
+    with path.open("rb") as file:
+        if _hash(file) == sha256:
+            return
     raise BadData(f"{path_text(path)}: was changed since; remove it, to have it made again")
 
 

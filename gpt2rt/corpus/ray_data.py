@@ -13,7 +13,6 @@ import os
 import pickle
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -25,11 +24,11 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.corpus import nodes
 from gpt2rt.corpus.corpus import Corpus
-from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.jobs import Job
 from gpt2rt.corpus.layout import DonePart, EncodedPart, Layout
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.local import finished
 from gpt2rt.corpus.names import STDIN
-from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.part import CorpusPart, cut
 from gpt2rt.corpus.remaining import Remaining
 from gpt2rt.corpus.streams import BytesRead
@@ -126,7 +125,8 @@ def made(
     bundle: Bundle,
     corpus: Corpus,
     part_rows: int,
-    output: Output,
+    remaining: Remaining,
+    layout: Layout,
     loading: Loading,
     *,
     actors: int | None = None,
@@ -141,21 +141,16 @@ def made(
     for them.
 
     Raises `ClusterFailure` for a cluster that breaks, and for nodes where gpt2rt or the bundle is
-    another or missing; what `Job.results` raises, and `Output.remaining`, `Remaining.of`,
-    `Layout.put`, `Corpus.rows`. What was returned before is in place.
+    another or missing; what `Job.results` raises, and `Remaining.of`, `Layout.put`,
+    `Corpus.rows`. What was returned before is in place.
     """
     loading = _shared(loading, bundle)
     place = nodes.place(model, bundle)
     nodes.check(place, bundle.digest, gpu=loading.provider == CUDA)
-    read = ReadParts(corpus, part_rows, job.together, output.remaining(), os.getcwd())
-    if read.remaining.complete:
-        deque(
-            read.parts(), maxlen=0
-        )  # none is left, but an error may say that the texts are others
-        return
-    work = PartWork(job, place, bundle.digest, loading, output.layout)
+    read = ReadParts(corpus, part_rows, job.together, remaining, os.getcwd())
+    work = PartWork(job, place, bundle.digest, loading, layout)
     for encoded, bytes_read in _results(read, work, actors):
-        part = output.layout.put(encoded)
+        part = layout.put(encoded)
         meter.count = max(meter.count, bytes_read)
         advance(part.rows)
         yield part

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import IO, Any, BinaryIO, cast
 
 from gpt2rt.bundles.paths import path_text
-from gpt2rt.corpus.names import STDIN
+from gpt2rt.corpus.names import STDIN, STDIN_NAME
 from gpt2rt.errors import BadData, missing_extra, reason
 
 
@@ -42,7 +42,7 @@ class MeteredFile(io.FileIO):
 
 def named(path: str) -> str:
     """What messages and results call a file."""
-    return "standard input" if path == STDIN else path_text(path)
+    return STDIN_NAME if path == STDIN else path_text(path)
 
 
 @contextmanager

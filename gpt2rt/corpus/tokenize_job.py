@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.catalog import TOKENIZER_FILES
-from gpt2rt.corpus.jobs import Job, Kind, Loading, Record, RowResult
+from gpt2rt.corpus.jobs import Job, Kind, Record, RowResult
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.errors import BadText
 from gpt2rt.text.tokenizers import TextTokenizer, read_tokenizer

@@ -87,6 +87,20 @@ except SystemExit:
     assert imported & modules == {"pack"}
 
 
+def test_a_prompt_is_continued_without_what_files_of_prompts_need() -> None:
+    code = """
+import sys
+from gpt2rt.cli import main
+sys.argv = ["gpt2rt", "generate", "--help"]
+try:
+    main()
+except SystemExit:
+    print(*(name for name in sys.modules if name.startswith("gpt2rt.corpus.")), file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert set(ended.stderr.split()) == {"gpt2rt.corpus.loading", "gpt2rt.corpus.names"}
+
+
 @pytest.mark.slow
 @posix
 def test_a_reader_who_has_seen_enough_ends_it_quietly(model: Path, home: Path) -> None:

@@ -16,6 +16,7 @@ from command_line import Command, Ended
 from gpt2rt import GPT2, EmbedParams, SamplingParams, Stopping
 from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.generate_job import GenerateJob
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.score_job import ScoreJob
 from gpt2rt.corpus.score_records import Unit
 from gpt2rt.corpus.tokenize_job import TokenizeJob
@@ -167,6 +168,29 @@ def test_what_is_printed_is_what_is_written(
             assert command(name, *place, *options, "--output", written).code == 0
             printed = command(name, *place, *options, "--format", form)
             assert printed.out.encode() == written.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["generate", "score", "embed"])
+def test_a_complete_output_is_found_so_without_the_model(
+    command: Command, model: Path, texts: Path, tmp_path: Path, name: str
+) -> None:
+    place = f"{tmp_path}/out/"
+    seed = ("--seed", "3", "--length", "4") if name == "generate" else ()
+    given = (name, "--file", texts, "--column", "text", "-m", model, *seed, "--output", place)
+    assert command(*given).code == 0
+    (part,) = tmp_path.glob("out/part-*")
+    before = part.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loading, "load", lambda *_: pytest.fail("the model was loaded"))
+        assert command(*given) == Ended(0, "", "")
+        assert command(*given, "--ray", "127.0.0.1:1") == Ended(0, "", "")  # nobody is there
+        text = texts.read_text()
+        texts.write_text(text.replace("sat", "sits"))
+        assert "other texts" in command(*given).in_one_line()
+    texts.write_text(text)
+    part.unlink()
+    assert command(*given).code == 0
+    assert part.read_bytes() == before
 
 
 def test_the_page_has_the_fields_of_each_record() -> None:

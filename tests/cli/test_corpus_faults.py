@@ -81,6 +81,7 @@ def test_many_rejects_are_counted(command: Command, model: Path, tmp_path: Path)
         (("score", "-f", "t.csv", "--column", "a", "-o", "o.txt"), "writes JSON lines", 2),
         (("score", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--window", "99"), "window", 2),
         (("score", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--bos", "ab"), "bos", 2),
+        (("score", "-f", "t.csv", "--column", "a", "-o", "o/", "--bos", "ab"), "bos", 2),
         (("score", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--joint", "x"), "joint", 2),
         (("score", "-f", "t.csv", "--column", "a", "-o", "t.csv"), "file of the texts", 2),
         (("embed", "-f", "t.csv", "--column", "a", "-o", "o.csv", "--layer", "9"), "layer", 2),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import unicodedata
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from command_line import Command
+from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.cli import download, export, verify
 from gpt2rt.engine import providers
@@ -93,6 +96,12 @@ def test_libraries_nobody_looked_for_are_not_found() -> None:
     assert "CUDA libraries" not in subjects(list(doctor.cuda_findings(cuda, Opening(False, "no"))))
 
 
+def test_a_processor_that_is_slow_is_nothing_to_mend() -> None:
+    for instructions, state in (("SSE4.2",), "note"), (("AVX2",), "good"):
+        machine = replace(Machine.here(), instructions=instructions)
+        assert subjects([*doctor.processor_findings(machine)])["instructions"].state == state
+
+
 def test_the_machine_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs an optional library is not known; the rest is."""
     monkeypatch.setattr("gpt2rt_bench.machine.hardware.find_spec", lambda name: None)
@@ -130,24 +139,38 @@ def test_the_release_of_unicode_is_that_of_the_newest_letter(
     assert doctor.unicode_release() == "before 9"
 
 
+@pytest.fixture
+def demo(command: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model is there, as in every installation; `command` takes it away."""
+    monkeypatch.setattr(catalog, "demo_bundle", lambda: model)
+
+
+@pytest.mark.usefixtures("demo")
 def test_doctor_on_the_command_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         doctor, "opening", lambda name, libraries=(): Opening(name == CPU, "no", ())
     )
     ended = command("doctor")
-    assert ended.code == 0
+    assert ended.code == 0  # a provider, a model and extras are missing, and nothing is broken
+    assert " note " in ended.out
+    assert " BAD " not in ended.out
     assert "CPU " in ended.out
     body = json.loads(command("doctor", "--json").out)
     assert body["providers"][CPU]["opened"] is True
     assert body["machine"]["kernels"] == kernels().instructions
     told = {f["subject"] for f in body["findings"]}
     assert {"processor", "kernels", "versions", "models", "extras"} <= told
-    assert body["models"] == []
+    assert len(body["models"]) == 1
     (said,) = (f["found"] for f in body["findings"] if f["subject"] == "tokenizer")
     assert f"Unicode {body['unicode']}" in said
     assert f"regex {version('regex')}" in said
+    monkeypatch.setattr(doctor, "opening", lambda name, libraries=(): Opening(False, "no", ()))
+    ended = command("doctor")
+    assert (ended.code, ended.err) == (1, "")
+    assert re.search(r"^CPU +BAD ", ended.out, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("demo")
 def test_a_damaged_bundle_is_told(
     command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,11 +178,14 @@ def test_a_damaged_bundle_is_told(
     place = home / "bundles" / "117M-int8"
     place.mkdir(parents=True)
     (place / "manifest.json").write_text("{}")
-    body = json.loads(command("doctor", "--json").out)
-    bad = [f for f in body["findings"] if f["state"] == "bad"]
-    assert any(str(place) in finding["found"] for finding in bad)
+    ended = command("doctor", "--json")
+    assert ended.code == 1
+    body = json.loads(ended.out)
+    (bad,) = [f for f in body["findings"] if f["state"] == "bad"]
+    assert str(place) in bad["found"]
 
 
+@pytest.mark.usefixtures("demo")
 def test_a_model_tells_how_it_runs_here_and_why_it_is_slow(
     command: Command, tiny_bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,4 +200,6 @@ def test_a_model_tells_how_it_runs_here_and_why_it_is_slow(
     (missing,) = (f for f in body["findings"] if f["subject"] == "nowhere")
     assert (missing["state"], "nowhere" in missing["found"]) == ("bad", True)
     monkeypatch.setattr(providers, "cuda_problem", lambda: "no device")
-    assert "float16" not in command("doctor", place).out
+    ended = command("doctor", place)
+    assert ended.code == 0
+    assert "float16" not in ended.out

@@ -1,14 +1,18 @@
-"""A corpus of any size takes the memory of a few parts, resumed or not."""
+"""A corpus of any size takes the memory of a few parts, resumed or not, and of a few texts."""
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from gpt2rt import GPT2
+from gpt2rt.cli import records
+from gpt2rt.cli.texts import GivenTexts
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.local import made
@@ -53,3 +57,13 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path, gpt2: GPT2, name: s
     line = 80 * 400  # the manifest's lines of 70 parts more
     assert made_more < 1.2 * made_less + line
     assert found_more < 1.2 * found_less + line
+
+
+def test_what_is_printed_takes_no_more_memory_with_the_input(tmp_path: Path, gpt2: GPT2) -> None:
+    source, peaks = tmp_path / "in.txt", list[int]()
+    for count in (500, 500, 4_000):  # the first one warms up
+        source.write_text("a b c\n" * count)
+        given = GivenTexts.of(None, [str(source)], lines=True, escape=True)
+        with open(os.devnull, "w") as nothing, redirect_stdout(nothing):
+            peaks.append(peak(lambda: records.show(TokenizeJob(), gpt2.tokenizer, given)))  # noqa: B023
+    assert peaks[2] < 1.1 * peaks[1]

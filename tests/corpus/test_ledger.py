@@ -11,12 +11,14 @@ import pytest
 
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.layout import DonePart
-from gpt2rt.corpus.ledger import Ledger
+from gpt2rt.corpus.ledger import VERSION, Ledger
 from gpt2rt.corpus.locks import locked
 from gpt2rt.errors import InvalidSetting
 
 JOB = {"job": "tokenize"}
-PART = DonePart(part=0, rows=1, records=1, rejects=0, bytes=2, sha256="", input="")
+PART = DonePart(
+    part=0, rows=1, records=1, rejects=0, bytes=2, input="", sha256="", rejects_sha256=""
+)
 
 
 @pytest.fixture(params=["out/", "out.jsonl"])
@@ -40,7 +42,7 @@ def test_a_second_writer_is_refused_however_often_it_tries(place: Destination) -
     [
         lambda text: '{"name": "of others"}\n',
         lambda text: "nothing like it\n",
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace(f'"version": {VERSION}', '"version": 1'),
         lambda text: text + "{}\n",
     ],
 )
@@ -60,7 +62,13 @@ def test_a_manifest_that_is_refused_stays_as_it_is(
 def test_a_run_that_did_nothing_leaves_nothing(place: Destination) -> None:
     Ledger(place, JOB).close()
     assert not place.manifest.exists()
-    assert place.directory.exists() == (place.file is None)
+    assert not place.directory.exists()
+
+
+def test_a_directory_of_the_user_stays(tmp_path: Path) -> None:
+    place = Destination.of(f"{tmp_path}/")
+    Ledger(place, JOB).close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_manifest_that_goes_while_it_is_opened_is_made_again(

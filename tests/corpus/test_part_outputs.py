@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,29 @@ def test_a_byte_that_was_changed_is_found(
     changed.unlink()
     run(place, texts, gpt2)
     assert (changed if changed.exists() else place).read_bytes() == data or name == "out.jsonl"
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl"])
+@pytest.mark.parametrize("stop", [3, None])
+def test_rejects_that_were_changed_are_found(
+    tmp_path: Path, texts: Corpus, gpt2: GPT2, name: str, stop: int | None
+) -> None:
+    """Those of a part while parts are made, and those of all."""
+    whole, place = tmp_path / f"whole-{name}", tmp_path / name
+    run(whole, texts, gpt2)
+    run(place, texts, gpt2, stop=stop)
+    directories = [p if name == "out" else Path(f"{p}.parts") for p in (whole, place)]
+    changed = min(directories[1].glob("_rejects*"))
+    changed.write_bytes(changed.read_bytes().replace(b"not JSON", b"NOT JSON"))
+    for _ in range(2):
+        with pytest.raises(BadData, match=f"{changed.name}: was changed since; remove it"):
+            run(place, texts, gpt2)
+    changed.unlink()
+    run(place, texts, gpt2)
+    found = [(d / "_rejects.jsonl").read_bytes() for d in directories]
+    assert found[0] == found[1] != b""
+    end = json.loads((directories[1] / "_manifest.jsonl").read_bytes().splitlines()[-1])
+    assert end["rejects_sha256"] == hashlib.sha256(found[1]).hexdigest()
 
 
 def test_a_run_that_was_killed_while_it_ended_ends_as_others(

@@ -33,7 +33,8 @@ from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.embed_job import EmbedJob
 from gpt2rt.corpus.generate_job import GenerateJob
-from gpt2rt.corpus.jobs import Job, Loading
+from gpt2rt.corpus.jobs import Job
+from gpt2rt.corpus.loading import Loading
 from gpt2rt.corpus.output import Output
 from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.score_job import ScoreJob
@@ -90,12 +91,13 @@ class Runner:
         place = self.path.parent / name
         on_ray, loading = how.pop("on_ray", True), Loading(threads=how.pop("threads", 1))
         with Output(Destination.of(f"{place}/"), job, self.bundle, corpus, PART_ROWS) as output:
+            due, layout = output.remaining(), output.layout
             if on_ray:
                 what = job, model or str(self.bundle.directory), self.bundle, corpus, PART_ROWS
-                parts = ray_data.made(*what, output, loading, meter=BytesRead(), **how)
+                parts = ray_data.made(*what, due, layout, loading, meter=BytesRead(), **how)
             else:
-                due = output.remaining().of(cut(corpus.rows(), PART_ROWS))
-                parts = local.made(job, job.load(self.bundle, loading), due, output.layout)
+                rows = due.of(cut(corpus.rows(), PART_ROWS))
+                parts = local.made(job, job.load(self.bundle, loading), rows, layout)
             for nth, part in enumerate(parts, 1):
                 output.add(part)
                 if nth == most:

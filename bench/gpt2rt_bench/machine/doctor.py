@@ -43,6 +43,7 @@ LETTERS = {
     "18": "\U0003d000",
 }
 
+# bad: broken, and to be mended; note: it works, but is slow, or something optional is missing.
 State = Literal["good", "note", "bad"]
 
 
@@ -92,6 +93,11 @@ class Diagnosis:
     models: tuple[str, ...]
     unicode: str
     findings: tuple[Finding, ...]
+
+    @property
+    def bad(self) -> bool:
+        """Whether anything is to be mended."""
+        return any(finding.state == "bad" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -198,7 +204,7 @@ def processor_findings(machine: Machine) -> Iterator[Finding]:
         return
     sets = ", ".join(machine.instructions) or "none that matters"
     slow = machine.has("AVX2", "NEON") is False
-    yield Finding("instructions", "bad" if slow else "good", sets)
+    yield Finding("instructions", "note" if slow else "good", sets)
     for precision in ("int8", "fp16"):
         if note := limitation(precision, "cpu", machine):
             yield Finding(precision, "note", note)
