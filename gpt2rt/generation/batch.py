@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
+from dataclasses import asdict
 from typing import Any, Protocol
 from weakref import ref
 
@@ -18,7 +19,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import Gpt2rtError, InvalidSetting, QueueFull, StepFailed
-from gpt2rt.generation.batch_statistics import BatchStatistics
+from gpt2rt.generation.batch_statistics import BatchStatistics, Totals
 from gpt2rt.generation.client import CLOSED, Client
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.lead import Lead
@@ -72,8 +73,7 @@ class Batch:
         self._scheduler: Scheduler | None = None
         self._running: dict[Task, Client] = {}
         self._wakes: set[Callable[[], None]] = set()
-        self._steps = self._tokens = self._prompt_tokens = self._failures = 0
-        self._seconds = 0.0
+        self._totals = Totals()
 
     def client(
         self, most: int, *, owner: Hashable = None, wake: Callable[[], None] | None = None
@@ -124,16 +124,8 @@ class Batch:
         """Counts now, and since the model was loaded."""
         engine = self._engine
         with self.lock:
-            return BatchStatistics(
-                len(self._running),
-                len(self._queue),
-                engine.count if engine else 0,
-                self._steps,
-                self._tokens,
-                self._prompt_tokens,
-                self._failures,
-                self._seconds,
-            )
+            now = len(self._running), len(self._queue), engine.count if engine else 0
+            return BatchStatistics(*now, **asdict(self._totals))
 
     # ---- what clients do
 
@@ -192,7 +184,7 @@ class Batch:
             self._admit()
             stepped = self._step()
         except BaseException as error:
-            self._failures += 1
+            self._totals.failures += 1
             self._drop_all(error if isinstance(error, Gpt2rtError) else _step_failed(error))
             raise
         finally:
@@ -275,14 +267,14 @@ class Batch:
         assert self._engine is not None
         began, read = time.thread_time(), self._engine.prompt_tokens
         found = self._scheduler.turn(resting)
-        self._seconds += time.thread_time() - began
-        self._steps += 1
-        self._prompt_tokens += self._engine.prompt_tokens - read
+        self._totals.model_seconds += time.thread_time() - began
+        self._totals.steps += 1
+        self._totals.prompt_tokens += self._engine.prompt_tokens - read
         pieces: dict[Client, list[Piece]] = {}
         with self.lock:
             for task, piece in found:
                 client = self._running[task]
-                self._tokens += piece.token is not None
+                self._totals.tokens += piece.token is not None
                 if piece.last:
                     del self._running[task], client.tasks[task]
                 if piece.last or not client.ends_only:

@@ -5,6 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+@dataclass(slots=True)
+class Totals:
+    """Counts since a model was loaded (see `BatchStatistics`), for who makes the steps to add to."""
+
+    steps: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    failures: int = 0
+    model_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class BatchStatistics:
     """Counts of a batch: now, and since the model was loaded.
