@@ -212,14 +212,12 @@ def generate(
     if file:
         from gpt2rt.cli import prompt_files  # only here, since its imports take a while
 
-        prompts = prompt_files.corpus(file, column)
+        prompts = prompt_files.PromptFiles(file, column)
         if output is None:
-            prompt_files.show(prompts, run, logprobs, stats, opening.load(model, loading))
+            prompts.show(run, logprobs, stats, model, loading)
         else:
             rows = part_rows or corpus_options.PROMPT_PART_ROWS
-            prompt_files.write(
-                prompts, run, params.seed, logprobs, output, model, loading, rows, cluster
-            )
+            prompts.write(run, params.seed, logprobs, output, model, loading, rows, cluster)
         return
     gpt2 = opening.load(model, loading)
     typed.hint_at_space(gpt2.tokenizer, [text])

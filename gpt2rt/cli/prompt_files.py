@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gpt2rt import GPT2
-from gpt2rt.cli import corpora, records, typed
+from gpt2rt.cli import corpora, opening, records, typed
 from gpt2rt.cli.corpus_options import Elsewhere
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
@@ -17,31 +17,39 @@ from gpt2rt.corpus.rows import TextRow
 from gpt2rt.runs import Run
 
 
-def corpus(files: list[str], column: str | None) -> Corpus:
-    """The prompts of files. Raises `BadData`, `InvalidSetting`."""
-    return Corpus.of(files, column=column, usual="prompt")
+@dataclass(frozen=True, slots=True)
+class PromptFiles:
+    """Files of prompts, as `Corpus.of` takes them, and the column that has the prompts."""
 
+    files: list[str]
+    column: str | None
 
-def show(prompts: Corpus, run: Run, logprobs: bool, stats: bool, gpt2: GPT2) -> None:
-    """Print the records of all samples, as `records.show`."""
-    records.show(GenerateJob(run, logprobs, stats), gpt2, prompts, watch=_hinted)
+    def corpus(self) -> Corpus:
+        """The prompts. Raises `BadData`, `InvalidSetting`."""
+        return Corpus.of(self.files, column=self.column, usual="prompt")
 
+    def show(
+        self, run: Run, logprobs: bool, stats: bool, model: str | None, loading: Loading
+    ) -> None:
+        """Print the records of all samples, as `records.show`."""
+        job, corpus = GenerateJob(run, logprobs, stats), self.corpus()
+        records.show(job, opening.load(model, loading), corpus, watch=_hinted)
 
-def write(
-    prompts: Corpus,
-    run: Run,
-    seed: int | None,
-    logprobs: bool,
-    output: str,
-    model: str | None,
-    loading: Loading,
-    part_rows: int,
-    cluster: Elsewhere | None,
-) -> None:
-    """Write the records of all samples, as `corpora.work`; `seed` is the one asked for."""
-    place = Destination.of(output)
-    job = GenerateJob(_with_seed(run, seed, place), logprobs)
-    corpora.work(job, prompts, place, model, loading, part_rows, cluster, _hinted)
+    def write(
+        self,
+        run: Run,
+        seed: int | None,
+        logprobs: bool,
+        output: str,
+        model: str | None,
+        loading: Loading,
+        part_rows: int,
+        cluster: Elsewhere | None,
+    ) -> None:
+        """Write the records of all samples, as `corpora.work`; `seed` is the one asked for."""
+        place = Destination.of(output)
+        job = GenerateJob(_with_seed(run, seed, place), logprobs)
+        corpora.work(job, self.corpus(), place, model, loading, part_rows, cluster, _hinted)
 
 
 def _with_seed(run: Run, seed: int | None, place: Destination) -> Run:
