@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Totals:
-    """Counts since a model was loaded (see `BatchStatistics`), for who makes the steps to add to."""
+    """Counts since a model was loaded, as in `BatchStatistics`; who makes steps adds to them."""
 
     steps: int = 0
     tokens: int = 0

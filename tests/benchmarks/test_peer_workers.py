@@ -103,7 +103,7 @@ def test_our_program_prints_the_first_token(bundle: Bundle, tiny_models: dict[st
     text, _ = startup.prompt(bundle, 8)
     seconds = startup.measure({"ours": startup.program(bundle, 1, "cpu", text)}, rounds=1)
     assert len(seconds["ours"]) == 1
-    assert 0 < seconds["ours"][0] < 60
+    assert 0 < seconds["ours"][0] < 600
 
 
 @pytest.mark.parametrize("program", ["raise SystemExit('no model')", "print('no token')"])

@@ -120,7 +120,8 @@ def test_a_text_tells_how_much_was_read_before(bundle: Bundle) -> None:
 def test_within_a_batch_a_beginning_is_read_once(bundle: Bundle) -> None:
     model = GPT2(bundle)
     shared = "the quick brown fox jumps over the lazy dog, all day long"
-    done = model.generate_batch([f"{shared} {n}" for n in range(5)], stopping=Stopping(3))
+    prompts = [f"{shared} {n}" for n in range(5)]
+    done = model.generate_batch(prompts, SamplingParams(seed=1), Stopping(3))
     assert [c.cached_tokens > 0 for c in done] == [False, True, True, True, True]
 
 

@@ -14,6 +14,7 @@ LIMIT = 120.0  # seconds to wait for what has to come: a machine may have much e
 PARAMS = SamplingParams(seed=5)
 TEN = Stopping(length=10, end_of_text=False)
 LONG = Stopping(length=40, end_of_text=False)
+BOATS = "a small boat " * 3_000  # whose scores take seconds, in hundreds of slices
 ENDLESS = Stopping(length=100_000, end_of_text=False, overflow="slide")
 
 

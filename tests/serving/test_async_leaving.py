@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 
-from async_models import ENDLESS, LEAVE, LIMIT, LONG, PARAMS, TEN, is_empty, opened, requests, until
+from async_models import (
+    BOATS,
+    ENDLESS,
+    LEAVE,
+    LIMIT,
+    LONG,
+    PARAMS,
+    TEN,
+    is_empty,
+    opened,
+    requests,
+    until,
+)
 from gpt2rt import GPT2, EmbedParams, Request, Stopping
 from gpt2rt.generation.client import Client
 
@@ -95,9 +107,6 @@ asyncio.run(main())
 # ---- scoring and embedding
 
 
-BOATS = "a small boat " * 3_000  # hundreds of slices
-
-
 @pytest.fixture
 def slices(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What is computed of texts to be scored and embedded, a slice after the other."""
@@ -151,7 +160,7 @@ def test_cancelled_scores_end(path: Path) -> None:
     given: list[int] = []
 
     def texts() -> Iterator[str]:
-        for number in range(10_000):
+        for number in range(10**7):
             given.append(number)
             yield "a small boat"
 
@@ -163,7 +172,7 @@ def test_cancelled_scores_end(path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await scoring
             await model.score("b")  # there is a thread for it
-        assert len(given) < 10_000
+        assert len(given) < 10**7
 
     asyncio.run(check())
 

@@ -12,6 +12,8 @@ import pytest
 
 from browsers import new_context
 from gpt2rt import GPT2, SamplingParams, Stopping
+from gpt2rt.bundles.bundle import Bundle
+from gpt2rt_export.web import site
 from page_checks import CONTRASTS, NAMELESS, shown
 from page_use import Open, begin, came, ended, excuse, expected, fill, stop_at, write
 from pages import hosted, opened
@@ -121,6 +123,37 @@ def test_the_second_opening_fetches_nothing_large(open_page: Open) -> None:
         for path in asked
         if path.startswith(("/model/", "/runtime/ort-wasm-simd-threaded.wasm"))
     ]
+
+
+RENEWED = """async () => {
+  const worker = navigator.serviceWorker;
+  const renewed = new Promise(done => worker.addEventListener("controllerchange", done));
+  await (await worker.ready).update();
+  await renewed; }"""
+
+
+def test_another_page_in_its_place_comes_at_once_but_to_who_writes(
+    demo: Bundle, tiny_bundles: dict[str, Bundle], package: Path, tmp_path: Path, open_page: Open
+) -> None:
+    from playwright.sync_api import expect
+
+    place = tmp_path / "page"
+    site.write(tiny_bundles["int8"], place, package)
+    with hosted(place) as address:
+        page = open_page(at=address)
+        page.wait_for_function("navigator.serviceWorker.controller !== null")
+        page.get_by_label("The text to go on from").fill("Odile")
+        site.write(tiny_bundles["fp16"], place, package, force=True)
+        page.evaluate(RENEWED)
+        assert page.get_by_label("The text to go on from").input_value() == "Odile"
+        page.get_by_label("The text to go on from").fill("")
+        page.reload()
+        expect(page.locator("#model")).to_have_text("tiny-fp16")
+        opened(page)
+        site.write(demo, place, package, force=True)
+        page.reload()
+        expect(page.locator("#model")).to_have_text("demo-int8")
+        opened(page)
 
 
 def threads_of(page: Page) -> str | None:

@@ -19,12 +19,17 @@ function offline() {
   if (!found) return undefined;
   const answers = new Promise(resolve => {
     if (found.controller) resolve();
-    found.addEventListener("controllerchange", resolve, { once: true });
+    found.addEventListener("controllerchange", found.controller ? renew : resolve, { once: true });
     setTimeout(resolve, PATIENCE);
   });
   found.register(new URL("../sw.js", import.meta.url)).catch(error =>
     console.warn(`This page will not open without a connection: ${error.message}`));
   return answers;
+}
+
+/** Opens the page that the server has in place of this one, unless a text was begun here. */
+function renew() {
+  if (by("paper").hidden && !by("prompt").value) location.reload();
 }
 
 /** Whether the page comes again, with the headers that threads need, which the service worker adds. */
