@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def printing(model: Path, request: pytest.FixtureRequest) -> Iterator[Reader]:
     more = ("--length", "2") if request.param == "generate" else ("--lines", "--json")
     given = (request.param, "--file", "-", "-m", model, *more)
     process = start(*given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    ender = threading.Timer(60, process.kill)
+    ender = threading.Timer(600, process.kill)
     ender.start()
     assert process.stdin is not None
     assert process.stdout is not None
@@ -44,7 +45,7 @@ def printing(model: Path, request: pytest.FixtureRequest) -> Iterator[Reader]:
 @posix
 @pytest.mark.parametrize("printing", COMMANDS, indirect=True)
 def test_the_first_record_comes_before_the_last_text_is_read(printing: Reader) -> None:
-    out, err = printing.communicate(b"the last one", timeout=60)
+    out, err = printing.communicate(b"the last one", timeout=300)
     rows = [json.loads(line)["row"] for line in out.splitlines()]
     assert (printing.returncode, err, rows) == (0, b"", [*range(2, 102)])
 
@@ -67,8 +68,9 @@ def test_a_reader_who_has_seen_enough_ends_the_printing(printing: Reader) -> Non
     assert printing.stdout is not None
     assert printing.stderr is not None
     printing.stdout.close()
-    printing.stdin.write(FIRST)  # those before may be printed already
-    assert printing.wait(timeout=60) == 1
+    with suppress(BrokenPipeError):  # it may have ended by the records of the texts before
+        printing.stdin.write(FIRST)
+    assert printing.wait(timeout=300) == 1
     assert printing.stderr.read() == b""
 
 
