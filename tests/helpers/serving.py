@@ -33,7 +33,8 @@ class RunningServer:
 
     def __init__(self, settings: ServeSettings, loop: str = "auto") -> None:
         self.log = io.StringIO()
-        self.service = Service(settings, self.log)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.service = Service(settings, self.log, self._loaded)
         self.listener = listen(settings.host, settings.port)
         self.port: int = self.listener.getsockname()[1]
         self.url = url_of(self.listener)
@@ -42,6 +43,9 @@ class RunningServer:
         self.thread = threading.Thread(target=self.server.run, args=[[self.listener]], daemon=True)
         self.thread.start()
         wait_until(lambda: self._ready or not self.thread.is_alive())
+
+    def _loaded(self) -> None:
+        self.loop = asyncio.get_running_loop()
 
     @property
     def _ready(self) -> bool:
@@ -66,8 +70,8 @@ class RunningServer:
 
     def pass_time(self) -> None:
         """Whatever waits for a time, in a server of the loop "asyncio", has waited enough."""
-        assert self.service._start is not None
-        pass_time(self.service._start.get_loop())
+        assert self.loop is not None
+        pass_time(self.loop)
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of the access log so far."""
