@@ -19,7 +19,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.engine.engine import Engine
 from gpt2rt.engine.slots import Slots
 from gpt2rt.errors import Gpt2rtError, InvalidSetting, QueueFull, StepFailed
-from gpt2rt.generation.batch_statistics import BatchStatistics, Totals
+from gpt2rt.generation.batch_statistics import BatchStatistics, BatchTotals
 from gpt2rt.generation.client import CLOSED, Client
 from gpt2rt.generation.completion import Piece
 from gpt2rt.generation.lead import Lead
@@ -73,7 +73,7 @@ class Batch:
         self._scheduler: Scheduler | None = None
         self._running: dict[Task, Client] = {}
         self._wakes: set[Callable[[], None]] = set()
-        self._totals = Totals()
+        self._totals = BatchTotals()
 
     def client(
         self, most: int, *, owner: Hashable = None, wake: Callable[[], None] | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Totals:
+class BatchTotals:
     """Counts since a model was loaded, as in `BatchStatistics`; who makes steps adds to them."""
 
     steps: int = 0
