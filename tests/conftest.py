@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from browsers import chromium
 from command_line import Command, Edit, Ended
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 keep_others_out()
+
+# No law is about time, and the machine may be busy.
+settings.register_profile("any time", deadline=None)
+settings.load_profile("any time")
 
 # Tests send Ctrl-C to children, who would inherit that a shell's background jobs ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -77,7 +77,7 @@ def test_rows_of_a_prompt_stay_while_another_is_read_into_its_slot(device: Devic
     places=st.permutations(range(41)),
     runs=st.booleans(),
 )
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 def test_tokens_are_moved_to_their_rows_by_few_moves(
     rows: set[int], places: list[int], runs: bool
 ) -> None:

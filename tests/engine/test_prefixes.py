@@ -30,7 +30,7 @@ prompts = st.lists(
 
 
 @given(prompts, st.integers(0, 12))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_what_is_found_is_what_those_tokens_gave(
     asked: list[tuple[int, int, int]], blocks: int
 ) -> None:
@@ -79,7 +79,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         max_size=8,
     )
 )
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 def test_logits_are_the_same_with_and_without(
     bundle: Bundle, cuts: list[tuple[int, int, int]]
 ) -> None:

@@ -38,7 +38,7 @@ def test_it_has_the_size_asked_for(tmp_path: Path, n_vocab: int) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(text=st.text(st.characters(codec="utf-8")))
 def test_it_is_true_to_any_text(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -80,7 +80,6 @@ def numbered(requests: Sequence[Request]) -> list[Request]:
 
 FEW = settings(
     max_examples=25,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

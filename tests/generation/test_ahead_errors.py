@@ -44,7 +44,7 @@ def test_any_interleaving_of_clients(late: GPT2) -> None:
     Callers.searched = {width: best(late, width) for width in range(1, 5)}
     run_state_machine_as_test(
         Callers,
-        settings=settings(max_examples=15, stateful_step_count=30, deadline=None, derandomize=True),
+        settings=settings(max_examples=15, stateful_step_count=30, derandomize=True),
     )
 
 

@@ -35,7 +35,7 @@ def test_a_text_is_the_same_whoever_joins_and_leaves(model: GPT2) -> None:
     Callers.searched = {width: best(model, width) for width in range(1, 5)}
     run_state_machine_as_test(
         Callers,
-        settings=settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True),
+        settings=settings(max_examples=60, stateful_step_count=30, derandomize=True),
     )
 
 

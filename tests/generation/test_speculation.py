@@ -166,7 +166,7 @@ def test_sampling_with_a_draft_follows_the_models_distribution(
 
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(1, 8))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_lookup_continues_the_last_place_that_looked_alike(tokens: list[int], count: int) -> None:
     proposed = Lookup().propose(tokens, count, SAMPLER)
     for n in Lookup.LENGTHS:

@@ -26,7 +26,7 @@ def cut(text: str, strings: list[str]) -> tuple[str, str | None]:
 
 
 @given(letters, strings, st.lists(st.integers(0, 40)))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_text_ends_before_the_string_that_ends_first(
     text: str, strings: list[str], places: list[int]
 ) -> None:

@@ -77,7 +77,7 @@ def completions(pieces: Iterator[Piece]) -> list[Completion]:
     st.integers(1, 60),
     st.sampled_from(["stop", "slide"]),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_a_text_is_the_same_alone_and_with_any_mates_and_budget(
     tiny_models: dict[str, GPT2],
     precision: str,
@@ -96,7 +96,7 @@ def test_a_text_is_the_same_alone_and_with_any_mates_and_budget(
 
 @pytest.mark.slow
 @given(LENGTHS, st.integers(1, 5), st.integers(1, 60))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_a_turn_is_bounded_and_cuts_one_prompt(
     tiny_models: dict[str, GPT2], lengths: list[int], count: int, budget: int
 ) -> None:

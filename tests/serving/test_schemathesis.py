@@ -58,9 +58,7 @@ def test_every_answer_is_a_documented_one(
 ) -> None:
     operation = described[path][method]
 
-    @settings(
-        max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: Case[Any]) -> None:
         # A description does not say that a prompt fits the context, or which formats make sense.
