@@ -58,7 +58,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Run:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=300,
         )
 
     return run
