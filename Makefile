@@ -33,10 +33,13 @@ coverage: $(INSTALLED) web-runtime node-runtime  ## every test, and the share of
 	    echo "$$package: $$($(BIN)/coverage report --format=total --include="$$package/*") %"; \
 	done
 
-oldest:  ## every test with the least version of each library that pyproject.toml names
+oldest: web-runtime node-runtime  ## every test with the least version of each library that pyproject.toml names
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[$(EXTRAS)]' --group dev
+	for file in .venv/node .venv/onnxruntime-web-*.tgz; do \
+	    if [ -e $$file ]; then cp -R $$file $(OLDEST); fi; \
+	done
 	$(OLDEST)/bin/python -m pytest $(PARALLEL)
 
 soak: $(INSTALLED)  ## what takes minutes: every script of tests/soak

@@ -46,7 +46,9 @@ def test_text_is_utf8_whatever_the_locale_says(
 @posix
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_ctrl_c_ends_quietly_with_130(model: Path, options: Sequence[str]) -> None:
-    process = start("generate", "a", "-m", model, *MANY, *options, stdout=subprocess.PIPE)
+    # What a buffer had read, `communicate` would leave out.
+    pipes = {"stdout": subprocess.PIPE, "bufsize": 0}
+    process = start("generate", "a", "-m", model, *MANY, *options, **pipes)
     assert process.stdout is not None
     assert process.stdout.readline()
     process.send_signal(signal.SIGINT)
