@@ -71,8 +71,8 @@ class GPT2(Scorer):
 
         `provider` is `cpu`, `cuda`, `openvino`, `webgpu`, `tensorrt-rtx`, `directml` or `coreml`,
         with a device behind it where one is chosen (`openvino:gpu`). `auto` is the fastest that
-        `gpt2rt bench --choose` found; else CUDA if it is available and the bundle has a graph for
-        it, else the CPU. The attribute `provider` says which one it is.
+        `gpt2rt bench --choose` found; else CUDA if it is available and the bundle is not fp32,
+        which CUDA computes in float16; else the CPU. The attribute `provider` says which it is.
 
         `draft` proposes tokens for a sequence that runs alone: a smaller model with the same
         tokenizer, or "lookup" in the text (`gpt2rt.generation.speculation`).

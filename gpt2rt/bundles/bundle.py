@@ -3,8 +3,8 @@
     manifest.json   what the bundle is, and size and sha256 of every other file
     model.onnx      the graph; its weights are external data in
     weights.bin
-    model.cuda.onnx the graph for CUDA over the same weights, but of standard bundles
-    model.portable.onnx  the graph for other execution providers, but of standard bundles
+    model.cuda.onnx the graph for CUDA over the same weights; standard bundles have none
+    model.portable.onnx  the graph for other execution providers; standard bundles have none
     embed.onnx      the graph of the hidden states, over the same weights; older bundles have none
     encoder.json    OpenAI's tokenizer files
     vocab.bpe

@@ -58,7 +58,7 @@ Provider = Annotated[
     typer.Option(
         help="What computes: cpu, cuda, openvino, webgpu, tensorrt-rtx, directml or coreml, with a "
         "device behind it as in openvino:gpu; auto: the fastest that `gpt2rt bench --choose` "
-        "found, else CUDA where it is and the bundle has a graph for it.",
+        "found, else CUDA where it is, but for fp32, which it would round.",
         autocompletion=completion.providers,
     ),
 ]

@@ -81,14 +81,14 @@ class Corpus:
 
     def columns(self) -> dict[str, Any] | None:
         """The other columns where all files are tables: those of the first, with Arrow's types.
-        Text has none.
+        Text has none. None: one of JSON, as where one is a pipe, which can be read once only.
 
         Raises as `rows`.
         """
         if all(file.form in ("txt", WHOLE) for file in self.files):
             return {}
         tables = all(file.form in ("csv", "tsv", "parquet") for file in self.files)
-        return self.files[0].columns() if tables else None
+        return self.files[0].columns() if tables and self.bytes is not None else None
 
 
 def _files(path: str) -> list[str]:

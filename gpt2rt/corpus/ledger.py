@@ -40,8 +40,9 @@ class Ledger:
         self.done: dict[int, DonePart] = {}
         self.end: dict[str, Any] | None = None
         self._place = place
-        # Whether the directory is this program's, to be removed again.
-        self._own = place.file is not None or not place.directory.exists()
+        # The directories that are this program's, to be removed again, the innermost first.
+        missing = [at for at in (place.directory, *place.directory.parents) if not at.exists()]
+        self._own = missing or [place.directory] * (place.file is not None)
         self._file = _locked(place)
         try:
             self._take_up({"format": FORMAT, "version": VERSION, **job})
@@ -50,13 +51,12 @@ class Ledger:
             raise
 
     def close(self) -> None:
-        """Let others have the manifest; one that says nothing goes, and a directory made for it."""
-        directory = self._place.directory
+        """Let others have the manifest; one that says nothing goes, and directories made for it."""
         if not self.done and self.end is None:
             with suppress(OSError):  # Windows does not let it go while it is open
-                if [path.name for path in directory.iterdir()] == [MANIFEST]:
+                if [path.name for path in self._place.directory.iterdir()] == [MANIFEST]:
                     self._place.manifest.unlink()
-                    if self._own:
+                    for directory in self._own:
                         directory.rmdir()
         self._file.close()
 

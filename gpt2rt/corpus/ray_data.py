@@ -21,7 +21,6 @@ from typing import Any
 from gpt2rt import cluster
 from gpt2rt.bundles import library
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.corpus import nodes
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.jobs import Job
@@ -32,7 +31,7 @@ from gpt2rt.corpus.names import STDIN
 from gpt2rt.corpus.part import CorpusPart, cut
 from gpt2rt.corpus.remaining import Remaining
 from gpt2rt.corpus.streams import BytesRead
-from gpt2rt.engine.providers import AUTO, CPU, CUDA, physical_cores
+from gpt2rt.engine.providers import AUTO, CPU, CUDA, better_on_cpu, physical_cores
 from gpt2rt.errors import ClusterFailure, Gpt2rtError, InvalidSetting
 from gpt2rt.generation.speculation import LOOKUP
 
@@ -144,7 +143,7 @@ def made(
     another or missing; what `Job.results` raises, and `Remaining.of`, `Layout.put`,
     `Corpus.rows`. What was returned before is in place.
     """
-    loading = _shared(loading, bundle)
+    loading = shared(loading, bundle)
     place = nodes.place(model, bundle)
     nodes.check(place, bundle.digest, gpu=loading.provider == CUDA)
     read = ReadParts(corpus, part_rows, job.together, remaining, os.getcwd())
@@ -162,11 +161,11 @@ def check_corpus(corpus: Corpus) -> None:
         raise InvalidSetting("standard input cannot be read by a cluster; write it to a file first")
 
 
-def _shared(loading: Loading, bundle: Bundle) -> Loading:
+def shared(loading: Loading, bundle: Bundle) -> Loading:
     """How every actor loads the model: with one kind of processor, whichever node it is on."""
     import ray
 
-    gpu = ray.cluster_resources().get("GPU", 0) >= 1 and CUDA_GRAPH in bundle.manifest.files
+    gpu = ray.cluster_resources().get("GPU", 0) >= 1 and better_on_cpu(bundle) is None
     provider = (CUDA if gpu else CPU) if loading.provider == AUTO else loading.provider
     draft = loading.draft
     if draft not in (None, LOOKUP):

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from gpt2rt.corpus.names import STDIN, form_of
@@ -71,14 +70,13 @@ class FileReader:
     def columns(self) -> dict[str, Any] | None:
         """The other columns of a table, in their order, with Arrow's types (None: text).
 
-        None for a form without columns of its own, and for a pipe, which can be read once only.
-        Raises as `rows`.
+        None for a form without columns of its own. Raises as `rows`.
         """
         if self.form == "parquet":
             schema = _opened(self.path, self.name, BytesRead()).schema_arrow
             self._check(schema.names)
             found: dict[str, Any] = {field.name: field.type for field in schema}
-        elif self.form in ("csv", "tsv") and self.path != STDIN and Path(self.path).is_file():
+        elif self.form in ("csv", "tsv"):
             with reading(self.path, self.compression, BytesRead()) as stream:
                 found = dict.fromkeys(self._header(self._cells(stream)), None)
         else:

@@ -123,15 +123,13 @@ def unfit_for_cuda(bundle: Bundle) -> str | None:
 
 def better_on_cpu(bundle: Bundle) -> str | None:
     """Why a bundle is better run on the CPU, whatever the machine; None: it is not."""
-    if (unfit := unfit_for_cuda(bundle)) is not None:
-        return unfit
     precision = PRECISIONS.get(bundle.manifest.precision)
-    if precision is None or not precision.rounded_on_cuda:
-        return None
-    return (
-        f"{bundle.name} runs on the CPU, since CUDA would round it to float16; "
-        f"--provider {CUDA} runs it there"
-    )
+    if precision is not None and precision.rounded_on_cuda:
+        return (
+            f"{bundle.name} runs on the CPU, since CUDA would round it to float16; "
+            f"`gpt2rt export {bundle.manifest.model} --fp16` makes one for CUDA"
+        )
+    return unfit_for_cuda(bundle)
 
 
 def passed_over(bundle: Bundle) -> str | None:

@@ -99,19 +99,25 @@ def test_no_text_at_all_is_an_error_and_prints_nothing(
 
 
 @posix
+@pytest.mark.parametrize("place", [0, 1])
 def test_a_table_from_a_pipe_is_read_once(
-    command: Command, model: Path, gpt2: GPT2, tmp_path: Path
+    command: Command, model: Path, gpt2: GPT2, tmp_path: Path, place: int
 ) -> None:
-    """As `<(zcat t.tsv.gz)` is; so its other columns are JSON in one."""
-    pipe = tmp_path / "pipe"
+    """As `<(zcat t.tsv.gz)` is; so the other columns of all files are JSON in one."""
+    pipe, file = tmp_path / "pipe", tmp_path / "file.tsv"
+    file.write_text("text\tother\nthree\t9\n")
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("id\ttext\n7\tone\n8\ttwo\n",))
     writer.start()
-    ended = command("score", "--file", pipe, "--column", "text", "--csv", "-m", model)
+    files = [file]
+    files.insert(place, pipe)
+    named = (part for name in files for part in ("--file", name))
+    ended = command("score", *named, "--column", "text", "--csv", "-m", model)
     writer.join()
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert lines[0].startswith('"row","source","line","input","text"')
+    assert '"{""other"": ""9""}","three"' in lines.pop(1 if place else 3)
     for line, found, text in zip(lines[1:], ("7", "8"), ("one", "two"), strict=True):
         assert f'"{{""id"": ""{found}""}}","{text}"' in line
         assert str(gpt2.score(text).bits) in line

@@ -65,6 +65,12 @@ def test_a_run_that_did_nothing_leaves_nothing(place: Destination) -> None:
     assert not place.directory.exists()
 
 
+def test_directories_that_were_made_for_nothing_go(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    Ledger(Destination.of(f"{tmp_path}/own/a/b/"), JOB).close()
+    assert [*tmp_path.rglob("*")] == [tmp_path / "own"]
+
+
 def test_a_directory_of_the_user_stays(tmp_path: Path) -> None:
     place = Destination.of(f"{tmp_path}/")
     Ledger(place, JOB).close()

@@ -9,7 +9,7 @@ import onnx
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, PORTABLE_GRAPH, STATES, TAILS, WEIGHTS
-from gpt2rt_export.onnx_graph.cuda import CUDA, fuse_cuda, pool_cuda, states_cuda
+from gpt2rt_export.onnx_graph.cuda import fuse_cuda, pool_cuda, states_cuda
 from gpt2rt_export.onnx_graph.cuda_tails import tails
 from gpt2rt_export.onnx_graph.formats import STORAGE
 from gpt2rt_export.onnx_graph.fuse import fuse
@@ -30,12 +30,11 @@ def fused(
     models, wanted = {GRAPH: model}, {weight.names: weight for weight in weights}
     models[PORTABLE_GRAPH], weights = fuse_portable(standard, hparams, precision)
     wanted |= {weight.names: weight for weight in weights}
-    if precision in CUDA:
-        models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)
-        wanted |= {weight.names: weight for weight in weights}
-        models |= {TAILS[kind]: model for kind, model in tails(hparams).items()}
-        models[STATES["states"]] = states_cuda(standard, hparams, precision)
-        models[STATES["pool"]] = pool_cuda(hparams)
+    models[CUDA_GRAPH], weights = fuse_cuda(standard, hparams, precision)
+    wanted |= {weight.names: weight for weight in weights}
+    models |= {TAILS[kind]: model for kind, model in tails(hparams).items()}
+    models[STATES["states"]] = states_cuda(standard, hparams, precision)
+    models[STATES["pool"]] = pool_cuda(hparams)
     return models, list(wanted.values())
 
 
