@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any
@@ -22,12 +22,10 @@ from gpt2rt.corpus import ray_data
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.jobs import Job
-from gpt2rt.corpus.layout import DonePart
 from gpt2rt.corpus.loading import Loading
-from gpt2rt.corpus.local import made
+from gpt2rt.corpus.local import made, unchanged
 from gpt2rt.corpus.output import Output
-from gpt2rt.corpus.part import CorpusPart, cut
-from gpt2rt.corpus.remaining import Remaining
+from gpt2rt.corpus.part import cut
 from gpt2rt.corpus.rows import place as place_of
 from gpt2rt.errors import InvalidSetting
 
@@ -71,7 +69,7 @@ def work(
             opened.enter_context(undisturbed())
         output = opened.enter_context(Output(place, job, bundle, corpus, size))
         due = output.remaining()
-        parts: Iterator[DonePart]
+        parts: Iterator[Any]
         if due.complete:  # no model is loaded, no cluster joined
             rows = cut(corpus.rows(bar.read), size, together=job.together)
             parts = unchanged(due, rows, bar.advance)
@@ -104,20 +102,6 @@ def work(
         except OSError as error:
             raise place.failure(error) from error
         _tell(output)
-
-
-def unchanged(
-    due: Remaining, parts: Iterable[CorpusPart], advance: Callable[[int], None]
-) -> Iterator[DonePart]:
-    """No part: all are done. Raises as `Remaining.of` where the corpus is another one."""
-
-    def read() -> Iterator[CorpusPart]:
-        for part in parts:
-            yield part
-            advance(len(part.rows))
-
-    due.check(read())
-    yield from ()
 
 
 def _loaded(job: Job, bundle: Bundle, loading: Loading) -> Any:

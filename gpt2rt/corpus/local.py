@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from gpt2rt.corpus.jobs import Job, RowResult
 from gpt2rt.corpus.layout import DonePart, Layout
 from gpt2rt.corpus.part import CorpusPart
+from gpt2rt.corpus.remaining import Remaining
 from gpt2rt.corpus.rows import TextRow
 
 T = TypeVar("T")
@@ -37,6 +38,20 @@ def made(
     """
     for done in finished(job, model, parts, advance):
         yield layout.write(done.part, done.results)
+
+
+def unchanged(
+    remaining: Remaining, parts: Iterable[CorpusPart], advance: Callable[[int], None]
+) -> Iterator[DonePart]:
+    """No part: all are done. Raises as `Remaining.of` where the corpus is another one."""
+
+    def read() -> Iterator[CorpusPart]:
+        for part in parts:
+            yield part
+            advance(len(part.rows))
+
+    remaining.check(read())
+    yield from ()
 
 
 def finished(
