@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +19,16 @@ from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.files import record
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.manifest import GRAPH, MANIFEST, MOST_NOTES, PARITY, Manifest, noted
+from gpt2rt.bundles.manifest import (
+    CUDA_GRAPHS,
+    GRAPH,
+    MANIFEST,
+    MOST_NOTES,
+    PARITY,
+    TOO_WIDE,
+    Manifest,
+    noted,
+)
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.bundles.writing import check_space
 from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, ParityFailure
@@ -67,12 +77,12 @@ def export(recipe: Recipe, progress: Progress | None = None) -> Bundle:
         if recipe.checkpoint is not None:
             notes += write_defaults(recipe.checkpoint, work)
             notes += write_chat_template(recipe.checkpoint, work)
-        notes = [noted(text) for text in notes[:MOST_NOTES]]
+        notes = [noted(text) for text in notes[: MOST_NOTES - 1]]  # `verify` may add one
         for note in notes:
             progress.stage(note)
         _graph(recipe, checkpoint, work, progress)
         if recipe.verify:
-            _verify(recipe, checkpoint, work, progress)
+            notes += verify(recipe, checkpoint, work, progress)
         progress.stage("Publish")
         _manifest(recipe, checkpoint, tokenizer.origin, notes, work)
     return Bundle.open(recipe.destination)
@@ -143,10 +153,19 @@ def _graph(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progres
         write_genai(models[GRAPH], hparams, work)
 
 
-def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progress) -> None:
-    """Raises `ParityFailure` beyond the gate of the precision."""
-    sample = Sample.choose(recipe.parity_text, checkpoint.tokenizer)
+def verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progress) -> list[str]:
+    """Measure the bundle in `work`, and write the report; returns notes on it.
+
+    The graphs for CUDA go where float16 cannot hold the model's values. Raises `ParityFailure`
+    beyond the gate of the precision.
+    """
+    sample, notes = Sample.choose(recipe.parity_text, checkpoint.tokenizer), []
     report = parity.measure(work, checkpoint, recipe.graph, recipe.precision, progress, sample)
+    if report.too_wide_for_cuda:
+        report, notes = replace(report, cuda=None), [TOO_WIDE]
+        progress.stage(TOO_WIDE)
+        for name in CUDA_GRAPHS:
+            (work / name).unlink()
     if failures := report.failures():
         raise ParityFailure(
             f"{recipe.precision} is not close enough to the checkpoint: {'; '.join(failures)}; "
@@ -154,6 +173,7 @@ def _verify(recipe: Recipe, checkpoint: Checkpoint, work: Path, progress: Progre
         )
     text = json.dumps(report.as_dict(), indent=2, allow_nan=False)
     (work / PARITY).write_text(text + "\n", encoding="utf-8")
+    return notes
 
 
 def _manifest(

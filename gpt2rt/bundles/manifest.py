@@ -31,7 +31,9 @@ CHAT_TEMPLATE = "chat_template.jinja"
 TAILS = {kind: f"{kind}.cuda.onnx" for kind in (*CHOICES, SCORE)}  # they read CUDA_GRAPH's logits
 # Hidden states on CUDA, and sums of them; without these files vectors come from the CPU.
 STATES = {"states": "embed.cuda.onnx", "pool": "pool.cuda.onnx"}
-GRAPHS = (GRAPH, CUDA_GRAPH, PORTABLE_GRAPH, EMBED, *TAILS.values(), *STATES.values())
+CUDA_GRAPHS = (CUDA_GRAPH, *TAILS.values(), *STATES.values())
+GRAPHS = (GRAPH, PORTABLE_GRAPH, EMBED, *CUDA_GRAPHS)
+TOO_WIDE = "No graph for CUDA, whose float16 cannot hold this model's values"  # a note
 
 LARGEST_TEXT = 1 << 20  # bytes of a manifest or a parity report; they have a few thousand
 LARGEST_GRAPH = 1 << 26  # bytes, without weights; that of 1542M has 200,000

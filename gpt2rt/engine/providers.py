@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH, TAILS
+from gpt2rt.bundles.manifest import CUDA_GRAPH, GRAPH, TAILS, TOO_WIDE
 from gpt2rt.bundles.paths import native
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.checks import whole
@@ -104,6 +104,8 @@ def unfit_for_cuda(bundle: Bundle) -> str | None:
     """Why a bundle cannot run on CUDA, whatever the machine, and what can; None: it can."""
     manifest = bundle.manifest
     if CUDA_GRAPH not in manifest.files:
+        if TOO_WIDE in manifest.notes:
+            return f"{bundle.name} cannot run on CUDA, whose float16 cannot hold its values"
         if manifest.graph != "fused":
             return (
                 f"{bundle.name} cannot run on CUDA, for which only fused bundles have a graph; "

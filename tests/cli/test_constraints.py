@@ -32,7 +32,7 @@ def test_reading_takes_text_or_a_file(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, kind: str) -> None:
     missing, latin = tmp_path / "missing", tmp_path / "latin"
     latin.write_bytes(b"\xff")
-    with pytest.raises(InvalidSetting, match=r"missing: no such file, and not the text of a "):
+    with pytest.raises(InvalidSetting, match=r": no such file, and not the text of a "):
         read_constraint(**{kind: str(missing)})
     with pytest.raises(InvalidSetting, match=r"latin: byte 0 is not UTF-8"):
         read_constraint(**{kind: str(latin)})

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from models import LargerWeights, make_bundle
+from models import TINY, LargerWeights, make_bundle
 
 pytest.importorskip("tensorflow")
 
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
-from gpt2rt.bundles.manifest import MANIFEST, WEIGHTS
+from gpt2rt.bundles.manifest import CUDA_GRAPHS, MANIFEST, PARITY, TOO_WIDE, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli.export import quietly
-from gpt2rt.errors import BadCheckpoint, BundleExists, Gpt2rtError, InvalidSetting, ParityFailure
+from gpt2rt.engine.providers import provider_for
+from gpt2rt.errors import (
+    BadCheckpoint,
+    BundleExists,
+    Gpt2rtError,
+    InvalidSetting,
+    ParityFailure,
+    ProviderMissing,
+)
 from gpt2rt_export import pipeline
 from gpt2rt_export.fetch.lock import lock_of
+from gpt2rt_export.progress import NoProgress
 from gpt2rt_export.recipe import Recipe
 from gpt2rt_export.verify import parity
 from gpt2rt_export.verify.gates import GATES, Gate
@@ -139,9 +150,24 @@ def test_parity_of_odd_but_valid_models(tmp_path: Path, factor: float, n_ctx: in
     weights = LargerWeights(hparams, seed=1, factor=factor)
     bundle = make_bundle(tmp_path / "bundle", weights, "fp32")
     report = parity.measure(bundle.directory, weights, "fused", "fp32")
-    assert report.failures() == []
+    assert report.too_wide_for_cuda == (factor > 0)
+    assert replace(report, cuda=None).failures() == []
     assert report.uncached.positions == n_ctx
     assert (report.cached is None) == (n_ctx == 1)
+
+
+def test_values_beyond_float16_cost_the_graphs_for_cuda_only(tmp_path: Path) -> None:
+    weights = LargerWeights(TINY, seed=1, factor=1e3)
+    bundle = make_bundle(tmp_path / "bundle", weights, "fp32")
+    notes = pipeline.verify(Recipe("demo", "fp32"), weights, bundle.directory, NoProgress())
+    assert notes == [TOO_WIDE]
+    left = {path.name for path in bundle.directory.iterdir()}
+    assert left == {*bundle.manifest.files, MANIFEST, PARITY} - {*CUDA_GRAPHS}
+    assert "cuda" not in json.loads((bundle.directory / PARITY).read_text())
+    files = {name: file for name, file in bundle.manifest.files.items() if name in left}
+    manifest = replace(bundle.manifest, files=files, notes=tuple(notes))
+    with pytest.raises(ProviderMissing, match="float16 cannot hold its values"):
+        provider_for(replace(bundle, manifest=manifest), "cuda")
 
 
 # The command, which is killed as a stage begins.

@@ -33,6 +33,11 @@ class HeldSteps:
             self._allowed += count
             self._changed.notify_all()
 
+    def hold(self) -> None:
+        """Let no more be made."""
+        with self._changed:
+            self._allowed = 0.0
+
     def made(self) -> None:
         """Wait until those that were allowed are made; a text has to go on after them."""
         wait_until(lambda: self._waiting > 0 and self._allowed < 1)

@@ -18,7 +18,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.serving.settings import ServeSettings
 from held_steps import HeldSteps
 from page_use import Open, open_pages
-from serving import LIMIT, RunningServer, in_process, running
+from serving import LIMIT, RunningServer, in_process, running, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -84,6 +84,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSteps]:
 
 @pytest.fixture
 def open_page(browser: Browser, server: RunningServer, errors: list[str]) -> Iterator[Open]:
-    """Opens a page of the server."""
+    """Opens a page of the server, which has no other test's text to write any more."""
+    wait_until(lambda: server.service.in_flight == 0)
     with open_pages(browser, errors, f"{server.url}/", DESCRIBED) as start:
         yield start

@@ -14,6 +14,7 @@ from gpt2rt.scoring.scoring import Passage
 from held_steps import HeldSteps
 from page_checks import shown
 from page_use import HEATS, Open, begin, came, ended, expected, in_order, write
+from serving import RunningServer, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -121,7 +122,9 @@ def test_the_context_ends_a_story(open_page: Open, gpt2: GPT2, errors: list[str]
     assert page.locator("#continuation .t").count() == tokens
 
 
-def test_a_text_is_stopped_and_goes_on(open_page: Open, steps: HeldSteps) -> None:
+def test_a_text_is_stopped_and_goes_on(
+    open_page: Open, server: RunningServer, steps: HeldSteps
+) -> None:
     page = open_page()
     steps.allow(3)
     begin(page, "the tree", length=1000)
@@ -130,6 +133,9 @@ def test_a_text_is_stopped_and_goes_on(open_page: Open, steps: HeldSteps) -> Non
     page.keyboard.press("Escape")
     ended(page)
     assert page.locator("#continuation .t").count() == 3
+    steps.allow()
+    wait_until(lambda: server.service.in_flight == 0)
+    steps.hold()
     steps.allow(3)
     page.get_by_role("button", name="Continue").click()
     came(page, 4)

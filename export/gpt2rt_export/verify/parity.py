@@ -98,6 +98,11 @@ class ParityReport:
         """The limit of `apart`: as far as logits may be from TensorFlow's, or nothing."""
         return 0.0 if self.exact else self.gate.largest * self.uncached.deviation
 
+    @property
+    def too_wide_for_cuda(self) -> bool:
+        """Whether float16, in which CUDA computes, cannot hold the model's values."""
+        return self.cuda is not None and not math.isfinite(self.cuda.largest)
+
     def failures(self) -> list[str]:
         """A sentence for each figure beyond its limit; an empty list: the bundle passes."""
         gate, known, found = self.gate, self.loss.known, []

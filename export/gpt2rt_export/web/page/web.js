@@ -22,8 +22,9 @@ function offline() {
     found.addEventListener("controllerchange", found.controller ? renew : resolve, { once: true });
     setTimeout(resolve, PATIENCE);
   });
-  found.register(new URL("../sw.js", import.meta.url)).catch(error =>
-    console.warn(`This page will not open without a connection: ${error.message}`));
+  found.register(new URL("../sw.js", import.meta.url)).then(
+    registration => registration?.update().catch(error => console.info(`No newer page: ${error.message}`)),
+    error => console.warn(`This page will not open without a connection: ${error.message}`));
   return answers;
 }
 
