@@ -50,7 +50,8 @@ def unchanged(
             yield part
             advance(len(part.rows))
 
-    remaining.check(read())
+    for part in remaining.of(read()):
+        raise AssertionError(f"part {part.number} is to be done")
     yield from ()
 
 

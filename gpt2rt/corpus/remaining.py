@@ -45,11 +45,6 @@ class Remaining:
                 "remove it"
             )
 
-    def check(self, parts: Iterable[CorpusPart]) -> None:
-        """Hold all parts of the corpus against what is done. Raises as `of`."""
-        for _ in self.of(parts):
-            pass
-
     def _changed(self, part: CorpusPart) -> InvalidSetting:
         first, last = part.rows[0], part.rows[-1]
         return self.place.refusal(

@@ -125,11 +125,12 @@ def unfit_for_cuda(bundle: Bundle) -> str | None:
 
 def better_on_cpu(bundle: Bundle) -> str | None:
     """Why a bundle is better run on the CPU, whatever the machine; None: it is not."""
-    precision = PRECISIONS.get(bundle.manifest.precision)
-    if precision is not None and precision.rounded_on_cuda:
+    manifest = bundle.manifest
+    precision = PRECISIONS.get(manifest.precision)
+    if precision is not None and precision.rounded_on_cuda and TOO_WIDE not in manifest.notes:
         return (
             f"{bundle.name} runs on the CPU, since CUDA would round it to float16; "
-            f"`gpt2rt export {bundle.manifest.model} --fp16` makes one for CUDA"
+            f"`gpt2rt export {manifest.model} --fp16` makes one for CUDA"
         )
     return unfit_for_cuda(bundle)
 

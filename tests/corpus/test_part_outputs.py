@@ -46,6 +46,23 @@ def run(
     return found
 
 
+def begun(
+    tmp_path: Path, corpus: Corpus, gpt2: GPT2, name: str, stop: int | None
+) -> tuple[Path, Path, list[Path]]:
+    """A whole output, one of `stop` parts, and where both have their parts."""
+    places = tmp_path / f"whole-{name}", tmp_path / name
+    run(places[0], corpus, gpt2)
+    run(places[1], corpus, gpt2, stop=stop)
+    return *places, [at if name == "out" else Path(f"{at}.parts") for at in places]
+
+
+def same_rejects(directories: list[Path]) -> bytes:
+    """The rejects that both outputs have."""
+    found = [(at / "_rejects.jsonl").read_bytes() for at in directories]
+    assert found[0] == found[1] != b""
+    return found[0]
+
+
 def content(place: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(place.iterdir()) if path.is_file()}
 
@@ -76,15 +93,11 @@ def test_a_directory_is_made_once_whatever_is_missing_of_it(
 def test_rejects_that_are_gone_are_made_again(
     tmp_path: Path, texts: Corpus, gpt2: GPT2, name: str, stop: int | None
 ) -> None:
-    whole, place = tmp_path / f"whole-{name}", tmp_path / name
-    run(whole, texts, gpt2)
-    run(place, texts, gpt2, stop=stop)
-    directories = [p if name == "out" else Path(f"{p}.parts") for p in (whole, place)]
+    whole, place, directories = begun(tmp_path, texts, gpt2, name, stop)
     for rejects in directories[1].glob("_rejects*"):
         rejects.unlink()
     run(place, texts, gpt2)
-    found = [(d / "_rejects.jsonl").read_bytes() for d in directories]
-    assert found[0] == found[1] != b""
+    same_rejects(directories)
     if name == "out.jsonl":
         assert place.read_bytes() == whole.read_bytes()
     assert run(place, texts, gpt2) == []
@@ -120,10 +133,7 @@ def test_rejects_that_were_changed_are_found(
     tmp_path: Path, texts: Corpus, gpt2: GPT2, name: str, stop: int | None
 ) -> None:
     """Those of a part while parts are made, and those of all."""
-    whole, place = tmp_path / f"whole-{name}", tmp_path / name
-    run(whole, texts, gpt2)
-    run(place, texts, gpt2, stop=stop)
-    directories = [p if name == "out" else Path(f"{p}.parts") for p in (whole, place)]
+    _, place, directories = begun(tmp_path, texts, gpt2, name, stop)
     changed = min(directories[1].glob("_rejects*"))
     changed.write_bytes(changed.read_bytes().replace(b"not JSON", b"NOT JSON"))
     for _ in range(2):
@@ -131,10 +141,9 @@ def test_rejects_that_were_changed_are_found(
             run(place, texts, gpt2)
     changed.unlink()
     run(place, texts, gpt2)
-    found = [(d / "_rejects.jsonl").read_bytes() for d in directories]
-    assert found[0] == found[1] != b""
+    rejects = same_rejects(directories)
     end = json.loads((directories[1] / "_manifest.jsonl").read_bytes().splitlines()[-1])
-    assert end["rejects_sha256"] == hashlib.sha256(found[1]).hexdigest()
+    assert end["rejects_sha256"] == hashlib.sha256(rejects).hexdigest()
 
 
 def test_a_run_that_was_killed_while_it_ended_ends_as_others(

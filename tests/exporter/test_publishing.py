@@ -25,7 +25,7 @@ from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPHS, MANIFEST, PARITY, TOO_WIDE, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
 from gpt2rt.cli.export import quietly
-from gpt2rt.engine.providers import provider_for
+from gpt2rt.engine.providers import better_on_cpu, provider_for
 from gpt2rt.errors import (
     BadCheckpoint,
     BundleExists,
@@ -166,8 +166,10 @@ def test_values_beyond_float16_cost_the_graphs_for_cuda_only(tmp_path: Path) -> 
     assert "cuda" not in json.loads((bundle.directory / PARITY).read_text())
     files = {name: file for name, file in bundle.manifest.files.items() if name in left}
     manifest = replace(bundle.manifest, files=files, notes=tuple(notes))
+    narrowed = replace(bundle, manifest=manifest)
     with pytest.raises(ProviderMissing, match="float16 cannot hold its values"):
-        provider_for(replace(bundle, manifest=manifest), "cuda")
+        provider_for(narrowed, "cuda")
+    assert "float16 cannot hold its values" in str(better_on_cpu(narrowed))
 
 
 # The command, which is killed as a stage begins.
