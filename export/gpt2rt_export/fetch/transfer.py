@@ -246,12 +246,11 @@ async def _request(session: _Session, url: httpx.URL, file: Wanted) -> None:
         partial.set_source(shown(url), _validator(answer.headers) or asked)
         done = start
         with partial.path.open("ab") as out:
-            async for (
-                chunk
-            ) in answer.aiter_raw():  # unbuffered, so that an interruption loses nothing
+            async for chunk in answer.aiter_raw():
                 if done + len(chunk) > (total or LARGEST):
                     raise Interrupted(f"more than {total or LARGEST:,} bytes came")
                 out.write(chunk)
+                out.flush()  # even `kill -9` loses nothing of what came
                 done += len(chunk)
                 session.progress.bytes_done(file.name, done, total)
     if total is not None and done != total:

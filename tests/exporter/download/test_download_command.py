@@ -88,6 +88,7 @@ def test_ctrl_c_ends_a_download_at_once_and_keeps_what_came(
     server: FileServer, release: Release, place: Path, start: Any
 ) -> None:
     server.always[DATA] = Fault("stall")
+    server.step, server.pause = 1000, 0.001  # pieces smaller than a file's buffer
     process = start("download", "124M")
     partial = place / f".{DATA}.partial"
     until = time.monotonic() + 300
