@@ -27,7 +27,7 @@ from gpt2rt.engine.providers import (
 from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 
 if TYPE_CHECKING:
-    from gpt2rt.engine.cuda_memory import Memory
+    from gpt2rt.engine.cuda.memory import Memory
     from gpt2rt.engine.forks import ForkAwareSession
 
 COMPILED = "compiled"  # the folder of the home directory for what providers compile

@@ -38,10 +38,10 @@ from gpt2rt.errors import BadBundle, InvalidSetting, ProviderMissing
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from gpt2rt.engine.cuda import AnyReader, Device
-    from gpt2rt.engine.cuda_memory import Memory
-    from gpt2rt.engine.cuda_passages import PassageReader
-    from gpt2rt.engine.cuda_states import StateReader
+    from gpt2rt.engine.cuda.device import AnyReader, Device
+    from gpt2rt.engine.cuda.memory import Memory
+    from gpt2rt.engine.cuda.passages import PassageReader
+    from gpt2rt.engine.cuda.states import StateReader
     from gpt2rt.engine.forks import ForkAwareSession
 
 SlotsOf = Callable[["ForkAwareSession", HParams, int], Slots]
@@ -124,7 +124,9 @@ class Runtime:
         """
         session = self.session
         if self._device is not None:
-            return self._device.slots(count)
+            from gpt2rt.engine.cuda.slots import CudaSlots
+
+            return CudaSlots(self._device, count)
         self.check(count)
         return self._slots_of(session, self._hparams, count)
 
@@ -132,7 +134,7 @@ class Runtime:
         """A context with a reader of passages on the device; None: they are read by slots."""
         if self._device is None:
             return nullcontext()
-        from gpt2rt.engine.cuda_passages import PassageReader
+        from gpt2rt.engine.cuda.passages import PassageReader
 
         return self._reader(self._device, PassageReader)
 
@@ -140,13 +142,13 @@ class Runtime:
         """A context with a reader of hidden states on the device; None: see `hidden_step`."""
         if self._device is None:
             return nullcontext()
-        from gpt2rt.engine.cuda_states import StateReader
+        from gpt2rt.engine.cuda.states import StateReader
 
         return self._reader(self._device, StateReader)
 
     @staticmethod
     def _reader(device: Device, kind: type[AnyReader]) -> AbstractContextManager[AnyReader | None]:
-        from gpt2rt.engine.cuda_check import check_reader
+        from gpt2rt.engine.cuda.check import check_reader
 
         check_reader(device, kind)
         return device.reader(kind)
@@ -214,7 +216,7 @@ def _own(bundle: Bundle, provider: str, threads: Threads) -> Opened:
 
 
 def _cuda_memory() -> Memory:
-    from gpt2rt.engine.cuda_memory import CudaMemory
+    from gpt2rt.engine.cuda.memory import CudaMemory
 
     return CudaMemory()
 
@@ -228,8 +230,8 @@ def slots_for(opened: Opened) -> SlotsOf:
 
 def _device(opened: Opened, bundle: Bundle, threads: Threads) -> Device:
     """The device of a session; one that works the slow way if it computes what it should not."""
-    from gpt2rt.engine.cuda import Device
-    from gpt2rt.engine.cuda_check import check_ahead, fault
+    from gpt2rt.engine.cuda.check import check_ahead, fault
+    from gpt2rt.engine.cuda.device import Device
 
     hparams, memory = bundle.manifest.hparams, opened.memory
     assert memory is not None, "CUDA has memory of its own"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from gpt2rt.scoring.batching import ahead
 
 if TYPE_CHECKING:
-    from gpt2rt.engine.cuda_whole import WholeReader
+    from gpt2rt.engine.cuda.whole import WholeReader
 
 WINDOW = 8  # calls whose texts are sorted by length: few shapes, little padding
 

@@ -24,7 +24,7 @@ from gpt2rt.scoring.on_device import OnDevice
 from gpt2rt.scoring.scoring import Passage
 
 if TYPE_CHECKING:
-    from gpt2rt.engine.cuda_passages import PassageReader
+    from gpt2rt.engine.cuda.passages import PassageReader
 
 TOKENS = 256  # most tokens in a step on a processor; more would not be faster
 LOGITS = 64 << 20  # most bytes of its logits: 333 rows of GPT-2's 50,257 tokens

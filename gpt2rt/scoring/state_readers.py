@@ -23,7 +23,7 @@ from gpt2rt.scoring.batching import BatchReader
 from gpt2rt.scoring.on_device import OnDevice
 
 if TYPE_CHECKING:
-    from gpt2rt.engine.cuda_states import StateReader
+    from gpt2rt.engine.cuda.states import StateReader
 
 T = TypeVar("T")
 Vectors = NDArray[np.float32]

@@ -6,7 +6,7 @@ import pytest
 
 from cuda_device import open_device
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda.device import Device
 from gpt2rt_export.onnx_graph.cuda import CUDA
 
 

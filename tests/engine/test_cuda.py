@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import cuda
 from gpt2rt.bundles.manifest import CUDA_GRAPH
 from gpt2rt.bundles.precision import PRECISIONS
-from gpt2rt.engine import cuda_shapes
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_shapes import calls_of, finely_padded, total
+from gpt2rt.engine.cuda import shapes as cuda_shapes
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.shapes import calls_of, finely_padded, total
+from gpt2rt.engine.cuda.slots import CudaSlots
 from gpt2rt.engine.providers import graph_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.engine.slots import Part
@@ -42,16 +44,16 @@ def test_logits_equal_oracle_whole_and_token_by_token(
 ) -> None:
     oracle = reference.logits(tiny_weights.read, TINY, TEXT)
     noise = 2 * NOISE[PRECISIONS[precision].on_cuda]  # activations are float16, too
-    whole = device.slots(1).step([Part(0, 0, TEXT, len(TEXT))])
+    whole = CudaSlots(device, 1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(whole, oracle, atol=noise)
-    one = device.slots(1)
+    one = CudaSlots(device, 1)
     steps = [np.array(one.step([Part(0, at, [token])])[0]) for at, token in enumerate(TEXT)]
     np.testing.assert_allclose(steps, oracle, atol=noise)
 
 
 def test_ragged_rows_equal_those_alone(device: Device) -> None:
-    together = device.slots(3)
-    alone = [device.slots(1) for _ in range(3)]
+    together = CudaSlots(device, 3)
+    alone = [CudaSlots(device, 1) for _ in range(3)]
     lengths = [5, 1, 17]
     for row, length in enumerate(lengths):
         together.step([Part(row, 0, TEXT[row : row + length])])
@@ -64,7 +66,7 @@ def test_ragged_rows_equal_those_alone(device: Device) -> None:
 
 
 def test_copies_reads_and_writes_carry_a_past_over(device: Device) -> None:
-    three = device.slots(3)
+    three = CudaSlots(device, 3)
     three.step([Part(0, 0, TEXT[:9])])
     three.copy(0, 1, 9)
     kept = three.read(0, 2, 9)
@@ -91,7 +93,7 @@ def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
 ) -> None:
     """Whatever the order of the parts; slots that take no part, or not yet, keep their tokens."""
     for order in (range(6), (4, 2, 5, 1, 3, 0), (1, 4), (4,)):
-        mixed, parts = device.slots(7), [MIXED[number] for number in order]
+        mixed, parts = CudaSlots(device, 7), [MIXED[number] for number in order]
         mixed.step([Part(slot, 0, TEXT[slot : slot + 30], 0) for slot in range(7)])
         rows = np.asarray(mixed.step(parts))
         more = [Part(slot, 30 if slot in (3, 6) else 25, [9]) for slot in range(7)]
@@ -99,11 +101,11 @@ def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
         assert len(rows) == firsts[-1]
         after = np.asarray(mixed.step([part for part in more if part.slot == 6]))
         for part, first in zip(parts, firsts, strict=False):
-            alone = device.slots(1)
+            alone = CudaSlots(device, 1)
             alone.step([Part(0, 0, TEXT[part.slot : part.slot + 30], 0)])
             single = np.asarray(alone.step([replace(part, slot=0)]))
             np.testing.assert_allclose(rows[first : first + part.wanted], single, atol=5e-3)
-        alone = device.slots(1)
+        alone = CudaSlots(device, 1)
         alone.step([Part(0, 0, TEXT[6:36], 0)])
         kept = np.asarray(alone.step([Part(0, 30, [9])]))
         np.testing.assert_allclose(after, kept, atol=5e-3)
@@ -111,14 +113,14 @@ def test_any_mixture_gives_the_rows_that_each_part_gives_alone(
 
 def test_buffers_are_used_again_and_never_by_two(device: Device) -> None:
     """A captured CUDA graph is bound to their addresses."""
-    first, second = device.slots(3), device.slots(3)
+    first, second = CudaSlots(device, 3), CudaSlots(device, 3)
     assert first.buffers is not second.buffers
     logits = np.asarray(first.step([Part(0, 0, TEXT[:5])]))
     step = np.array(first.step([Part(0, 5, [7])])[0])
     kept = first.buffers
     del first
-    assert device.slots(1).buffers is not kept
-    again = device.slots(4)
+    assert CudaSlots(device, 1).buffers is not kept
+    again = CudaSlots(device, 4)
     assert again.buffers is kept
     np.testing.assert_array_equal(again.step([Part(0, 0, TEXT[:5])]), logits)
     np.testing.assert_array_equal(np.array(again.step([Part(0, 5, [7])])[0]), step)
@@ -128,7 +130,7 @@ def test_threads_do_not_disturb_each_other(device: Device) -> None:
     """Steps are captured in one thread while others copy, allocate and free."""
 
     def text(start: int) -> list[int]:
-        slots = device.slots(2)
+        slots = CudaSlots(device, 2)
         tokens = [int(np.argmax(slots.step([Part(0, 0, TEXT[start : start + 5])])[0]))]
         for length in range(5, 25):
             tokens.append(int(np.argmax(slots.step([Part(0, length, tokens[-1:])])[0])))
@@ -160,7 +162,7 @@ def test_every_precision_has_a_graph_for_cuda(tiny_bundles: dict[str, Bundle]) -
 def test_weights_in_32_bits_are_rounded_as_an_export_would(
     tiny_bundles: dict[str, Bundle],
 ) -> None:
-    wide, half = (open_device(tiny_bundles[name]).slots(1) for name in ("fp32", "fp16"))
+    wide, half = (CudaSlots(open_device(tiny_bundles[name]), 1) for name in ("fp32", "fp16"))
     part = Part(0, 0, TEXT, len(TEXT))
     assert np.array_equal(wide.step([part]), half.step([part]))
 
@@ -182,7 +184,7 @@ def test_logits_far_from_zero_are_as_exact_as_others(tmp_path: Path) -> None:
     device = open_device(bundle)
     oracle = reference.logits(weights.read, TINY, TEXT)
     assert oracle.max() < -100
-    found = device.slots(1).step([Part(0, 0, TEXT, len(TEXT))])
+    found = CudaSlots(device, 1).step([Part(0, 0, TEXT, len(TEXT))])
     np.testing.assert_allclose(found, oracle, atol=0.04)
 
     opened = ort.InferenceSession(graph_of(bundle, "cuda"), providers=["CPUExecutionProvider"])
@@ -221,7 +223,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(
     ]
 
     def run(count: int, budget: int = 256) -> dict[int, tuple[int, ...]]:
-        engines = Engines(device.slots)
+        engines = Engines(partial(CudaSlots, device))
         pieces = engines.run(requests, model.tasks, count, budget)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
@@ -239,7 +241,7 @@ def test_no_prefix_is_copied(
 ) -> None:
     """Copies take a device longer than computing the same again."""
     model = GPT2.load(tiny_bundles[precision].directory)
-    monkeypatch.setattr(model.runtime, "slots", device.slots)
+    monkeypatch.setattr(model.runtime, "slots", partial(CudaSlots, device))
     stopping, params = Stopping(3, end_of_text=False), SamplingParams(temperature=0)
     texts = [model.generate(TEXT[:40], params, stopping) for _ in range(2)]
     assert texts[0].tokens == texts[1].tokens
@@ -255,7 +257,7 @@ def test_texts_are_the_same_whatever_the_total_length(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A captured step keeps its total, which is at least the length of every sequence."""
-    slots, found = device.slots(3), []
+    slots, found = CudaSlots(device, 3), []
     for totals in ((), (8, 16, 24), (5, 6, 7, 8, 9, 40)):
         monkeypatch.setattr(cuda_shapes, "TOTALS", totals)
         slots.step([Part(slot, 0, TEXT[slot : slot + 4 + slot]) for slot in range(3)])
@@ -296,7 +298,7 @@ def test_prompts_are_read_side_by_side_unless_padding_costs_more_than_a_call() -
 
 
 def test_shapes_that_are_read_often_are_kept_and_captured(device: Device) -> None:
-    slots = device.slots(4)
+    slots = CudaSlots(device, 4)
     reads = slots.buffers.reads
     reads.clear()
     slots.buffers.uses.clear()

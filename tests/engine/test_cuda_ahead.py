@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_forward import feeding
-from gpt2rt.engine.cuda_memory import HostMemory
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.forward import feeding
+from gpt2rt.engine.cuda.memory import HostMemory
+from gpt2rt.engine.cuda.slots import CudaSlots
 from gpt2rt.engine.slots import Part
 from gpt2rt.sampling.selection import BEST, Draw, Selected
 from models import TINY
@@ -28,7 +29,7 @@ def test_a_step_after_rows_is_the_step_after_their_tokens(device: Device) -> Non
     """In any order of slots and rows, and from prompts as from steps."""
     random = np.random.default_rng(0)
     texts = [random.integers(0, TINY.n_vocab, 3 + n).tolist() for n in range(5)]
-    known, fed = device.slots(5), device.slots(5)
+    known, fed = CudaSlots(device, 5), CudaSlots(device, 5)
     parts = [Part(slot, 0, texts[slot]) for slot in range(5)]
     draws = [BEST, Draw(1.0, 0.3), Draw(1.0, 0.7), BEST, Draw(0.5, 0.9)]
     wanted, found = known.step(parts, draws), fed.step(parts, draws)
@@ -58,7 +59,7 @@ def test_a_step_after_rows_is_the_step_after_their_tokens(device: Device) -> Non
 
 def test_rows_of_a_prompt_stay_while_another_is_read_into_its_slot(device: Device) -> None:
     """Its text may have moved to another slot meanwhile; and its shape comes often."""
-    slots, alone = device.slots(2), device.slots(2)
+    slots, alone = CudaSlots(device, 2), CudaSlots(device, 2)
     random = np.random.default_rng(0)
     texts = random.integers(0, TINY.n_vocab, (9, 5)).tolist()
     wanted = [np.array(alone.step([Part(1, 0, text)])) for text in texts]

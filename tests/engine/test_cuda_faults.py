@@ -8,12 +8,14 @@ import pytest
 
 from cuda_device import PROVIDER, open_device
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine import cuda_forward, cuda_tails
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_check import check_ahead, fault
-from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_memory import Block
-from gpt2rt.engine.cuda_tails import changes
+from gpt2rt.engine.cuda import forward as cuda_forward
+from gpt2rt.engine.cuda import tails as cuda_tails
+from gpt2rt.engine.cuda.check import check_ahead, fault
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.forward import Forward
+from gpt2rt.engine.cuda.memory import Block
+from gpt2rt.engine.cuda.slots import CudaSlots
+from gpt2rt.engine.cuda.tails import changes
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadBundle, OutOfMemory
 from gpt2rt.sampling.selection import BEST
@@ -54,13 +56,14 @@ def test_where_a_capture_fails_calls_run_without(
     assert len(failing.notes) == 1
     assert "CUDA graphs are not used" in failing.notes[0]
     assert "stream is capturing" in failing.notes[0]
-    assert all(forward.call.graph is None for forward in failing.slots(4).buffers.steps.values())
+    steps = CudaSlots(failing, 4).buffers.steps
+    assert all(forward.call.graph is None for forward in steps.values())
 
 
 def test_where_the_memory_is_too_small_fewer_prompts_are_read_side_by_side(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots = device.slots(6)
+    slots = CudaSlots(device, 6)
     parts = [Part(slot, 0, TEXT[slot : slot + 3 + slot], 2) for slot in range(6)]
     wanted = np.array(slots.step(parts))
     slots.buffers.reads.clear()
@@ -117,12 +120,12 @@ def test_a_device_that_feeds_itself_other_tokens_is_found_out(
 ) -> None:
     check_ahead(device)
     assert device.notes == []
-    assert device.slots(1).ahead
+    assert CudaSlots(device, 1).ahead
     monkeypatch.setattr(cuda_forward, "feeding", lambda fed, target: [])
     check_ahead(device)
     (note,) = device.notes
     assert note.startswith("on CUDA, each step waits for the one before: after a text of")
-    assert not device.slots(1).ahead
+    assert not CudaSlots(device, 1).ahead
 
 
 def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(
@@ -131,7 +134,7 @@ def test_a_device_that_is_not_trusted_gives_logits_of_prompts_read_one_by_one(
     careful = open_device(tiny_bundles[precision])
     careful.distrust("it is made up")
     assert careful.notes == ["on CUDA, the slow way: it is made up"]
-    slow, quick = careful.slots(2), device.slots(2)
+    slow, quick = CudaSlots(careful, 2), CudaSlots(device, 2)
     parts = [Part(0, 0, TEXT[:9]), Part(1, 0, TEXT[:4])]
     logits = slow.step(parts, [BEST] * 2)
     assert isinstance(logits, np.ndarray)
@@ -144,4 +147,4 @@ def test_a_graph_that_fails_is_an_error_of_ours(device: Device) -> None:
     if PROVIDER == "cuda":
         pytest.skip("a device does not look whether a token is in the vocabulary")
     with pytest.raises(BadBundle, match="cannot run the graph"):
-        device.slots(1).step([Part(0, 0, [TINY.n_vocab + 1])])
+        CudaSlots(device, 1).step([Part(0, 0, [TINY.n_vocab + 1])])

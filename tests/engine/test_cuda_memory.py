@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt2rt.engine.cuda_memory import CudaMemory, HostMemory, Memory, Move
+from gpt2rt.engine.cuda.memory import CudaMemory, HostMemory, Memory, Move
 from gpt2rt.errors import Gpt2rtError, ProviderMissing
 
 STREAM, EVENT = 4711, 4712

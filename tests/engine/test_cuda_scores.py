@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,15 @@ from cuda_device import open_device
 from gpt2rt import GPT2, Request, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import SCORE
-from gpt2rt.engine import cuda_whole
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_check import check_reader
-from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_memory import Block
-from gpt2rt.engine.cuda_passages import PassageReader
-from gpt2rt.engine.cuda_scores import Group
-from gpt2rt.engine.cuda_shapes import A_CALL
-from gpt2rt.engine.cuda_tails import Tails
+from gpt2rt.engine.cuda.check import check_reader
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.forward import Forward
+from gpt2rt.engine.cuda.memory import Block
+from gpt2rt.engine.cuda.passages import PassageReader
+from gpt2rt.engine.cuda.scores import Group
+from gpt2rt.engine.cuda.shapes import A_CALL
+from gpt2rt.engine.cuda.slots import CudaSlots
+from gpt2rt.engine.cuda.tails import Tails
 from gpt2rt.engine.slots import Columns, Part, Slots
 from gpt2rt.errors import BadLogits, OutOfMemory
 from gpt2rt.generation.task import scored
@@ -76,7 +77,7 @@ class OnDevice:
     device: Device
 
     def slots(self, count: int) -> Slots:
-        return self.device.slots(count)
+        return CudaSlots(self.device, count)
 
     def passage_reader(self) -> AbstractContextManager[PassageReader | None]:
         return self.device.reader(PassageReader)
@@ -90,7 +91,7 @@ def scored_on(
     batch_size: int | None = None,
 ) -> list[TokenScores]:
     """The scores of passages, beside no texts."""
-    engines = Engines(device.slots)  # which the batch does not keep alive
+    engines = Engines(partial(CudaSlots, device))  # which the batch does not keep alive
     found = score_tokens(
         OnDevice(device),
         engines.batch,
@@ -128,7 +129,7 @@ def test_scores_are_those_of_the_logits_of_each_passage_alone(
     for passage, found in zip(PASSAGES, scored_on(device, PASSAGES, top, group), strict=True):
         count = len(passage.tokens) - passage.first
         part = Part(0, 0, passage.tokens[:-1], count)
-        logits = np.asarray(device.slots(1).step([part]))
+        logits = np.asarray(CudaSlots(device, 1).step([part]))
         assert found.top_ids.shape == found.top_logprobs.shape == (count, top)
         for row, target, logprob, rank, ids, best, grouped in zip(
             logits,
@@ -185,7 +186,7 @@ def test_many_passages_are_a_call_and_scores_keep_their_order(
 def test_calls_have_few_shapes_and_no_more_tokens_than_the_budget(
     device: Device, calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_whole, "A_CALL", 192)
+    monkeypatch.setattr("gpt2rt.engine.cuda.whole.A_CALL", 192)
     device.idle_readers.clear()
     lengths = np.random.default_rng(3).integers(2, TINY.n_ctx + 2, 300).tolist()
     passages = [Passage(tuple(TEXT[:1] * length)) for length in lengths]
@@ -205,7 +206,7 @@ def test_any_number_of_passages_is_read_only_a_little_ahead(device: Device) -> N
             taken += 1
             yield Passage(tuple(TEXT[:41]))
 
-    engines = Engines(device.slots)
+    engines = Engines(partial(CudaSlots, device))
     scores = score_tokens(
         OnDevice(device), engines.batch, TINY, endless(), top=0, batch_size=None, threads=1
     )
@@ -220,7 +221,7 @@ def test_texts_in_progress_go_on_between_calls(
 ) -> None:
     """A text in another thread ends long before all passages are read; scores are the same."""
     wanted = scored_on(device, PASSAGES * 4, batch_size=2)
-    engines = Engines(device.slots)
+    engines = Engines(partial(CudaSlots, device))
     requests = [Request("a", stopping=Stopping(9, end_of_text=False))]
     pieces = engines.run(requests, tiny_models["fp16"].tasks, 1)
     next(pieces)
@@ -239,8 +240,8 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
     wanted = scored_on(device)
     device.idle_readers.clear()
     calls.clear()
-    idle = device.slots(2).buffers
-    assert device.slots(2).buffers is idle
+    idle = CudaSlots(device, 2).buffers
+    assert CudaSlots(device, 2).buffers is idle
     real, limit = device.memory.allocate, 160 * TINY.n_vocab * 2
 
     def allocate(size: int, *, host: bool = False) -> Block:
@@ -253,7 +254,7 @@ def test_where_the_memory_is_too_small_fewer_are_read_side_by_side(
         calls.clear()
         found = scored_on(device)
     assert max(count * width for count, width in calls) <= 128
-    assert device.slots(2).buffers is not idle  # whose memory was given back
+    assert CudaSlots(device, 2).buffers is not idle  # whose memory was given back
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=5e-3)
     limit = 1000
@@ -267,7 +268,7 @@ def test_the_chosen_tokens_are_scored_together(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no row is copied, but where the token is another than the device chose."""
-    slots = device.slots(5)
+    slots = CudaSlots(device, 5)
     slots.step([Part(slot, 0, TEXT[slot : slot + 25], 0) for slot in range(5)])
     draws = [Draw(1.0, number / 18, 40 if number % 2 else 0) for number in range(18)]
     rows = slots.step(PARTS, draws)

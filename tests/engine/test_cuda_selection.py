@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -16,9 +17,9 @@ from cuda_draws import FEW, SETTINGS, WIDE, assert_falls, draw_of, shares
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.interface import CHOICES
-from gpt2rt.engine.cuda import CudaSlots
-from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_tails import Tails
+from gpt2rt.engine.cuda.forward import Forward
+from gpt2rt.engine.cuda.slots import CudaSlots
+from gpt2rt.engine.cuda.tails import Tails
 from gpt2rt.engine.slots import Part
 from gpt2rt.errors import BadLogits
 from gpt2rt.sampling.filters import Floats
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.cuda
 def slots(tmp_path_factory: pytest.TempPathFactory) -> CudaSlots:
     weights = LargerWeights(WIDE, seed=5)
     bundle = make_bundle(tmp_path_factory.mktemp("wide") / "bundle", weights, "fp16")
-    return open_device(bundle).slots(8)
+    return CudaSlots(open_device(bundle), 8)
 
 
 def rows(slots: CudaSlots, draws: list[Draw], seed: int = 0) -> Selected:
@@ -310,7 +311,7 @@ def test_tokens_after_prompts_are_chosen_on_the_device(
     requests = [Request(p, FIRST[kind], stopping, sample=n) for n, p in enumerate(prompts)]
 
     def run(some: list[Request], count: int) -> dict[int, tuple[int, ...]]:
-        pieces = Engines(device.slots).run(some, tiny_models["fp16"].tasks, count)
+        pieces = Engines(partial(CudaSlots, device)).run(some, tiny_models["fp16"].tasks, count)
         return {p.sample: p.completion.tokens for p in pieces if p.completion}
 
     together = run(requests, len(requests))

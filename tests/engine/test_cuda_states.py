@@ -14,11 +14,12 @@ from gpt2rt import GPT2, EmbedParams
 from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.manifest import STATES
 from gpt2rt.bundles.precision import PRECISIONS
-from gpt2rt.engine import cuda_states, cuda_whole
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_check import check_reader
-from gpt2rt.engine.cuda_memory import Block
-from gpt2rt.engine.cuda_states import StateReader, States
+from gpt2rt.engine.cuda import states as cuda_states
+from gpt2rt.engine.cuda import whole as cuda_whole
+from gpt2rt.engine.cuda.check import check_reader
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.memory import Block
+from gpt2rt.engine.cuda.states import StateReader, States
 from gpt2rt.engine.runtime import Runtime
 from gpt2rt.errors import OutOfMemory
 from gpt2rt_export.onnx_graph.cuda import CUDA, pool_cuda

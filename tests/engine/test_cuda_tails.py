@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cuda_draws import FEW, SETTINGS, WIDE, assert_falls, draw_of, shares
 from gpt2rt import HParams, SamplingParams
 from gpt2rt.bundles.interface import OFFSET, TRIES, UNIFORM, tail
-from gpt2rt.engine.cuda_tails import LARGEST_SHARE, Tails, changes, settings
+from gpt2rt.engine.cuda.tails import LARGEST_SHARE, Tails, changes, settings
 from gpt2rt.sampling.history import Edits, History
 from gpt2rt.sampling.selection import BEST, Draw
 from gpt2rt_export.onnx_graph.cuda_tails import tails

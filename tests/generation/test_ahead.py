@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import Device
+from gpt2rt.engine.cuda.device import Device
 from steps_ahead import GREEDY, OPENERS, model_on, of, run, told
 
 

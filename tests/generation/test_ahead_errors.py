@@ -15,8 +15,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from callers import Callers, alone, best, completed, drained, request, tasks
 from gpt2rt import GPT2, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import CudaSlots, Device
-from gpt2rt.engine.cuda_call import Call
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.slots import CudaSlots
 from gpt2rt.errors import BadBundle, Gpt2rtError, OutOfMemory, StepFailed
 from late_device import LateSession, late_device
 from steps_ahead import GREEDY, OPENERS, model_on, of, run, told

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_memory import CudaMemory, HostMemory
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.memory import CudaMemory, HostMemory
 from gpt2rt.engine.providers import Threads, cuda_problem, graph_of, open_session
 
 PROVIDER = "cpu" if cuda_problem() else "cuda"

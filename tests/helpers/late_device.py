@@ -13,9 +13,9 @@ from functools import partial
 import onnxruntime as ort
 
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_memory import Block, HostMemory, Mark, Move
-from gpt2rt.engine.cuda_tails import Tails
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.memory import Block, HostMemory, Mark, Move
+from gpt2rt.engine.cuda.tails import Tails
 from gpt2rt.engine.forks import ForkAwareSession
 from gpt2rt.engine.providers import Threads, graph_of, open_session
 from gpt2rt.errors import Gpt2rtError

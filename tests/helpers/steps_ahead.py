@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,8 @@ from batches import Engines
 from cuda_device import open_device
 from gpt2rt import GPT2, Completion, Request, SamplingParams, Stopping
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.engine.cuda import CudaSlots, Device
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.slots import CudaSlots
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.generation.completion import raise_failures
 from gpt2rt.sampling.selection import Draw, Selected
@@ -25,7 +27,7 @@ OPENERS: dict[str, Callable[[Bundle], Device]] = {"at once": open_device, "late"
 def model_on(device: Device, bundle: Bundle, patch: pytest.MonkeyPatch) -> GPT2:
     """A bundle's model, whose slots are on a device until `patch` ends."""
     model = GPT2.load(bundle.directory, threads=1)
-    patch.setattr(model.runtime, "slots", device.slots)
+    patch.setattr(model.runtime, "slots", partial(CudaSlots, device))
     return model
 
 
@@ -51,7 +53,7 @@ def run(
 
     def slots(count: int) -> Watched:
         device.waits = None if ahead else "it is to be compared"
-        watched.append(Watched(device.slots(count)))
+        watched.append(Watched(CudaSlots(device, count)))
         return watched[-1]
 
     pieces = raise_failures(Engines(slots).run(requests, model.tasks, count))

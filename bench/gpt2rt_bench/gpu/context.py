@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpt2rt import GPT2, Bundle
-from gpt2rt.engine import cuda_memory, providers
-from gpt2rt.engine.cuda_memory import HostMemory
+from gpt2rt.engine import providers
+from gpt2rt.engine.cuda import memory
 from gpt2rt.engine.providers import CPU, CUDA, PROVIDERS
 from gpt2rt_bench import worker
 from gpt2rt_bench.cases import Configuration
@@ -97,7 +97,7 @@ def stand_in() -> None:
     """Let the CPU provider run the graphs for CUDA over ordinary memory, in this process."""
     providers.cuda_problem = lambda: None
     PROVIDERS[CUDA] = PROVIDERS[CPU]
-    cuda_memory.CudaMemory = HostMemory  # type: ignore[assignment, misc]
+    memory.CudaMemory = memory.HostMemory  # type: ignore[assignment, misc]
 
 
 def config(hparams: Mapping[str, Any]) -> dict[str, Any]:

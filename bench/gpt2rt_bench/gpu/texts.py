@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gpt2rt import GPT2, SamplingParams, Stopping
-from gpt2rt.engine.cuda import CudaSlots
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Frame
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.memory import Frame
+from gpt2rt.engine.cuda.slots import CudaSlots
 from gpt2rt.engine.providers import CPU
 from gpt2rt.engine.slots import Part
 from gpt2rt_bench.gpu.context import Context, prompts

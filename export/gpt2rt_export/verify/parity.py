@@ -21,8 +21,9 @@ import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPH, EMBED, GRAPH, PORTABLE_GRAPH
-from gpt2rt.engine.cuda import Device
-from gpt2rt.engine.cuda_memory import HostMemory
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.memory import HostMemory
+from gpt2rt.engine.cuda.slots import CudaSlots
 from gpt2rt.engine.forks import ForkAwareSession
 from gpt2rt.engine.hidden import hidden_states
 from gpt2rt.engine.portable import PortableSlots
@@ -224,7 +225,7 @@ def _cuda(
         return None
     advance = progress.stage("Verify: the graph for CUDA", len(tokens))
     session = _opened(directory / CUDA_GRAPH)
-    slots = Device(session, directory, wanted.hparams, HostMemory()).slots(1)
+    slots = CudaSlots(Device(session, directory, wanted.hparams, HostMemory()), 1)
     return _begun(slots, wanted, tokens, advance)
 
 

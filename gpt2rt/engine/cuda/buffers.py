@@ -9,8 +9,8 @@ import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import cuda
-from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_memory import Memory
+from gpt2rt.engine.cuda.forward import Forward
+from gpt2rt.engine.cuda.memory import Memory
 
 # The side, the first slot, sequences, tokens of each, rows of logits.
 Shape = tuple[int, int, int, int, int]

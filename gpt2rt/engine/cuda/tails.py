@@ -29,9 +29,9 @@ from gpt2rt.bundles.interface import (
     tail,
 )
 from gpt2rt.bundles.manifest import STATES, TAILS
-from gpt2rt.engine.cuda_call import Call, Captures
-from gpt2rt.engine.cuda_memory import Array, Memory
-from gpt2rt.engine.cuda_scores import Group, Ids, Scores
+from gpt2rt.engine.cuda.call import Call, Captures
+from gpt2rt.engine.cuda.memory import Array, Memory
+from gpt2rt.engine.cuda.scores import Group, Ids, Scores
 from gpt2rt.engine.providers import Threads, open_session, provider_of
 from gpt2rt.engine.session import interface_mismatch
 from gpt2rt.errors import BadBundle

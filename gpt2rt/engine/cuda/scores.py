@@ -21,8 +21,8 @@ from gpt2rt.bundles.interface import (
     group,
     tail,
 )
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Memory, Move
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.memory import Memory, Move
 from gpt2rt.engine.slots import Columns
 from gpt2rt.errors import BadLogits
 

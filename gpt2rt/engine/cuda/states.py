@@ -20,9 +20,9 @@ from gpt2rt.bundles.interface import (
     pool,
     states,
 )
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_shapes import power_of_two
-from gpt2rt.engine.cuda_whole import ReadersDevice, WholeReader, beside, fill
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.shapes import power_of_two
+from gpt2rt.engine.cuda.whole import ReadersDevice, WholeReader, beside, fill
 
 Vectors = NDArray[np.float32]
 # Tokens of a text, and weights float32 [P,n] of its n states for P sums (None: the states).

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gpt2rt.engine.cuda import CudaSlots, Device
-from gpt2rt.engine.cuda_passages import PassageReader
-from gpt2rt.engine.cuda_states import StateReader
-from gpt2rt.engine.cuda_whole import WholeReader
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.passages import PassageReader
+from gpt2rt.engine.cuda.slots import CudaSlots
+from gpt2rt.engine.cuda.states import StateReader
+from gpt2rt.engine.cuda.whole import WholeReader
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadBundle, BadLogits, Gpt2rtError, OutOfMemory, ProviderMissing
 from gpt2rt.sampling.filters import candidates
@@ -46,7 +47,7 @@ def fault(device: Device) -> str | None:
     lengths = [min(length, h.n_ctx - STEPS) for length in LENGTHS]
     texts = [random.integers(0, h.n_vocab, length + STEPS).tolist() for length in lengths]
     try:
-        slots = device.slots(len(LENGTHS) + 1)
+        slots = CudaSlots(device, len(LENGTHS) + 1)
         together = list(_together(slots, texts, lengths))
         for slot, (text, length) in enumerate(zip(texts, lengths, strict=True)):
             alone = np.asarray(slots.step([Part(len(texts), 0, text, STEPS + 1)]))
@@ -69,7 +70,7 @@ def check_ahead(device: Device) -> None:
     texts, draws = _texts(device, more=-AHEAD), [BEST] * len(LENGTHS)
     lengths = [len(text) for text in texts]
     try:
-        slots = device.slots(len(LENGTHS) + 1)
+        slots = CudaSlots(device, len(LENGTHS) + 1)
         rows = slots.step([Part(slot, 0, [*text]) for slot, text in enumerate(texts)], draws)
         for step in range(AHEAD):
             before = rows
@@ -119,7 +120,7 @@ def _scores_fault(device: Device) -> str | None:
         if reader is None:
             return None
         found = reader.score([(text, 1) for text in texts], 0, None).logprobs
-    slots, wanted = device.slots(1), []
+    slots, wanted = CudaSlots(device, 1), []
     for text in texts:
         rows = np.asarray(slots.step([Part(0, 0, text[:-1], len(text) - 1)]))
         totals = np.log(np.exp(rows - rows.max(1, keepdims=True)).sum(1)) + rows.max(1)

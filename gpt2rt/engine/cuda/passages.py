@@ -9,11 +9,11 @@ import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import ROWS, Port, cuda
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_forward import Forward
-from gpt2rt.engine.cuda_scores import Ids
-from gpt2rt.engine.cuda_shapes import finely_padded
-from gpt2rt.engine.cuda_whole import WholeReader, beside, fill
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.forward import Forward
+from gpt2rt.engine.cuda.scores import Ids
+from gpt2rt.engine.cuda.shapes import finely_padded
+from gpt2rt.engine.cuda.whole import WholeReader, beside, fill
 from gpt2rt.engine.slots import Columns
 
 Passages = Sequence[tuple[Sequence[int], int]]  # tokens, and the first that is scored

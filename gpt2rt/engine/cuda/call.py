@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2rt.bundles.interface import Interface, Port
-from gpt2rt.engine.cuda_memory import Array, Frame, Memory
+from gpt2rt.engine.cuda.memory import Array, Frame, Memory
 from gpt2rt.engine.kvcache import share
 from gpt2rt.engine.session import run_failure
 from gpt2rt.errors import BadBundle, Gpt2rtError, OutOfMemory

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, SEQLENS, Port, X
-from gpt2rt.engine.cuda_memory import Array, Block, Memory, size_of
-from gpt2rt.engine.cuda_shapes import A_CALL, finely_padded, power_of_two
+from gpt2rt.engine.cuda.memory import Array, Block, Memory, size_of
+from gpt2rt.engine.cuda.shapes import A_CALL, finely_padded, power_of_two
 from gpt2rt.errors import OutOfMemory
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from gpt2rt.engine.cuda_call import Captures
-    from gpt2rt.engine.cuda_tails import Tails
+    from gpt2rt.engine.cuda.call import Captures
+    from gpt2rt.engine.cuda.tails import Tails
 
 KEPT = 64  # calls that are kept; there are few shapes where texts come sorted by length
 

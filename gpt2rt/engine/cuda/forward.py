@@ -8,10 +8,10 @@ import numpy as np
 
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import CHOSEN, OFFSET, TOTAL, Port, X, centred, cuda
-from gpt2rt.engine.cuda_call import Call
-from gpt2rt.engine.cuda_memory import Array, Block, Memory, Move, size_of
-from gpt2rt.engine.cuda_scores import Ids, Indices, Scores
-from gpt2rt.engine.cuda_tails import Tail, Tails, width_for
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.memory import Array, Block, Memory, Move, size_of
+from gpt2rt.engine.cuda.scores import Ids, Indices, Scores
+from gpt2rt.engine.cuda.tails import Tail, Tails, width_for
 from gpt2rt.engine.slots import Columns, Logits
 from gpt2rt.sampling.selection import Draw
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2rt.engine.cuda_forward import Forward, TokenChoice
+from gpt2rt.engine.cuda.forward import Forward, TokenChoice
 from gpt2rt.engine.slots import Logits
 from gpt2rt.sampling.selection import Draw, Scored, Selected
 

@@ -1,10 +1,6 @@
-"""The CUDA graph of a bundle: keys, values, inputs and logits stay on the device between calls.
+"""The slots of a batch on a device: keys, values, inputs and logits stay there between calls.
 
 A decode step is bound once to fixed addresses, so that ONNX Runtime can replay it as a CUDA graph.
-Its tails (`gpt2rt.engine.cuda_tails`) choose the next tokens, and only these travel to the host.
-
-Device memory is behind the interface `Memory`. Tests use its implementation over ordinary memory to
-run the same code on the CPU provider and compare it with the other slots.
 """
 
 from __future__ import annotations
@@ -13,121 +9,22 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.interface import POSITION, ROWS, SEQLENS, X, cuda
-from gpt2rt.engine.cuda_buffers import Buffers
-from gpt2rt.engine.cuda_call import Call, Captures
-from gpt2rt.engine.cuda_forward import Fed, Forward, TokenChoice
-from gpt2rt.engine.cuda_memory import Memory, Move
-from gpt2rt.engine.cuda_rows import Chosen, DeviceRows, Place
-from gpt2rt.engine.cuda_shapes import A_CALL, calls_of, padded, power_of_two, single, total
-from gpt2rt.engine.cuda_tails import Tails
-from gpt2rt.engine.cuda_whole import WholeReader
+from gpt2rt.engine.cuda.call import Call
+from gpt2rt.engine.cuda.device import Device
+from gpt2rt.engine.cuda.forward import Fed, Forward, TokenChoice
+from gpt2rt.engine.cuda.memory import Move
+from gpt2rt.engine.cuda.rows import Chosen, DeviceRows, Place
+from gpt2rt.engine.cuda.shapes import A_CALL, calls_of, padded, power_of_two, single, total
 from gpt2rt.engine.slots import KeysValues, Logits, Part, Slots
-from gpt2rt.errors import Gpt2rtError, OutOfMemory
+from gpt2rt.errors import OutOfMemory
 from gpt2rt.sampling.selection import Draw, Selected
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-AnyReader = TypeVar("AnyReader", bound=WholeReader)
 # The use of a shape from which its call is kept, how many are, and the most rows that they hold.
 OFTEN, KEPT, KEPT_ROWS = 3, 16, 256
-
-
-class Device:
-    """A session on a device with its tails, and its pool of buffers for slots.
-
-    Buffers are reused, since a captured CUDA graph is bound to their addresses and exists as long
-    as the session. The number of slots is a power of two, and so is the number of rows of a step,
-    so that there are few graphs; the extra rows run in unused slots.
-    """
-
-    def __init__(
-        self, session: ort.InferenceSession, directory: Path, hparams: HParams, memory: Memory
-    ) -> None:
-        """`session` is that of the CUDA graph in the bundle's `directory`.
-
-        Where its results cannot be trusted, `careful` says why: then prompts are read one by one,
-        nothing is captured, and tokens are chosen on the host. `waits` says why each step waits for
-        the one before (None: it does not). `faults` say what is wrong with readers of whole texts
-        that were `checked`; then there are none.
-        """
-        self.session, self.hparams, self.memory = session, hparams, memory
-        self.captures = Captures()
-        self.careful: str | None = None
-        self.waits: str | None = None
-        self.checked: set[type[WholeReader]] = set()
-        self.faults: dict[type[WholeReader], str] = {}
-        self.tails = Tails(directory, hparams, session, memory, self.captures)
-        self._idle: list[Buffers] = []
-        self.idle_readers: dict[type[WholeReader], list[WholeReader]] = {}
-
-    @property
-    def notes(self) -> list[str]:
-        """What is slower than it could be on this device, and why."""
-        found = []
-        if self.careful is not None:
-            found.append(f"on CUDA, the slow way: {self.careful}")
-        elif self.captures.failure is not None:
-            found.append(f"CUDA graphs are not used: {self.captures.failure}")
-        elif self.waits is not None:
-            found.append(f"on CUDA, each step waits for the one before: {self.waits}")
-        for kind, why in self.faults.items():
-            found.append(f"on CUDA, {kind.gives} the slow way: {why}")
-        return found
-
-    def __del__(self) -> None:
-        with suppress(Gpt2rtError):  # the session must not end before what it has queued
-            self.memory.copy()
-
-    def distrust(self, why: str) -> None:
-        """Work the slow way from now on."""
-        self.careful = self.captures.failure = why
-
-    def slots(self, count: int) -> CudaSlots:
-        """Slots for `count` sequences, whose buffers return to the pool. Raises `OutOfMemory`."""
-        with self.memory.lock:
-            slots = CudaSlots(self, count, self._take(power_of_two(count)))
-        weakref.finalize(slots, self._idle.append, slots.buffers).atexit = False
-        return slots
-
-    @contextmanager
-    def reader(self, kind: type[AnyReader]) -> Iterator[AnyReader | None]:
-        """A context with a reader of whole texts; None where its results cannot be trusted, or the
-        bundle has no graphs for it."""
-        if self.careful is not None or kind in self.faults or not kind.available(self):
-            yield None
-            return
-        idle = self.idle_readers.get(kind)
-        reader = idle.pop() if idle else kind(self)
-        try:
-            yield reader  # type: ignore[misc]
-        finally:
-            self.idle_readers.setdefault(kind, []).append(reader)
-
-    def _take(self, count: int) -> Buffers:
-        for number, buffers in enumerate(self._idle):
-            if buffers.count == count:
-                return self._idle.pop(number)
-        try:
-            return Buffers(self.hparams, self.memory, count)
-        except OutOfMemory:
-            if not (self._idle or self.idle_readers):
-                raise
-            self.release()
-            return Buffers(self.hparams, self.memory, count)
-
-    def release(self) -> None:
-        """Free the memory of slots and readers that nobody uses now."""
-        self._idle.clear()
-        self.idle_readers.clear()
 
 
 class CudaSlots(Slots):
@@ -141,10 +38,11 @@ class CudaSlots(Slots):
     budget = A_CALL
     prefixes = False  # each layer's are a copy of its own, for which the device waits
 
-    def __init__(self, device: Device, count: int, buffers: Buffers) -> None:
+    def __init__(self, device: Device, count: int) -> None:
+        """Slots for `count` sequences. Raises `OutOfMemory`."""
         self.count = count
-        self.buffers = buffers
-        self._ends = np.zeros(buffers.count, np.int32)  # after the last position of each slot
+        self.buffers = device.buffers(power_of_two(count), user=self)
+        self._ends = np.zeros(self.buffers.count, np.int32)  # after the last position of each slot
         self._device, self._hparams, self._memory = device, device.hparams, device.memory
         self._side = 0
         self._latest: Callable[[], DeviceRows | None] = lambda: None  # the rows of the last step
