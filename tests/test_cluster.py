@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from gpt2rt import cluster
-from gpt2rt.cli.ray_option import with_address
+from gpt2rt.cli.input.ray_option import with_address
 from gpt2rt.errors import InvalidSetting, MissingExtra
 
 
@@ -74,7 +74,8 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_of_ray_is_imported_without_it() -> None:
     code = (
         "import sys\n"
-        "import gpt2rt.cli.generate, gpt2rt.cli.serve, gpt2rt.serving.replicas, gpt2rt.cluster\n"
+        "import gpt2rt.cli.commands.generate, gpt2rt.cli.commands.serve\n"
+        "import gpt2rt.serving.replicas, gpt2rt.cluster\n"
         "assert not {name for name in sys.modules if name.split('.')[0] == 'ray'}"
     )
     pytest.importorskip("fastapi")

@@ -1,4 +1,4 @@
-"""The command `gpt2rt`: thin functions over the library, one file a command."""
+"""The command `gpt2rt`: thin functions over the library."""
 
 import gc
 import os

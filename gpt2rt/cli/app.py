@@ -14,12 +14,12 @@ import typer
 
 from gpt2rt import __version__
 from gpt2rt.cli import help_texts
-from gpt2rt.cli.ray_option import with_address
-from gpt2rt.cli.terminal import guard_streams
+from gpt2rt.cli.input.ray_option import with_address
+from gpt2rt.cli.output.terminal import guard_streams
 from gpt2rt.cli.usage import UsageError, in_a_line
 from gpt2rt.errors import Gpt2rtError, InvalidSetting
 
-# Command -> its module in this room, and its name there. To import them all takes longer than to
+# Command -> its module in `commands`, and its name there. To import them all takes longer than to
 # open a model.
 COMMANDS = {
     "generate": ("generate", "generate"),
@@ -61,7 +61,7 @@ def app(wanted: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     found.callback()(root)
     for name in wanted:
         module, inner = COMMANDS[name]
-        command = getattr(import_module(f"gpt2rt.cli.{module}"), inner)
+        command = getattr(import_module(f"gpt2rt.cli.commands.{module}"), inner)
         if isinstance(command, typer.Typer):
             found.add_typer(command, name=name)
         else:

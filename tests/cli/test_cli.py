@@ -81,10 +81,10 @@ try:
     main()
 except SystemExit:
     assert gc.isenabled() and dict(os.environ) == before
-    print(*sorted(name for name in sys.modules if name.startswith("gpt2rt.cli.")), file=sys.stderr)
+    print(*(name for name in sys.modules if name.startswith("gpt2rt.cli.")), file=sys.stderr)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    imported = {name.removeprefix("gpt2rt.cli.") for name in ended.stderr.split()}
+    imported = {name.removeprefix("gpt2rt.cli.commands.") for name in ended.stderr.split()}
     modules = {module for module, _ in COMMANDS.values()}
     assert imported & modules == {"pack"}
 

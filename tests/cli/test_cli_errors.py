@@ -264,8 +264,10 @@ def test_a_prompt_that_no_model_can_take(
 def test_an_export_without_its_extra_says_how_to_get_it(
     command: Command, monkeypatch: pytest.MonkeyPatch, lost: list[str]
 ) -> None:
-    monkeypatch.setattr("gpt2rt.cli.options.find_spec", lambda name: None if name in lost else name)
-    monkeypatch.setattr("gpt2rt.cli.options.sys", SimpleNamespace(version_info=(3, 13)))
+    monkeypatch.setattr(
+        "gpt2rt.cli.input.options.find_spec", lambda name: None if name in lost else name
+    )
+    monkeypatch.setattr("gpt2rt.cli.input.options.sys", SimpleNamespace(version_info=(3, 13)))
     ended = command("export", "117M")
     assert ended.code == 1
     wanted = f'exporting needs {", ".join(lost)}: pip install "gpt2rt[export]"'
@@ -275,8 +277,8 @@ def test_an_export_without_its_extra_says_how_to_get_it(
 def test_a_python_without_tensorflow_says_which_has_it(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt2rt.cli.options.find_spec", lambda name: None)
-    monkeypatch.setattr("gpt2rt.cli.options.sys", SimpleNamespace(version_info=(3, 14)))
+    monkeypatch.setattr("gpt2rt.cli.input.options.find_spec", lambda name: None)
+    monkeypatch.setattr("gpt2rt.cli.input.options.sys", SimpleNamespace(version_info=(3, 14)))
     assert "export with Python 3.11 to 3.13" in command("export", "117M").in_one_line()
 
 

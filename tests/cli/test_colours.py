@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from gpt2rt.cli import colours
+from gpt2rt.cli.output import colours
 
 PIECES = [("The", 0.93), (" cat", 0.12), ("", 0.5), (" né\n", 0.004), ("[red]x[/red]", None)]
 
@@ -65,7 +65,7 @@ def test_the_text_is_kept(coloured: bool) -> None:
 
 
 PAINT = """
-from gpt2rt.cli import colours
+from gpt2rt.cli.output import colours
 painter = colours.Painter()
 painter.legend()
 painter.piece(" cat", 0.9)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt2rt import Constraint
-from gpt2rt.cli.constraints import read_constraint
+from gpt2rt.cli.input.constraints import read_constraint
 from gpt2rt.errors import InvalidSetting
 
 

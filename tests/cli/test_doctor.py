@@ -16,7 +16,7 @@ import pytest
 from command_line import Command
 from gpt2rt.bundles import catalog
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.cli import download, export, verify
+from gpt2rt.cli.commands import download, export, verify
 from gpt2rt.engine import providers
 from gpt2rt.kernels.library import Kernels, kernels
 from gpt2rt_bench.machine import doctor

@@ -20,7 +20,7 @@ from command_line import (
 )
 from gpt2rt import GPT2, Completion, Piece, Timing
 from gpt2rt.bundles.bundle import Bundle
-from gpt2rt.cli.printing import in_turn
+from gpt2rt.cli.output.printing import in_turn
 from models import TINY
 
 FIELDS = ["row", "source", "line", "sample_of_line", "model", "prompt", "text", "prompt_tokens"]

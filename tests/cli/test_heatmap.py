@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from gpt2rt import GPT2
-from gpt2rt.cli import heatmap
+from gpt2rt.cli.output import heatmap
 from gpt2rt.corpus.rows import TextRow
 from gpt2rt.scoring.score import Score
 

@@ -33,6 +33,6 @@ def test_paragraphs_and_examples_are_a_line_each() -> None:
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "models"])
 def test_no_word_of_a_docstring_is_lost(name: str) -> None:
     module, inner = COMMANDS[name]
-    docstring = inspect.getdoc(getattr(import_module(f"gpt2rt.cli.{module}"), inner)) or ""
+    docstring = inspect.getdoc(getattr(import_module(f"gpt2rt.cli.commands.{module}"), inner)) or ""
     assert [word for word in from_docstring(docstring).split() if word != "$"] == docstring.split()
     assert "\n$ " in from_docstring(docstring), "every command has examples"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from command_line import EQUALS, PROMPT, Command, Ended, run_process
-from gpt2rt.cli import entries
+from gpt2rt.cli.input import entries
 from models import TINY
 
 SHORT = ("--length", "3", "--seed", "1")

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 CODE = """
 import os, sys
-from gpt2rt.cli.last_words import last_words
-from gpt2rt.cli.terminal import undisturbed
+from gpt2rt.cli.output.last_words import last_words
+from gpt2rt.cli.output.terminal import undisturbed
 with last_words("lost"), undisturbed():
     print("dropped")
     os.write(2, b"dropped")

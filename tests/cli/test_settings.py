@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from gpt2rt.cli import settings
+from gpt2rt.cli.input import settings
 from gpt2rt.errors import InvalidSetting
 
 

@@ -17,7 +17,7 @@ import pytest
 from command_line import start
 from gpt2rt.bundles.manifest import PARITY
 from gpt2rt.cli.completion import model_names
-from gpt2rt.cli.terminal import Screen, escaped
+from gpt2rt.cli.output.terminal import Screen, escaped
 from gpt2rt.text.controls import json_line
 
 # A title, hidden text, a movement and a colour in C1 form, a text turned around, Rich's markup.

@@ -9,7 +9,7 @@ import pytest
 
 from command_line import Command
 from gpt2rt import GPT2
-from gpt2rt.cli.typed import hint_at_space, typed
+from gpt2rt.cli.input.typed import hint_at_space, typed
 from gpt2rt.errors import BadText
 from gpt2rt.text.textfile import decoded
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gpt2rt import GPT2
-from gpt2rt.cli import records
-from gpt2rt.cli.texts import GivenTexts
+from gpt2rt.cli.input.texts import GivenTexts
+from gpt2rt.cli.output import records
 from gpt2rt.corpus.corpus import Corpus
 from gpt2rt.corpus.destination import Destination
 from gpt2rt.corpus.local import made

@@ -24,7 +24,7 @@ GREEDY = SamplingParams(temperature=0)
 def test_without_the_harness_the_command_names_the_extra(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt2rt.cli.lm_eval.find_spec", lambda name: None)
+    monkeypatch.setattr("gpt2rt.cli.commands.lm_eval.find_spec", lambda name: None)
     assert 'pip install "gpt2rt[lm-eval]"' in command("lm-eval", "run").in_one_line()
     assert issubclass(MissingExtra, ImportError)
 

@@ -24,7 +24,7 @@ from gpt2rt.bundles.bundle import Bundle
 from gpt2rt.bundles.hparams import HParams
 from gpt2rt.bundles.manifest import CUDA_GRAPHS, MANIFEST, PARITY, TOO_WIDE, WEIGHTS
 from gpt2rt.bundles.precision import PRECISIONS
-from gpt2rt.cli.export import quietly
+from gpt2rt.cli.commands.export import quietly
 from gpt2rt.engine.providers import better_on_cpu, provider_for
 from gpt2rt.errors import (
     BadCheckpoint,
@@ -175,7 +175,8 @@ def test_values_beyond_float16_cost_the_graphs_for_cuda_only(tmp_path: Path) -> 
 # The command, which is killed as a stage begins.
 KILLED = """
 import os, signal, sys
-from gpt2rt.cli import export, main
+from gpt2rt.cli import main
+from gpt2rt.cli.commands import export
 
 last, stage = sys.argv.pop(1), export.Stages.stage
 

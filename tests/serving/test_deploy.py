@@ -17,7 +17,7 @@ import pytest
 from typer.main import get_command
 
 from gpt2rt.cli.app import app
-from gpt2rt.cli.serve import KEY, NEEDED
+from gpt2rt.cli.commands.serve import KEY, NEEDED
 from gpt2rt.serving.guard import GRACE, OPEN
 from gpt2rt.serving.server import LAST
 from gpt2rt.serving.settings import ServeSettings

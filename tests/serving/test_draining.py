@@ -20,7 +20,7 @@ import pytest
 
 from command_line import Command, finish, posix
 from gpt2rt import AsyncGPT2, Piece
-from gpt2rt.cli import serve
+from gpt2rt.cli.commands import serve
 from gpt2rt.errors import InvalidSetting
 from gpt2rt.serving import server
 from gpt2rt.serving.service import Service
@@ -265,7 +265,7 @@ def test_wrong_options_are_told_in_a_line(command: Command, model: Path, tmp_pat
 
 
 def test_the_extra_is_named(command: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt2rt.cli.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("gpt2rt.cli.commands.serve.find_spec", lambda name: None)
     ended = command("serve", model)
     assert 'pip install "gpt2rt[serve]"' in ended.in_one_line()
     assert "fastapi" in ended.err

@@ -214,7 +214,9 @@ def test_a_page_has_the_runtimes_of_its_devices_only(
 def test_the_extra_is_named(
     command: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt2rt.cli.web.find_spec", lambda name: None if name == "onnx" else name)
+    monkeypatch.setattr(
+        "gpt2rt.cli.commands.web.find_spec", lambda name: None if name == "onnx" else name
+    )
     refused = command("web", model, "--output", tmp_path / "page")
     assert refused.code == 1
     assert refused.err.endswith('pages for the browser need onnx: pip install "gpt2rt[web]"\n')

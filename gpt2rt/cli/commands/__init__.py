@@ -1,0 +1,1 @@
+"""The commands of `gpt2rt`, one file a command, and what only they share."""

@@ -1,0 +1,1 @@
+"""What a command is given: options, texts, prompts that are typed, and models by name."""

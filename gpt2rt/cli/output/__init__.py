@@ -1,0 +1,1 @@
+"""What a command tells: tables, records, samples, pages, progress bars."""
