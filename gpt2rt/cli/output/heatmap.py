@@ -19,7 +19,7 @@ def page(model: str, scores: list[tuple[TextRow, Score]]) -> str:
     body = {"model": model, "texts": [_text(row, score) for row, score in scores]}
     # In a script element `<` could begin `</script` or `<!--`; in JSON it may be escaped.
     data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    template = resources.files("gpt2rt.cli").joinpath("heatmap.html").read_text(encoding="utf-8")
+    template = resources.files(__package__).joinpath("heatmap.html").read_text(encoding="utf-8")
     return template.replace("__DATA__", data, 1)
 
 
