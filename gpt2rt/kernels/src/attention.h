@@ -13,6 +13,18 @@ INLINE f32x16 load_kept(const char *all, size_t at, const int half) {
                 : load((const float *)(const void *)all + at);
 }
 
+/* Have keys or values of `count` positions from `at` on come to the cache, which are needed next. */
+INLINE void fetch_kept(const char *all, size_t at, size_t count, size_t width, const int half) {
+    const size_t bytes = width * (half ? sizeof(uint16_t) : sizeof(float));
+    for (size_t i = at * bytes; i < (at + count) * bytes; i += 64) FETCH(all + i);
+}
+
+/* The keys that are scored after those of a head of the token before `token`. */
+INLINE const char *keys_after(const Attention *a, size_t head, size_t token) {
+    if (token < a->t) return head_of(a, a->keys, (size_t)a->slot[token], head);
+    return head_of(a, a->keys, (size_t)a->slot[0], (head + 1) % a->heads);
+}
+
 static void remember_row(const Attention *a, void *all, const float *values, size_t token,
                          size_t head) {
     char *into = (char *)head_of(a, all, (size_t)a->slot[token], head);
@@ -61,11 +73,14 @@ INLINE void score_tile(const float *q, size_t pitch, const char *keys, size_t at
 }
 
 INLINE void scores_of(const Attention *a, const float *q, size_t pitch, const char *keys,
-                      size_t length, float *scores, size_t row, const int Q, const int half) {
+                      const char *values, size_t length, float *scores, size_t row, const int Q,
+                      const int half) {
     const size_t width = a->width;
     size_t at = 0;
-    for (; at + SUMS / Q <= length; at += SUMS / Q)
+    for (; at + SUMS / Q <= length; at += SUMS / Q) {
+        fetch_kept(values, at, SUMS / Q, width, half);
         score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, SUMS / Q, half);
+    }
     for (; at < length; at++)
         score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, 1, half);
 }
@@ -94,19 +109,21 @@ static float soften(float *scores, size_t length) {
 
 /* The values that Q queries see, weighted, for D times 16 lanes. The first query sees `shared`
  * positions, each further one another; what all see is read once. The weight of query i at a position
- * is weights[position * step + i * row] * inverse[i]. */
-INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *values, size_t shared,
-                     size_t width, size_t d, const float *inverse, float *mixed, size_t pitch,
-                     const int Q, const int D, const int half) {
+ * is weights[position * step + i * row] * inverse[i]. Of the `next` keys as many are fetched. */
+INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *values,
+                     const char *next, size_t shared, size_t width, size_t d, const float *inverse,
+                     float *mixed, size_t pitch, const int Q, const int D, const int half) {
     f32x16 sums[4][4];
     UNROLL for (int i = 0; i < Q; i++)
         UNROLL for (int j = 0; j < D; j++) sums[i][j] = splat(0);
-    for (size_t at = 0; at < shared; at++)
+    for (size_t at = 0; at < shared; at++) {
+        if (next) fetch_kept(next, at, 1, width, half);
         UNROLL for (int j = 0; j < D; j++) {
             const f32x16 value = load_kept(values, at * width + d + 16 * j, half);
             UNROLL for (int i = 0; i < Q; i++)
                 sums[i][j] = fma16(splat(weights[at * step + i * row]), value, sums[i][j]);
         }
+    }
     UNROLL for (int i = 0; i < Q; i++)
         UNROLL for (int j = 0; j < D; j++) {
             for (size_t at = shared; at < shared + i; at++)
@@ -116,15 +133,17 @@ INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *
         }
 }
 
-INLINE void mix(const float *weights, size_t step, size_t row, const char *values, size_t shared,
-                size_t width, const float *inverse, float *mixed, size_t pitch, const int Q,
-                const int half) {
+INLINE void mix(const float *weights, size_t step, size_t row, const char *values, const char *next,
+                size_t shared, size_t width, const float *inverse, float *mixed, size_t pitch,
+                const int Q, const int half) {
     const int D = SUMS / Q < 4 ? SUMS / Q : 4;
     size_t d = 0;
     for (; d + D * LANES <= width; d += D * LANES)
-        mix_tile(weights, step, row, values, shared, width, d, inverse, mixed, pitch, Q, D, half);
+        mix_tile(weights, step, row, values, d ? NULL : next, shared, width, d, inverse, mixed, pitch,
+                 Q, D, half);
     for (; d < width; d += LANES)
-        mix_tile(weights, step, row, values, shared, width, d, inverse, mixed, pitch, Q, 1, half);
+        mix_tile(weights, step, row, values, d ? NULL : next, shared, width, d, inverse, mixed, pitch,
+                 Q, 1, half);
 }
 
 /* `attend` for Q tokens with a row of scores each. */
@@ -136,15 +155,15 @@ INLINE void attend_rows(const Attention *a, size_t head, size_t first, float *sc
     const char *values = head_of(a, a->values, (size_t)a->slot[first], head);
     const float *q = a->qkv + first * pitch + head * width;
     float inverse[4];
-    scores_of(a, q, pitch, keys, shared, scratch, row, Q, half);
+    scores_of(a, q, pitch, keys, values, shared, scratch, row, Q, half);
     UNROLL for (int i = 0; i < Q; i++) {
         for (size_t at = shared; at < shared + i; at++)
             score_tile(q + i * pitch, pitch, keys, at, width, a->scale, scratch + i * row, row, 1, 1,
                        half);
         inverse[i] = soften(scratch + i * row, shared + i);
     }
-    mix(scratch, 1, row, values, shared, width, inverse, a->mixed + first * all + head * width, all,
-        Q, half);
+    mix(scratch, 1, row, values, keys_after(a, head, first + Q), shared, width, inverse,
+        a->mixed + first * all + head * width, all, Q, half);
 }
 
 /* ---- 16 queries, one in each lane, so that no sum goes over lanes */
@@ -245,7 +264,7 @@ INLINE void attend_block(const Attention *a, size_t head, size_t first, float *s
     scores_of_block(a, turned, keys, length, scores, turned + width * LANES, half);
     soften_block(scores, shared, round_up(length, LANES), inverse);
     for (size_t i = 0; i < LANES; i += 4)
-        mix(scores + i, LANES, 1, values, shared + i, width, inverse + i, mixed + i * all, all, 4,
+        mix(scores + i, LANES, 1, values, NULL, shared + i, width, inverse + i, mixed + i * all, all, 4,
             half);
 }
 

@@ -20,6 +20,7 @@ INLINE void float_tile(const char *x, size_t stride, const void *w, size_t first
     for (; at + LANES <= k; at += LANES)
         UNROLL for (int n = 0; n < N; n++) {
             const f32x16 column = load_weights(w, first + n * k + at, LANES, half);
+            FETCH((const char *)w + (first + (N + n) * k + at) * (half ? 2 : 4));
             UNROLL for (int m = 0; m < M; m++)
                 acc[m * N + n] = fma16(load((const float *)(const void *)(x + m * stride) + at),
                                        column, acc[m * N + n]);
@@ -37,29 +38,11 @@ INLINE void float_tile(const char *x, size_t stride, const void *w, size_t first
         UNROLL for (int n = 0; n < N; n++) sums[m * COLUMNS + n] = all[m * N + n];
 }
 
-/* One row times 16 columns, one after another: memory is fastest in order. */
-INLINE void float_row(const char *x, const void *w, size_t first, size_t k, float *sums,
-                      const int half) {
-    f32x16 acc[16];
-    for (int n = 0; n < 16; n++) {
-        f32x16 sum = splat(0);
-        size_t at = 0;
-        for (; at + LANES <= k; at += LANES)
-            sum = fma16(load((const float *)(const void *)x + at),
-                        load_weights(w, first + n * k + at, LANES, half), sum);
-        if (at < k)
-            sum = fma16(load((const float *)(const void *)x + at),
-                        load_weights(w, first + n * k + at, k - at, half), sum);
-        acc[n] = sum;
-    }
-    sums_of(acc, 16, sums);
-}
-
 /* The shapes of tiles, rows by columns: as many sums as there are registers for. */
 #if defined(__AVX512F__)
-#define FLOAT_TILES(SHAPE) SHAPE(4, 4) SHAPE(1, 16)
+#define FLOAT_TILES(SHAPE) SHAPE(4, 4) SHAPE(3, 4) SHAPE(2, 4) SHAPE(1, 4)
 #else
-#define FLOAT_TILES(SHAPE) SHAPE(2, 2) SHAPE(1, 16)
+#define FLOAT_TILES(SHAPE) SHAPE(2, 2) SHAPE(1, 4)
 #endif
 
 INLINE void float_sums_of(const Product *p, size_t m0, size_t rows, size_t n0, size_t columns,
@@ -76,10 +59,8 @@ INLINE void float_sums_of(const Product *p, size_t m0, size_t rows, size_t n0, s
                 float *sums = all + m * COLUMNS + n; \
                 if (one) \
                     float_tile(x, stride, p->w, (n0 + n) * k, k, sums, M, 1, half); \
-                else if (M == 1) \
-                    float_row(x, p->w, (n0 + n) * k, k, sums, half); \
                 else \
-                    float_tile(x, stride, p->w, (n0 + n) * k, k, sums, M, M == 1 ? 1 : N, half); \
+                    float_tile(x, stride, p->w, (n0 + n) * k, k, sums, M, N, half); \
             } \
             n += one ? 1 : N; \
         } \

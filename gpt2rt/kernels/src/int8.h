@@ -42,7 +42,10 @@ INT8_TILE {
     UNROLL for (int i = 0; i < M * G; i++) acc[i] = _mm512_setzero_si512();
     for (size_t at = 0; at < stride; at += 4, w += 64) {
         __m512i columns[4];
-        UNROLL for (int g = 0; g < G; g++) columns[g] = _mm512_loadu_si512(w + g * group);
+        UNROLL for (int g = 0; g < G; g++) {
+            columns[g] = _mm512_loadu_si512(w + g * group);
+            FETCH(w + (G + g) * group);
+        }
         UNROLL for (int m = 0; m < M; m++) {
             int32_t four;
             memcpy(&four, x + m * stride + at, 4);
@@ -58,17 +61,18 @@ INT8_TILE {
                                 _mm512_sub_epi32(acc[m * G + g], offset));
     }
 }
-#define TILES(SHAPE) SHAPE(12, 2) SHAPE(6, 4) SHAPE(4, 4) SHAPE(2, 4) SHAPE(1, 4)
+#define TILES(SHAPE) SHAPE(6, 4) SHAPE(4, 4) SHAPE(2, 4) SHAPE(1, 4)
 
 #elif defined(__AVX2__)
 
 /* Rows are 16 bits wide already and weights are widened, unless they are `wide`: two products each,
- * added, two for every column, 128 times the sum of the row too many. */
+ * added, two for every column, 128 times the sum of the row too many. `next` is the next group then. */
 INLINE void wide_tile(const Integer *x, size_t stride, const int32_t *row_sum, const uint8_t *w,
-                      int32_t *sums, const int M, const int wide) {
+                      const uint8_t *next, int32_t *sums, const int M, const int wide) {
     __m256i acc[8];
     UNROLL for (int i = 0; i < 4 * M; i++) acc[i] = _mm256_setzero_si256();
-    for (size_t at = 0; at < stride; at += 4, w += wide ? 128 : 64)
+    for (size_t at = 0; at < stride; at += 4, w += wide ? 128 : 64) {
+        if (wide) FETCH(next + at * LANES);
         UNROLL for (int i = 0; i < 4; i++) {
             const __m256i columns =
                 wide ? _mm256_loadu_si256((const __m256i *)(w + 32 * i))
@@ -80,6 +84,7 @@ INLINE void wide_tile(const Integer *x, size_t stride, const int32_t *row_sum, c
                     acc[4 * m + i], _mm256_madd_epi16(columns, _mm256_set1_epi64x(four)));
             }
         }
+    }
     UNROLL for (int m = 0; m < M; m++) {
         const __m256i offset = _mm256_set1_epi32(128 * row_sum[m]);
         UNROLL for (int i = 0; i < 4; i += 2) { /* columns 0 1 4 5 2 3 6 7 of eight */
@@ -93,7 +98,7 @@ INLINE void wide_tile(const Integer *x, size_t stride, const int32_t *row_sum, c
 
 INT8_TILE {
     (void)group, (void)G;
-    wide_tile(x, stride, row_sum, w, sums, M, 0);
+    wide_tile(x, stride, row_sum, w, NULL, sums, M, 0);
 }
 #define TILES(SHAPE) SHAPE(2, 1) SHAPE(1, 1)
 #define WIDENED_ROWS 12 /* from this many rows on, a group's weights are widened first */
@@ -104,20 +109,22 @@ static void widened_sums(const Integer *x, size_t stride, const int32_t *row_sum
     for (size_t i = 0; i < stride * LANES; i += 16)
         _mm256_storeu_si256((__m256i *)(wide + 2 * i),
                             _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(w + i))));
+    const uint8_t *next = w + stride * LANES;
     size_t m = 0;
     for (; m + 2 <= rows; m += 2)
-        wide_tile(x + m * stride, stride, row_sum + m, wide, sums + m * COLUMNS, 2, 1);
+        wide_tile(x + m * stride, stride, row_sum + m, wide, next, sums + m * COLUMNS, 2, 1);
     for (; m < rows; m++)
-        wide_tile(x + m * stride, stride, row_sum + m, wide, sums + m * COLUMNS, 1, 1);
+        wide_tile(x + m * stride, stride, row_sum + m, wide, next, sums + m * COLUMNS, 1, 1);
 }
 
 #elif defined(__ARM_FEATURE_DOTPROD) && !defined(PORTABLE)
 
 INT8_TILE {
     int32x4_t acc[16];
-    (void)group, (void)G, (void)row_sum;
+    (void)G, (void)row_sum;
     UNROLL for (int i = 0; i < 4 * M; i++) acc[i] = vdupq_n_s32(0);
-    for (size_t at = 0; at < stride; at += 4, w += 64)
+    for (size_t at = 0; at < stride; at += 4, w += 64) {
+        FETCH(w + group);
         UNROLL for (int i = 0; i < 4; i++) {
             const int8x16_t columns =
                 vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w + 16 * i), vdupq_n_u8(0x80)));
@@ -128,6 +135,7 @@ INT8_TILE {
                     vdotq_s32(acc[4 * m + i], columns, vreinterpretq_s8_s32(vdupq_n_s32(four)));
             }
         }
+    }
     UNROLL for (int i = 0; i < 4 * M; i++)
         vst1q_s32(sums + i / 4 * COLUMNS + i % 4 * 4, acc[i]);
 }
