@@ -13,10 +13,10 @@ INLINE f32x16 load_kept(const char *all, size_t at, const int half) {
                 : load((const float *)(const void *)all + at);
 }
 
-/* Have keys or values of `count` positions from `at` on come to the cache, which are needed next. */
-INLINE void fetch_kept(const char *all, size_t at, size_t count, size_t width, const int half) {
+/* Prefetch the keys or values of `count` positions from `at` on. */
+INLINE void prefetch_kept(const char *all, size_t at, size_t count, size_t width, const int half) {
     const size_t bytes = width * (half ? sizeof(uint16_t) : sizeof(float));
-    for (size_t i = at * bytes; i < (at + count) * bytes; i += 64) FETCH(all + i);
+    for (size_t i = at * bytes; i < (at + count) * bytes; i += 64) PREFETCH(all + i);
 }
 
 /* The keys that are scored after those of a head of the token before `token`. */
@@ -78,7 +78,7 @@ INLINE void scores_of(const Attention *a, const float *q, size_t pitch, const ch
     const size_t width = a->width;
     size_t at = 0;
     for (; at + SUMS / Q <= length; at += SUMS / Q) {
-        fetch_kept(values, at, SUMS / Q, width, half);
+        prefetch_kept(values, at, SUMS / Q, width, half);
         score_tile(q, pitch, keys, at, width, a->scale, scores, row, Q, SUMS / Q, half);
     }
     for (; at < length; at++)
@@ -109,7 +109,7 @@ static float soften(float *scores, size_t length) {
 
 /* The values that Q queries see, weighted, for D times 16 lanes. The first query sees `shared`
  * positions, each further one another; what all see is read once. The weight of query i at a position
- * is weights[position * step + i * row] * inverse[i]. Of the `next` keys as many are fetched. */
+ * is weights[position * step + i * row] * inverse[i]. As many of the `next` keys are prefetched. */
 INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *values,
                      const char *next, size_t shared, size_t width, size_t d, const float *inverse,
                      float *mixed, size_t pitch, const int Q, const int D, const int half) {
@@ -117,7 +117,7 @@ INLINE void mix_tile(const float *weights, size_t step, size_t row, const char *
     UNROLL for (int i = 0; i < Q; i++)
         UNROLL for (int j = 0; j < D; j++) sums[i][j] = splat(0);
     for (size_t at = 0; at < shared; at++) {
-        if (next) fetch_kept(next, at, 1, width, half);
+        if (next) prefetch_kept(next, at, 1, width, half);
         UNROLL for (int j = 0; j < D; j++) {
             const f32x16 value = load_kept(values, at * width + d + 16 * j, half);
             UNROLL for (int i = 0; i < Q; i++)

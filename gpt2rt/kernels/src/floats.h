@@ -20,7 +20,7 @@ INLINE void float_tile(const char *x, size_t stride, const void *w, size_t first
     for (; at + LANES <= k; at += LANES)
         UNROLL for (int n = 0; n < N; n++) {
             const f32x16 column = load_weights(w, first + n * k + at, LANES, half);
-            FETCH((const char *)w + (first + (N + n) * k + at) * (half ? 2 : 4));
+            PREFETCH((const char *)w + (first + (N + n) * k + at) * (half ? 2 : 4));
             UNROLL for (int m = 0; m < M; m++)
                 acc[m * N + n] = fma16(load((const float *)(const void *)(x + m * stride) + at),
                                        column, acc[m * N + n]);

@@ -135,8 +135,8 @@ INLINE void int4_tile(const Product *p, size_t m0, size_t group, float *sums, co
     UNROLL for (int m = 0; m < M; m++) acc[m] = splat(0);
     for (size_t b = 0; b < blocks; b++) {
         i32x16 whole[12];
-        UNROLL for (int i = 0; i < BLOCK_BYTES; i += 64) FETCH(w + (blocks + b) * BLOCK_BYTES + i);
-        FETCH(scale + (blocks + b) * LANES);
+        UNROLL for (int i = 0; i < BLOCK_BYTES; i += 64) PREFETCH(w + (blocks + b) * BLOCK_BYTES + i);
+        PREFETCH(scale + (blocks + b) * LANES);
         block_sums(w + b * BLOCK_BYTES, (const int8_t *)rows + b * BLOCK, p->stride, whole, M);
         const f32x16 scales = load_half(scale + b * LANES), zeros = zero_points(zero, b);
         UNROLL for (int m = 0; m < M; m++) {

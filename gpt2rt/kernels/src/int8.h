@@ -44,7 +44,7 @@ INT8_TILE {
         __m512i columns[4];
         UNROLL for (int g = 0; g < G; g++) {
             columns[g] = _mm512_loadu_si512(w + g * group);
-            FETCH(w + (G + g) * group);
+            PREFETCH(w + (G + g) * group);
         }
         UNROLL for (int m = 0; m < M; m++) {
             int32_t four;
@@ -72,7 +72,7 @@ INLINE void wide_tile(const Integer *x, size_t stride, const int32_t *row_sum, c
     __m256i acc[8];
     UNROLL for (int i = 0; i < 4 * M; i++) acc[i] = _mm256_setzero_si256();
     for (size_t at = 0; at < stride; at += 4, w += wide ? 128 : 64) {
-        if (wide) FETCH(next + at * LANES);
+        if (wide) PREFETCH(next + at * LANES);
         UNROLL for (int i = 0; i < 4; i++) {
             const __m256i columns =
                 wide ? _mm256_loadu_si256((const __m256i *)(w + 32 * i))
@@ -124,7 +124,7 @@ INT8_TILE {
     (void)G, (void)row_sum;
     UNROLL for (int i = 0; i < 4 * M; i++) acc[i] = vdupq_n_s32(0);
     for (size_t at = 0; at < stride; at += 4, w += 64) {
-        FETCH(w + group);
+        PREFETCH(w + group);
         UNROLL for (int i = 0; i < 4; i++) {
             const int8x16_t columns =
                 vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w + 16 * i), vdupq_n_u8(0x80)));

@@ -16,9 +16,9 @@
 #define INLINE static inline __attribute__((always_inline))
 /* Loops over an array that has to stay in registers. */
 #define UNROLL _Pragma("GCC unroll 16")
-/* Have a line of memory come to the L2 cache; it may lie behind the end. What is multiplied next is
- * asked for early, so that memory and arithmetic work side by side. */
-#define FETCH(place) __builtin_prefetch((const void *)(place), 0, 2)
+/* Prefetch a cache line into L2; the address may lie past the end of an array. What is needed next is
+ * fetched while something else is computed, so that memory and arithmetic overlap. */
+#define PREFETCH(address) __builtin_prefetch((const void *)(address), 0, 2)
 
 #if defined(PORTABLE) /* the version for any processor, below, whatever the compiler knows of this one */
 #define ANY_PROCESSOR
