@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -38,6 +39,13 @@ class _BareHandler(_Handler):
     headers_sent: dict[str, str] = {}  # noqa: RUF012
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a reader who closed the page while it was loading."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def server(directory: Path, port: int, *, isolated: bool = True) -> ThreadingHTTPServer:
     """A server of a folder's files at a port of this machine (0: any that is free).
 
@@ -48,7 +56,7 @@ def server(directory: Path, port: int, *, isolated: bool = True) -> ThreadingHTT
         _Handler if isolated else _BareHandler, directory=str(directory.absolute())
     )
     try:
-        return ThreadingHTTPServer((HOST, port), handler)
+        return _Server((HOST, port), handler)
     except (OSError, OverflowError) as error:
         raise Gpt2rtError(f"port {port} of {HOST}: {reason(error)}; choose another") from None
 
