@@ -22,6 +22,7 @@ from gpt2rt.engine.engine import Engine, Sequence
 from gpt2rt.engine.slots import Logits, Part
 from gpt2rt.errors import BadLogits, InvalidSetting
 from gpt2rt.generation.stopping import FinishReason
+from gpt2rt.sampling.largest import largest
 
 MOST = 1024
 
@@ -147,9 +148,7 @@ class BeamSearch:
 def _best(scores: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
     """Beam and token of the `count` best scores [beams, n_vocab] above -inf, the best first."""
     flat = scores.ravel()
-    count = min(count, len(flat))
-    best = np.argpartition(flat, -count)[-count:]
-    best = best[np.lexsort((best, -flat[best]))]
+    best = largest(flat, count)
     pairs = (divmod(int(place), scores.shape[1]) for place in best if flat[place] > -np.inf)
     return list(pairs)
 

@@ -14,6 +14,7 @@ from gpt2rt.engine.slots import Logits
 from gpt2rt.generation.completion import Alternatives, Completion, Piece, Timing
 from gpt2rt.generation.request import Request
 from gpt2rt.generation.stopping import FinishReason, StopStrings
+from gpt2rt.sampling.largest import largest
 from gpt2rt.sampling.sampling import Sampler
 from gpt2rt.sampling.selection import Row
 from gpt2rt.text.tokenizers import Stream
@@ -180,26 +181,16 @@ def scored(logits: Logits | Row, token: int, count: int) -> tuple[float, Alterna
         logprob, ids, others = found
         return float(logprob), tuple(zip(ids.tolist(), others.tolist(), strict=True))
     row = np.asarray(logits)
-    best = likeliest(row, count)
+    best: list[int] = largest(row, count).tolist()
     own, *rest = logprobs_of(row, [token, *best])
     return own, tuple(zip(best, rest, strict=True))
 
 
 def logprobs_of(logits: Logits, tokens: Sequence[int]) -> list[float]:
     """The log-probabilities, in nats, of tokens by logits float32 [n_vocab]."""
-    largest = float(logits.max())
-    total = np.exp(logits - np.float32(largest)).sum(dtype=np.float64)
-    return [float(logits[token]) - largest - float(np.log(total)) for token in tokens]
-
-
-def likeliest(logits: Logits, count: int) -> list[int]:
-    """The `count` tokens (or all) with the largest of logits [n_vocab], the largest first."""
-    count = min(count, len(logits))
-    if not count:
-        return []
-    best = np.argpartition(logits, -count)[-count:]
-    order = np.lexsort((best, -logits[best]))  # of equals the one with the least id is first
-    return [int(token) for token in best[order]]
+    highest = float(logits.max())
+    total = np.exp(logits - np.float32(highest)).sum(dtype=np.float64)
+    return [float(logits[token]) - highest - float(np.log(total)) for token in tokens]
 
 
 def now() -> float:

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2rt.sampling.largest import kth_largest
 from gpt2rt.sampling.params import SamplingParams
 
 Floats = NDArray[np.float32]
@@ -92,8 +93,7 @@ def softmax_weights(logits: Floats, temperature: float) -> Floats:  # [n] -> [n]
 
 def keep_top_k(logits: Floats, k: int) -> Ids:  # [n_vocab] -> ids, ascending
     """The ids of the k largest logits and all ties of the k-th, as in OpenAI's `top_k_logits`."""
-    smallest_kept = np.partition(logits, -k)[-k]
-    return np.flatnonzero(logits >= smallest_kept)
+    return np.flatnonzero(logits >= kth_largest(logits, k))
 
 
 def in_top_p(weights: Floats, p: float) -> Mask:  # [n] -> [n]

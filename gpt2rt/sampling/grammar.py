@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from gpt2rt.errors import InvalidSetting, missing_extra
 from gpt2rt.sampling.constraint import KINDS, Constraint
 from gpt2rt.sampling.endings import Endings, Flags, allowed_by, fits
+from gpt2rt.sampling.largest import largest
 from gpt2rt.text.tokenizers import TextTokenizer, once_per_tokenizer
 from gpt2rt.text.vocabulary_files import END_OF_TEXT
 
@@ -189,7 +190,7 @@ class Matcher:
             return
         ids = np.flatnonzero(allowed[: len(logits)])
         if len(ids) > LIKELY:
-            ids = ids[np.argpartition(logits[ids], -LIKELY)[-LIKELY:]]
+            ids = ids[largest(logits[ids], LIKELY)]
         likely: list[int] = ids.tolist()
         safe = [token for token in likely if self._leaves_room(token, left - 1)]
         allowed[:] = False

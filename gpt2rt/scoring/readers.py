@@ -19,6 +19,7 @@ from gpt2rt.engine.slots import Columns, Logits, Part, Slots
 from gpt2rt.errors import BadLogits
 from gpt2rt.generation.batch import Batch
 from gpt2rt.generation.client import Client
+from gpt2rt.sampling.largest import largest
 from gpt2rt.scoring.batching import BatchReader
 from gpt2rt.scoring.on_device import OnDevice
 from gpt2rt.scoring.scoring import Passage
@@ -169,17 +170,16 @@ def _reduce(
     grouped = np.full(count, np.nan, np.float32)
     powers, above = np.empty(n_vocab, np.float32), np.empty(n_vocab, bool)
     for i, (row, target) in enumerate(zip(logits, targets, strict=True)):
-        largest = row.max()
-        if not np.isfinite(largest):
+        highest = row.max()
+        if not np.isfinite(highest):
             raise BadLogits("the model's logits are not finite; its weights are damaged")
-        np.exp(np.subtract(row, largest, out=powers), out=powers)
-        total = np.log(powers.sum()) + largest
+        np.exp(np.subtract(row, highest, out=powers), out=powers)
+        total = np.log(powers.sum()) + highest
         if group is not None:
-            grouped[i] = np.log(powers[group].sum()) + largest - total
+            grouped[i] = np.log(powers[group].sum()) + highest - total
         logprobs[i] = row[target] - total
         ranks[i] = np.count_nonzero(np.greater(row, row[target], out=above))
         if top:
-            best = np.argpartition(row, -top)[-top:]
-            ids[i] = best[np.lexsort((best, -row[best]))]
+            ids[i] = largest(row, top)
             values[i] = row[ids[i]] - total
     return Columns(logprobs, ranks, ids, values, grouped)
