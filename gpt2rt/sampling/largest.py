@@ -14,14 +14,18 @@ SPREAD = 4  # least groups for each value that is wanted, so that few groups hav
 def kth_largest(values: NDArray[Any], k: int) -> Any:
     """The k-th largest of values [n] without NaN, for k of 1 to n.
 
-    k groups have maxima of at least the k-th largest maximum, so at least k values reach it: only
-    those that do are partitioned. Ten times as fast as `np.partition` for 40 of 50,257.
+    k groups have maxima of at least the k-th largest maximum, so at least k values reach it, and it
+    is the one unless k values exceed it: only those are partitioned. Ten times as fast as
+    `np.partition` for 40 of 50,257, which is slow, too, where most tokens are ruled out.
     """
     group = min(GROUP, len(values) // (SPREAD * k))
     if group > 1:
         whole = len(values) // group * group
         maxima = values[:whole].reshape(group, -1).max(axis=0)
-        values = values[values >= np.partition(maxima, -k)[-k]]
+        bound = np.partition(maxima, -k)[-k]
+        values = values[values > bound]
+        if len(values) < k:
+            return bound
     return np.partition(values, -k)[-k]
 
 
@@ -33,5 +37,8 @@ def largest(values: NDArray[Any], k: int) -> NDArray[np.int64]:
     k = min(k, len(values))
     if not k:
         return np.empty(0, np.int64)
-    places = np.flatnonzero(values >= kth_largest(values, k))
-    return places[np.lexsort((places, -values[places]))][:k]
+    last = kth_largest(values, k)
+    above = np.flatnonzero(values > last)
+    above = above[np.lexsort((above, -values[above]))]
+    # Not sorted: where most tokens are ruled out, nearly all values are equal.
+    return np.concatenate([above, np.flatnonzero(values == last)[: k - len(above)]])

@@ -257,9 +257,8 @@ class Showing:
 
         pieces = noted(run.pieces(gpt2, logprobs=self.logprobs or self.show_probs))
         if self.as_json:
-            from gpt2rt.cli.output import (
-                sample_records,  # only here, since its imports take a while
-            )
+            # Only here, since its imports take a while.
+            from gpt2rt.cli.output import sample_records
 
             sample_records.show(pieces, gpt2, run, self.logprobs, self.stats, source)
         else:
